@@ -1,0 +1,3 @@
+use criterion::Criterion;
+
+pub fn benches(_criterion: &mut Criterion) {}

@@ -1,0 +1,96 @@
+//! Every bound in one place, with a tiny profile under which tests reach them all.
+
+use std::time::Duration;
+
+/// Plaintext bytes of one encryption frame. Part of the sealed format.
+pub const FRAME_BYTES: usize = 64 << 10;
+/// Most plaintext bytes of one chunk. Part of the sealed format.
+pub const CHUNK_MAX_BYTES: usize = 4 << 20;
+/// Candidates of a placement group.
+pub const CANDIDATES: usize = 40;
+/// Largest canonical stripe header: 64 shard hashes and change.
+pub const STRIPE_HEADER_MAX_BYTES: usize = 4 << 10;
+/// Largest control part (everything but the payload) of one message.
+pub const MESSAGE_META_MAX_BYTES: usize = 1 << 20;
+/// Largest payload of one message: one shard of a 1+m stripe with its seal.
+pub const MESSAGE_PAYLOAD_MAX_BYTES: usize = CHUNK_MAX_BYTES + (64 << 10);
+/// Most blocks named in one batched message.
+pub const BATCH_BLOCKS_MAX: usize = 1024;
+/// Most peer records in one message.
+pub const RECORDS_PER_MESSAGE: usize = 256;
+/// Longest chain of invitations from the founder to a device.
+pub const MEMBERSHIP_CHAIN_MAX: usize = 16;
+/// Smallest quota a peer accepts.
+pub const QUOTA_MIN_BYTES: u64 = 32 << 20;
+/// Deepest directory nesting that a tree may have.
+pub const TREE_DEPTH_MAX: usize = 1024;
+/// Longest name of a directory entry.
+pub const NAME_MAX_BYTES: usize = 255;
+
+/// Bounds that a configuration or a test may tighten.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Smallest chunk the cutter makes, except at the end of a file.
+    pub chunk_min_bytes: usize,
+    /// Size the cutter aims at.
+    pub chunk_target_bytes: usize,
+    /// Largest chunk the cutter makes; at most [`CHUNK_MAX_BYTES`].
+    pub chunk_max_bytes: usize,
+    /// Chunks of one upload that are sealed, coded or on their way at once.
+    pub upload_window_chunks: usize,
+    /// Blocks of one download that are fetched ahead of the reader.
+    pub download_window_blocks: usize,
+    /// How long one request to a peer may take.
+    pub request_timeout: Duration,
+    /// How long a connection attempt may take.
+    pub dial_timeout: Duration,
+    /// How long a new connection has to prove membership.
+    pub admission_timeout: Duration,
+    /// Requests in flight to one peer.
+    pub requests_per_peer: usize,
+    /// Inbound requests of one peer that may wait.
+    pub inbound_per_peer: usize,
+    /// Commands and events that may wait between two components.
+    pub queue: usize,
+    /// How long an upload's claim lives without being closed.
+    pub claim_ttl: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            chunk_min_bytes: 1 << 20,
+            chunk_target_bytes: 2 << 20,
+            chunk_max_bytes: CHUNK_MAX_BYTES,
+            upload_window_chunks: 8,
+            download_window_blocks: 8,
+            request_timeout: Duration::from_secs(20),
+            dial_timeout: Duration::from_secs(8),
+            admission_timeout: Duration::from_secs(5),
+            requests_per_peer: 64,
+            inbound_per_peer: 64,
+            queue: 1024,
+            claim_ttl: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+impl Limits {
+    /// Bounds so small that a few KiB reach them.
+    pub fn tiny() -> Self {
+        Limits {
+            chunk_min_bytes: 1 << 10,
+            chunk_target_bytes: 4 << 10,
+            chunk_max_bytes: 16 << 10,
+            upload_window_chunks: 3,
+            download_window_blocks: 3,
+            request_timeout: Duration::from_secs(5),
+            dial_timeout: Duration::from_secs(2),
+            requests_per_peer: 4,
+            inbound_per_peer: 4,
+            queue: 16,
+            claim_ttl: Duration::from_secs(3600),
+            ..Limits::default()
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The vocabulary every other layer speaks: identities, units, bounds, wire encoding, and the
+//! injected clock, entropy and pools.
+//!
+//! Knows nothing of files, sockets, ciphers or codes. Imports no other layer.
+
+pub mod claim;
+pub mod clock;
+pub mod entropy;
+pub mod error;
+pub mod ids;
+pub mod limits;
+pub mod profile;
+pub mod reference;
+pub mod tasks;
+pub mod units;
+pub mod wire;
+pub mod worker;
+
+pub use claim::{ClaimId, OwnerId};
+pub use clock::Clock;
+pub use entropy::Entropy;
+pub use error::{Class, Classify};
+pub use ids::{BlockId, Group, IndexSet, NetworkId, PeerId, ShardHash, ShardId};
+pub use limits::Limits;
+pub use profile::EcProfile;
+pub use reference::{BlockKey, BlockRef};
+pub use tasks::Pools;
+pub use units::ByteSize;

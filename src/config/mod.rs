@@ -1,0 +1,1 @@
+//! File, environment and flags, checked and turned into options for each layer.

@@ -1,0 +1,3 @@
+//! The `cairn` binary: see `cairnfs::cli`.
+
+fn main() {}

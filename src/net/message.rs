@@ -1,0 +1,164 @@
+//! What peers say to each other about blocks: requests, responses and peer records.
+//!
+//! A message has a control part (DAG-CBOR) and at most one payload (a shard's bytes), which is
+//! never copied into the control part. `codec` puts them on the wire.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{BlockId, ClaimId, IndexSet, PeerId};
+
+/// A question to another peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Which shards of these blocks do you hold? At most `BATCH_BLOCKS_MAX`.
+    Have {
+        /// The blocks asked about.
+        blocks: Vec<BlockId>,
+    },
+    /// As `Have`, and durably add `claim` to each block of which you hold a shard.
+    Claim {
+        /// The upload that wants them kept.
+        claim: ClaimId,
+        /// The claim is dropped if it is neither renewed nor closed by then (ms since 1970).
+        expires_ms: u64,
+        /// The blocks claimed.
+        blocks: Vec<BlockId>,
+    },
+    /// Store this shard durably under `claim`. Idempotent.
+    Store {
+        /// The upload that wants it kept.
+        claim: ClaimId,
+        /// As in `Claim`.
+        expires_ms: u64,
+        /// The block it belongs to.
+        block: BlockId,
+        /// Position in the stripe.
+        index: u8,
+        /// Canonical stripe header of `block`.
+        header: Bytes,
+        /// The shard (payload).
+        data: Bytes,
+    },
+    /// Send me one shard of `block` whose index is in `wanted`: the lowest that you hold.
+    Fetch {
+        /// The block wanted.
+        block: BlockId,
+        /// Acceptable indices.
+        wanted: IndexSet,
+    },
+    /// The upload behind `claim` is complete: it no longer expires.
+    CloseClaim {
+        /// The claim of the asking writer.
+        claim: ClaimId,
+    },
+    /// The upload behind `claim` was given up: forget it, and what only it kept.
+    ReleaseClaim {
+        /// The claim of the asking writer.
+        claim: ClaimId,
+    },
+    /// Signed records of the peers that you know, those closest to `near` first.
+    Records {
+        /// A point of the key space (as `placement` hashes it), or none for any peers.
+        near: Option<[u8; 32]>,
+        /// At most so many.
+        limit: u32,
+    },
+    /// Here are signed records that are new to me.
+    Announce {
+        /// Encoded `SignedRecord`s.
+        records: Vec<Bytes>,
+    },
+    /// A request of a later version: answered `Unsupported`.
+    Unknown {
+        /// Its operation code.
+        opcode: u16,
+    },
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Response {
+    /// To `Have` and `Claim`: the indices held, in the order asked.
+    Held {
+        /// One set for each block asked about.
+        held: Vec<IndexSet>,
+    },
+    /// To `Store`: it is durable.
+    Stored,
+    /// To `Fetch`.
+    Shard {
+        /// Which shard this is.
+        index: u8,
+        /// All indices of the block that the peer holds.
+        held: IndexSet,
+        /// Canonical stripe header.
+        header: Bytes,
+        /// The shard (payload).
+        data: Bytes,
+    },
+    /// To `Fetch`: no acceptable shard here; these are held.
+    Missing {
+        /// All indices of the block that the peer holds.
+        held: IndexSet,
+    },
+    /// To `CloseClaim`, `ReleaseClaim`, `Announce`: done, durably.
+    Done,
+    /// To `Records`.
+    Records {
+        /// Encoded `SignedRecord`s.
+        records: Vec<Bytes>,
+    },
+    /// Not done, and why.
+    Refused {
+        /// The reason.
+        reason: Refusal,
+        /// Bytes the peer still takes (0 where that makes no sense).
+        free_bytes: u64,
+    },
+    /// Overloaded now; try again later or elsewhere.
+    Busy,
+    /// The peer does not know this request.
+    Unsupported,
+}
+
+/// Why a peer refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Refusal {
+    /// Its quota or disk is full.
+    Full,
+    /// It stores nothing for others.
+    NotOffered,
+    /// The asker may not do this.
+    Denied,
+    /// The request contradicts itself: bad hash, too large, wrong writer.
+    Invalid,
+    /// Its store failed; it takes nothing more until it is reopened.
+    Broken,
+}
+
+/// What a peer says of itself. Signed; the highest `seq` of a peer counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRecord {
+    /// Format version.
+    pub version: u8,
+    /// The peer itself, whose key signs this.
+    pub peer: PeerId,
+    /// Grows with every change (milliseconds since 1970 at signing, at least one more than before).
+    pub seq: u64,
+    /// libp2p multiaddrs of the control plane.
+    pub addresses: Vec<String>,
+    /// `ip:port` of the bulk plane.
+    pub bulk: Vec<String>,
+    /// Bytes it offers to the network; 0 if it stores for nobody.
+    pub capacity_bytes: u64,
+    /// Of which free.
+    pub free_bytes: u64,
+    /// Failure domain; empty: the invitation decides.
+    pub zone: String,
+    /// Version of its program.
+    pub program: String,
+    /// Its encoded proof of membership (invitation chain).
+    #[serde(with = "serde_bytes")]
+    pub membership: Vec<u8>,
+}

@@ -1,0 +1,14 @@
+//! The only sockets. Everything above sees a [`NetHandle`] and never a transport.
+//!
+//! `swarm/` is the one door to libp2p; `bulk` the plane for shards; `memory` the network of
+//! simulations and of a lone peer.
+
+pub mod command;
+pub mod message;
+pub mod swarm;
+
+pub use command::{
+    Command, Inbound, Lookup, Member, Members, NetActorEnds, NetError, NetHandle, Offer, Path,
+    Reach,
+};
+pub use message::{PeerRecord, Refusal, Request, Response};

@@ -1,0 +1,1 @@
+//! The only disk I/O of a peer's own data: shards, claims and small records in one log.

@@ -1,0 +1,1 @@
+//! Clusters in one process, faulty networks and disks, workloads and checkers.

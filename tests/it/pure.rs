@@ -1,0 +1,1 @@
+//! Tests of this area; see the layer of the same name.
