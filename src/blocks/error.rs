@@ -59,6 +59,9 @@ pub enum PutError {
     /// A chunk is larger than the format allows.
     #[error("a chunk of {0} bytes is larger than the format allows")]
     TooLarge(usize),
+    /// An error of this program.
+    #[error("internal error: {0}")]
+    Internal(String),
     /// The own store failed.
     #[error("the local store: {0}")]
     Store(String, Class),
@@ -81,7 +84,7 @@ impl Classify for PutError {
             PutError::Full { .. } => Class::Full,
             PutError::TooFewPeers { .. } => Class::Full,
             PutError::Impossible { .. } => Class::Denied,
-            PutError::TooLarge(_) => Class::Bug,
+            PutError::TooLarge(_) | PutError::Internal(_) => Class::Bug,
             PutError::Store(_, class) => *class,
             PutError::Stopped => Class::Closed,
         }

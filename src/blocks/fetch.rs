@@ -469,8 +469,8 @@ impl Fetching<'_> {
             }
             let opened = erasure::join(&good)
                 .map_err(|error| error.to_string())
-                .and_then(|sealed| {
-                    crypto::open(&reference.key, sealed).map_err(|error| error.to_string())
+                .and_then(|parts| {
+                    crypto::open(&reference.key, &parts).map_err(|error| error.to_string())
                 });
             (checked, Some(opened))
         };

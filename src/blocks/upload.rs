@@ -231,14 +231,24 @@ impl Session {
     ) {
         let secret = self.options.secret.clone();
         let profile = self.options.profile;
-        let (reference, stripe) = self
+        let coded = self
             .blocks
             .pools
             .cpu
             .run(move || seal_and_code(&secret, &plaintext, profile))
             .await;
-        // The upload may have gone away; the stripe is then released with it.
-        let _ = sealed.send(Ok(reference));
+        let stripe = match coded {
+            Ok((reference, stripe)) => {
+                // Nobody may want the reference any more; the upload then ends soon.
+                let _ = sealed.send(Ok(reference));
+                stripe
+            }
+            Err(error) => {
+                self.state().failure.get_or_insert(error.clone());
+                let _ = sealed.send(Err(error));
+                return;
+            }
+        };
         if self.is_over() || !self.state().seen.insert(stripe.id) {
             return;
         }
@@ -264,15 +274,16 @@ fn seal_and_code(
     secret: &ConvergenceSecret,
     plaintext: &[u8],
     profile: EcProfile,
-) -> (BlockRef, EncodedStripe) {
-    let sealed = crypto::seal(secret, plaintext, |sealed_len| {
-        erasure::stripe_capacity(sealed_len, profile)
-    });
-    let stripe = erasure::encode_stripe(sealed.bytes, profile);
+) -> Result<(BlockRef, EncodedStripe), PutError> {
+    let room = erasure::stripe_capacity(crypto::sealed_len_max(plaintext.len()), profile);
+    let sealed = crypto::seal(secret, plaintext, room)
+        .map_err(|error| PutError::Internal(error.to_string()))?;
+    let stripe = erasure::encode_stripe(sealed.bytes, profile)
+        .map_err(|error| PutError::Internal(error.to_string()))?;
     let reference = BlockRef {
         id: stripe.id,
         key: sealed.key,
         plain_len: sealed.plain_len,
     };
-    (reference, stripe)
+    Ok((reference, stripe))
 }
