@@ -4,6 +4,7 @@
 //! simulations and of a lone peer.
 
 pub mod command;
+pub mod memory;
 pub mod message;
 pub mod swarm;
 
