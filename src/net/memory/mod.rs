@@ -82,7 +82,7 @@ impl MemoryPeer {
 pub struct MemoryHub {
     world: Arc<Mutex<World>>,
     wake: Arc<Notify>,
-    driver: Arc<Driver>,
+    _driver: Arc<Driver>,
 }
 
 /// Stops the task that moves messages when the hub is dropped.
@@ -104,7 +104,7 @@ impl MemoryHub {
         MemoryHub {
             world,
             wake,
-            driver: Arc::new(Driver(driver)),
+            _driver: Arc::new(Driver(driver)),
         }
     }
 
