@@ -6,7 +6,10 @@
 pub mod admission;
 pub mod codec;
 pub mod command;
+#[cfg(feature = "testkit")]
+pub mod fault;
 pub mod links;
+pub mod memory;
 pub mod message;
 pub mod mux;
 pub mod swarm;
