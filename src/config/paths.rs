@@ -84,7 +84,10 @@ fn default_data_dir(environment: &Environment) -> Option<PathBuf> {
     }
     let absolute = |value: &Option<OsString>| {
         // The XDG specification says that relative paths are to be ignored.
-        value.clone().map(PathBuf::from).filter(|path| path.is_absolute())
+        value
+            .clone()
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
     };
     absolute(&environment.xdg_data_home)
         .or_else(|| absolute(&environment.home).map(|home| home.join(".local/share")))

@@ -135,7 +135,9 @@ pub fn render(config: &Config, style: Style) -> String {
          # durations as \"30s\" or \"7d\". `cairn config check` tells all mistakes at once.\n",
     );
     if style == Style::Commented {
-        text.push_str("# A line that begins with `#` shows the default: take the `#` away to change it.\n");
+        text.push_str(
+            "# A line that begins with `#` shows the default: take the `#` away to change it.\n",
+        );
     }
     for (table, sentence) in TABLES {
         text.push_str(&format!("\n# {sentence}\n[{table}]\n"));

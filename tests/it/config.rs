@@ -236,10 +236,7 @@ fn the_quota_is_changed_in_place_and_comments_stay() {
         now(),
         "# about this peer\n[storage] # disk\nquota = \"200 GiB\" # for now\noffer = false\n"
     );
-    assert_eq!(
-        file.metadata().unwrap().permissions().mode() & 0o777,
-        0o640
-    );
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o640);
     let odd = Quota::Bytes(ByteSize((200 << 30) + 1));
     set_quota(&file, odd).unwrap();
     assert_eq!(quota(&now()), odd);
