@@ -52,6 +52,24 @@ enum State {
 #[derive(Debug, Default)]
 pub(super) struct Counter(AtomicU64);
 
+impl Counter {
+    /// Greater than all before, and at least the time: a peer that was restored from a backup has
+    /// forgotten its numbers, and must not use one again that holders know as another upload.
+    fn next(&self, now_ms: u64) -> u64 {
+        let mut last = self.0.load(Ordering::Relaxed);
+        loop {
+            let next = now_ms.max(last.saturating_add(1));
+            let swap = self
+                .0
+                .compare_exchange_weak(last, next, Ordering::Relaxed, Ordering::Relaxed);
+            match swap {
+                Ok(_) => return next,
+                Err(found) => last = found,
+            }
+        }
+    }
+}
+
 impl Blocks {
     /// Reads the counter, and turns uploads that a crash interrupted into releases.
     pub(super) async fn recover_claims(&self) -> Result<usize, StoreError> {
@@ -74,7 +92,7 @@ impl Blocks {
 
     /// Opens a new claim, durably.
     pub(super) async fn open_claim(&self, owner: OwnerId) -> Result<ClaimId, StoreError> {
-        let number = self.counter.0.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = self.counter.next(self.clock.now_ms());
         let row = self.debt(owner, State::Open, Vec::new());
         self.store
             .kv_put(vec![
