@@ -53,6 +53,19 @@ impl<S: Shape> Draft<S> {
         }
     }
 
+    /// Elements or children in it.
+    pub const fn len(&self) -> usize {
+        match &self.body {
+            DraftBody::Leaf(drafts) => drafts.len(),
+            DraftBody::Index(children) => children.len(),
+        }
+    }
+
+    /// Never: drafts are made of something.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     fn span(&self) -> Option<S::Span> {
         match &self.body {
             DraftBody::Leaf(drafts) => S::draft_span(drafts),
@@ -114,14 +127,9 @@ impl<S: Shape> LevelBuilder<S> {
         self.leaf.push(draft);
     }
 
-    /// Elements that wait in memory.
-    pub const fn pending(&self) -> usize {
-        self.leaf.len()
-    }
-
-    /// Takes the elements, if no node was made of them yet.
-    pub fn take_unplaced(&mut self) -> Option<Vec<S::Draft>> {
-        if !self.levels.is_empty() || !self.full.is_empty() {
+    /// Takes all elements if they are at most `most` and no node was made of any yet.
+    pub fn take_few(&mut self, most: usize) -> Option<Vec<S::Draft>> {
+        if !self.levels.is_empty() || !self.full.is_empty() || self.leaf.len() > most {
             return None;
         }
         self.leaf_cost = 0;
