@@ -6,11 +6,20 @@ mod aead;
 mod compress;
 pub mod keys;
 pub mod layout;
+pub mod member;
+pub mod passphrase;
+pub mod proof;
 pub mod seal;
+pub mod sign;
+pub mod ticket;
 
 pub use keys::{ConvergenceSecret, NetworkSecrets};
 pub use layout::Layout;
-pub use seal::{SealError, Sealed, open, seal, sealed_len_max};
+pub use member::{Membership, MembershipChain, Terms};
+pub use proof::{Side, Statement};
+pub use seal::{SealError, Sealed, open, open_frames, seal, sealed_len_max};
+pub use sign::{Purpose, Signature, SigningKey};
+pub use ticket::{Contact, Ticket};
 
 #[cfg(test)]
 mod testing {

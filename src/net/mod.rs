@@ -7,6 +7,8 @@ pub mod admission;
 pub mod codec;
 pub mod command;
 pub mod credentials;
+#[cfg(feature = "testkit")]
+pub mod fault;
 pub mod links;
 pub mod members;
 pub mod memory;
