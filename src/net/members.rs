@@ -109,14 +109,14 @@ impl MemberTable {
     }
 
     /// Takes a verified record in.
-    pub fn learn(&mut self, known: Known) -> Learned {
+    pub fn learn(&mut self, known: Arc<Known>) -> Learned {
         let key = distance(&known.point, &self.own_point);
         let before = self.get(&known.record.peer).map(|old| old.record.seq);
         if before.is_some_and(|seq| seq >= known.record.seq) {
             return Learned::Nothing;
         }
         self.spare.remove(&known.record.peer);
-        self.listed.insert(key, Arc::new(known));
+        self.listed.insert(key, known);
         while self.listed.len() > self.max {
             let Some((_, left_out)) = self.listed.pop_last() else {
                 break;
@@ -191,7 +191,10 @@ impl MemberTable {
 
     /// The signed records of all others on the list, for the next start.
     pub fn to_persist(&self) -> Vec<Bytes> {
-        let others = self.listed.values().filter(|known| known.peer() != self.own);
+        let others = self
+            .listed
+            .values()
+            .filter(|known| known.peer() != self.own);
         others.map(|known| known.encoded.clone()).collect()
     }
 
@@ -287,9 +290,9 @@ mod tests {
         ) {
             let build = |records: &[(u8, u64)]| {
                 let mut table = MemberTable::new(PeerId([0; 32]), max, 100);
-                table.learn(known(0, 1));
+                table.learn(Arc::new(known(0, 1)));
                 for (tag, seq) in records {
-                    table.learn(known(*tag, *seq));
+                    table.learn(Arc::new(known(*tag, *seq)));
                 }
                 table.members(idle)
             };
@@ -309,10 +312,10 @@ mod tests {
     #[test]
     fn the_newest_record_counts() {
         let mut table = MemberTable::new(PeerId([0; 32]), 4, 4);
-        assert_eq!(table.learn(known(1, 5)), Learned::New);
-        assert_eq!(table.learn(known(1, 5)), Learned::Nothing);
-        assert_eq!(table.learn(known(1, 4)), Learned::Nothing);
-        assert_eq!(table.learn(known(1, 6)), Learned::Newer);
+        assert_eq!(table.learn(Arc::new(known(1, 5))), Learned::New);
+        assert_eq!(table.learn(Arc::new(known(1, 5))), Learned::Nothing);
+        assert_eq!(table.learn(Arc::new(known(1, 4))), Learned::Nothing);
+        assert_eq!(table.learn(Arc::new(known(1, 6))), Learned::Newer);
         assert!(!table.is_news(&PeerId([1; 32]), 6));
         assert_eq!(table.to_persist(), [Bytes::from_static(&[1, 6])]);
     }
@@ -321,7 +324,7 @@ mod tests {
     fn what_does_not_fit_is_spare_and_spare_is_bounded() {
         let mut table = MemberTable::new(PeerId([0; 32]), 3, 5);
         for tag in 0..50 {
-            table.learn(known(tag, 1));
+            table.learn(Arc::new(known(tag, 1)));
         }
         assert!(!table.is_complete());
         let all = table.closest(&[0; 32], 100);

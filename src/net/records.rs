@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::admission::{Denied, Membership};
+use super::admission::{Denied, Gate};
 use super::members::Known;
 use super::message::PeerRecord;
 use crate::base::wire::{self, WireError};
@@ -103,28 +103,35 @@ impl Claimed {
         })
     }
 
-    /// Checks everything that makes a record believable at `now_ms`. Costs several signature
-    /// checks: not for the reactor.
+    /// Checks everything that makes a record believable at `now_ms`. `before` is what is known of
+    /// the peer, whose membership need not be checked again. Costs signature checks: not for the
+    /// reactor.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn verify(
         self,
-        membership: &dyn Membership,
+        gate: &Gate,
+        before: Option<&Known>,
         now_ms: u64,
     ) -> Result<Known, RecordError> {
         let peer = self.record.peer;
+        let denied = |denied| RecordError::Denied(peer, denied);
         if self.record.seq > now_ms.saturating_add(CLOCK_SKEW_MAX_MS) {
             return Err(RecordError::Future(peer));
         }
-        if !membership.may_enter(&peer) {
-            return Err(RecordError::Denied(peer, Denied::Listed));
-        }
+        gate.may_enter(&peer).map_err(denied)?;
         sign::verify(peer, Purpose::PeerRecord, &self.signed, &self.signature)
             .map_err(|_| RecordError::Signature(peer))?;
-        let admitted = membership
-            .check_chain(&peer, &self.record.membership)
-            .map_err(|denied| RecordError::Denied(peer, denied))?;
+        let same = |known: &&Known| {
+            known.record.peer == peer && known.record.membership == self.record.membership
+        };
+        let admitted = match before.filter(same) {
+            Some(known) => known.admitted.clone(),
+            None => gate
+                .check_chain(&peer, &self.record.membership)
+                .map_err(denied)?,
+        };
         Ok(Known::new(self.record, self.encoded, admitted))
     }
 }
@@ -132,6 +139,7 @@ impl Claimed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::admission::Lists;
     use crate::net::credentials::Credentials;
     use crate::net::credentials::testing::founded;
 
@@ -146,7 +154,7 @@ mod tests {
             free_bytes: 1,
             zone: String::new(),
             program: "0.1".to_owned(),
-            membership: credentials.chain().to_vec(),
+            membership: credentials.gate().chain().to_vec(),
         }
     }
 
@@ -154,26 +162,28 @@ mod tests {
 
     #[test]
     fn a_signed_record_is_believed_and_a_changed_one_is_not() {
-        let credentials = founded(1, NOW);
+        let credentials = founded(1, Lists::default());
         let encoded = sign(&record(&credentials, NOW), credentials.device());
         let known = Claimed::decode(&encoded)
             .unwrap()
-            .verify(&credentials, NOW)
+            .verify(credentials.gate(), None, NOW)
             .unwrap();
         assert_eq!(known.record, record(&credentials, NOW));
         for at in (0..encoded.len()).step_by(7) {
             let mut bad = encoded.to_vec();
             bad[at] ^= 1;
-            let refused = Claimed::decode(&bad.into()).and_then(|c| c.verify(&credentials, NOW));
+            let refused =
+                Claimed::decode(&bad.into()).and_then(|c| c.verify(credentials.gate(), None, NOW));
             assert!(refused.is_err(), "byte {at}");
         }
     }
 
     #[test]
     fn strangers_dates_and_excess_are_refused() {
-        let (credentials, stranger) = (founded(1, NOW), founded(2, NOW));
+        let (credentials, stranger) = (founded(1, Lists::default()), founded(2, Lists::default()));
         let judge = |record: &PeerRecord, device| {
-            Claimed::decode(&sign(record, device)).and_then(|c| c.verify(&credentials, NOW))
+            Claimed::decode(&sign(record, device))
+                .and_then(|c| c.verify(credentials.gate(), None, NOW))
         };
         let foreign = judge(&record(&stranger, NOW), stranger.device());
         assert!(matches!(foreign, Err(RecordError::Denied(..))));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError};
 use libp2p::{Multiaddr, Swarm, kad};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -17,7 +17,7 @@ use tokio_util::compat::FuturesAsyncReadCompatExt;
 use tokio_util::task::TaskTracker;
 
 use super::addresses::{from_libp2p, ip_of, path_of, peer_of, to_libp2p, with_ip, without_peer};
-use super::behaviour::{Behaviour, BehaviourEvent};
+use super::behaviour::Behaviour;
 use super::connections::{Connections, Stage};
 use super::control::{Control, Found};
 use super::door::Purpose;
@@ -25,7 +25,8 @@ use super::gate::Opening;
 use super::handshake::{self, ControlStream, Knock, Step};
 use super::roster::Roster;
 use crate::base::{Entropy, Limits, PeerId};
-use crate::net::admission::{AdmissionError, Denied, Role};
+use crate::crypto::Side;
+use crate::net::admission::{AdmissionError, Denied};
 use crate::net::command::NetError;
 use crate::net::credentials::Credentials;
 use crate::net::links::{AttachError, Links};
@@ -38,6 +39,9 @@ const PURSUITS_MAX: u32 = 3;
 const DIAL_ADDRESSES_MAX: usize = 32;
 /// Peers whose source address is remembered.
 const SEEN_MAX: usize = 1024;
+/// A neighbour found by multicast is dialled once in this time, and so many of them.
+const GREETING_PAUSE: Duration = Duration::from_secs(60);
+const GREETED_MAX: usize = 64;
 /// Requests that may wait for the actor.
 pub(super) const CONTROL_QUEUE: usize = 256;
 
@@ -45,7 +49,7 @@ pub(super) const CONTROL_QUEUE: usize = 256;
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) own: PeerId,
-    pub(super) credentials: Arc<Credentials>,
+    pub(super) credentials: Credentials,
     pub(super) entropy: Entropy,
     pub(super) limits: Arc<Limits>,
     pub(super) links: Links,
@@ -73,6 +77,7 @@ pub(super) struct Actor {
     /// Never iterated.
     lookups: HashMap<kad::QueryId, oneshot::Sender<Found>>,
     seen: BTreeMap<PeerId, IpAddr>,
+    greeted: BTreeMap<PeerId, Instant>,
     listening: watch::Sender<BTreeSet<Multiaddr>>,
 }
 
@@ -92,6 +97,7 @@ impl Actor {
             dials: BTreeMap::new(),
             lookups: HashMap::new(),
             seen: BTreeMap::new(),
+            greeted: BTreeMap::new(),
             listening,
         }
     }
@@ -303,7 +309,7 @@ impl Actor {
         }
     }
 
-    pub(super) fn prove(&mut self, connection: ConnectionId, role: Role, stream: libp2p::Stream) {
+    pub(super) fn prove(&mut self, connection: ConnectionId, side: Side, stream: libp2p::Stream) {
         let Some(peer) = self.connections.get(connection).map(|c| c.peer) else {
             return;
         };
@@ -315,14 +321,14 @@ impl Actor {
             connection,
             own: shared.own,
             peer,
-            role,
+            side,
         };
-        let credentials = Arc::clone(&shared.credentials);
+        let gate = shared.credentials.gate().clone();
         let entropy = shared.entropy.clone();
         let limit = shared.limits.admission_timeout;
         let record = record.encoded.clone();
         self.steps.spawn(async move {
-            handshake::prove(knock, stream, &credentials, entropy, record, limit).await
+            handshake::prove(knock, stream, gate, entropy, record, limit).await
         });
     }
 
@@ -364,7 +370,7 @@ impl Actor {
         let members = &mut self.swarm.behaviour_mut().members;
         members.open(remote, knock.connection, Opening::Open);
         let connection = self.connections.get(knock.connection);
-        if let (Role::Listener, Some(ip)) = (knock.role, connection.and_then(|c| c.ip)) {
+        if let (Side::Listener, Some(ip)) = (knock.side, connection.and_then(|c| c.ip)) {
             if self.seen.len() >= SEEN_MAX {
                 self.seen.pop_first();
             }
@@ -475,7 +481,7 @@ impl Actor {
     ) {
         let peer = self.connections.get(connection).map(|c| c.peer);
         match (purpose, stream) {
-            (Purpose::Admission, Ok(stream)) => self.prove(connection, Role::Dialer, stream),
+            (Purpose::Admission, Ok(stream)) => self.prove(connection, Side::Dialer, stream),
             (Purpose::Requests, Ok(stream)) => self.attach(connection, true, stream.compat()),
             (_, Err(why)) => {
                 tracing::debug!(peer = ?peer, why, "no stream");
@@ -528,7 +534,16 @@ impl Actor {
         self.connections.is_connected(peer)
     }
 
-    pub(super) fn on_other(event: &SwarmEvent<BehaviourEvent>) {
-        tracing::trace!(?event, "swarm");
+    /// Whether a neighbour that announced itself is to be dialled now: not the same one all the
+    /// time, for it may be of another network.
+    pub(super) fn may_greet(&mut self, peer: PeerId) -> bool {
+        let now = Instant::now();
+        self.greeted
+            .retain(|_, at| now.duration_since(*at) < GREETING_PAUSE);
+        if self.greeted.len() >= GREETED_MAX || self.greeted.contains_key(&peer) {
+            return false;
+        }
+        self.greeted.insert(peer, now);
+        true
     }
 }

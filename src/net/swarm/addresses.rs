@@ -65,10 +65,25 @@ pub(super) fn with_ip(address: &Multiaddr, ip: IpAddr) -> Option<Multiaddr> {
     Some(parts.into_iter().collect())
 }
 
+/// The address with its host's name replaced by an IP; `None` if the name asks for the other
+/// family.
+pub(super) fn with_host(address: &Multiaddr, ip: IpAddr) -> Option<Multiaddr> {
+    let mut parts: Vec<Protocol<'_>> = address.iter().collect();
+    let first = parts.first_mut()?;
+    *first = match (&first, ip) {
+        (Protocol::Dns(_) | Protocol::Dns4(_), IpAddr::V4(ip)) => Protocol::Ip4(ip),
+        (Protocol::Dns(_) | Protocol::Dns6(_), IpAddr::V6(ip)) => Protocol::Ip6(ip),
+        _ => return None,
+    };
+    Some(parts.into_iter().collect())
+}
+
 /// Removes a trailing `/p2p/...`.
 pub(super) fn without_peer(address: &Multiaddr) -> Multiaddr {
     let parts = address.iter();
-    parts.filter(|part| !matches!(part, Protocol::P2p(_))).collect()
+    parts
+        .filter(|part| !matches!(part, Protocol::P2p(_)))
+        .collect()
 }
 
 /// The peer that an address names, if it does.

@@ -89,7 +89,9 @@ impl Connections {
     pub(super) fn best(&self, peer: &PeerId) -> Option<ConnectionId> {
         let of_peer = self.of_peer(peer);
         let admitted = of_peer.filter(|(_, connection)| connection.stage == Stage::Admitted);
-        admitted.max_by_key(|(id, c)| (c.since, **id)).map(|(id, _)| *id)
+        admitted
+            .max_by_key(|(id, c)| (c.since, **id))
+            .map(|(id, _)| *id)
     }
 
     /// Whether a connection to `peer` is still proving itself.
@@ -174,7 +176,7 @@ mod tests {
         assert_eq!(all.surplus(&own, later, limit, 9), [id(1)]);
         // The other end leaves the choice to us.
         assert!(all.surplus(&PeerId([3; 32]), later, limit, 9).is_empty());
-        all.insert(id(3), PeerId([9; 32]), Path::Tcp, later);
+        all.insert(id(3), PeerId([9; 32]), Path::Tcp, None, later);
         all.advance(id(3), Stage::Admitted);
         all.touch(id(1), later);
         assert_eq!(all.surplus(&PeerId([3; 32]), later, limit, 2), [id(2)]);

@@ -9,7 +9,7 @@ use super::addresses::{from_libp2p, without_peer};
 use super::behaviour::{BehaviourEvent, LOOKUP_PARALLELISM, MembersEvent};
 use super::control::Found;
 use super::door::{DoorEvent, Purpose, SlottedStream};
-use crate::net::admission::Role;
+use crate::crypto::Side;
 
 impl Actor {
     pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -70,7 +70,7 @@ impl Actor {
                 purpose: Purpose::Admission,
                 stream,
                 ..
-            } => self.prove(connection, Role::Listener, stream),
+            } => self.prove(connection, Side::Listener, stream),
             DoorEvent::Inbound {
                 connection,
                 purpose: Purpose::Requests,

@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
 use crate::base::{Entropy, PeerId};
-use crate::net::admission::{AdmissionError, Ends, Greeted, Role, admit};
-use crate::net::credentials::Credentials;
+use crate::crypto::Side;
+use crate::net::admission::{AdmissionError, Ends, Gate, Greeted, admit};
 
 /// What takes the place of a channel binding: the transport (Noise or TLS 1.3) has authenticated
 /// both peer ids, which every proof covers.
@@ -29,7 +29,7 @@ pub(super) struct Knock {
     pub(super) connection: ConnectionId,
     pub(super) own: PeerId,
     pub(super) peer: PeerId,
-    pub(super) role: Role,
+    pub(super) side: Side,
 }
 
 /// Where a handshake stands.
@@ -44,7 +44,7 @@ pub(super) enum Step {
 pub(super) async fn prove(
     knock: Knock,
     stream: Stream,
-    credentials: &Credentials,
+    gate: Gate,
     entropy: Entropy,
     record: Bytes,
     limit: Duration,
@@ -52,11 +52,11 @@ pub(super) async fn prove(
     let ends = Ends {
         own: knock.own,
         peer: knock.peer,
-        role: knock.role,
+        side: knock.side,
         binding: BINDING.to_vec(),
     };
     let mut stream = stream.compat();
-    let exchange = admit(&mut stream, &ends, credentials, &entropy, record, || Ok(()));
+    let exchange = admit(&mut stream, &ends, &gate, &entropy, record, || Ok(()));
     let outcome = match tokio::time::timeout(limit, exchange).await {
         Ok(outcome) => outcome.map(|(greeted, ())| (greeted, stream)),
         Err(_) => Err(AdmissionError::Io(std::io::ErrorKind::TimedOut.into())),

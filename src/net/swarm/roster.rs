@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::base::{Clock, PeerId, Pools};
 use crate::net::command::{Members, Offer};
@@ -33,7 +34,7 @@ pub(super) struct Roster {
 }
 
 struct Inner {
-    credentials: Arc<Credentials>,
+    credentials: Credentials,
     clock: Clock,
     pools: Pools,
     table: Mutex<MemberTable>,
@@ -45,7 +46,7 @@ impl Roster {
     /// An empty list. `news` hears of every record that is taken in; while it is full,
     /// [`Roster::learn`] waits.
     pub(super) fn new(
-        credentials: Arc<Credentials>,
+        credentials: Credentials,
         clock: Clock,
         pools: Pools,
         max_members: usize,
@@ -66,36 +67,66 @@ impl Roster {
     }
 
     /// Verifies signed records and takes in those that are new. What does not verify is dropped.
-    /// Answers how many were believed or known already.
-    pub(super) async fn learn(&self, encoded: Vec<Bytes>, source: Option<PeerId>) -> usize {
-        let mut known_already = 0;
+    pub(super) async fn learn(&self, encoded: Vec<Bytes>, source: Option<PeerId>) {
         let mut claims = Vec::new();
         for bytes in &encoded {
             match Claimed::decode(bytes) {
                 Ok(claim) if self.is_news(&claim.record) => claims.push(claim),
-                Ok(_) => known_already += 1,
+                Ok(_) => {}
                 Err(error) => self.refuse(source, &error),
             }
         }
-        if claims.is_empty() {
-            return known_already;
+        self.believe(claims, source).await;
+    }
+
+    /// As [`Roster::learn`], and answers the records of all peers that were named and are members,
+    /// whether or not they were new.
+    pub(super) async fn learn_all(
+        &self,
+        encoded: Vec<Bytes>,
+        source: Option<PeerId>,
+    ) -> Vec<Arc<Known>> {
+        let mut claims = Vec::new();
+        let mut all = Vec::new();
+        for bytes in &encoded {
+            match Claimed::decode(bytes) {
+                Ok(claim) if self.is_news(&claim.record) => claims.push(claim),
+                Ok(claim) => all.extend(self.get(&claim.record.peer)),
+                Err(error) => self.refuse(source, &error),
+            }
         }
-        let credentials = Arc::clone(&self.inner.credentials);
+        all.extend(self.believe(claims, source).await);
+        all
+    }
+
+    async fn believe(&self, claims: Vec<Claimed>, source: Option<PeerId>) -> Vec<Arc<Known>> {
+        if claims.is_empty() {
+            return Vec::new();
+        }
+        let gate = self.inner.credentials.gate().clone();
         let now_ms = self.inner.clock.now_ms();
+        let with_before = claims.into_iter().map(|claim| {
+            let before = self.get(&claim.record.peer);
+            (claim, before)
+        });
+        let claims: Vec<_> = with_before.collect();
         let judge = move || -> Vec<Result<Known, RecordError>> {
-            let verify = |claim: Claimed| claim.verify(credentials.as_ref(), now_ms);
+            let verify = |(claim, before): (Claimed, Option<Arc<Known>>)| {
+                claim.verify(&gate, before.as_deref(), now_ms)
+            };
             claims.into_iter().map(verify).collect()
         };
-        let judged = self.inner.pools.cpu.run(judge).await;
-        let mut believed = known_already;
-        for outcome in judged {
+        let mut believed = Vec::new();
+        for outcome in self.inner.pools.cpu.run(judge).await {
             match outcome {
                 Ok(known) => {
-                    believed += 1;
-                    if let Some(known) = self.take(known) {
+                    let known = Arc::new(known);
+                    if self.take(&known) {
+                        let known = Arc::clone(&known);
                         // The receiver ends only with the whole network.
                         let _ = self.inner.news.send(News { known, source }).await;
                     }
+                    believed.push(known);
                 }
                 Err(error) => self.refuse(source, &error),
             }
@@ -105,8 +136,7 @@ impl Roster {
 
     fn is_news(&self, record: &PeerRecord) -> bool {
         // Nobody else tells this peer about itself.
-        record.peer != self.inner.credentials.own()
-            && self.lock().is_news(&record.peer, record.seq)
+        record.peer != self.inner.credentials.own() && self.lock().is_news(&record.peer, record.seq)
     }
 
     fn refuse(&self, source: Option<PeerId>, error: &RecordError) {
@@ -114,14 +144,12 @@ impl Roster {
         tracing::debug!(source, %error, "peer record refused");
     }
 
-    fn take(&self, known: Known) -> Option<Arc<Known>> {
-        let peer = known.peer();
-        let mut table = self.lock();
-        if table.learn(known) == Learned::Nothing {
-            return None;
+    fn take(&self, known: &Arc<Known>) -> bool {
+        let is_news = self.lock().learn(Arc::clone(known)) != Learned::Nothing;
+        if is_news {
+            self.inner.changed.notify_one();
         }
-        self.inner.changed.notify_one();
-        table.get(&peer).cloned()
+        is_news
     }
 
     /// Signs what this peer says of itself and takes it in. Answers the signed form.
@@ -144,11 +172,11 @@ impl Roster {
             free_bytes: offer.free_bytes,
             zone: offer.zone.clone(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
-            membership: credentials.chain().to_vec(),
+            membership: credentials.gate().chain().to_vec(),
         };
         let encoded = records::sign(&record, credentials.device());
-        let known = Known::new(record, encoded.clone(), credentials.own_admission());
-        self.lock().learn(known);
+        let known = Known::new(record, encoded.clone(), credentials.admitted().clone());
+        self.lock().learn(Arc::new(known));
         self.inner.changed.notify_one();
         encoded
     }
@@ -178,21 +206,30 @@ impl Roster {
         self.lock().listed().map(|known| known.peer()).collect()
     }
 
-    /// Publishes the list, and what is to be kept for the next start, until the process ends.
+    /// Publishes the list, and what is to be kept for the next start, until `stop`.
     pub(super) async fn publish(
         self,
         links: Links,
         members: watch::Sender<Arc<Members>>,
         persist: watch::Sender<Arc<Vec<Bytes>>>,
-    ) {
+        stop: CancellationToken,
+    ) -> watch::Sender<Arc<Members>> {
         let mut reach_changes = links.changes();
         loop {
             self.publish_once(&links, &members, &persist);
-            tokio::time::sleep(PUBLISH_INTERVAL).await;
+            let next = async {
+                tokio::time::sleep(PUBLISH_INTERVAL).await;
+                tokio::select! {
+                    biased;
+                    () = self.inner.changed.notified() => {}
+                    // Its sender lives as long as `links`.
+                    _ = reach_changes.changed() => {}
+                }
+            };
             tokio::select! {
                 biased;
-                () = self.inner.changed.notified() => {}
-                changed = reach_changes.changed() => if changed.is_err() { return },
+                () = stop.cancelled() => return members,
+                () = next => {}
             }
         }
     }
