@@ -2,8 +2,10 @@
 
 mod cli;
 mod config;
+mod dag;
 mod layering;
 mod net;
 mod node;
+mod placement;
 mod pure;
 mod store;

@@ -1,1 +1,6 @@
 //! The one door to libp2p.
+
+mod behaviour;
+mod build;
+mod door;
+mod gate;

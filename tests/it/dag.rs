@@ -1,0 +1,1 @@
+//! Manifests, directories and links as others could read them: golden vectors and hostile input.
