@@ -144,8 +144,9 @@ async fn requests_flow_both_ways_with_payloads_of_any_size() {
         assert_eq!(stored, Ok(Response::Stored), "{size}");
         let wanted = IndexSet(size as u64);
         let block = BlockId([0; 32]);
-        let fetched = a.link.request(&Request::Fetch { block, wanted }, soon());
-        assert_eq!(fetched.await, Ok(shard(size)), "{size}");
+        let fetch = Request::Fetch { block, wanted };
+        let fetched = a.link.request(&fetch, soon()).await;
+        assert_eq!(fetched, Ok(shard(size)), "{size}");
         assert_eq!(b.link.request(&have(), soon()).await, Ok(held()));
     }
     assert_eq!(a.link.peer(), B);
@@ -176,7 +177,10 @@ async fn answers_come_in_any_order() {
         let Request::Fetch { wanted, .. } = inbound.request else {
             panic!("not what was asked");
         };
-        inbound.reply.send(Response::Missing { held: wanted }).unwrap();
+        inbound
+            .reply
+            .send(Response::Missing { held: wanted })
+            .unwrap();
     }
     for (number, answer) in asking.into_iter().enumerate() {
         let held = IndexSet(number as u64);
@@ -214,12 +218,16 @@ async fn small_answers_overtake_payloads() {
 async fn bandwidth_is_limited_in_both_directions() {
     for throttle in [Throttle::new(1 << 20, 0), Throttle::new(0, 1 << 20)] {
         let (a, b) = pair_with(&Limits::default(), throttle.clone());
-        serve(a.inbound, |_| shard(4 << 20));
+        serve(a.inbound, |request| match request {
+            Request::Fetch { .. } => shard(4 << 20),
+            _ => Response::Stored,
+        });
         serve(b.inbound, |_| Response::Stored);
         let began = Instant::now();
+        let (fetch, store) = (fetch(), store(4 << 20));
         let (fetched, stored) = tokio::join!(
-            b.link.request(&fetch(), soon()),
-            a.link.request(&store(4 << 20), soon())
+            b.link.request(&fetch, soon()),
+            a.link.request(&store, soon())
         );
         assert!(fetched.is_ok() && stored.is_ok());
         let took = began.elapsed().as_secs_f64();
@@ -229,7 +237,7 @@ async fn bandwidth_is_limited_in_both_directions() {
         }
         // And down: the same bytes the other way.
         let began = Instant::now();
-        let stored = b.link.request(&store(4 << 20), soon()).await;
+        let stored = b.link.request(&store, soon()).await;
         assert!(stored.is_ok());
         let took = began.elapsed().as_secs_f64();
         match throttle.down.rate() {
@@ -283,7 +291,10 @@ async fn too_many_requests_are_answered_busy() {
             tokio::spawn(async move { link.request(&store(100_000), soon()).await })
         })
         .collect();
-    let served = [b.inbound.recv().await.unwrap(), b.inbound.recv().await.unwrap()];
+    let served = [
+        b.inbound.recv().await.unwrap(),
+        b.inbound.recv().await.unwrap(),
+    ];
     sleep(Duration::from_secs(1)).await;
     assert!(b.inbound.try_recv().is_err());
     // An answer makes room for others.
@@ -340,9 +351,16 @@ async fn a_silent_peer_is_noticed() {
     let began = Instant::now();
     let outcome = a.link.request(&have(), soon()).await;
     assert_eq!(outcome, Err(NetError::Lost(B)));
-    assert!(began.elapsed() <= Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() <= Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
     assert_eq!(a.link.ended().await, LinkEnd::Silent);
-    assert_eq!(a.link.request(&have(), soon()).await, Err(NetError::Lost(B)));
+    assert_eq!(
+        a.link.request(&have(), soon()).await,
+        Err(NetError::Lost(B))
+    );
     // Also when nobody waits for it.
     let (a, _silent) = against_stream();
     let began = Instant::now();
@@ -364,7 +382,10 @@ async fn a_slow_answer_is_no_silence() {
     let (a, mut b) = pair();
     let asking = tokio::spawn({
         let link = a.link.clone();
-        async move { link.request(&have(), Instant::now() + Duration::from_secs(600)).await }
+        async move {
+            link.request(&have(), Instant::now() + Duration::from_secs(600))
+                .await
+        }
     });
     let inbound = b.inbound.recv().await.unwrap();
     sleep(Duration::from_secs(300)).await;
@@ -402,7 +423,10 @@ async fn closing_lets_what_is_under_way_finish() {
     sleep(Duration::from_millis(1)).await;
     a.link.close();
     assert!(!a.link.is_open());
-    assert_eq!(a.link.request(&have(), soon()).await, Err(NetError::Lost(B)));
+    assert_eq!(
+        a.link.request(&have(), soon()).await,
+        Err(NetError::Lost(B))
+    );
     for _ in 0..2 {
         let inbound = b.inbound.recv().await.unwrap();
         sleep(Duration::from_secs(1)).await;
@@ -536,9 +560,9 @@ async fn what_is_not_understood_is_answered_and_the_link_stays() {
     for _ in 0..5 {
         let (header, meta) = read_frame(&mut stream).await;
         let answer = match header.kind {
-            Kind::Response => {
-                Some(crate::net::codec::decode_response(header.opcode, &meta, Bytes::new()).unwrap())
-            }
+            Kind::Response => Some(
+                crate::net::codec::decode_response(header.opcode, &meta, Bytes::new()).unwrap(),
+            ),
             _ => None,
         };
         answers.insert(header.id, answer);
@@ -594,9 +618,7 @@ async fn nonsense_answers_fail_one_request_only() {
 async fn a_peer_that_never_reads_its_answers_is_dropped() {
     let (a, mut stream) = against_stream();
     let ping = Header::bare(Kind::Ping, 6).encode();
-    let flood = async {
-        while stream.write_all(&ping).await.is_ok() {}
-    };
+    let flood = async { while stream.write_all(&ping).await.is_ok() {} };
     timeout(Duration::from_secs(60), flood).await.unwrap();
     assert!(matches!(a.link.ended().await, LinkEnd::Protocol(_)));
 }
