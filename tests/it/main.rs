@@ -13,3 +13,4 @@ mod placement;
 mod pure;
 mod store;
 mod support;
+mod swarm;
