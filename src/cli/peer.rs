@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 
 use super::launch::{Launch, LaunchOptions, Running};
 use crate::admin::types::KeyImported;
-use crate::admin::{AdminError, Answer, Backend};
+use crate::admin::{Answer, Backend};
 use crate::node::{self, Node, NodeOptions};
 
 /// Starts real peers.

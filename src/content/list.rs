@@ -59,7 +59,7 @@ impl<S: ChunkSource> TreeView<S> {
     pub async fn entry(&mut self, path: &[u8]) -> Result<Option<Entry<NodeAt>>, ContentError> {
         let mut names = path
             .split(|byte| *byte == b'/')
-            .filter(|name| !name.is_empty() && name != b".")
+            .filter(is_step)
             .peekable();
         let mut entries = self.root.entries;
         while let Some(name) = names.next() {
@@ -133,7 +133,7 @@ impl<S: ChunkSource> TreeView<S> {
         name: &[u8],
     ) -> Result<Option<Entry<NodeAt>>, ContentError> {
         let wanted = name.to_vec();
-        let mut walk = Walk::only(node, move |span: &crate::dag::NameSpan| {
+        let mut walk = Walk::<Entries>::only(node, move |span| {
             span.first <= wanted && wanted <= span.last
         });
         while let Some(entries) = self.nodes.next(&mut walk).await? {
@@ -144,3 +144,10 @@ impl<S: ChunkSource> TreeView<S> {
         Ok(None)
     }
 }
+
+/// Whether a part of a path leads anywhere. (A function: closures over two lifetimes make futures
+/// that are not provably `Send`.)
+fn is_step(name: &&[u8]) -> bool {
+    !name.is_empty() && *name != b"."
+}
+

@@ -1,7 +1,6 @@
 //! What a running peer can be asked, carried out.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
@@ -14,7 +13,7 @@ use crate::admin::types::{
     QuotaInfo, SetQuota, Stat, Status,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
-use crate::base::{ByteSize, Class, Classify, ClaimId, EcProfile};
+use crate::base::{ByteSize, EcProfile};
 use crate::blocks::{PutError, Upload, UploadOptions};
 use crate::config::{Quota, set_quota};
 use crate::content::{
@@ -22,7 +21,7 @@ use crate::content::{
     blob_frames, blob_pieces, decode_frames, encode_frames, ingest_blob, ingest_tree, survey,
 };
 use crate::crypto::ConvergenceSecret;
-use crate::dag::{EntryKind, Link, Root};
+use crate::dag::{Link, Root};
 use crate::store::RealDisk;
 
 impl Backend for Node {
