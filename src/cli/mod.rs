@@ -14,6 +14,7 @@ mod materialise;
 mod network;
 mod node;
 pub mod output;
+mod peer;
 mod progress;
 mod put;
 pub mod session;
@@ -38,6 +39,7 @@ use self::signals::Interrupt;
 use crate::admin::AdminError;
 use crate::config::{Config, Environment, LogLevel, Paths};
 
+pub use peer::PeerLauncher;
 pub use launch::{Launch, LaunchOptions, Running};
 
 /// How long threads that wait for a disk or a terminal hold up the end of the process.

@@ -115,10 +115,9 @@ async fn restore_list(options: &NodeOptions, puts: &[Entry]) -> Result<(), NodeE
     for batch in puts.chunks(1000) {
         let rows = batch
             .iter()
-            .map(|put| (PUTS, put.key(), Some(put.encode())))
+            .map(|put| (PUTS.to_owned(), put.key(), Some(put.encode().into())))
             .collect();
         store.kv_put(rows).await?;
     }
-    store.close().await;
-    Ok(())
+    Ok(store.close().await?)
 }

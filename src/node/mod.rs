@@ -214,7 +214,9 @@ impl Node {
         {
             tracing::warn!("some work did not end in time and is cut off");
         }
-        self.0.store.close().await;
+        if let Err(error) = self.0.store.clone().close().await {
+            tracing::warn!("closing the store: {error}");
+        }
     }
 
     fn own(&self) -> PeerId {
@@ -230,9 +232,9 @@ impl Node {
 
     fn start_workers(&self) {
         self.run_worker(ClaimSettler::new(self.0.blocks.clone()));
-        for worker in self.0.store.workers() {
-            self.run_worker(worker);
-        }
+        let (compaction, expiry) = self.0.store.workers();
+        self.run_worker(compaction);
+        self.run_worker(expiry);
         self.run_worker(offer::OfferKeeper::new(self.clone()));
     }
 

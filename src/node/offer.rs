@@ -20,7 +20,7 @@ impl Node {
         Offer {
             capacity_bytes: if offers { inner.quota.bytes() } else { 0 },
             free_bytes: if offers {
-                inner.store.usage().intake_left_bytes
+                inner.store.usage().intake_left
             } else {
                 0
             },

@@ -47,7 +47,16 @@ impl Live {
 
 /// Half of the free space, the own data counted as free.
 pub(super) fn auto_bytes(disk: &dyn Disk) -> Result<u64, OpenError> {
-    let free = disk.free_bytes().map_err(OpenError::io)?;
-    let own = disk.allocated_bytes().map_err(OpenError::io)?;
+    let failed = |error| OpenError::Io {
+        what: "looking at the disk".to_owned(),
+        error,
+    };
+    let free = disk.free_bytes().map_err(failed)?;
+    let own: u64 = disk
+        .walk(&|_| false)
+        .map_err(failed)?
+        .iter()
+        .map(|entry| entry.allocated)
+        .sum();
     Ok(((free + own) / 2).max(QUOTA_MIN_BYTES))
 }

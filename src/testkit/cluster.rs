@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
 use crate::blocks::{Blocks, ClaimSettler, Parts, ServeOptions, serve};
 use crate::net::memory::{LinkFaults, MemoryHub, MemoryOptions, MemoryPeer};
-use crate::store::{Crash, MemDisk, OpenError, Store, StoreError, StoreOptions};
+use crate::store::mem_disk::Crash;
+use crate::store::{MemDisk, OpenError, Store, StoreError, StoreOptions};
 
 /// When every simulation begins: 2026-01-01.
 const START_MS: u64 = 1_767_225_600_000;

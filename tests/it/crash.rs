@@ -44,9 +44,7 @@ fn acknowledged_puts_survive_kills_at_any_moment() {
             let data_dir = net.peers[0].data_dir.clone();
             let scratch = net.dir.path().join(format!("scratch-{round}"));
             let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
-            std::thread::spawn(move || {
-                keep_putting(data_dir, scratch, round, stop, acknowledged)
-            })
+            std::thread::spawn(move || keep_putting(data_dir, scratch, round, stop, acknowledged))
         };
         std::thread::sleep(Duration::from_millis(100 + entropy.below(900)));
         net.kill(victim);
