@@ -1,10 +1,10 @@
 //! Tests without a mount, with no sockets but loopback.
 
 mod cli;
-mod crash;
 mod config;
-mod devnet;
+mod crash;
 mod dag;
+mod devnet;
 mod layering;
 mod net;
 mod netns;
