@@ -6,6 +6,7 @@ mod dag;
 mod layering;
 mod net;
 mod node;
+mod peers;
 mod placement;
 mod pure;
 mod store;

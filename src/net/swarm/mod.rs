@@ -4,3 +4,4 @@ mod behaviour;
 mod build;
 mod door;
 mod gate;
+pub mod tls;
