@@ -66,7 +66,8 @@ impl PeerTls {
         let (certificate, key) = certificate::generate(&keypair)?;
         let mut provider = aws_lc_rs::default_provider();
         provider.cipher_suites = vec![aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384];
-        let certified = CertifiedKey::from_der(vec![certificate], key, &provider)?;
+        let signer = aws_lc_rs::sign::any_ecdsa_type(&key)?;
+        let certified = CertifiedKey::new(vec![certificate], signer);
         Ok(PeerTls {
             provider: Arc::new(provider),
             certified: Arc::new(certified),
