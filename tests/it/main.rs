@@ -9,6 +9,7 @@ mod layering;
 mod net;
 mod netns;
 mod node;
+mod peers;
 mod placement;
 mod pure;
 mod store;
