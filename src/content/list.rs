@@ -133,7 +133,7 @@ impl<S: ChunkSource> TreeView<S> {
         name: &[u8],
     ) -> Result<Option<Entry<NodeAt>>, ContentError> {
         let wanted = name.to_vec();
-        let mut walk = Walk::only(node, move |span: &crate::dag::NameSpan| {
+        let mut walk = Walk::<Entries>::only(node, move |span| {
             span.first <= wanted && wanted <= span.last
         });
         while let Some(entries) = self.nodes.next(&mut walk).await? {

@@ -2,6 +2,7 @@
 
 mod cli;
 mod config;
+mod content;
 mod dag;
 mod layering;
 mod net;
