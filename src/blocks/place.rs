@@ -131,7 +131,7 @@ impl Session {
             return match stored {
                 Ok(_) => Ok(()),
                 Err(error) if error.class() == Class::Full => {
-                    Err(Failure::Full(blocks.store.usage().intake_left_bytes))
+                    Err(Failure::Full(blocks.store.usage().intake_left))
                 }
                 Err(error) => Err(Failure::Own(error.class(), error.to_string())),
             };
@@ -480,7 +480,7 @@ impl Placing {
                 let known = self.full.get(peer).copied();
                 let said = self.ranked.member(peer).map_or(0, |m| m.free_bytes);
                 let free = if *peer == own {
-                    store.usage().intake_left_bytes
+                    store.usage().intake_left
                 } else {
                     known.unwrap_or(said)
                 };

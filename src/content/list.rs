@@ -59,7 +59,7 @@ impl<S: ChunkSource> TreeView<S> {
     pub async fn entry(&mut self, path: &[u8]) -> Result<Option<Entry<NodeAt>>, ContentError> {
         let mut names = path
             .split(|byte| *byte == b'/')
-            .filter(|name| !name.is_empty() && name != b".")
+            .filter(is_step)
             .peekable();
         let mut entries = self.root.entries;
         while let Some(name) = names.next() {
@@ -144,3 +144,10 @@ impl<S: ChunkSource> TreeView<S> {
         Ok(None)
     }
 }
+
+/// Whether a part of a path leads anywhere. (A function: closures over two lifetimes make futures
+/// that are not provably `Send`.)
+fn is_step(name: &&[u8]) -> bool {
+    !name.is_empty() && *name != b"."
+}
+

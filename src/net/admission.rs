@@ -3,7 +3,9 @@
 //!
 //! The listener shows nothing before the dialer's proof has been verified; the dialer shows only
 //! its proof. Whoever does not know the membership secret learns that somebody listens, no more.
-//! Does not know how proofs and chains are made: [`Membership`] does.
+//! Who is a member is decided by the [`Gate`]; what carries the exchange is somebody else's matter.
+
+mod gate;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -13,6 +15,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::codec::{CodecError, HEADER_BYTES, HELLO_META_MAX_BYTES, Header, Kind, Outgoing};
 use crate::base::wire::{self, WireError};
 use crate::base::{Class, Classify, Entropy, PeerId};
+use crate::crypto::proof::PROOF_BYTES;
+use crate::crypto::{Side, Statement};
+
+pub use gate::{Gate, Lists};
 
 /// Version of this exchange.
 pub const ADMISSION_VERSION: u8 = 1;
@@ -41,55 +47,6 @@ pub enum Denied {
     /// Too many connections.
     #[error("too many connections")]
     Full,
-}
-
-/// Everything a proof is bound to, so that it is of no use anywhere else or again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Session {
-    /// Who opened the connection.
-    pub dialer: PeerId,
-    /// Who accepted it.
-    pub listener: PeerId,
-    /// Random bytes of the dialer.
-    pub dialer_nonce: [u8; 32],
-    /// Random bytes of the listener.
-    pub listener_nonce: [u8; 32],
-    /// Something only the two ends of this very connection can know (a TLS exporter), or a
-    /// constant where the transport has nothing of the kind.
-    pub binding: Vec<u8>,
-}
-
-/// Who proves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// The side that opened the connection.
-    Dialer,
-    /// The side that accepted it.
-    Listener,
-}
-
-/// A message authentication code under the membership secret of an epoch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proof {
-    /// Which secret.
-    pub epoch: u32,
-    /// The code.
-    #[serde(with = "serde_bytes")]
-    pub mac: [u8; 32],
-}
-
-/// What admission needs to know of the network. Implemented above the cryptography.
-pub trait Membership: Send + Sync + 'static {
-    /// The own proof for this session.
-    fn prove(&self, session: &Session, role: Role) -> Proof;
-    /// Whether a proof of the other side is right (compared in constant time).
-    fn verify(&self, session: &Session, role: Role, proof: &Proof) -> bool;
-    /// The own chain of invitations, encoded.
-    fn chain(&self) -> Bytes;
-    /// Checks the chain of `peer`: signatures, expiry, revocations.
-    fn check_chain(&self, peer: &PeerId, chain: &[u8]) -> Result<Admitted, Denied>;
-    /// Whether the lists of the configuration let `peer` in at all.
-    fn may_enter(&self, peer: &PeerId) -> bool;
 }
 
 /// Why an admission failed.
@@ -132,8 +89,9 @@ pub struct Ends {
     /// The other side.
     pub peer: PeerId,
     /// Which side this process is.
-    pub role: Role,
-    /// See [`Session::binding`].
+    pub side: Side,
+    /// What only the two ends of this very connection can know (a TLS exporter), or a constant
+    /// where the transport offers nothing of the kind.
     pub binding: Vec<u8>,
 }
 
@@ -155,7 +113,15 @@ const STEP_VERDICT: u16 = 4;
 struct Nonce {
     version: u8,
     #[serde(with = "serde_bytes")]
-    nonce: [u8; 32],
+    nonce: [u8; PROOF_BYTES],
+}
+
+#[derive(Serialize, Deserialize)]
+struct Proof {
+    /// Of the membership secret.
+    epoch: u32,
+    #[serde(with = "serde_bytes")]
+    mac: [u8; PROOF_BYTES],
 }
 
 #[derive(Serialize, Deserialize)]
@@ -181,7 +147,7 @@ struct Verdict {
 pub async fn admit<S, T, R>(
     stream: &mut S,
     ends: &Ends,
-    membership: &dyn Membership,
+    gate: &Gate,
     entropy: &Entropy,
     record: Bytes,
     room: R,
@@ -190,107 +156,57 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     R: FnOnce() -> Result<T, Denied>,
 {
-    if !membership.may_enter(&ends.peer) {
-        return Err(AdmissionError::Denied(Denied::Listed));
-    }
-    let mut exchange = Exchange { stream };
+    gate.may_enter(&ends.peer).map_err(AdmissionError::Denied)?;
+    let mut exchange = Exchange {
+        stream,
+        ends,
+        gate,
+        own_nonce: entropy.array(),
+        peer_nonce: [0; PROOF_BYTES],
+    };
     let own_chain = Chain {
-        chain: membership.chain(),
+        chain: gate.chain(),
         record,
     };
-    let nonce: [u8; 32] = entropy.array();
-    let own_nonce = Nonce {
-        version: ADMISSION_VERSION,
-        nonce,
-    };
-    match ends.role {
-        Role::Dialer => {
-            exchange.send(STEP_NONCE, &own_nonce).await?;
-            let theirs = exchange.nonce().await?;
-            let session = ends.session(nonce, theirs);
-            let proof = membership.prove(&session, Role::Dialer);
-            exchange.send(STEP_PROOF, &proof).await?;
-            let proof = exchange.receive(STEP_PROOF).await?;
-            if !membership.verify(&session, Role::Listener, &proof) {
-                return Err(AdmissionError::Denied(Denied::Stranger));
+    let chain: Chain;
+    let judged;
+    match ends.side {
+        Side::Dialer => {
+            exchange.send_nonce().await?;
+            exchange.receive_nonce().await?;
+            exchange.send_proof().await?;
+            exchange.receive_proof().await?;
+            chain = exchange.receive(STEP_CHAIN).await?;
+            judged = exchange.judge(&chain, room);
+            exchange.send_verdict(&judged).await?;
+            if judged.is_ok() {
+                exchange.send(STEP_CHAIN, &own_chain).await?;
+                exchange.receive_verdict().await?;
             }
-            let chain: Chain = exchange.receive(STEP_CHAIN).await?;
-            let judged = judge(membership, ends, &chain, room);
-            exchange.verdict(&judged).await?;
-            let (admitted, place) = judged?;
-            exchange.send(STEP_CHAIN, &own_chain).await?;
-            exchange.welcome().await?;
-            Ok((
-                Greeted {
-                    admitted,
-                    record: chain.record,
-                },
-                place,
-            ))
         }
-        Role::Listener => {
-            let theirs = exchange.nonce().await?;
-            exchange.send(STEP_NONCE, &own_nonce).await?;
-            let session = ends.session(theirs, nonce);
-            let proof = exchange.receive(STEP_PROOF).await?;
-            if !membership.verify(&session, Role::Dialer, &proof) {
-                return Err(AdmissionError::Denied(Denied::Stranger));
-            }
-            let proof = membership.prove(&session, Role::Listener);
-            exchange.send(STEP_PROOF, &proof).await?;
+        Side::Listener => {
+            exchange.receive_nonce().await?;
+            exchange.send_nonce().await?;
+            exchange.receive_proof().await?;
+            exchange.send_proof().await?;
             exchange.send(STEP_CHAIN, &own_chain).await?;
-            exchange.welcome().await?;
-            let chain: Chain = exchange.receive(STEP_CHAIN).await?;
-            let judged = judge(membership, ends, &chain, room);
-            exchange.verdict(&judged).await?;
-            let (admitted, place) = judged?;
-            Ok((
-                Greeted {
-                    admitted,
-                    record: chain.record,
-                },
-                place,
-            ))
+            exchange.receive_verdict().await?;
+            chain = exchange.receive(STEP_CHAIN).await?;
+            judged = exchange.judge(&chain, room);
+            exchange.send_verdict(&judged).await?;
         }
     }
-}
-
-fn judge<T>(
-    membership: &dyn Membership,
-    ends: &Ends,
-    chain: &Chain,
-    room: impl FnOnce() -> Result<T, Denied>,
-) -> Result<(Admitted, T), AdmissionError> {
-    let admitted = membership.check_chain(&ends.peer, &chain.chain);
-    let judged = admitted.and_then(|admitted| Ok((admitted, room()?)));
-    judged.map_err(AdmissionError::Denied)
-}
-
-impl Ends {
-    /// The session, from the own nonce and that of the peer.
-    fn session(&self, own_nonce: [u8; 32], peer_nonce: [u8; 32]) -> Session {
-        let binding = self.binding.clone();
-        match self.role {
-            Role::Dialer => Session {
-                dialer: self.own,
-                listener: self.peer,
-                dialer_nonce: own_nonce,
-                listener_nonce: peer_nonce,
-                binding,
-            },
-            Role::Listener => Session {
-                dialer: self.peer,
-                listener: self.own,
-                dialer_nonce: peer_nonce,
-                listener_nonce: own_nonce,
-                binding,
-            },
-        }
-    }
+    let (admitted, place) = judged.map_err(AdmissionError::Denied)?;
+    let record = chain.record;
+    Ok((Greeted { admitted, record }, place))
 }
 
 struct Exchange<'a, S> {
     stream: &'a mut S,
+    ends: &'a Ends,
+    gate: &'a Gate,
+    own_nonce: [u8; PROOF_BYTES],
+    peer_nonce: [u8; PROOF_BYTES],
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
@@ -325,27 +241,66 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
         wire::decode(&meta, HELLO_META_MAX_BYTES).map_err(|source| malformed(step, source))
     }
 
-    async fn nonce(&mut self) -> Result<[u8; 32], AdmissionError> {
+    async fn send_nonce(&mut self) -> Result<(), AdmissionError> {
+        let nonce = Nonce {
+            version: ADMISSION_VERSION,
+            nonce: self.own_nonce,
+        };
+        self.send(STEP_NONCE, &nonce).await
+    }
+
+    async fn receive_nonce(&mut self) -> Result<(), AdmissionError> {
         let Nonce { version, nonce } = self.receive(STEP_NONCE).await?;
+        self.peer_nonce = nonce;
         if version == ADMISSION_VERSION {
-            Ok(nonce)
+            Ok(())
         } else {
             Err(AdmissionError::Version(version))
         }
     }
 
-    async fn verdict<T>(
-        &mut self,
-        judged: &Result<T, AdmissionError>,
-    ) -> Result<(), AdmissionError> {
-        let denied = match judged {
-            Err(AdmissionError::Denied(reason)) => Some(*reason),
-            _ => None,
+    async fn send_proof(&mut self) -> Result<(), AdmissionError> {
+        let (epoch, mac) = self.gate.prove(&Statement {
+            side: self.ends.side,
+            binding: &self.ends.binding,
+            prover: self.ends.own,
+            verifier: self.ends.peer,
+            prover_nonce: self.own_nonce,
+            verifier_nonce: self.peer_nonce,
+        });
+        self.send(STEP_PROOF, &Proof { epoch, mac }).await
+    }
+
+    async fn receive_proof(&mut self) -> Result<(), AdmissionError> {
+        let Proof { epoch, mac } = self.receive(STEP_PROOF).await?;
+        let statement = Statement {
+            side: self.ends.side.other(),
+            binding: &self.ends.binding,
+            prover: self.ends.peer,
+            verifier: self.ends.own,
+            prover_nonce: self.peer_nonce,
+            verifier_nonce: self.own_nonce,
         };
+        self.gate
+            .check_proof(epoch, &statement, &mac)
+            .map_err(AdmissionError::Denied)
+    }
+
+    fn judge<T>(
+        &self,
+        chain: &Chain,
+        room: impl FnOnce() -> Result<T, Denied>,
+    ) -> Result<(Admitted, T), Denied> {
+        let admitted = self.gate.check_chain(&self.ends.peer, &chain.chain)?;
+        Ok((admitted, room()?))
+    }
+
+    async fn send_verdict<T>(&mut self, judged: &Result<T, Denied>) -> Result<(), AdmissionError> {
+        let denied = judged.as_ref().err().copied();
         self.send(STEP_VERDICT, &Verdict { denied }).await
     }
 
-    async fn welcome(&mut self) -> Result<(), AdmissionError> {
+    async fn receive_verdict(&mut self) -> Result<(), AdmissionError> {
         let verdict: Verdict = self.receive(STEP_VERDICT).await?;
         verdict
             .denied

@@ -74,7 +74,12 @@ fn a_full_pool_refuses_and_keeps_nothing_of_what_it_refused() {
     for number in 0..64u64 {
         let file = net.dir.path().join(format!("file-{number}"));
         random_file(&file, 16 << 20, 100 + number);
-        let output = net.cairn(0).args(["-q", "put"]).arg(&file).output().unwrap();
+        let output = net
+            .cairn(0)
+            .args(["-q", "put"])
+            .arg(&file)
+            .output()
+            .unwrap();
         for peer in &net.peers {
             let used = allocated(&peer.data_dir);
             assert!(used <= 64 << 20, "{used} bytes are more than the quota");

@@ -3,10 +3,15 @@
 mod cli;
 mod config;
 mod content;
+mod crash;
 mod dag;
+mod devnet;
 mod layering;
 mod net;
+mod netns;
 mod node;
 mod placement;
 mod pure;
 mod store;
+mod support;
+mod swarm;

@@ -60,7 +60,10 @@ impl Lan {
             )));
             assert!(ip(&format!("-n {hub} link set port{at} master br0 up")));
             assert!(ip(&format!("-n {name} link set lo up")));
-            assert!(ip(&format!("-n {name} addr add 10.77.0.{}/24 dev eth0", at + 1)));
+            assert!(ip(&format!(
+                "-n {name} addr add 10.77.0.{}/24 dev eth0",
+                at + 1
+            )));
             assert!(ip(&format!("-n {name} link set eth0 up")));
         }
         Some(lan)

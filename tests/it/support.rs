@@ -185,9 +185,9 @@ impl Devnet {
         let Ok(value) = serde_json::from_slice::<Value>(&output.stdout) else {
             return 0;
         };
-        value["peers"]
-            .as_array()
-            .map_or(0, |peers| peers.iter().filter(|p| p["live"] == true).count())
+        value["peers"].as_array().map_or(0, |peers| {
+            peers.iter().filter(|p| p["live"] == true).count()
+        })
     }
 
     /// Puts `path` at peer `at`; the link.
@@ -287,7 +287,10 @@ pub fn make_tree(root: &Path, files: usize, seed: u64) {
         let mode = [0o644, 0o600, 0o755, 0o400][entropy.below(4) as usize];
         std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("a mode");
         let time = std::time::UNIX_EPOCH
-            + Duration::new(entropy.below(2_000_000_000), entropy.below(1_000_000_000) as u32);
+            + Duration::new(
+                entropy.below(2_000_000_000),
+                entropy.below(1_000_000_000) as u32,
+            );
         let file = std::fs::File::open(&path).expect("the file opens");
         file.set_modified(time).expect("a time");
         last = Some(path);

@@ -64,7 +64,6 @@ struct State {
     closing: bool,
     goodbye_said: bool,
     goodbye_heard: bool,
-    overrun: bool,
     end: Option<LinkEnd>,
 }
 
@@ -126,8 +125,6 @@ pub(super) enum AtRest {
     Wait,
     /// Everything is said and answered, by both sides.
     Finished,
-    /// The peer asks and does not read.
-    Overrun,
 }
 
 type PendingAnswer = oneshot::Receiver<Result<Response, NetError>>;
@@ -304,12 +301,21 @@ impl Shared {
             state.inbound.remove(&id);
             // Bounded like the bare frames: the peer sends requests and does not read answers.
             if state.small.len() >= CONTROL_FRAMES_MAX {
-                state.overrun = true;
+                drop(state);
+                return self.break_off();
             } else {
                 state.small.push_back(frame);
             }
         }
         self.work.notify_one();
+    }
+
+    /// The peer asks and asks, and does not read the answers.
+    fn break_off(&self) {
+        let reason = "it asks and does not read the answers";
+        let end = LinkEnd::Protocol(reason.to_owned());
+        self.lock().end.get_or_insert(end);
+        self.aborted.cancel();
     }
 
     /// The peer no longer wants the answer to its request.
@@ -386,9 +392,6 @@ impl Shared {
     /// What the writer does when it has nothing to write.
     pub(super) fn at_rest(&self) -> AtRest {
         let mut state = self.lock();
-        if state.overrun {
-            return AtRest::Overrun;
-        }
         let has_work = !(state.control.is_empty()
             && state.small.is_empty()
             && state.bulk.is_empty()
@@ -413,8 +416,12 @@ impl Shared {
     // Life and death.
 
     pub(super) fn push_pong(&self, id: u64) {
-        self.lock().push_control(Header::bare(Kind::Pong, id));
-        self.work.notify_one();
+        let fits = self.lock().push_control(Header::bare(Kind::Pong, id));
+        if fits {
+            self.work.notify_one();
+        } else {
+            self.break_off();
+        }
     }
 
     pub(super) fn send_ping(&self) {
@@ -522,11 +529,12 @@ impl State {
         false
     }
 
-    fn push_control(&mut self, header: Header) {
-        if self.control.len() >= CONTROL_FRAMES_MAX {
-            self.overrun = true;
-        } else {
+    /// Whether there was room.
+    fn push_control(&mut self, header: Header) -> bool {
+        let fits = self.control.len() < CONTROL_FRAMES_MAX;
+        if fits {
             self.control.push_back(header);
         }
+        fits
     }
 }

@@ -1,5 +1,6 @@
 //! The writing task of a link: small messages first, then one segment of a payload.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -31,21 +32,7 @@ where
         finished: Vec::new(),
     };
     let outcome = writer.run().await;
-    outcome.map_err(|stop| match stop {
-        Stop::Io(error) => LinkEnd::Lost(error.to_string()),
-        Stop::Overrun => LinkEnd::Protocol("it asks and does not read the answers".to_owned()),
-    })
-}
-
-enum Stop {
-    Io(std::io::Error),
-    Overrun,
-}
-
-impl From<std::io::Error> for Stop {
-    fn from(error: std::io::Error) -> Self {
-        Stop::Io(error)
-    }
+    outcome.map_err(|error| LinkEnd::Lost(error.to_string()))
 }
 
 struct Writer<W> {
@@ -58,7 +45,7 @@ struct Writer<W> {
 }
 
 impl<W: AsyncWrite + Unpin> Writer<W> {
-    async fn run(&mut self) -> Result<(), Stop> {
+    async fn run(&mut self) -> io::Result<()> {
         let mut unflushed = false;
         loop {
             self.collect_answers();
@@ -69,7 +56,6 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             }
             match self.shared.at_rest() {
                 AtRest::More => {}
-                AtRest::Overrun => return Err(Stop::Overrun),
                 _ if unflushed => {
                     self.transport.flush().await?;
                     unflushed = false;
@@ -98,7 +84,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         }
     }
 
-    async fn write_small(&mut self) -> Result<bool, Stop> {
+    async fn write_small(&mut self) -> io::Result<bool> {
         self.shared.take_small(&mut self.buffer, &mut self.finished);
         if self.buffer.is_empty() {
             return Ok(false);
@@ -116,7 +102,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         Ok(true)
     }
 
-    async fn write_segment(&mut self) -> Result<bool, Stop> {
+    async fn write_segment(&mut self) -> io::Result<bool> {
         let transfer = match self.transfer.take() {
             Some(transfer) => Some(transfer),
             None => self.shared.next_bulk().map(|frame| Transfer {

@@ -13,7 +13,10 @@ use super::door::{Door, DoorPolicy};
 use super::gate::Gate;
 
 /// Questions of one look-up under way at once (alpha of the Kademlia paper).
-pub(super) const LOOKUP_PARALLELISM: NonZeroUsize = NonZeroUsize::new(6).unwrap();
+pub(super) const LOOKUP_PARALLELISM: NonZeroUsize = match NonZeroUsize::new(6) {
+    Some(parallelism) => parallelism,
+    None => NonZeroUsize::MIN,
+};
 /// Time after which a look-up ends with what it has.
 pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
 /// Dead connections are noticed after this and [`PING_TIMEOUT`].
@@ -48,8 +51,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new(tag: &[u8]) -> Self {
-        let tag = data_encoding::HEXLOWER.encode(tag);
+    pub(super) fn new(tag: &str) -> Self {
         let name = |what: &str| format!("/cairn/{tag}/{what}/1");
         // The names begin with a slash, the only thing that is checked.
         let protocol = |what| {

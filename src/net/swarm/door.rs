@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Ready, ready};
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -22,6 +24,10 @@ use libp2p::swarm::{
     THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::addresses::from_libp2p;
+use crate::net::admission::Gate;
 
 /// Streams for requests that the far side may hold open on one connection.
 const REQUEST_STREAMS_MAX: usize = 4;
@@ -40,6 +46,8 @@ pub(super) enum Purpose {
 /// Bounds and lists that the door enforces.
 #[derive(Debug, Clone)]
 pub(super) struct DoorPolicy {
+    /// Knows whom the configuration lets in.
+    pub(super) gate: Gate,
     /// Protocol name of [`Purpose::Admission`].
     pub(super) admission: StreamProtocol,
     /// Protocol name of [`Purpose::Requests`].
@@ -50,10 +58,6 @@ pub(super) struct DoorPolicy {
     pub(super) strangers_max: usize,
     /// Connections in all.
     pub(super) connections_max: usize,
-    /// If not empty, nobody else may connect.
-    pub(super) allowed: BTreeSet<PeerId>,
-    /// May never connect.
-    pub(super) denied: BTreeSet<PeerId>,
 }
 
 /// Why the door refused a connection.
@@ -71,14 +75,60 @@ pub(super) enum Refused {
 
 /// Counts an inbound stream as open while it lives.
 #[derive(Debug)]
-pub(super) struct Slot(#[expect(dead_code, reason = "held for its count")] Arc<()>);
+#[must_use]
+pub(super) struct Slot {
+    _counted: Arc<()>,
+}
+
+/// A stream that counts as open while it lives.
+#[derive(Debug)]
+pub(super) struct SlottedStream<S> {
+    stream: S,
+    _slot: Slot,
+}
+
+impl<S> SlottedStream<S> {
+    pub(super) const fn new(stream: S, slot: Slot) -> Self {
+        SlottedStream {
+            stream,
+            _slot: slot,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for SlottedStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for SlottedStream<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
 
 /// What the door reports.
 #[derive(Debug)]
 pub(super) enum DoorEvent {
     /// The far side opened a stream.
     Inbound {
-        peer: PeerId,
         connection: ConnectionId,
         purpose: Purpose,
         stream: Stream,
@@ -86,7 +136,6 @@ pub(super) enum DoorEvent {
     },
     /// A stream that was asked for is open, or could not be opened.
     Outbound {
-        peer: PeerId,
         connection: ConnectionId,
         purpose: Purpose,
         stream: Result<Stream, String>,
@@ -127,9 +176,8 @@ impl Door {
     }
 
     /// Whether the lists let this peer connect at all.
-    pub(super) fn lets_in(&self, peer: &PeerId) -> bool {
-        !self.policy.denied.contains(peer)
-            && (self.policy.allowed.is_empty() || self.policy.allowed.contains(peer))
+    fn lets_in(&self, peer: &PeerId) -> bool {
+        from_libp2p(peer).is_some_and(|peer| self.policy.gate.may_enter(&peer).is_ok())
     }
 
     fn tell(&mut self, peer_id: PeerId, connection: ConnectionId, event: ToDoor) {
@@ -243,20 +291,18 @@ impl NetworkBehaviour for Door {
 
     fn on_connection_handler_event(
         &mut self,
-        peer: PeerId,
+        _peer: PeerId,
         connection: ConnectionId,
         event: THandlerOutEvent<Self>,
     ) {
         let event = match event {
             FromDoor::Inbound(purpose, stream, slot) => DoorEvent::Inbound {
-                peer,
                 connection,
                 purpose,
                 stream,
                 slot,
             },
             FromDoor::Outbound(purpose, stream) => DoorEvent::Outbound {
-                peer,
                 connection,
                 purpose,
                 stream,
@@ -332,7 +378,9 @@ impl Handler {
         };
         // Otherwise the stream is dropped, which resets it.
         if fits {
-            let slot = Slot(Arc::clone(&self.open));
+            let slot = Slot {
+                _counted: Arc::clone(&self.open),
+            };
             self.report(FromDoor::Inbound(purpose, stream, slot));
         }
     }
