@@ -2,6 +2,7 @@
 
 mod cli;
 mod config;
+mod content;
 mod crash;
 mod dag;
 mod devnet;
