@@ -1,1 +1,8 @@
-//! Tests of this area; see the layer of the same name.
+//! Commands as users run them, against a peer whose answers the tests decide.
+
+mod commands;
+mod fake;
+mod get;
+mod put;
+mod session;
+mod socket;
