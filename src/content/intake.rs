@@ -45,10 +45,13 @@ impl PendingExtent {
     }
 }
 
+/// Who waits for a chunk, and where in it their bytes are.
+pub(super) type Waiting = Vec<(Located, u32)>;
+
 /// Submits chunks and hands their references to those who wait for them.
 pub(super) struct InFlight<'a, K: ChunkSink> {
     sink: &'a K,
-    queue: VecDeque<(K::Pending, Vec<(Located, u32)>)>,
+    queue: VecDeque<(K::Pending, Waiting)>,
 }
 
 impl<'a, K: ChunkSink> InFlight<'a, K> {
@@ -59,16 +62,8 @@ impl<'a, K: ChunkSink> InFlight<'a, K> {
         }
     }
 
-    pub const fn sink(&self) -> &'a K {
-        self.sink
-    }
-
     /// Submits a chunk; each of `waiting` gets the reference with its own offset.
-    pub async fn submit(
-        &mut self,
-        chunk: Bytes,
-        waiting: Vec<(Located, u32)>,
-    ) -> Result<(), ContentError> {
+    pub async fn submit(&mut self, chunk: Bytes, waiting: Waiting) -> Result<(), ContentError> {
         let pending = self.sink.submit(chunk).await?;
         self.queue.push_back((pending, waiting));
         self.harvest()

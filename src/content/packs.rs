@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::error::ContentError;
 use super::extents_in::{SmallFile, extents_of};
-use super::intake::{InFlight, Located, PendingExtent};
+use super::intake::{InFlight, Located, PendingExtent, Waiting as Members};
 use super::seam::ChunkSink;
 use crate::base::Pools;
 use crate::chunk::{ChunkSizes, Packer, pack_mark};
@@ -29,12 +29,12 @@ struct Open {
     sizes: ChunkSizes,
     packer: Packer,
     buffer: BytesMut,
-    members: Vec<(Located, u32)>,
+    members: Members,
     /// Age of its first file.
     since: u64,
 }
 
-type Pack = (Bytes, Vec<(Located, u32)>);
+type Pack = (Bytes, Members);
 
 /// Packs small files in the order in which they come.
 pub(super) struct Packs {

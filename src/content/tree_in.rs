@@ -12,7 +12,7 @@ use super::seam::ChunkSink;
 use super::tree_nodes::{Event, NodeWriter, TreeNodes};
 use crate::base::limits::TREE_DEPTH_MAX;
 use crate::chunk::ChunkSizes;
-use crate::dag::directory::printable;
+use crate::dag::directory::{check_meta, check_name, printable};
 use crate::dag::{Entry, EntryKind, Meta, Root, TreeTotals};
 
 /// So many links and directories may be met before what can be written is written.
@@ -108,6 +108,10 @@ impl<K: ChunkSink> TreeIn<'_, K> {
                 let why = "entries must ascend by name, each once";
                 return Err(self.refuse_entry(&name, why));
             }
+            // Also what only a sender of another make could send.
+            if let Err(why) = check_name(&name) {
+                return Err(self.refuse_entry(&name, why));
+            }
             parent.last.clone_from(&name);
         } else if !name.is_empty() || !matches!(kind, HeadKind::Directory { .. }) {
             return Err(self.refuse("a tree begins with its root, a directory without name"));
@@ -119,6 +123,7 @@ impl<K: ChunkSink> TreeIn<'_, K> {
             .await?;
         let entry = match kind {
             HeadKind::File { meta, .. } => {
+                check_meta(&meta).map_err(|why| self.refuse_entry(&name, why))?;
                 self.totals.files += 1;
                 self.file = Some(OpenFile {
                     name,
@@ -142,7 +147,6 @@ impl<K: ChunkSink> TreeIn<'_, K> {
             }
         };
         let entry = Entry { name, kind: entry };
-        // Also what only a sender of another make could send.
         if entry.check().is_err() {
             return Err(self.refuse_entry(&entry.name, "a name or target that cannot be stored"));
         }
@@ -154,6 +158,7 @@ impl<K: ChunkSink> TreeIn<'_, K> {
         if self.open.len() > TREE_DEPTH_MAX {
             return Err(self.refuse_entry(&name, "directories nested too deep"));
         }
+        check_meta(&meta).map_err(|why| self.refuse_entry(&name, why))?;
         if !self.open.is_empty() {
             self.totals.directories += 1;
         }

@@ -133,14 +133,14 @@ impl Layout {
             .first_chunk::<PREFIX_BYTES>()
             .ok_or(SealError::Truncated)?;
         let sealed_header_len = Self::sealed_header_len(*prefix)?;
-        let table = sealed
+        let (table, tag) = sealed
             .get(PREFIX_BYTES..sealed_header_len)
+            .and_then(|table| table.split_last_chunk())
             .ok_or(SealError::Truncated)?;
-        let mut header = vec![0; sealed_header_len - TAG_BYTES];
-        let (clear, opened) = header.split_at_mut(PREFIX_BYTES);
-        clear.copy_from_slice(prefix);
+        let mut header = [prefix, table].concat();
+        let opened = header.get_mut(PREFIX_BYTES..).unwrap_or_default();
         cipher
-            .open(TABLE_NONCE, prefix, table, opened)
+            .open(TABLE_NONCE, prefix, opened, *tag)
             .map_err(|_| SealError::Authentication)?;
         Self::decode(&header)
     }

@@ -22,7 +22,6 @@ use crate::content::{
 };
 use crate::crypto::ConvergenceSecret;
 use crate::dag::{Link, Root};
-use crate::store::RealDisk;
 
 impl Backend for Node {
     fn status(&self) -> Answer<'_, Status> {
@@ -136,14 +135,8 @@ impl Node {
         let bytes = match request.quota_bytes {
             Some(bytes) => bytes,
             None => {
-                let dir = inner.options.data_dir.clone();
-                inner
-                    .blocks
-                    .pools()
-                    .disk
-                    .run(move || quota::auto_bytes(&RealDisk::open(&dir)?))
-                    .await
-                    .map_err(|error| AdminError::of(&error))?
+                let usage = inner.store.usage();
+                quota::half(usage.disk_free, usage.allocated)
             }
         };
         let setting = match request.quota_bytes {

@@ -2,6 +2,7 @@
 
 mod cli;
 mod config;
+mod content;
 mod crash;
 mod dag;
 mod devnet;
@@ -9,6 +10,7 @@ mod layering;
 mod net;
 mod netns;
 mod node;
+mod peers;
 mod placement;
 mod pure;
 mod store;
