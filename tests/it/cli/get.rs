@@ -275,7 +275,9 @@ fn errors_on_the_way_leave_nothing_and_keep_their_exit_code() {
             assert!(left_in(&peer).is_empty(), "{:?}", left_in(&peer));
         }
         // What came before the error was verified, so it may be shown.
-        let output = run(peer.cairn().args(["get", &format!("cairn:{name}")]), code);
+        let mut to_stdout = peer.cairn();
+        to_stdout.args(["--json", "get", &format!("cairn:{name}")]);
+        let output = run(&mut to_stdout, code);
         assert_eq!(text(&output.stdout), "some");
     }
     let output = run(

@@ -329,6 +329,14 @@ fn a_refusal_is_exit_code_4_with_its_hint() {
 }
 
 #[test]
+fn a_refusal_does_not_wait_for_an_input_that_never_comes() {
+    let peer = FakePeer::start();
+    *peer.fake.refusal.lock().unwrap() = Some(AdminError::refused("full"));
+    let (reader, _writer) = std::io::pipe().unwrap();
+    run(peer.cairn().args(["put", "-"]).stdin(reader), 4);
+}
+
+#[test]
 fn ctrl_c_ends_a_put_and_the_peer_forgets_it() {
     let peer = FakePeer::start();
     let mut child = peer
