@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::rows::Totals;
 
 /// Bytes that a block's row may take in the index file, with half-empty pages and their copies.
-pub(super) const BLOCK_ROW_COST: u64 = 320;
+pub(super) const BLOCK_ROW_COST: u64 = 220;
 /// Likewise for one member of a claim.
-pub(super) const MEMBER_ROW_COST: u64 = 240;
+pub(super) const MEMBER_ROW_COST: u64 = 160;
 /// The index file before it has rows, and what a flush needs besides.
 const INDEX_BASE: u64 = 1 << 20;
 /// Extent tables and blocks that are begun.

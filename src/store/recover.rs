@@ -126,12 +126,15 @@ pub(super) fn open(
 
 fn settle(engine: &mut Engine) -> Result<(), OpenError> {
     let result = engine.flush().and_then(|()| engine.remove_empty());
-    result.map_err(|fail| match fail {
-        Fail::Index(IndexError::Io(error)) => OpenError::Io {
-            what: "writing the index".to_owned(),
-            error,
+    result.map_err(|fail| OpenError::Io {
+        what: "bringing the index up to date".to_owned(),
+        error: match fail {
+            Fail::Index(IndexError::Io(error)) => error,
+            Fail::Index(error) => io::Error::other(error),
+            Fail::Broken(why) => io::Error::other(why),
+            Fail::Full => io::ErrorKind::StorageFull.into(),
+            Fail::Refused(error) => io::Error::other(error),
         },
-        other => OpenError::Unusable(format!("bringing the index up to date: {other:?}")),
     })
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairnfs::base::worker::{Next, Worker};
-use cairnfs::base::{BlockId, ClaimId, Clock, Entropy, IndexSet};
+use cairnfs::base::{BlockId, ClaimId, Class, Classify, Clock, Entropy, IndexSet, Pools};
 use cairnfs::erasure::VerifiedShard;
 use cairnfs::store::mem_disk::Crash;
 use cairnfs::store::{Disk, MemDisk, Store, StoreError, StoreOptions};
@@ -226,6 +226,23 @@ impl World {
         );
     }
 
+    /// Opens what a crash left; now and then the power fails again while it does.
+    async fn reopen(&self, mut disk: MemDisk) -> (MemDisk, Store) {
+        loop {
+            if self.entropy.below(3) == 0 {
+                disk.power_off_at(self.entropy.below(20));
+            }
+            let medium: Arc<dyn Disk> = Arc::new(disk.clone());
+            let opened = Store::open(medium, tiny(), Pools::inline(), self.clock.clone()).await;
+            disk.power_off_at(u64::MAX);
+            match opened {
+                Ok((store, _)) => return (disk, store),
+                Err(error) => assert_eq!(error.class(), Class::Retry, "{error}"),
+            }
+            disk = disk.crash_image(&Crash::seeded(self.entropy.below(8)));
+        }
+    }
+
     fn renumber(&mut self, id: ClaimId) {
         for number in &mut self.numbers {
             if *number == id.number {
@@ -341,8 +358,7 @@ async fn run(seed: u64, steps: usize, crash_every: u64) {
         if world.entropy.below(4) == 0 {
             let _ = image.remove("store/index.redb");
         }
-        disk = image;
-        (store, _) = open(Arc::new(disk.clone()), tiny(), &clock).await;
+        (disk, store) = world.reopen(image).await;
         // Blocks of a claim that was released are let go soon after, not at once.
         store.flush_index().await.unwrap();
         // The claims of one sweep expire one by one.
