@@ -1,3 +1,5 @@
+//! Tests of `net::admission`.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
