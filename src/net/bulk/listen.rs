@@ -2,14 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsStream;
+use tokio_rustls::rustls::{Connection, ServerConnection};
 
+use super::session::establish;
 use super::strangers::Stranger;
-use super::stream::{ReadAhead, prepare};
-use super::{BulkError, BulkPlane, peer_of};
+use super::stream::prepare;
+use super::{BulkError, BulkPlane};
 use crate::crypto::Side;
 use crate::net::mux::Link;
 
@@ -66,11 +68,9 @@ impl BulkPlane {
     ) -> Result<Link, BulkError> {
         let exchange = async {
             prepare(&stream)?;
-            let accepted = self.inner.acceptor.accept(ReadAhead::new(stream)).await?;
-            let peer = peer_of(accepted.get_ref().1.peer_certificates());
-            let peer = peer.ok_or(BulkError::NoPeer)?;
-            let stream = TlsStream::Server(accepted);
-            self.admit(stream, peer, Side::Listener, address).await
+            let connection = ServerConnection::new(Arc::clone(&self.inner.server))?;
+            let session = establish(stream, Connection::Server(connection)).await?;
+            self.admit(session, Side::Listener, address).await
         };
         let outcome = tokio::select! {
             biased;

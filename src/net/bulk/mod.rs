@@ -6,6 +6,8 @@
 
 mod dial;
 mod listen;
+mod record;
+mod session;
 mod strangers;
 mod stream;
 
@@ -16,10 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio_rustls::rustls;
-use tokio_rustls::{TlsAcceptor, TlsStream};
+use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,13 +30,11 @@ use super::mux::Link;
 use super::swarm::tls::{PeerTls, TlsError, peer_of};
 use crate::base::{Class, Classify, Entropy, Limits, PeerId};
 use crate::crypto::{Side, SigningKey};
+use session::Session;
 use strangers::Strangers;
-use stream::ReadAhead;
 
 /// Application protocol of the TLS handshake.
 pub const BULK_PROTOCOL: &[u8] = b"cairn-bulk/1";
-/// Label of the exporter that a membership proof is bound to.
-const EXPORTER_LABEL: &[u8] = b"EXPORTER-cairn-bulk-1";
 /// Peers whose addresses are kept.
 const ADDRESS_BOOK_MAX: usize = 65_536;
 
@@ -109,7 +107,7 @@ struct Inner {
     config: BulkConfig,
     own: PeerId,
     tls: PeerTls,
-    acceptor: TlsAcceptor,
+    server: Arc<ServerConfig>,
     strangers: Strangers,
     addresses: Mutex<BTreeMap<PeerId, Addresses>>,
     stopped: CancellationToken,
@@ -135,12 +133,12 @@ impl BulkPlane {
     /// If no certificate can be made.
     pub fn new(config: BulkConfig) -> Result<BulkPlane, TlsError> {
         let tls = PeerTls::new(&config.device, BULK_PROTOCOL)?;
-        let acceptor = TlsAcceptor::from(Arc::new(tls.server()?));
+        let server = Arc::new(tls.server()?);
         Ok(BulkPlane {
             inner: Arc::new(Inner {
                 own: config.device.peer(),
                 tls,
-                acceptor,
+                server,
                 strangers: Strangers::default(),
                 addresses: Mutex::default(),
                 stopped: CancellationToken::new(),
@@ -185,13 +183,17 @@ impl BulkPlane {
     /// Admission, and then the link.
     async fn admit(
         &self,
-        mut stream: TlsStream<ReadAhead<TcpStream>>,
-        peer: PeerId,
+        session: Session,
         side: Side,
         address: SocketAddr,
     ) -> Result<Link, BulkError> {
         let config = &self.inner.config;
-        let binding = binding_of(&stream)?;
+        let Session {
+            peer,
+            binding,
+            mut opening,
+            mut sealing,
+        } = session;
         let ends = Ends {
             own: self.inner.own,
             peer,
@@ -203,6 +205,7 @@ impl BulkPlane {
             true => Ok(()),
             false => Err(Denied::Full),
         };
+        let mut stream = tokio::io::join(&mut opening, &mut sealing);
         let admission = admit(
             &mut stream,
             &ends,
@@ -216,28 +219,14 @@ impl BulkPlane {
             Side::Dialer => self.inner.own,
             Side::Listener => peer,
         };
+        let path = Path::Bulk(address);
         let link = config
             .links
-            .attach(peer, Path::Bulk(address), dialer, stream)?;
+            .attach_halves(peer, path, dialer, opening, sealing)?;
         self.seen_at(peer, address.ip());
         // Whoever listens asks for what it missed.
         let _ = config.greeted.try_send((peer, greeted));
         Ok(link)
-    }
-}
-
-/// Bytes that only the two ends of this session know.
-fn binding_of(stream: &TlsStream<ReadAhead<TcpStream>>) -> Result<Vec<u8>, rustls::Error> {
-    let binding = vec![0u8; 32];
-    match stream {
-        TlsStream::Client(stream) => {
-            let session = stream.get_ref().1;
-            session.export_keying_material(binding, EXPORTER_LABEL, None)
-        }
-        TlsStream::Server(stream) => {
-            let session = stream.get_ref().1;
-            session.export_keying_material(binding, EXPORTER_LABEL, None)
-        }
     }
 }
 
@@ -257,3 +246,6 @@ impl Connector for BulkPlane {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
