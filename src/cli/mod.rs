@@ -39,8 +39,8 @@ use self::signals::Interrupt;
 use crate::admin::AdminError;
 use crate::config::{Config, Environment, LogLevel, Paths};
 
-pub use peer::PeerLauncher;
 pub use launch::{Launch, LaunchOptions, Running};
+pub use peer::PeerLauncher;
 
 /// How long threads that wait for a disk or a terminal hold up the end of the process.
 const THREADS_GRACE: Duration = Duration::from_millis(200);

@@ -140,7 +140,8 @@ fn row(layer: &str) -> Option<usize> {
 
 #[test]
 fn paths_are_found_in_every_form() {
-    let code = "use crate::base::Clock;\nuse crate::{net::{a, b}, store, };\nlet x = crate::dag::y;";
+    let code =
+        "use crate::base::Clock;\nuse crate::{net::{a, b}, store, };\nlet x = crate::dag::y;";
     let found: Vec<String> = crate_paths(code).into_iter().collect();
     assert_eq!(found, ["base", "dag", "net", "store"]);
 }
@@ -284,6 +285,9 @@ fn only_the_features_of_tests_can_inject_faults() {
     let has_switch = |bytes: &[u8]| bytes.windows(11).any(|part| part == b"CAIRN_FAULT");
     assert!(!has_switch(&plain), "the plain binary has the switch");
     if cfg!(feature = "testkit") {
-        assert!(has_switch(&faulty), "the search finds the switch where it is");
+        assert!(
+            has_switch(&faulty),
+            "the search finds the switch where it is"
+        );
     }
 }
