@@ -1,6 +1,7 @@
 //! Commands as users run them, against a peer whose answers the tests decide.
 
 mod commands;
+mod devnet;
 mod fake;
 mod get;
 mod put;

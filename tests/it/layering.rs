@@ -28,7 +28,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("redb", &["store/tables.rs"]),
     ("reed_solomon_erasure", &["erasure/reed_solomon.rs"]),
     ("rusty_erasure", &["erasure/simd.rs"]),
-    ("ring", &["crypto/"]),
+    // The second is the provider of TLS.
+    ("aws_lc_rs", &["crypto/", "net/swarm/tls.rs"]),
     ("ed25519_dalek", &["crypto/"]),
     ("argon2", &["crypto/"]),
     ("zstd", &["crypto/"]),
