@@ -128,29 +128,12 @@ impl Links {
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
-        let (reader, writer) = tokio::io::split(stream);
-        self.attach_halves(peer, path, dialer, reader, writer)
-    }
-
-    /// As [`Links::attach`], for a connection whose two directions are independent.
-    pub fn attach_halves<R, W>(
-        &self,
-        peer: PeerId,
-        path: Path,
-        dialer: PeerId,
-        reader: R,
-        writer: W,
-    ) -> Result<Link, AttachError>
-    where
-        R: AsyncRead + Send + Unpin + 'static,
-        W: AsyncWrite + Send + Unpin + 'static,
-    {
         let replaced;
         let link;
         {
             let mut table = self.lock();
             table.may_attach(&peer, path, dialer, Instant::now())?;
-            link = Link::start(peer, path, reader, writer, self.inner.context.clone());
+            link = Link::start(peer, path, stream, self.inner.context.clone());
             replaced = table.insert(link.clone(), dialer, Instant::now());
         }
         for old in replaced {

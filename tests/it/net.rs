@@ -140,7 +140,7 @@ async fn a_peer_with_another_key_is_not_the_peer() {
     let network = Network::found(1);
     let (a, b) = (network.peer().await, network.peer().await);
     let outcome = a.plane.connect_to(PeerId([3; 32]), &[b.address]).await;
-    assert!(matches!(outcome, Err(BulkError::Tls(_))));
+    assert!(matches!(outcome, Err(BulkError::Io(_))));
     assert!(b.links.connected().is_empty());
 }
 

@@ -7,10 +7,9 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConnection, Connection};
+use tokio_rustls::{TlsConnector, TlsStream};
 
-use super::session::establish;
-use super::stream::prepare;
+use super::stream::{ReadAhead, prepare};
 use super::{BulkError, BulkPlane};
 use crate::base::PeerId;
 use crate::crypto::Side;
@@ -51,12 +50,12 @@ impl BulkPlane {
         let attempt = async {
             let (stream, address) = first_of(addresses).await?;
             prepare(&stream)?;
-            let config = Arc::new(self.inner.tls.client(peer)?);
+            let connector = TlsConnector::from(Arc::new(self.inner.tls.client(peer)?));
             // Not sent: the peer is known by its key.
             let name = ServerName::IpAddress(address.ip().into());
-            let connection = ClientConnection::new(config, name)?;
-            let session = establish(stream, Connection::Client(connection)).await?;
-            self.admit(session, Side::Dialer, address).await
+            let connected = connector.connect(name, ReadAhead::new(stream)).await?;
+            let stream = TlsStream::Client(connected);
+            self.admit(stream, peer, Side::Dialer, address).await
         };
         tokio::select! {
             biased;

@@ -2,16 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::rustls::{Connection, ServerConnection};
+use tokio_rustls::TlsStream;
 
-use super::session::establish;
 use super::strangers::Stranger;
-use super::stream::prepare;
-use super::{BulkError, BulkPlane};
+use super::stream::{ReadAhead, prepare};
+use super::{BulkError, BulkPlane, peer_of};
 use crate::crypto::Side;
 use crate::net::mux::Link;
 
@@ -68,9 +66,11 @@ impl BulkPlane {
     ) -> Result<Link, BulkError> {
         let exchange = async {
             prepare(&stream)?;
-            let connection = ServerConnection::new(Arc::clone(&self.inner.server))?;
-            let session = establish(stream, Connection::Server(connection)).await?;
-            self.admit(session, Side::Listener, address).await
+            let accepted = self.inner.acceptor.accept(ReadAhead::new(stream)).await?;
+            let peer = peer_of(accepted.get_ref().1.peer_certificates());
+            let peer = peer.ok_or(BulkError::NoPeer)?;
+            let stream = TlsStream::Server(accepted);
+            self.admit(stream, peer, Side::Listener, address).await
         };
         let outcome = tokio::select! {
             biased;

@@ -6,8 +6,6 @@
 
 mod dial;
 mod listen;
-mod record;
-mod session;
 mod strangers;
 mod stream;
 
@@ -18,8 +16,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::rustls;
+use tokio_rustls::{TlsAcceptor, TlsStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,11 +30,13 @@ use super::mux::Link;
 use super::swarm::tls::{PeerTls, TlsError, peer_of};
 use crate::base::{Class, Classify, Entropy, Limits, PeerId};
 use crate::crypto::{Side, SigningKey};
-use session::Session;
 use strangers::Strangers;
+use stream::ReadAhead;
 
 /// Application protocol of the TLS handshake.
 pub const BULK_PROTOCOL: &[u8] = b"cairn-bulk/1";
+/// Label of the exporter that a membership proof is bound to.
+const EXPORTER_LABEL: &[u8] = b"EXPORTER-cairn-bulk-1";
 /// Peers whose addresses are kept.
 const ADDRESS_BOOK_MAX: usize = 65_536;
 
@@ -107,7 +109,7 @@ struct Inner {
     config: BulkConfig,
     own: PeerId,
     tls: PeerTls,
-    server: Arc<ServerConfig>,
+    acceptor: TlsAcceptor,
     strangers: Strangers,
     addresses: Mutex<BTreeMap<PeerId, Addresses>>,
     stopped: CancellationToken,
@@ -133,12 +135,12 @@ impl BulkPlane {
     /// If no certificate can be made.
     pub fn new(config: BulkConfig) -> Result<BulkPlane, TlsError> {
         let tls = PeerTls::new(&config.device, BULK_PROTOCOL)?;
-        let server = Arc::new(tls.server()?);
+        let acceptor = TlsAcceptor::from(Arc::new(tls.server()?));
         Ok(BulkPlane {
             inner: Arc::new(Inner {
                 own: config.device.peer(),
                 tls,
-                server,
+                acceptor,
                 strangers: Strangers::default(),
                 addresses: Mutex::default(),
                 stopped: CancellationToken::new(),
@@ -183,17 +185,13 @@ impl BulkPlane {
     /// Admission, and then the link.
     async fn admit(
         &self,
-        session: Session,
+        mut stream: TlsStream<ReadAhead<TcpStream>>,
+        peer: PeerId,
         side: Side,
         address: SocketAddr,
     ) -> Result<Link, BulkError> {
         let config = &self.inner.config;
-        let Session {
-            peer,
-            binding,
-            mut opening,
-            mut sealing,
-        } = session;
+        let binding = binding_of(&stream)?;
         let ends = Ends {
             own: self.inner.own,
             peer,
@@ -205,7 +203,6 @@ impl BulkPlane {
             true => Ok(()),
             false => Err(Denied::Full),
         };
-        let mut stream = tokio::io::join(&mut opening, &mut sealing);
         let admission = admit(
             &mut stream,
             &ends,
@@ -219,14 +216,28 @@ impl BulkPlane {
             Side::Dialer => self.inner.own,
             Side::Listener => peer,
         };
-        let path = Path::Bulk(address);
         let link = config
             .links
-            .attach_halves(peer, path, dialer, opening, sealing)?;
+            .attach(peer, Path::Bulk(address), dialer, stream)?;
         self.seen_at(peer, address.ip());
         // Whoever listens asks for what it missed.
         let _ = config.greeted.try_send((peer, greeted));
         Ok(link)
+    }
+}
+
+/// Bytes that only the two ends of this session know.
+fn binding_of(stream: &TlsStream<ReadAhead<TcpStream>>) -> Result<Vec<u8>, rustls::Error> {
+    let binding = vec![0u8; 32];
+    match stream {
+        TlsStream::Client(stream) => {
+            let session = stream.get_ref().1;
+            session.export_keying_material(binding, EXPORTER_LABEL, None)
+        }
+        TlsStream::Server(stream) => {
+            let session = stream.get_ref().1;
+            session.export_keying_material(binding, EXPORTER_LABEL, None)
+        }
     }
 }
 
@@ -246,6 +257,3 @@ impl Connector for BulkPlane {
         })
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -70,12 +70,13 @@ pub struct Link {
 impl Link {
     /// Starts a link over an authenticated and admitted connection to `peer`.
     ///
-    /// Must be called within a tokio runtime.
-    pub fn start<R, W>(peer: PeerId, path: Path, reader: R, writer: W, context: LinkContext) -> Link
+    /// Must be called within a tokio runtime. Any bytes the transport has buffered must still be
+    /// readable from `stream`.
+    pub fn start<S>(peer: PeerId, path: Path, stream: S, context: LinkContext) -> Link
     where
-        R: AsyncRead + Send + Unpin + 'static,
-        W: AsyncWrite + Send + Unpin + 'static,
+        S: AsyncRead + AsyncWrite + Send + 'static,
     {
+        let (reader, writer) = tokio::io::split(stream);
         let shared = Arc::new(Shared::new(peer, path, context));
         let supervisor = keeper::supervise(Arc::clone(&shared), reader, writer);
         shared.context.tasks.spawn(supervisor);

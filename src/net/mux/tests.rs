@@ -37,8 +37,7 @@ fn context(limits: Limits, throttle: Throttle) -> (LinkContext, mpsc::Receiver<I
 
 fn end(peer: PeerId, stream: DuplexStream, limits: Limits, throttle: Throttle) -> End {
     let (context, inbound) = context(limits, throttle);
-    let (reader, writer) = tokio::io::split(stream);
-    let link = Link::start(peer, Path::Memory, reader, writer, context.clone());
+    let link = Link::start(peer, Path::Memory, stream, context.clone());
     End {
         link,
         inbound,
@@ -632,8 +631,7 @@ async fn a_payload_waits_for_memory_and_is_refused_in_time() {
     let a = end(B, stream_a, Limits::default(), Throttle::unlimited());
     let (mut context, mut inbound) = context(Limits::default(), Throttle::unlimited());
     context.budget = PayloadBudget::new(1 << 20);
-    let (reader, writer) = tokio::io::split(stream_b);
-    let _b = Link::start(A, Path::Memory, reader, writer, context);
+    let _b = Link::start(A, Path::Memory, stream_b, context);
     let ask = |len| {
         let link = a.link.clone();
         tokio::spawn(async move { link.request(&store(len), soon()).await })

@@ -85,7 +85,6 @@ impl PeerTls {
         config.alpn_protocols = vec![self.protocol.clone()];
         config.resumption = rustls::client::Resumption::disabled();
         config.enable_sni = false;
-        config.enable_secret_extraction = true;
         Ok(config)
     }
 
@@ -98,7 +97,6 @@ impl PeerTls {
         config.alpn_protocols = vec![self.protocol.clone()];
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        config.enable_secret_extraction = true;
         Ok(config)
     }
 }
