@@ -390,7 +390,10 @@ impl Placing {
     /// Lets the statistics know who keeps this stripe waiting.
     fn note_lag(&self) {
         for (_, peer, since) in &self.pending {
-            self.session.blocks.stats.lags(peer, Work::Store, since.elapsed());
+            self.session
+                .blocks
+                .stats
+                .lags(peer, Work::Store, since.elapsed());
         }
     }
 

@@ -46,9 +46,7 @@ impl Node {
             .blocks
             .pools()
             .cpu
-            .run(move || {
-                seal_container(&backup, &request.passphrase, Cost::default(), &entropy)
-            })
+            .run(move || seal_container(&backup, &request.passphrase, Cost::default(), &entropy))
             .await
             .map_err(|error| AdminError::of(&error))?;
         let mut text = format!("{HEADING}\n");
@@ -95,7 +93,10 @@ pub async fn import(
 
 fn open(text: &str, passphrase: &str) -> Result<Backup, AdminError> {
     let not_one = || AdminError::usage("this is not a key backup");
-    let body = text.trim_start().strip_prefix(HEADING).ok_or_else(not_one)?;
+    let body = text
+        .trim_start()
+        .strip_prefix(HEADING)
+        .ok_or_else(not_one)?;
     let packed: String = body.split_whitespace().collect();
     let sealed = BASE64
         .decode(packed.as_bytes())

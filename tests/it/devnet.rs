@@ -104,7 +104,9 @@ fn a_full_pool_refuses_and_keeps_nothing_of_what_it_refused() {
         assert!(output.stdout == std::fs::read(file).unwrap());
     }
     // What the refused put had placed is released, and its space comes back.
-    wait_until("the refused put is cleaned up", Duration::from_secs(30), || {
-        net.used_bytes() <= used_before + (2 << 20)
-    });
+    wait_until(
+        "the refused put is cleaned up",
+        Duration::from_secs(30),
+        || net.used_bytes() <= used_before + (2 << 20),
+    );
 }

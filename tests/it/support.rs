@@ -180,7 +180,9 @@ impl Devnet {
         (0..self.peers.len())
             .map(|at| {
                 let status = json(&run(self.cairn(at).args(["--json", "status"]), 0));
-                status["storage"]["used_bytes"].as_u64().expect("used_bytes")
+                status["storage"]["used_bytes"]
+                    .as_u64()
+                    .expect("used_bytes")
             })
             .sum()
     }

@@ -237,7 +237,14 @@ async fn a_restarted_peer_finds_the_others_by_their_records() {
     let network = swarm::start(again, ends, Clock::system(), Entropy::seeded(1), pools)
         .await
         .unwrap();
-    let back = || second.handle.members().list.iter().all(|m| m.state.is_live());
+    let back = || {
+        second
+            .handle
+            .members()
+            .list
+            .iter()
+            .all(|m| m.state.is_live())
+    };
     assert!(within(SECOND * 15, back).await);
     let answer = second.handle.request(first.own, have(), SECOND * 5).await;
     assert!(answer.is_ok(), "{answer:?}");

@@ -1,4 +1,4 @@
-//! Admission between two ends, honest and hostile.
+//! Tests of `net::admission`.
 
 use std::collections::BTreeSet;
 

@@ -1,3 +1,5 @@
+//! Tests of `net::mux`.
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -396,12 +396,7 @@ async fn run(
 
     let (listening_tx, listening_rx) = watch::channel(swarm.addresses);
     let (offers_tx, offers) = watch::channel(options.offer.clone());
-    let info = announce(
-        &roster,
-        &options.offer,
-        &listening_rx.borrow(),
-        &bulk,
-    );
+    let info = announce(&roster, &options.offer, &listening_rx.borrow(), &bulk);
     let shared = Shared {
         own,
         credentials: options.credentials,
