@@ -1,5 +1,7 @@
 //! Sealing and opening chunks, next to the primitives they are made of.
 
+#![allow(clippy::unwrap_used)]
+
 use std::hint::black_box;
 
 use cairnfs::base::Entropy;

@@ -36,7 +36,7 @@ impl Cutter {
     pub fn new(sizes: ChunkSizes) -> Self {
         let bits = sizes.stride().ilog2() as usize;
         // Round to the nearest power in the logarithm: 1.5 * 2^n counts as 2^(n+1).
-        let bits = bits + usize::from(sizes.stride() >> (bits - 1) & 1);
+        let bits = bits + (sizes.stride() >> (bits - 1) & 1);
         let last = MASKS.len() - 2;
         Cutter {
             sizes,

@@ -75,9 +75,8 @@ pub async fn import(
     let backup = tokio::task::spawn_blocking(move || open(&sealed, &passphrase))
         .await
         .map_err(|error| AdminError::failed(error.to_string()))??;
-    let identity = match Identity::decode(&backup.identity).map_err(NodeError::from)? {
-        Some(identity) => identity,
-        None => return Err(AdminError::failed("the identity in the backup is damaged")),
+    let Some(identity) = Identity::decode(&backup.identity).map_err(NodeError::from)? else {
+        return Err(AdminError::failed("the identity in the backup is damaged"));
     };
     restore_list(&options, &backup.puts).await?;
     // Last: until then the import can simply be done again.

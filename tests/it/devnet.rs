@@ -77,6 +77,7 @@ fn a_full_pool_refuses_and_keeps_nothing_of_what_it_refused() {
     for number in 0..64u64 {
         let file = net.dir.path().join(format!("file-{number}"));
         random_file(&file, 16 << 20, 100 + number);
+        used_before = net.used_bytes();
         let output = net
             .cairn(0)
             .args(["-q", "put"])

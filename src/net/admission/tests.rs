@@ -1,4 +1,4 @@
-//! Tests of `net::admission`.
+//! Admission between two ends, honest and hostile.
 
 use std::collections::BTreeSet;
 

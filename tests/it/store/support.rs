@@ -90,3 +90,17 @@ pub(crate) fn scale() -> u32 {
     let scale = std::env::var("CAIRN_TEST_SCALE").ok();
     scale.and_then(|scale| scale.parse().ok()).unwrap_or(1)
 }
+
+/// A shard with these bytes.
+pub(crate) fn carrying(bytes: Vec<u8>) -> VerifiedShard {
+    let data = Bytes::from(bytes);
+    let header = StripeHeader {
+        codec: CodecId::ReedSolomon,
+        profile: EcProfile::new(1, 0).unwrap(),
+        sealed_len: data.len() as u32,
+        shard_len: data.len() as u32,
+        shard_hashes: vec![ShardHash(*blake3::hash(&data).as_bytes())],
+    };
+    let encoded = Bytes::from(header.encode());
+    VerifiedShard::verify(StripeHeader::address(&encoded), 0, encoded, data).unwrap()
+}
