@@ -222,7 +222,7 @@ fn an_unreadable_file_in_the_middle_is_named_and_nothing_is_kept() {
     make_tree(&root, 100, 7);
     let secret = root.join("file-0-secret");
     std::fs::write(&secret, "secret").unwrap();
-    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o000)).unwrap();
     // Root reads everything: become somebody else, to whom the socket is opened.
     let mut command = peer.cairn();
     if rustix::process::geteuid().is_root() {
