@@ -432,9 +432,10 @@ impl Placing {
 
     fn demanded(&self) -> usize {
         let options = &self.session.options;
+        let live = self.ranked.live().filter(|peer| !self.gone.contains(peer));
         options
             .survive
-            .unwrap_or_else(|| placement::promised(options.profile, self.ranked.live().count()))
+            .unwrap_or_else(|| placement::promised(options.profile, live.count()))
     }
 
     /// Whether what is placed is what was demanded.
