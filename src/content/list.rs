@@ -57,10 +57,7 @@ impl<S: ChunkSource> TreeView<S> {
 
     /// The entry at `path`: names joined by `/`, empty ones and `.` left out; `None` for the root.
     pub async fn entry(&mut self, path: &[u8]) -> Result<Option<Entry<NodeAt>>, ContentError> {
-        let mut names = path
-            .split(|byte| *byte == b'/')
-            .filter(is_step)
-            .peekable();
+        let mut names = path.split(|byte| *byte == b'/').filter(is_step).peekable();
         let mut entries = self.root.entries;
         while let Some(name) = names.next() {
             let found = match entries {
@@ -150,4 +147,3 @@ impl<S: ChunkSource> TreeView<S> {
 fn is_step(name: &&[u8]) -> bool {
     !name.is_empty() && *name != b"."
 }
-
