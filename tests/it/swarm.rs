@@ -1,5 +1,6 @@
 //! Real swarms in one process, over loopback.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use cairnfs::net::admission::Lists;
 use cairnfs::net::credentials::Credentials;
 use cairnfs::net::swarm::{self, NetOptions, Network};
 use cairnfs::net::{Inbound, NetError, NetHandle, Offer, Reach, Request, Response};
+use cairnfs::placement::candidates::{distance, peer_point, point};
 use tokio::sync::mpsc;
 
 const SECOND: Duration = Duration::from_secs(1);
