@@ -1,3 +1,31 @@
+//! Ranking of one group in networks of several sizes.
+
+use std::hint::black_box;
+
+use cairnfs::base::{EcProfile, Group, PeerId};
+use cairnfs::placement::{Cluster, Offering, assign};
 use criterion::Criterion;
 
-pub fn benches(_criterion: &mut Criterion) {}
+fn cluster(count: u64) -> Cluster {
+    Cluster::new((0..count).map(|tag| Offering {
+        peer: PeerId(*blake3::hash(&tag.to_le_bytes()).as_bytes()),
+        capacity_bytes: (1 + tag % 9) << 30,
+        zone: format!("zone{}", tag % 20),
+    }))
+}
+
+pub fn benches(criterion: &mut Criterion) {
+    let mut bench = criterion.benchmark_group("placement");
+    for count in [6, 60, 60_000] {
+        let cluster = cluster(count);
+        let mut group = 0u16;
+        bench.bench_function(format!("rank and assign, {count} peers"), |b| {
+            b.iter(|| {
+                group = group.wrapping_add(1);
+                let ranked = cluster.rank(Group(group));
+                black_box(assign(&ranked, |_| true, EcProfile::DEFAULT))
+            });
+        });
+    }
+    bench.finish();
+}

@@ -1,2 +1,121 @@
 //! The conductor: the one place where the order of seal, code, place, send, fetch, verify and open
 //! is written.
+//!
+//! Knows nothing of files, directories or links: it turns a chunk into a [`crate::base::BlockRef`] and back.
+
+mod candidates;
+mod claims;
+mod error;
+mod fetch;
+mod health;
+mod peers;
+mod place;
+mod serve;
+mod shared;
+mod upload;
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use claims::ClaimSettler;
+pub use error::{GetError, PutError};
+pub use health::BlockHealth;
+pub use peers::PeerStats;
+pub use serve::{ServeOptions, serve};
+pub use upload::{PendingRef, Upload, UploadOptions, UploadReport};
+
+use crate::base::{Clock, Limits, Pools};
+use crate::net::NetHandle;
+use crate::store::{Store, StoreError};
+
+/// Uploads, downloads and their book-keeping for one peer. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Blocks(Arc<Inner>);
+
+/// What [`Blocks`] is built from.
+#[derive(Debug)]
+pub struct Parts {
+    /// The own shard store.
+    pub store: Store,
+    /// The network.
+    pub net: NetHandle,
+    /// Where hashing, ciphers and coding run.
+    pub pools: Pools,
+    /// Wall clock, for expiry times.
+    pub clock: Clock,
+    /// Bounds.
+    pub limits: Limits,
+    /// How long a read waits for peers that are away.
+    pub fetch_timeout: Duration,
+}
+
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct Inner {
+    store: Store,
+    net: NetHandle,
+    pools: Pools,
+    clock: Clock,
+    limits: Limits,
+    fetch_timeout: Duration,
+    stats: PeerStats,
+    candidates: candidates::Cache,
+    counter: claims::Counter,
+    shared: shared::SharedReads,
+}
+
+impl Deref for Blocks {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Blocks {
+    /// Opens the conductor: recovers the claims of uploads that a crash interrupted.
+    pub async fn open(parts: Parts) -> Result<Self, StoreError> {
+        let blocks = Blocks(Arc::new(Inner {
+            store: parts.store,
+            net: parts.net,
+            pools: parts.pools,
+            clock: parts.clock,
+            limits: parts.limits,
+            fetch_timeout: parts.fetch_timeout,
+            stats: PeerStats::default(),
+            candidates: candidates::Cache::default(),
+            counter: claims::Counter::default(),
+            shared: shared::SharedReads::default(),
+        }));
+        let interrupted = blocks.recover_claims().await?;
+        if interrupted > 0 {
+            tracing::info!(interrupted, "releasing uploads that were interrupted");
+        }
+        Ok(blocks)
+    }
+
+    /// The bounds in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The pools in use.
+    pub fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    /// The own store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The network.
+    pub fn net(&self) -> &NetHandle {
+        &self.net
+    }
+
+    /// Experience with other peers.
+    pub fn peer_stats(&self) -> &PeerStats {
+        &self.stats
+    }
+}

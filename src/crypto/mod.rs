@@ -1,3 +1,41 @@
 //! Sealing chunks, keys, signatures, invitations.
 //!
 //! Pure functions over bytes; knows nothing of chunk borders, codes, disk or network.
+
+mod aead;
+mod compress;
+pub mod keys;
+pub mod layout;
+pub mod member;
+pub mod passphrase;
+pub mod proof;
+pub mod seal;
+pub mod sign;
+pub mod ticket;
+
+pub use keys::{ConvergenceSecret, NetworkSecrets};
+pub use layout::Layout;
+pub use member::{Membership, MembershipChain, Terms};
+pub use proof::{Side, Statement};
+pub use seal::{SealError, Sealed, open, open_frames, seal, sealed_len_max};
+pub use sign::{Purpose, Signature, SigningKey};
+pub use ticket::{Contact, Ticket};
+
+#[cfg(test)]
+mod testing {
+    //! How many random cases the property tests of this layer try.
+
+    use proptest::prelude::ProptestConfig;
+
+    /// `base` cases, times `CAIRN_TEST_SCALE`.
+    pub(super) fn cases(base: u32) -> ProptestConfig {
+        let scale = std::env::var("CAIRN_TEST_SCALE")
+            .ok()
+            .and_then(|text| text.parse::<u32>().ok())
+            .unwrap_or(1);
+        ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::with_cases(base.saturating_mul(scale))
+        }
+    }
+}

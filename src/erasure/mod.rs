@@ -2,6 +2,17 @@
 //!
 //! Pure functions over bytes; knows nothing of plaintext, keys, disk or network.
 
+pub mod codec;
+pub mod encode;
+pub mod join;
+mod reed_solomon;
+mod simd;
 pub mod stripe;
 
+pub use codec::ErasureCodec;
+pub use encode::{EncodedStripe, encode_stripe, encode_stripe_with, stripe_capacity};
+pub use join::{join, join_with, rebuild, rebuild_with};
 pub use stripe::{CodecId, StripeError, StripeHeader, VerifiedShard};
+
+#[cfg(test)]
+mod laws;

@@ -58,12 +58,16 @@ pub enum StripeError {
         /// Shards needed.
         need: usize,
     },
+    /// The codec refused what was checked before: an error of this program.
+    #[error("erasure codec: {0}")]
+    Codec(String),
 }
 
 impl Classify for StripeError {
     fn class(&self) -> Class {
         match self {
             StripeError::NotEnough { .. } => Class::Missing,
+            StripeError::Codec(_) => Class::Bug,
             _ => Class::Corrupt,
         }
     }

@@ -16,6 +16,9 @@ pub enum NetError {
     /// No connection, and none could be made.
     #[error("peer {0} cannot be reached")]
     Unreachable(PeerId),
+    /// No member answered at an address.
+    #[error("no member of this network answers at {0}")]
+    NoAnswer(String),
     /// The deadline passed.
     #[error("peer {0} did not answer in time")]
     Timeout(PeerId),

@@ -1,3 +1,18 @@
 //! Which peers hold which shards: computed from the member list, recorded nowhere.
 //!
-//! Pure functions over values.
+//! Pure functions over values; knows nothing of connections, disks or block contents. The chain
+//! is [`candidates`] (which 40 members), [`hrw`] (how well each of them suits a group),
+//! [`holders`] (in which order they are asked, and who gets which shard) and [`happiness`] (what
+//! loss that survives). [`Cluster`] does the first three for a whole member list.
+
+pub mod candidates;
+pub mod cluster;
+pub mod happiness;
+pub mod holders;
+pub mod hrw;
+
+pub use candidates::{closest, distance, group_key, peer_point, point};
+pub use cluster::{Cluster, Offering};
+pub use happiness::{promised, survives};
+pub use holders::{Candidate, assign, rank};
+pub use hrw::{hash01, median_capacity, score, weight};

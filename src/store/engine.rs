@@ -227,10 +227,10 @@ impl Engine {
         result?;
         for work in group {
             match work {
-                Work::Rebuild(generation) => {
-                    if *generation == self.shared.generation.load(Ordering::Acquire) {
-                        self.rebuild("a reader found it damaged")?;
-                    }
+                Work::Rebuild(generation)
+                    if *generation == self.shared.generation.load(Ordering::Acquire) =>
+                {
+                    self.rebuild("a reader found it damaged")?;
                 }
                 Work::Flush => {
                     self.try_flush()?;

@@ -22,7 +22,7 @@ use super::disk::{Disk, DiskEntry, DiskFile};
 use super::error::OpenError;
 
 /// The file whose lock means that the directory is in use.
-const LOCK_NAME: &str = "lock";
+const LOCK_NAME: &str = "store.lock";
 /// `writev` takes at most this many parts at once (IOV_MAX of Linux).
 const PARTS_MAX: usize = 1024;
 /// Directories nest at most so deep below the data directory.

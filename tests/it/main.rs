@@ -1,9 +1,25 @@
 //! Tests without a mount, with no sockets but loopback.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    missing_docs
+)]
+
 mod cli;
 mod config;
+mod content;
+mod crash;
+mod dag;
+mod devnet;
 mod layering;
 mod net;
+mod netns;
 mod node;
+mod peers;
+mod placement;
 mod pure;
 mod store;
+mod support;
+mod swarm;

@@ -1,0 +1,60 @@
+//! What a running peer can be asked, declared here and implemented by the composition root.
+
+use std::io;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::Stream;
+
+use super::error::AdminError;
+use super::types::{
+    GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
+    KeyExported, LinkRequest, Listed, LsEntry, LsRequest, PeerInfo, PutRequest, PutResult,
+    QuotaInfo, SetQuota, Stat, Status,
+};
+
+/// Bytes of a body, in pieces of any size. It ends with an error if its other end broke off.
+pub type ByteStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// Values one after the other; an error is the last.
+pub type ItemStream<T> = Pin<Box<dyn Stream<Item = Result<T, AdminError>> + Send>>;
+
+/// A download that was found.
+pub struct Download {
+    /// What is known before its first byte.
+    pub head: GetHead,
+    /// Frames of content; errors on the way are frames too.
+    pub body: ByteStream,
+}
+
+/// The answer of a call.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, AdminError>>;
+
+/// A peer, as its control API sees it. Dropping a call's future gives the call up.
+pub trait Backend: Send + Sync + 'static {
+    /// How this peer is.
+    fn status(&self) -> Answer<'_, Status>;
+    /// The members it knows, itself first.
+    fn peers(&self) -> Answer<'_, Vec<PeerInfo>>;
+    /// What it stores and may store.
+    fn quota(&self) -> Answer<'_, QuotaInfo>;
+    /// Changes the quota, at once and for later starts.
+    fn set_quota(&self, request: SetQuota) -> Answer<'_, QuotaInfo>;
+    /// Makes a ticket; the first one founds the network if there is none.
+    fn invite(&self, request: InviteRequest) -> Answer<'_, Invited>;
+    /// Joins the network of a ticket.
+    fn join(&self, request: JoinRequest) -> Answer<'_, Joined>;
+    /// Stores what `body` (frames) says.
+    fn put(&self, request: PutRequest, body: ByteStream) -> Answer<'_, PutResult>;
+    /// Brings back what a link names.
+    fn get(&self, request: GetRequest) -> Answer<'_, Download>;
+    /// The entries of a directory of a tree.
+    fn ls(&self, request: LsRequest) -> Answer<'_, ItemStream<LsEntry>>;
+    /// How much of a link's data is there now.
+    fn stat(&self, request: LinkRequest) -> Answer<'_, Stat>;
+    /// What this peer has put, oldest first.
+    fn list(&self) -> Answer<'_, ItemStream<Listed>>;
+    /// Identity, secrets and list, sealed with a passphrase.
+    fn key_export(&self, request: KeyExportRequest) -> Answer<'_, KeyExported>;
+}

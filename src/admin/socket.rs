@@ -1,0 +1,74 @@
+//! A Unix socket in a directory of any depth.
+//!
+//! The kernel takes socket paths of at most 107 bytes, so the directory is opened first and the
+//! path goes through its descriptor.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, fchmod, open, unlinkat};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+};
+use tokio::net::{UnixListener, UnixStream};
+
+/// Name of the socket within a data directory.
+pub const SOCKET_NAME: &str = "control.sock";
+/// Longest path that `sockaddr_un` takes, without its final zero.
+const SUN_PATH_MAX: usize = 107;
+const BACKLOG: i32 = 64;
+
+fn open_dir(dir: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(open(dir, flags, Mode::empty())?)
+}
+
+/// The socket's path; through `/proc` only where the plain one is too long.
+fn socket_path(dir: &Path, opened: &OwnedFd) -> PathBuf {
+    let plain = dir.join(SOCKET_NAME);
+    if plain.as_os_str().len() <= SUN_PATH_MAX {
+        return plain;
+    }
+    PathBuf::from(format!(
+        "/proc/self/fd/{}/{SOCKET_NAME}",
+        opened.as_raw_fd()
+    ))
+}
+
+/// Listens in `dir`. A socket left by a dead process is replaced: the caller holds the lock.
+pub(super) fn listen_in(dir: &Path) -> io::Result<UnixListener> {
+    let opened = open_dir(dir)?;
+    remove_from(&opened)?;
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    // Before `bind`, so that the file never has a wider mode.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &SocketAddrUnix::new(socket_path(dir, &opened))?)?;
+    listen(&socket, BACKLOG)?;
+    UnixListener::from_std(socket.into())
+}
+
+/// Connects to the process that listens in `dir`.
+pub(super) async fn connect_in(dir: &Path) -> io::Result<UnixStream> {
+    let opened = open_dir(dir)?;
+    let stream = UnixStream::connect(socket_path(dir, &opened)).await;
+    drop(opened);
+    stream
+}
+
+/// Removes the socket from `dir`, if there is one.
+pub(super) fn remove_in(dir: &Path) -> io::Result<()> {
+    remove_from(&open_dir(dir)?)
+}
+
+fn remove_from(dir: &OwnedFd) -> io::Result<()> {
+    match unlinkat(dir, SOCKET_NAME, AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,370 @@
+//! The JSON of the control API. Fields are only ever added.
+
+use serde::{Deserialize, Serialize};
+
+use super::error::AdminError;
+
+/// What answers on the socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Version of the program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// `cairn status`
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// This peer's id.
+    pub peer: String,
+    /// Version of its program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its data directory.
+    pub data_dir: String,
+    /// The network it belongs to; none before the first invite or join.
+    pub network: Option<String>,
+    /// Addresses it listens on, of both planes.
+    pub addresses: Vec<String>,
+    /// Its failure domain.
+    pub zone: String,
+    /// Whether it was admitted by a storage-only ticket.
+    pub storage_only: bool,
+    /// Milliseconds since it was started.
+    pub uptime_ms: u64,
+    /// Members known, itself included.
+    pub members: u32,
+    /// Members connected, itself not included.
+    pub connected: u32,
+    /// What it stores.
+    pub storage: QuotaInfo,
+    /// Its background jobs.
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// One background job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its name.
+    pub name: String,
+    /// What it is doing.
+    pub status: String,
+}
+
+/// `cairn quota`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct QuotaInfo {
+    /// Most bytes that the data directory may occupy.
+    pub quota_bytes: u64,
+    /// Whether the quota follows the free space of the disk.
+    pub auto: bool,
+    /// Bytes that the data directory occupies.
+    pub used_bytes: u64,
+    /// Bytes that intake may still take.
+    pub free_bytes: u64,
+    /// Bytes of the disk that are left free whatever the quota says.
+    pub reserve_free_bytes: u64,
+    /// Whether it stores for other peers.
+    pub offer: bool,
+    /// Why nothing is taken in now; none while intake is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intake_stopped: Option<String>,
+}
+
+/// A new quota.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetQuota {
+    /// Bytes; none: half of the free space.
+    pub quota_bytes: Option<u64>,
+}
+
+/// One line of `cairn peers`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// Who.
+    pub peer: String,
+    /// `own`, `connected`, `idle` or `away`.
+    pub state: String,
+    /// Whether it can be used now.
+    #[serde(default)]
+    pub live: bool,
+    /// The transport in use: `bulk`, `tcp`, `quic` or `memory`; none if not connected.
+    pub path: Option<String>,
+    /// Since when it is away, in ms since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away_since_ms: Option<u64>,
+    /// Addresses it announced, of both planes.
+    pub addresses: Vec<String>,
+    /// Bytes it offers; 0: stores for nobody.
+    pub capacity_bytes: u64,
+    /// Of which free.
+    pub free_bytes: u64,
+    /// Its failure domain.
+    pub zone: String,
+    /// Whether it was admitted by a storage-only ticket.
+    pub storage_only: bool,
+    /// Version of its program.
+    pub version: String,
+    /// Round-trip time of small requests, in ms.
+    pub rtt_ms: Option<f64>,
+}
+
+/// `cairn invite`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct InviteRequest {
+    /// Whether who joins holds no convergence secret.
+    pub storage_only: bool,
+    /// How long the ticket is good for; none: the default.
+    pub expires_ms: Option<u64>,
+}
+
+/// A ticket to hand to another machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Invited {
+    /// The ticket.
+    pub ticket: String,
+    /// When it ceases to be good, in ms since 1970.
+    pub expires_ms: u64,
+    /// Whether who joins with it holds no convergence secret.
+    pub storage_only: bool,
+}
+
+/// `cairn join`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// What `invite` printed on the other machine.
+    pub ticket: String,
+}
+
+/// The network joined.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Joined {
+    /// Its id.
+    pub network: String,
+    /// Members met, this peer included.
+    pub members: u32,
+    /// Whether this peer holds no convergence secret.
+    pub storage_only: bool,
+}
+
+/// What a link names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Bytes.
+    #[default]
+    File,
+    /// A directory tree.
+    Tree,
+}
+
+/// `cairn put`: what is known before the bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PutRequest {
+    /// The name to show in `list`; no part of the link.
+    pub name: String,
+    /// Whether the body is one file or a tree.
+    pub kind: Kind,
+    /// Redundancy as `4+2`; none: as configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redundancy: Option<String>,
+    /// Peers whose loss it must survive, or else fail; none: what the redundancy promises over
+    /// the peers that are live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub survive: Option<u32>,
+    /// Whether to seal under a random secret, so that nobody can confirm a guess.
+    pub private: bool,
+}
+
+/// What `put` stored.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PutResult {
+    /// What brings it back.
+    pub link: String,
+    /// File or tree.
+    pub kind: Kind,
+    /// Bytes taken in.
+    pub size_bytes: u64,
+    /// Bytes that all its shards occupy, wherever they are.
+    pub stored_bytes: u64,
+    /// Of which were not there before.
+    pub new_bytes: u64,
+    /// Number of blocks.
+    pub blocks: u64,
+    /// Any so many peers may be lost.
+    pub survives: u32,
+    /// Peers that hold a part.
+    pub peers: u32,
+    /// Peers whose loss its redundancy survives once there are enough peers.
+    pub promised: u32,
+    /// How long it took, in ms.
+    pub duration_ms: u64,
+}
+
+/// `cairn get`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GetRequest {
+    /// What to bring.
+    pub link: String,
+    /// First byte wanted; none: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<u64>,
+    /// Last byte wanted, itself included; none: the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<u64>,
+}
+
+/// What is known of a download before its first byte.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GetHead {
+    /// File or tree.
+    pub kind: Kind,
+    /// Bytes of content to come.
+    pub size_bytes: u64,
+}
+
+/// `cairn ls`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LsRequest {
+    /// The tree.
+    pub link: String,
+    /// Path within it, in hexadecimal since names are bytes; empty: the root.
+    pub path_hex: String,
+}
+
+impl LsRequest {
+    /// Asks for the entries at `path`.
+    pub fn new(link: impl Into<String>, path: &[u8]) -> Self {
+        LsRequest {
+            link: link.into(),
+            path_hex: data_encoding::HEXLOWER.encode(path),
+        }
+    }
+
+    /// The path's bytes; none if they are not hexadecimal.
+    pub fn path(&self) -> Option<Vec<u8>> {
+        data_encoding::HEXLOWER_PERMISSIVE
+            .decode(self.path_hex.as_bytes())
+            .ok()
+    }
+}
+
+/// One entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LsEntry {
+    /// Its name; bytes that are not UTF-8 are replaced.
+    pub name: String,
+    /// Its name in hexadecimal, if it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_hex: Option<String>,
+    /// `file`, `directory`, `symlink` or `hardlink`.
+    pub kind: String,
+    /// Bytes of a file.
+    pub size_bytes: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time, ns since 1970.
+    pub mtime_ns: i64,
+    /// Where a symbolic or hard link points to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+impl LsEntry {
+    /// Sets the name from its bytes.
+    pub fn set_name(&mut self, name: &[u8]) {
+        match std::str::from_utf8(name) {
+            Ok(text) => (self.name, self.name_hex) = (text.to_owned(), None),
+            Err(_) => {
+                self.name = String::from_utf8_lossy(name).into_owned();
+                self.name_hex = Some(data_encoding::HEXLOWER.encode(name));
+            }
+        }
+    }
+}
+
+/// `cairn stat`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stat {
+    /// The link asked about.
+    pub link: String,
+    /// File or tree.
+    pub kind: Kind,
+    /// Bytes of content.
+    pub size_bytes: u64,
+    /// Number of blocks.
+    pub blocks: u64,
+    /// Redundancy, as `4+2`.
+    pub redundancy: String,
+    /// Shards that all blocks have together.
+    pub shards: u64,
+    /// Of which some reachable peer holds.
+    pub shards_present: u64,
+    /// Blocks with fewer reachable shards than it takes to read them.
+    pub unreadable_blocks: u64,
+    /// Any so many peers may be lost from now on; none if it cannot be read as it is.
+    pub survives: Option<u32>,
+    /// Peers that hold a part.
+    pub peers: u32,
+}
+
+/// One line of a listing as it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line<T> {
+    /// One of its items.
+    Item(T),
+    /// Why it ends here.
+    Failed(AdminError),
+}
+
+/// Asks about one link.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LinkRequest {
+    /// The link.
+    pub link: String,
+}
+
+/// One line of `cairn list`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Listed {
+    /// What brings it back.
+    pub link: String,
+    /// Its name when it was put.
+    pub name: String,
+    /// File or tree.
+    pub kind: Kind,
+    /// Bytes of content.
+    pub size_bytes: u64,
+    /// When it was put, ms since 1970.
+    pub put_ms: u64,
+}
+
+/// `cairn key export`
+#[derive(Clone, Serialize, Deserialize)]
+pub struct KeyExportRequest {
+    /// What the export is sealed with.
+    pub passphrase: String,
+}
+
+/// A sealed backup.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct KeyExported {
+    /// Text to keep.
+    pub sealed: String,
+    /// The peer whose identity it has.
+    pub peer: String,
+}
+
+/// What `cairn key import` brought back.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct KeyImported {
+    /// The peer whose identity it has.
+    pub peer: String,
+    /// Its network, if it had one.
+    pub network: Option<String>,
+    /// Number of links of its list.
+    pub links: u64,
+}

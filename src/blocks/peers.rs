@@ -1,0 +1,216 @@
+//! What this peer has learned of the others by using them: how fast they answer, and whom to
+//! leave alone for a while.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::base::PeerId;
+
+/// How long a peer that failed, lied or was full is asked last.
+const PENALTY: Duration = Duration::from_secs(15);
+/// How long a peer that said it is full is not offered shards.
+const FULL_FOR: Duration = Duration::from_secs(30);
+/// Weight of a new sample in the smoothed latency (RFC 6298 uses the same).
+const SMOOTHING: f64 = 0.125;
+/// Weight of a new sample in the smoothed deviation.
+const DEVIATION_SMOOTHING: f64 = 0.25;
+/// Experience older than this says nothing about now.
+const STALE: Duration = Duration::from_secs(60);
+
+/// Bounds of the time after which another peer is asked too.
+const HEDGE_MIN: Duration = Duration::from_millis(40);
+const HEDGE_DEFAULT: Duration = Duration::from_millis(250);
+const HEDGE_MAX: Duration = Duration::from_secs(2);
+
+/// Which kind of request a sample is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Making a shard durable.
+    Store,
+    /// Reading a shard.
+    Fetch,
+}
+
+impl Work {
+    /// A peer whose smoothed latency is above this is slow, whatever the others do.
+    const fn slow_s(self) -> f64 {
+        match self {
+            Work::Store => 1.5,
+            Work::Fetch => 0.7,
+        }
+    }
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Latency {
+    mean_s: f64,
+    deviation_s: f64,
+    at: Option<Instant>,
+}
+
+impl Latency {
+    fn fresh(&self) -> bool {
+        self.at.is_some_and(|at| at.elapsed() < STALE)
+    }
+
+    fn add(&mut self, sample_s: f64) {
+        if self.fresh() {
+            let distance = (sample_s - self.mean_s).abs();
+            self.deviation_s += DEVIATION_SMOOTHING * (distance - self.deviation_s);
+            self.mean_s += SMOOTHING * (sample_s - self.mean_s);
+        } else {
+            self.mean_s = sample_s;
+            self.deviation_s = sample_s / 2.0;
+        }
+        self.at = Some(Instant::now());
+    }
+
+    fn at_least(&mut self, sample_s: f64) {
+        if !self.fresh() {
+            self.mean_s = 0.0;
+            self.deviation_s = 0.0;
+        }
+        if sample_s > self.mean_s {
+            self.mean_s += 0.5 * (sample_s - self.mean_s);
+            self.at = Some(Instant::now());
+        }
+    }
+}
+
+#[derive(Debug, Default, Clone)]
+struct Stats {
+    store: Latency,
+    fetch: Latency,
+    penalty_until: Option<Instant>,
+    full_until: Option<Instant>,
+    lies: u32,
+}
+
+/// Thread-safe table of experience. Never grows beyond the peers that were used.
+#[derive(Debug, Default)]
+pub struct PeerStats(Mutex<BTreeMap<PeerId, Stats>>);
+
+impl PeerStats {
+    fn with<T>(&self, peer: &PeerId, act: impl FnOnce(&mut Stats) -> T) -> T {
+        let mut table = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
+        act(table.entry(*peer).or_default())
+    }
+
+    /// A request took so long and succeeded.
+    pub fn succeeded(&self, peer: &PeerId, work: Work, took: Duration) {
+        self.with(peer, |stats| {
+            stats.latency(work).add(took.as_secs_f64());
+            stats.penalty_until = None;
+        });
+    }
+
+    /// A request has not been answered for so long: the mean is at least that.
+    pub fn lags(&self, peer: &PeerId, work: Work, so_far: Duration) {
+        self.with(peer, |stats| {
+            stats.latency(work).at_least(so_far.as_secs_f64());
+        });
+    }
+
+    /// A request failed: ask this peer last for a while.
+    pub fn failed(&self, peer: &PeerId) {
+        let until = Instant::now() + PENALTY;
+        self.with(peer, |stats| stats.penalty_until = Some(until));
+    }
+
+    /// It sent something that does not verify.
+    pub fn lied(&self, peer: &PeerId) {
+        self.failed(peer);
+        self.with(peer, |stats| stats.lies = stats.lies.saturating_add(1));
+    }
+
+    /// It has no room.
+    pub fn is_full(&self, peer: &PeerId) {
+        let until = Instant::now() + FULL_FOR;
+        self.with(peer, |stats| stats.full_until = Some(until));
+    }
+
+    /// It took something again.
+    pub fn has_room(&self, peer: &PeerId) {
+        self.with(peer, |stats| stats.full_until = None);
+    }
+
+    /// Whether it said lately that it has no room.
+    pub fn said_full(&self, peer: &PeerId) -> bool {
+        let now = Instant::now();
+        self.with(peer, |stats| {
+            stats.full_until.is_some_and(|until| now < until)
+        })
+    }
+
+    /// Whether it failed lately.
+    pub fn is_penalised(&self, peer: &PeerId) -> bool {
+        let now = Instant::now();
+        self.with(peer, |stats| {
+            stats.penalty_until.is_some_and(|until| now < until)
+        })
+    }
+
+    /// Whether waiting for it holds others up.
+    pub fn is_slow(&self, peer: &PeerId, work: Work) -> bool {
+        self.with(peer, |stats| {
+            let latency = stats.latency(work);
+            latency.fresh() && latency.mean_s > work.slow_s()
+        })
+    }
+
+    /// How often it sent something that does not verify.
+    pub fn lies(&self, peer: &PeerId) -> u32 {
+        self.with(peer, |stats| stats.lies)
+    }
+
+    /// After how long without a shard from `peer` another one is asked too.
+    pub fn hedge_after(&self, peer: &PeerId) -> Duration {
+        self.with(peer, |stats| {
+            let latency = stats.latency(Work::Fetch);
+            if latency.fresh() {
+                Duration::from_secs_f64(latency.mean_s + 4.0 * latency.deviation_s)
+                    .clamp(HEDGE_MIN, HEDGE_MAX)
+            } else {
+                HEDGE_DEFAULT
+            }
+        })
+    }
+}
+
+impl Stats {
+    const fn latency(&mut self, work: Work) -> &mut Latency {
+        match work {
+            Work::Store => &mut self.store,
+            Work::Fetch => &mut self.fetch,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn experience_fades_and_accumulates() {
+        let stats = PeerStats::default();
+        let peer = PeerId([1; 32]);
+        assert_eq!(stats.hedge_after(&peer), HEDGE_DEFAULT);
+        for _ in 0..50 {
+            stats.succeeded(&peer, Work::Fetch, Duration::from_millis(2));
+        }
+        assert_eq!(stats.hedge_after(&peer), HEDGE_MIN);
+        assert!(!stats.is_slow(&peer, Work::Fetch));
+        for _ in 0..4 {
+            stats.lags(&peer, Work::Fetch, Duration::from_secs(3));
+        }
+        assert!(stats.is_slow(&peer, Work::Fetch));
+        stats.is_full(&peer);
+        stats.failed(&peer);
+        assert!(stats.said_full(&peer) && stats.is_penalised(&peer));
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert!(!stats.said_full(&peer) && !stats.is_penalised(&peer));
+    }
+}

@@ -1,0 +1,290 @@
+//! One upload: chunks go in, references come out, and in the end all of it is durable or none.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::{Blocks, PutError};
+use crate::base::limits::CHUNK_MAX_BYTES;
+use crate::base::{BlockId, BlockRef, ClaimId, Classify, EcProfile, OwnerId, PeerId};
+use crate::crypto::{self, ConvergenceSecret};
+use crate::erasure::{self, EncodedStripe};
+use crate::store::KvChange;
+
+/// Bytes of shards that may wait for slow peers after the rest of their stripe is placed.
+const STRAGGLER_BYTES: usize = 64 << 20;
+
+/// How an upload is to be stored.
+#[derive(Debug, Clone)]
+pub struct UploadOptions {
+    /// Data and parity shards of each stripe.
+    pub profile: EcProfile,
+    /// Equal secrets give equal content equal addresses.
+    pub secret: ConvergenceSecret,
+    /// Losses each stripe must survive; none: what the profile promises over the peers now live.
+    pub survive: Option<usize>,
+    /// For whom the blocks are kept.
+    pub owner: OwnerId,
+}
+
+/// What an upload achieved.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UploadReport {
+    /// Distinct blocks.
+    pub blocks: u64,
+    /// Bytes of shards that all blocks have in the pool.
+    pub stored_bytes: u64,
+    /// Of which this upload sent, because they were not there.
+    pub new_bytes: u64,
+    /// The least number of peers that may be lost with everything still readable.
+    pub survives: usize,
+    /// Peers that hold shards of it.
+    pub peers: usize,
+}
+
+/// Row changes that become durable together with the completion of an upload.
+pub type ExtraRows = Vec<KvChange>;
+
+/// An upload under way. Dropped without [`Upload::finish`], it is released in the background.
+#[derive(Debug)]
+pub struct Upload {
+    session: Arc<Session>,
+    finished: bool,
+}
+
+/// What the stripes of one upload share.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub blocks: Blocks,
+    pub options: UploadOptions,
+    pub claim: ClaimId,
+    /// Room for stragglers, in bytes.
+    pub stragglers: Arc<Semaphore>,
+    window: Arc<Semaphore>,
+    tasks: TaskTracker,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    seen: BTreeSet<BlockId>,
+    used: BTreeSet<PeerId>,
+    report: UploadReport,
+    survives: Option<usize>,
+    failure: Option<PutError>,
+}
+
+/// Resolves to a chunk's reference once it is sealed (its shards may still be on their way).
+#[derive(Debug)]
+pub struct PendingRef(oneshot::Receiver<Result<BlockRef, PutError>>);
+
+impl Future for PendingRef {
+    type Output = Result<BlockRef, PutError>;
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|received| received.unwrap_or(Err(PutError::Stopped)))
+    }
+}
+
+impl Blocks {
+    /// Begins an upload. Its claim is durable before this returns.
+    pub async fn upload(&self, options: UploadOptions) -> Result<Upload, PutError> {
+        let most = options.profile.parity_shards();
+        if let Some(demanded) = options.survive.filter(|demanded| *demanded > most) {
+            return Err(PutError::Impossible {
+                profile: options.profile,
+                most,
+                demanded,
+            });
+        }
+        let claim = self
+            .open_claim(options.owner)
+            .await
+            .map_err(|error| PutError::Store(error.to_string(), error.class()))?;
+        Ok(Upload {
+            session: Arc::new(Session {
+                blocks: self.clone(),
+                options,
+                claim,
+                stragglers: Arc::new(Semaphore::new(STRAGGLER_BYTES)),
+                window: Arc::new(Semaphore::new(self.limits.upload_window_chunks)),
+                tasks: TaskTracker::new(),
+                state: Mutex::new(State::default()),
+            }),
+            finished: false,
+        })
+    }
+}
+
+impl Upload {
+    /// Takes one chunk of at most `CHUNK_MAX_BYTES`, after waiting for room in the window.
+    ///
+    /// Cancel safe: a cancelled call took nothing. Fails early once any stripe has failed.
+    pub async fn submit(&self, plaintext: Bytes) -> Result<PendingRef, PutError> {
+        if plaintext.len() > CHUNK_MAX_BYTES {
+            return Err(PutError::TooLarge(plaintext.len()));
+        }
+        let session = &self.session;
+        let permit = Arc::clone(&session.window)
+            .acquire_owned()
+            .await
+            .map_err(|_| PutError::Stopped)?;
+        if let Some(failure) = session.state().failure.clone() {
+            return Err(failure);
+        }
+        let (sealed, pending) = oneshot::channel();
+        let task = Arc::clone(session).carry(plaintext, permit, sealed);
+        session.tasks.spawn(task);
+        Ok(PendingRef(pending))
+    }
+
+    /// Waits until every stripe is durable at its holders and the claim is closed there.
+    ///
+    /// `extra` rows of the own store become durable at the same moment as the decision to keep
+    /// the upload. On failure nothing is kept.
+    pub async fn finish(mut self, extra: ExtraRows) -> Result<UploadReport, PutError> {
+        self.finished = true;
+        let session = Arc::clone(&self.session);
+        session.tasks.close();
+        session.tasks.wait().await;
+        let (failure, used) = {
+            let state = session.state();
+            (state.failure.clone(), state.used.clone())
+        };
+        if let Some(failure) = failure {
+            session.release(&used).await;
+            return Err(failure);
+        }
+        let unclosed = session
+            .blocks
+            .close_claim(session.claim, &used, extra)
+            .await
+            .map_err(|error| PutError::Store(error.to_string(), error.class()))?;
+        let state = session.state();
+        let mut report = state.report.clone();
+        // A holder that has not closed the claim may let its shards expire: count it as lost.
+        report.survives = state.survives.unwrap_or(0).saturating_sub(unclosed.len());
+        report.peers = used.len();
+        Ok(report)
+    }
+
+    /// Gives the upload up and frees what it placed.
+    pub async fn abort(mut self) {
+        self.finished = true;
+        self.session.abort().await;
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.finished {
+            let session = Arc::clone(&self.session);
+            tokio::spawn(async move { session.abort().await });
+        }
+    }
+}
+
+impl Session {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// Remembers that `peer` may hold something of this upload.
+    pub fn uses(&self, peer: PeerId) {
+        self.state().used.insert(peer);
+    }
+
+    async fn abort(&self) {
+        self.state().failure.get_or_insert(PutError::Stopped);
+        self.window.close();
+        self.tasks.close();
+        self.tasks.wait().await;
+        let used = self.state().used.clone();
+        self.release(&used).await;
+    }
+
+    async fn release(&self, used: &BTreeSet<PeerId>) {
+        if let Err(error) = self.blocks.release_claim(self.claim, used).await {
+            // The open claim stays in the own store and is released at the next start.
+            tracing::warn!("a failed upload is not cleaned up yet: {error}");
+        }
+    }
+
+    /// Whether the upload failed already, so that work for it is wasted.
+    pub fn is_over(&self) -> bool {
+        self.state().failure.is_some()
+    }
+
+    /// Seals, codes and places one chunk.
+    async fn carry(
+        self: Arc<Self>,
+        plaintext: Bytes,
+        permit: OwnedSemaphorePermit,
+        sealed: oneshot::Sender<Result<BlockRef, PutError>>,
+    ) {
+        let secret = self.options.secret.clone();
+        let profile = self.options.profile;
+        let coded = self
+            .blocks
+            .pools
+            .cpu
+            .run(move || seal_and_code(&secret, &plaintext, profile))
+            .await;
+        let stripe = match coded {
+            Ok((reference, stripe)) => {
+                // Nobody may want the reference any more; the upload then ends soon.
+                let _ = sealed.send(Ok(reference));
+                stripe
+            }
+            Err(error) => {
+                self.state().failure.get_or_insert(error.clone());
+                let _ = sealed.send(Err(error));
+                return;
+            }
+        };
+        if self.is_over() || !self.state().seen.insert(stripe.id) {
+            return;
+        }
+        let bytes: u64 = stripe.shards.iter().map(|s| s.data().len() as u64).sum();
+        match Arc::clone(&self).place(stripe, permit).await {
+            Ok(outcome) => {
+                let mut state = self.state();
+                state.report.blocks += 1;
+                state.report.stored_bytes += bytes * outcome.placed as u64 / outcome.total as u64;
+                state.report.new_bytes += outcome.new_bytes;
+                let least = state.survives.unwrap_or(usize::MAX).min(outcome.survives);
+                state.survives = Some(least);
+            }
+            Err(failure) => {
+                self.state().failure.get_or_insert(failure);
+            }
+        }
+    }
+}
+
+/// The write path's pure part: seal, then code. One allocation from ciphertext to shards.
+fn seal_and_code(
+    secret: &ConvergenceSecret,
+    plaintext: &[u8],
+    profile: EcProfile,
+) -> Result<(BlockRef, EncodedStripe), PutError> {
+    let room = erasure::stripe_capacity(crypto::sealed_len_max(plaintext.len()), profile);
+    let sealed = crypto::seal(secret, plaintext, room)
+        .map_err(|error| PutError::Internal(error.to_string()))?;
+    let stripe = erasure::encode_stripe(sealed.bytes, profile)
+        .map_err(|error| PutError::Internal(error.to_string()))?;
+    let reference = BlockRef {
+        id: stripe.id,
+        key: sealed.key,
+        plain_len: sealed.plain_len,
+    };
+    Ok((reference, stripe))
+}

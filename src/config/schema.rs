@@ -1,0 +1,176 @@
+//! Every key, once: its name, its unit, its sentence, and the field it sets.
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::Config;
+use super::value::{Setting, Sink};
+
+/// One key of `config.toml`.
+pub struct Key {
+    /// Table and name, for instance `storage.quota`.
+    pub path: &'static str,
+    /// The unit or form of its value.
+    pub unit: &'static str,
+    /// What it does, in one sentence.
+    pub sentence: &'static str,
+    pub(super) set: fn(&mut Config, &Spanned<DeValue<'_>>, &mut Sink<'_>),
+    show: fn(&Config) -> String,
+}
+
+impl Key {
+    /// The table that the key stands in.
+    pub fn table(&self) -> &'static str {
+        self.path.split_once('.').map_or("", |(table, _)| table)
+    }
+
+    /// Its name within its table.
+    pub fn name(&self) -> &'static str {
+        self.path.split_once('.').map_or("", |(_, name)| name)
+    }
+
+    /// The TOML form of its value in `config`.
+    pub fn show(&self, config: &Config) -> String {
+        (self.show)(config)
+    }
+}
+
+macro_rules! keys {
+    ($($table:ident . $name:ident, $unit:literal, $sentence:literal;)*) => {
+        /// All keys, in the order of the file.
+        pub const KEYS: &[Key] = &[$(Key {
+            path: concat!(stringify!($table), ".", stringify!($name)),
+            unit: $unit,
+            sentence: $sentence,
+            set: |config, value, sink| {
+                if let Some(value) = Setting::read(value, sink) {
+                    config.$table.$name = value;
+                }
+            },
+            show: |config| config.$table.$name.show(),
+        }),*];
+    };
+}
+
+keys! {
+    storage.quota, "\"auto\" (half of the free space), or a size of at least 32 MiB",
+        "Most bytes that the whole data directory may occupy on its disk; `cairn quota` changes it at once.";
+    storage.reserve_free, "size",
+        "Bytes of the disk that stay free whatever the quota says; intake stops there.";
+    storage.offer, "true or false",
+        "Whether this peer stores data for others; false makes one that only puts and gets.";
+
+    network.listen, "list of addresses",
+        "Addresses of the control plane, TCP and QUIC; nothing is opened before the first invite or join.";
+    network.bulk_listen, "list of IP:PORT",
+        "Addresses of the bulk plane, on which shards travel over TLS.";
+    network.bootstrap, "list of addresses",
+        "Peers dialled at start, besides those known from tickets and from other peers.";
+    network.mdns, "true or false",
+        "Whether peers of the same network are found on the local network by multicast DNS.";
+    network.zone, "name, or \"\" for what the invitation says",
+        "Failure domain: peers that share power, a house or an owner should name the same zone, so that no stripe depends on one.";
+    network.max_connections, "count",
+        "Most connections at once, of both planes and directions.";
+    network.max_members, "count",
+        "Most members kept in the member list; in a larger network the others are looked up in the DHT.";
+    network.max_memory, "size",
+        "Most memory for messages that are being sent or received.";
+    network.upload_limit, "size per second, 0 for none",
+        "Most bytes sent in a second, all peers together.";
+    network.download_limit, "size per second, 0 for none",
+        "Most bytes received in a second, all peers together.";
+    network.allow, "list of peer ids",
+        "If not empty, the only peers that are stored for, served and routed to.";
+    network.deny, "list of peer ids",
+        "Peers that are never stored for, served or routed to.";
+
+    put.redundancy, "DATA+PARITY shards",
+        "Redundancy of new data: any DATA of all shards bring it back, so PARITY peers may be lost.";
+
+    fetch.timeout, "duration",
+        "How long a read waits for shards that no reachable peer has before it fails.";
+
+    limits.upload_memory, "size, at least 16 MiB",
+        "Most memory for chunks that are being sealed, coded and sent.";
+    limits.download_memory, "size, at least 16 MiB",
+        "Most memory for blocks that are fetched ahead of their readers.";
+
+    log.level, "off, error, warn, info, debug or trace",
+        "The least severe messages that a peer writes to its standard error; CAIRN_LOG overrides it.";
+}
+
+/// One sentence on each table.
+const TABLES: &[(&str, &str)] = &[
+    ("storage", "What this peer keeps for the network."),
+    (
+        "network",
+        "Where it listens, whom it talks to, and how much.",
+    ),
+    ("put", "How new data is stored."),
+    ("fetch", "How data is read."),
+    ("limits", "Bounds on this process."),
+    ("log", "What it tells."),
+];
+
+/// Names of all tables.
+pub(super) fn tables() -> impl Iterator<Item = &'static str> {
+    TABLES.iter().map(|(name, _)| *name)
+}
+
+/// Whether a rendered file sets its keys or only mentions them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// Every key is set.
+    Active,
+    /// Every key is commented out, so that later defaults apply.
+    Commented,
+}
+
+/// The text of a config file that shows `config`, with a comment on every key.
+pub fn render(config: &Config, style: Style) -> String {
+    let defaults = Config::default();
+    let mut text = String::from(
+        "# Cairn: settings of one peer. Sizes are written as \"500 MiB\" or \"2 TB\",\n\
+         # durations as \"30s\" or \"7d\". `cairn config check` tells all mistakes at once.\n",
+    );
+    if style == Style::Commented {
+        text.push_str(
+            "# A line that begins with `#` shows the default: take the `#` away to change it.\n",
+        );
+    }
+    for (table, sentence) in TABLES {
+        text.push_str(&format!("\n# {sentence}\n[{table}]\n"));
+        for key in KEYS.iter().filter(|key| key.table() == *table) {
+            text.push_str(&comment(key, &defaults));
+            let line = format!("{} = {}", key.name(), key.show(config));
+            for line in line.lines() {
+                let mark = if style == Style::Commented { "#" } else { "" };
+                text.push_str(&format!("{mark}{line}\n"));
+            }
+        }
+    }
+    text
+}
+
+/// Sentence, unit and default of a key, wrapped.
+fn comment(key: &Key, defaults: &Config) -> String {
+    let mut lines = String::from("\n");
+    let mut line = String::from("#");
+    for word in key.sentence.split(' ') {
+        if line.len() + 1 + word.len() > 100 {
+            lines.push_str(&line);
+            lines.push('\n');
+            line = String::from("#");
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    let shown = key.show(defaults);
+    let default = if shown.contains('\n') {
+        "as below"
+    } else {
+        &shown
+    };
+    format!("{lines}{line}\n# Unit: {}. Default: {default}.\n", key.unit)
+}

@@ -1,0 +1,94 @@
+//! A proxy before the handler of inbound requests that misbehaves on demand (feature `testkit`).
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::sync::{mpsc, oneshot};
+
+use super::command::Inbound;
+use super::message::{Refusal, Response};
+use crate::base::units::parse_duration;
+
+/// How a peer misbehaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Every shard it sends has one flipped bit.
+    Corrupt,
+    /// Every answer comes so much later.
+    Delay(Duration),
+    /// It refuses everything.
+    Refuse,
+    /// It takes every request and answers none.
+    Silent,
+}
+
+impl FromStr for Fault {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "corrupt" => Ok(Fault::Corrupt),
+            None if text == "refuse" => Ok(Fault::Refuse),
+            None if text == "silent" => Ok(Fault::Silent),
+            Some(("delay", time)) => parse_duration(time)
+                .map(Fault::Delay)
+                .map_err(|error| error.to_string()),
+            _ => Err(format!(
+                "unknown fault `{text}`: one of corrupt, refuse, silent, delay:3s"
+            )),
+        }
+    }
+}
+
+/// Passes requests on to the returned receiver, and their answers back, through `fault`.
+pub fn inject(mut inbound: mpsc::Receiver<Inbound>, fault: Fault) -> mpsc::Receiver<Inbound> {
+    let (forward, faulty) = mpsc::channel(inbound.max_capacity());
+    tokio::spawn(async move {
+        while let Some(request) = inbound.recv().await {
+            tokio::spawn(pass(request, fault, forward.clone()));
+        }
+    });
+    faulty
+}
+
+async fn pass(original: Inbound, fault: Fault, forward: mpsc::Sender<Inbound>) {
+    if fault == Fault::Refuse {
+        let refusal = Response::Refused {
+            reason: Refusal::Denied,
+            free_bytes: 0,
+        };
+        // The asker may be gone.
+        let _ = original.reply.send(refusal);
+        return;
+    }
+    let (reply, answer) = oneshot::channel();
+    let request = Inbound {
+        from: original.from,
+        request: original.request,
+        reply,
+    };
+    if forward.send(request).await.is_err() {
+        return;
+    }
+    let Ok(mut response) = answer.await else {
+        return;
+    };
+    match fault {
+        Fault::Delay(time) => tokio::time::sleep(time).await,
+        Fault::Silent => std::future::pending().await,
+        Fault::Corrupt => flip(&mut response),
+        Fault::Refuse => {}
+    }
+    let _ = original.reply.send(response);
+}
+
+fn flip(response: &mut Response) {
+    if let Response::Shard { data, .. } = response {
+        let mut bytes = BytesMut::from(data.as_ref());
+        let middle = bytes.len() / 2;
+        if let Some(byte) = bytes.get_mut(middle) {
+            *byte ^= 1;
+        }
+        *data = bytes.freeze();
+    }
+}

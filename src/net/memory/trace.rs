@@ -1,0 +1,54 @@
+//! The record of everything that happened, for comparing two runs.
+
+use std::fmt;
+
+/// Every event of a simulated network, in order.
+#[derive(Clone)]
+pub struct Trace {
+    lines: Option<Vec<String>>,
+    digest: blake3::Hasher,
+    count: u64,
+}
+
+impl Trace {
+    pub(super) fn new(keep: bool) -> Self {
+        Trace {
+            lines: keep.then(Vec::new),
+            digest: blake3::Hasher::new(),
+            count: 0,
+        }
+    }
+
+    pub(super) fn add(&mut self, line: &fmt::Arguments<'_>) {
+        let line = line.to_string();
+        self.digest.update(line.as_bytes());
+        self.digest.update(b"\n");
+        self.count += 1;
+        if let Some(lines) = &mut self.lines {
+            lines.push(line);
+        }
+    }
+
+    /// The events as text, if they were kept.
+    pub fn lines(&self) -> &[String] {
+        self.lines.as_deref().unwrap_or_default()
+    }
+
+    /// Number of events.
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// BLAKE3 of all events: equal for equal runs.
+    pub fn digest(&self) -> [u8; 32] {
+        *self.digest.finalize().as_bytes()
+    }
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trace")
+            .field("count", &self.count)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,651 @@
+//! Tests of `net::mux`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::base::{BlockId, ClaimId, IndexSet, OwnerId};
+use crate::net::codec::{HEADER_BYTES, Header, Kind, encode_request};
+use crate::net::message::{Refusal, Request, Response};
+
+const A: PeerId = PeerId([1; 32]);
+const B: PeerId = PeerId([2; 32]);
+
+struct End {
+    link: Link,
+    inbound: mpsc::Receiver<Inbound>,
+    context: LinkContext,
+}
+
+fn context(limits: Limits, throttle: Throttle) -> (LinkContext, mpsc::Receiver<Inbound>) {
+    let (inbound, requests) = mpsc::channel(limits.queue);
+    let context = LinkContext {
+        inbound,
+        throttle,
+        budget: PayloadBudget::new(64 << 20),
+        limits: Arc::new(limits),
+        tasks: TaskTracker::new(),
+    };
+    (context, requests)
+}
+
+fn end(peer: PeerId, stream: DuplexStream, limits: Limits, throttle: Throttle) -> End {
+    let (context, inbound) = context(limits, throttle);
+    let link = Link::start(peer, Path::Memory, stream, context.clone());
+    End {
+        link,
+        inbound,
+        context,
+    }
+}
+
+fn pair_with(limits: &Limits, throttle: Throttle) -> (End, End) {
+    let (a, b) = tokio::io::duplex(256 << 10);
+    (
+        end(B, a, limits.clone(), throttle),
+        end(A, b, limits.clone(), Throttle::unlimited()),
+    )
+}
+
+fn pair() -> (End, End) {
+    pair_with(&Limits::default(), Throttle::unlimited())
+}
+
+/// One end is the bare stream.
+fn against_stream() -> (End, DuplexStream) {
+    let (a, b) = tokio::io::duplex(1 << 20);
+    (end(B, a, Limits::tiny(), Throttle::unlimited()), b)
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+fn have() -> Request {
+    Request::Have {
+        blocks: vec![BlockId([7; 32])],
+    }
+}
+
+fn held() -> Response {
+    Response::Held {
+        held: vec![IndexSet::one(3)],
+    }
+}
+
+fn fetch() -> Request {
+    Request::Fetch {
+        block: BlockId([7; 32]),
+        wanted: IndexSet::first(4),
+    }
+}
+
+fn shard(len: usize) -> Response {
+    Response::Shard {
+        index: 2,
+        held: IndexSet::one(2),
+        header: Bytes::from_static(b"header"),
+        data: pattern(len),
+    }
+}
+
+fn store(len: usize) -> Request {
+    Request::Store {
+        claim: ClaimId {
+            owner: OwnerId([1; 16]),
+            writer: A,
+            number: 9,
+        },
+        expires_ms: 10,
+        block: BlockId([7; 32]),
+        index: 1,
+        header: Bytes::from_static(b"header"),
+        data: pattern(len),
+    }
+}
+
+fn pattern(len: usize) -> Bytes {
+    (0..len).map(|at| ((at * 31) >> 3) as u8).collect()
+}
+
+/// Answers every request with what `answer` says.
+fn serve(
+    mut inbound: mpsc::Receiver<Inbound>,
+    answer: impl Fn(&Request) -> Response + Send + 'static,
+) {
+    tokio::spawn(async move {
+        while let Some(Inbound { request, reply, .. }) = inbound.recv().await {
+            let _ = reply.send(answer(&request));
+        }
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_flow_both_ways_with_payloads_of_any_size() {
+    let (a, b) = pair();
+    serve(a.inbound, |_| held());
+    serve(b.inbound, |request| match request {
+        Request::Store { data, .. } => {
+            assert_eq!(*data, pattern(data.len()));
+            Response::Stored
+        }
+        Request::Fetch { wanted, .. } => shard(wanted.0 as usize),
+        _ => Response::Done,
+    });
+    let sizes = [
+        0, 1, 16_383, 16_384, 16_385, 131_072, 131_073, 1_000_000, 4_259_840,
+    ];
+    for size in sizes {
+        let stored = a.link.request(&store(size), soon()).await;
+        assert_eq!(stored, Ok(Response::Stored), "{size}");
+        let wanted = IndexSet(size as u64);
+        let block = BlockId([0; 32]);
+        let fetch = Request::Fetch { block, wanted };
+        let fetched = a.link.request(&fetch, soon()).await;
+        assert_eq!(fetched, Ok(shard(size)), "{size}");
+        assert_eq!(b.link.request(&have(), soon()).await, Ok(held()));
+    }
+    assert_eq!(a.link.peer(), B);
+    assert!(b.link.rtt().is_some());
+    // All that was reserved for payloads is free again.
+    assert_eq!(b.context.budget.free_bytes(), 64 << 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_come_in_any_order() {
+    let (a, mut b) = pair();
+    let asking: Vec<_> = (0..40u64)
+        .map(|number| {
+            let link = a.link.clone();
+            tokio::spawn(async move {
+                let wanted = IndexSet(number);
+                let block = BlockId([0; 32]);
+                link.request(&Request::Fetch { block, wanted }, soon())
+                    .await
+            })
+        })
+        .collect();
+    let mut waiting = Vec::new();
+    while waiting.len() < 40 {
+        waiting.push(b.inbound.recv().await.unwrap());
+    }
+    for inbound in waiting.into_iter().rev() {
+        let Request::Fetch { wanted, .. } = inbound.request else {
+            panic!("not what was asked");
+        };
+        inbound
+            .reply
+            .send(Response::Missing { held: wanted })
+            .unwrap();
+    }
+    for (number, answer) in asking.into_iter().enumerate() {
+        let held = IndexSet(number as u64);
+        assert_eq!(answer.await.unwrap(), Ok(Response::Missing { held }));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_answers_overtake_payloads() {
+    // 1 MiB/s: the shards take seconds.
+    let (mut a, b) = pair_with(&Limits::default(), Throttle::new(1 << 20, 0));
+    let shards: Vec<_> = (0..3)
+        .map(|_| {
+            let link = b.link.clone();
+            tokio::spawn(async move { link.request(&fetch(), soon()).await })
+        })
+        .collect();
+    for _ in 0..3 {
+        let inbound = a.inbound.recv().await.unwrap();
+        inbound.reply.send(shard(4 << 20)).unwrap();
+    }
+    sleep(Duration::from_secs(1)).await;
+    serve(a.inbound, |_| held());
+    let began = Instant::now();
+    assert_eq!(b.link.request(&have(), soon()).await, Ok(held()));
+    assert!(began.elapsed() < Duration::from_millis(500));
+    for answer in shards {
+        assert_eq!(answer.await.unwrap(), Ok(shard(4 << 20)));
+    }
+    let took = began.elapsed().as_secs_f64() + 1.0;
+    assert!((11.0..14.0).contains(&took), "{took}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bandwidth_is_limited_in_both_directions() {
+    for throttle in [Throttle::new(1 << 20, 0), Throttle::new(0, 1 << 20)] {
+        let (a, b) = pair_with(&Limits::default(), throttle.clone());
+        serve(a.inbound, |request| match request {
+            Request::Fetch { .. } => shard(4 << 20),
+            _ => Response::Stored,
+        });
+        serve(b.inbound, |_| Response::Stored);
+        let began = Instant::now();
+        let (fetch, store) = (fetch(), store(4 << 20));
+        let (fetched, stored) = tokio::join!(
+            b.link.request(&fetch, soon()),
+            a.link.request(&store, soon())
+        );
+        assert!(fetched.is_ok() && stored.is_ok());
+        let took = began.elapsed().as_secs_f64();
+        match throttle.up.rate() {
+            0 => assert!(took < 1.0, "nothing large was received: {took}"),
+            _ => assert!((7.5..9.0).contains(&took), "{took}"),
+        }
+        // And down: the same bytes the other way.
+        let began = Instant::now();
+        let stored = b.link.request(&store, soon()).await;
+        assert!(stored.is_ok());
+        let took = began.elapsed().as_secs_f64();
+        match throttle.down.rate() {
+            0 => assert!(took < 1.0, "{took}"),
+            _ => assert!((3.5..4.5).contains(&took), "{took}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_request_is_cancelled_at_the_peer() {
+    let (a, mut b) = pair();
+    let asking = timeout(Duration::from_secs(1), async {
+        a.link.request(&have(), soon()).await
+    });
+    assert!(asking.await.is_err());
+    let mut inbound = b.inbound.recv().await.unwrap();
+    timeout(Duration::from_secs(1), inbound.reply.closed())
+        .await
+        .expect("the cancellation arrives");
+    // And the connection still serves.
+    let asking = tokio::spawn({
+        let link = a.link.clone();
+        async move { link.request(&have(), soon()).await }
+    });
+    let inbound = b.inbound.recv().await.unwrap();
+    inbound.reply.send(held()).unwrap();
+    assert_eq!(asking.await.unwrap(), Ok(held()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_holds() {
+    let (a, _b) = pair();
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let outcome = a.link.request(&have(), deadline).await;
+    assert_eq!(outcome, Err(NetError::Timeout(B)));
+    assert_eq!(Instant::now(), deadline);
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_requests_are_answered_busy() {
+    let small = Limits {
+        inbound_per_peer: 2,
+        requests_per_peer: 8,
+        ..Limits::tiny()
+    };
+    let (a, mut b) = pair_with(&small, Throttle::unlimited());
+    let asking: Vec<_> = (0..4)
+        .map(|_| {
+            let link = a.link.clone();
+            tokio::spawn(async move { link.request(&store(100_000), soon()).await })
+        })
+        .collect();
+    let served = [
+        b.inbound.recv().await.unwrap(),
+        b.inbound.recv().await.unwrap(),
+    ];
+    sleep(Duration::from_secs(1)).await;
+    assert!(b.inbound.try_recv().is_err());
+    // An answer makes room for others.
+    for inbound in served {
+        inbound.reply.send(Response::Stored).unwrap();
+    }
+    let mut outcomes = Vec::new();
+    for answer in asking {
+        outcomes.push(answer.await.unwrap().unwrap());
+    }
+    let count = |what: &Response| outcomes.iter().filter(|o| *o == what).count();
+    assert_eq!((count(&Response::Stored), count(&Response::Busy)), (2, 2));
+    // A handler that goes away without an answer is busy, too.
+    let asking = tokio::spawn({
+        let link = a.link.clone();
+        async move { link.request(&have(), soon()).await }
+    });
+    drop(b.inbound.recv().await.unwrap());
+    assert_eq!(asking.await.unwrap(), Ok(Response::Busy));
+}
+
+#[tokio::test(start_paused = true)]
+async fn own_requests_wait_for_a_slot() {
+    let (a, mut b) = pair_with(&Limits::tiny(), Throttle::unlimited());
+    let asking: Vec<_> = (0..100)
+        .map(|_| {
+            let link = a.link.clone();
+            tokio::spawn(async move { link.request(&have(), soon()).await })
+        })
+        .collect();
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(a.link.in_flight(), 4);
+    let mut answered = 0;
+    while let Ok(Some(inbound)) = timeout(Duration::from_secs(1), b.inbound.recv()).await {
+        inbound.reply.send(held()).unwrap();
+        answered += 1;
+    }
+    let mut refused = 0;
+    for answer in asking {
+        match answer.await.unwrap() {
+            Ok(_) => {}
+            Err(NetError::Busy(_)) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    // Four under way, and room for eight times as many waiting.
+    assert_eq!(answered + refused, 100);
+    assert!((32..=36).contains(&answered), "{answered}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_noticed() {
+    let (a, _silent) = against_stream();
+    let began = Instant::now();
+    let outcome = a.link.request(&have(), soon()).await;
+    assert_eq!(outcome, Err(NetError::Lost(B)));
+    assert!(
+        began.elapsed() <= Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(a.link.ended().await, LinkEnd::Silent);
+    assert_eq!(
+        a.link.request(&have(), soon()).await,
+        Err(NetError::Lost(B))
+    );
+    // Also when nobody waits for it.
+    let (a, _silent) = against_stream();
+    let began = Instant::now();
+    assert_eq!(a.link.ended().await, LinkEnd::Silent);
+    assert!(began.elapsed() <= Duration::from_secs(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_link_stays() {
+    let (a, b) = pair();
+    sleep(Duration::from_secs(3600)).await;
+    serve(b.inbound, |_| held());
+    assert_eq!(a.link.request(&have(), soon()).await, Ok(held()));
+    assert!(a.link.rtt().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_answer_is_no_silence() {
+    let (a, mut b) = pair();
+    let asking = tokio::spawn({
+        let link = a.link.clone();
+        async move {
+            link.request(&have(), Instant::now() + Duration::from_secs(600))
+                .await
+        }
+    });
+    let inbound = b.inbound.recv().await.unwrap();
+    sleep(Duration::from_secs(300)).await;
+    inbound.reply.send(held()).unwrap();
+    assert_eq!(asking.await.unwrap(), Ok(held()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_connection_fails_what_is_under_way() {
+    let (a, stream) = against_stream();
+    let asking = tokio::spawn({
+        let link = a.link.clone();
+        async move { link.request(&have(), soon()).await }
+    });
+    sleep(Duration::from_secs(1)).await;
+    drop(stream);
+    assert_eq!(asking.await.unwrap(), Err(NetError::Lost(B)));
+    assert!(matches!(a.link.ended().await, LinkEnd::Lost(_)));
+    a.context.tasks.close();
+    timeout(Duration::from_secs(5), a.context.tasks.wait())
+        .await
+        .expect("no task is left behind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_lets_what_is_under_way_finish() {
+    let (a, mut b) = pair();
+    let asking: Vec<_> = [have(), store(300_000)]
+        .into_iter()
+        .map(|request| {
+            let link = a.link.clone();
+            tokio::spawn(async move { link.request(&request, soon()).await })
+        })
+        .collect();
+    sleep(Duration::from_millis(1)).await;
+    a.link.close();
+    assert!(!a.link.is_open());
+    assert_eq!(
+        a.link.request(&have(), soon()).await,
+        Err(NetError::Lost(B))
+    );
+    for _ in 0..2 {
+        let inbound = b.inbound.recv().await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        inbound.reply.send(Response::Done).unwrap();
+    }
+    for answer in asking {
+        assert_eq!(answer.await.unwrap(), Ok(Response::Done));
+    }
+    assert_eq!(a.link.ended().await, LinkEnd::Closed);
+    assert_eq!(b.link.ended().await, LinkEnd::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_does_not_wait_for_ever() {
+    let (a, b) = pair();
+    let asking = tokio::spawn({
+        let link = a.link.clone();
+        async move { link.request(&have(), soon()).await }
+    });
+    sleep(Duration::from_millis(1)).await;
+    a.link.close();
+    let began = Instant::now();
+    assert_eq!(asking.await.unwrap(), Err(NetError::Lost(B)));
+    assert!(began.elapsed() < Duration::from_secs(6));
+    b.link.ended().await;
+}
+
+async fn expect_end(bytes: &[u8]) -> LinkEnd {
+    let (a, mut stream) = against_stream();
+    stream.write_all(bytes).await.unwrap();
+    drop(stream);
+    timeout(Duration::from_secs(1), a.link.ended())
+        .await
+        .expect("the link ends at once")
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_that_break_the_rules_end_the_link() {
+    let bare = |kind| Header::bare(kind, 5);
+    let oversize = |kind, meta_len, payload_len| {
+        Header {
+            meta_len,
+            payload_len,
+            ..bare(kind)
+        }
+        .encode()
+    };
+    let store = encode_request(5, &store(100_000)).unwrap();
+    let twice = [&store.head[..], &store.head[..]].concat();
+    let other_segment = [
+        &store.head[..],
+        &Header {
+            payload_len: 10,
+            ..Header::bare(Kind::Data, 6)
+        }
+        .encode(),
+    ]
+    .concat();
+    for bytes in [
+        &oversize(Kind::Request, u32::MAX, 0)[..],
+        &oversize(Kind::Request, 0, u32::MAX),
+        &oversize(Kind::Response, 0, (5 << 20) as u32),
+        &oversize(Kind::Ping, 1, 0),
+        &oversize(Kind::Data, 0, 1 << 20),
+        &oversize(Kind::Unknown(77), u32::MAX, u32::MAX),
+        &oversize(Kind::Data, 0, 10),
+        &bare(Kind::Hello).encode(),
+        &twice,
+        &other_segment,
+    ] {
+        let end = expect_end(bytes).await;
+        assert!(matches!(end, LinkEnd::Protocol(_)), "{end} for {bytes:?}");
+    }
+    let truncated = expect_end(&store.head[..30]).await;
+    assert!(matches!(truncated, LinkEnd::Lost(_)));
+}
+
+async fn read_frame(stream: &mut DuplexStream) -> (Header, Vec<u8>) {
+    let mut head = [0; HEADER_BYTES];
+    stream.read_exact(&mut head).await.unwrap();
+    let header = Header::decode(&head).unwrap();
+    let mut body = vec![0; header.meta_len as usize + header.inline_len()];
+    stream.read_exact(&mut body).await.unwrap();
+    (header, body)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_understood_is_answered_and_the_link_stays() {
+    let (_a, mut stream) = against_stream();
+    // A frame of an unknown kind is skipped.
+    let header = Header {
+        meta_len: 3,
+        payload_len: 20_000,
+        ..Header::bare(Kind::Unknown(99), 1)
+    };
+    stream.write_all(&header.encode()).await.unwrap();
+    stream.write_all(&vec![1; 20_003]).await.unwrap();
+    let unknown = encode_request(2, &Request::Unknown { opcode: 4000 }).unwrap();
+    stream.write_all(&unknown.head).await.unwrap();
+    // An unknown request with a payload in segments.
+    let header = Header {
+        payload_len: 20_000,
+        opcode: 4001,
+        ..Header::bare(Kind::Request, 3)
+    };
+    stream.write_all(&header.encode()).await.unwrap();
+    let segment = Header {
+        payload_len: 20_000,
+        ..Header::bare(Kind::Data, 3)
+    };
+    stream.write_all(&segment.encode()).await.unwrap();
+    stream.write_all(&vec![1; 20_000]).await.unwrap();
+    // A known request that is malformed, and one with a payload that it cannot have.
+    let header = Header {
+        meta_len: 2,
+        opcode: 1,
+        ..Header::bare(Kind::Request, 4)
+    };
+    stream.write_all(&header.encode()).await.unwrap();
+    stream.write_all(&[0xff, 0xff]).await.unwrap();
+    let header = Header {
+        payload_len: 2,
+        opcode: 1,
+        ..Header::bare(Kind::Request, 5)
+    };
+    stream.write_all(&header.encode()).await.unwrap();
+    stream.write_all(&[0xff, 0xff]).await.unwrap();
+    let ping = Header::bare(Kind::Ping, 6).encode();
+    stream.write_all(&ping).await.unwrap();
+    let mut answers = std::collections::BTreeMap::new();
+    for _ in 0..5 {
+        let (header, meta) = read_frame(&mut stream).await;
+        let answer = match header.kind {
+            Kind::Response => Some(
+                crate::net::codec::decode_response(header.opcode, &meta, Bytes::new()).unwrap(),
+            ),
+            _ => None,
+        };
+        answers.insert(header.id, answer);
+    }
+    let invalid = Response::Refused {
+        reason: Refusal::Invalid,
+        free_bytes: 0,
+    };
+    let expected = [
+        (2, Some(Response::Unsupported)),
+        (3, Some(Response::Unsupported)),
+        (4, Some(invalid.clone())),
+        (5, Some(invalid)),
+        (6, None),
+    ];
+    assert_eq!(answers.into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nonsense_answers_fail_one_request_only() {
+    let (a, mut stream) = against_stream();
+    let ask = |request: Request| {
+        let link = a.link.clone();
+        tokio::spawn(async move { link.request(&request, soon()).await })
+    };
+    // A payload that was not asked for, with its bytes.
+    let first = ask(have());
+    let (asked, _) = read_frame(&mut stream).await;
+    let unasked = crate::net::codec::encode_response(asked.id, &shard(100)).unwrap();
+    stream.write_all(&unasked.head).await.unwrap();
+    stream.write_all(&unasked.payload).await.unwrap();
+    assert!(matches!(first.await.unwrap(), Err(NetError::Protocol(..))));
+    // An unknown response.
+    let second = ask(have());
+    let (asked, _) = read_frame(&mut stream).await;
+    let unknown = Header {
+        opcode: 999,
+        ..Header::bare(Kind::Response, asked.id)
+    };
+    stream.write_all(&unknown.encode()).await.unwrap();
+    assert!(matches!(second.await.unwrap(), Err(NetError::Protocol(..))));
+    // An answer to nothing is ignored.
+    let nothing = crate::net::codec::encode_response(12345, &held()).unwrap();
+    stream.write_all(&nothing.head).await.unwrap();
+    let third = ask(have());
+    let (asked, _) = read_frame(&mut stream).await;
+    let right = crate::net::codec::encode_response(asked.id, &held()).unwrap();
+    stream.write_all(&right.head).await.unwrap();
+    assert_eq!(third.await.unwrap(), Ok(held()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_never_reads_its_answers_is_dropped() {
+    let (a, mut stream) = against_stream();
+    let ping = Header::bare(Kind::Ping, 6).encode();
+    let flood = async { while stream.write_all(&ping).await.is_ok() {} };
+    timeout(Duration::from_secs(60), flood).await.unwrap();
+    assert!(matches!(a.link.ended().await, LinkEnd::Protocol(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_payload_waits_for_memory_and_is_refused_in_time() {
+    let (stream_a, stream_b) = tokio::io::duplex(256 << 10);
+    let a = end(B, stream_a, Limits::default(), Throttle::unlimited());
+    let (mut context, mut inbound) = context(Limits::default(), Throttle::unlimited());
+    context.budget = PayloadBudget::new(1 << 20);
+    let _b = Link::start(A, Path::Memory, stream_b, context);
+    let ask = |len| {
+        let link = a.link.clone();
+        tokio::spawn(async move { link.request(&store(len), soon()).await })
+    };
+    let first = ask(1 << 20);
+    let held_back = inbound.recv().await.unwrap();
+    let began = Instant::now();
+    assert_eq!(ask(100_000).await.unwrap(), Ok(Response::Busy));
+    assert!(began.elapsed() < Duration::from_secs(3));
+    // The memory is free when the payload is, not when it is answered.
+    let Inbound { request, reply, .. } = held_back;
+    reply.send(Response::Stored).unwrap();
+    assert_eq!(first.await.unwrap(), Ok(Response::Stored));
+    drop(request);
+    serve(inbound, |_| Response::Stored);
+    assert_eq!(ask(1 << 20).await.unwrap(), Ok(Response::Stored));
+}

@@ -1,0 +1,398 @@
+//! What tests with real processes share: the binary, networks of peers, trees of files.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use cairnfs::base::Entropy;
+use serde_json::Value;
+
+/// The binary with fault injection (tests are built with the `testkit` feature).
+pub const FAULTY_BIN: &str = env!("CARGO_BIN_EXE_cairn");
+
+/// The binary as users get it, if the test runner built one; else the other.
+pub fn bin() -> PathBuf {
+    std::env::var_os("CAIRN_PLAIN_BIN").map_or_else(|| FAULTY_BIN.into(), PathBuf::from)
+}
+
+/// `base` at the default scale, more when `CAIRN_TEST_SCALE` says so.
+pub fn scaled(base: usize) -> usize {
+    let scale: f64 = std::env::var("CAIRN_TEST_SCALE")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1.0);
+    ((base as f64 * scale) as usize).max(1)
+}
+
+/// A `cairn` command on `data_dir`, with nothing of the environment that could matter.
+pub fn cairn(data_dir: &Path) -> Command {
+    cairn_with(&bin(), data_dir)
+}
+
+/// As [`cairn`], with a given binary.
+pub fn cairn_with(bin: &Path, data_dir: &Path) -> Command {
+    let mut command = Command::new(bin);
+    command
+        .env_remove("CAIRN_CONFIG")
+        .env_remove("CAIRN_FAULT")
+        .arg("--data-dir")
+        .arg(data_dir)
+        .stdin(Stdio::null());
+    command
+}
+
+/// Runs a command and requires exit code `code`.
+pub fn run(command: &mut Command, code: i32) -> Output {
+    let output = command.output().expect("the command starts");
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{command:?}\nstdout: {}\nstderr: {}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// The first line of stdout, without its newline.
+pub fn line(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Stdout as one JSON document.
+pub fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).expect("stdout is one JSON document")
+}
+
+/// Polls until `done` or panics with `what` after `limit`.
+pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// One peer of a [`Devnet`].
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub data_dir: PathBuf,
+    pub pid: u32,
+}
+
+/// A network of real peer processes on loopback; ends with this value.
+pub struct Devnet {
+    child: Child,
+    pub dir: tempfile::TempDir,
+    pub peers: Vec<Peer>,
+    /// Peers that this test started itself, by index.
+    own: BTreeMap<usize, Child>,
+}
+
+impl Devnet {
+    pub fn start(arguments: &[&str]) -> Devnet {
+        Self::start_with(&bin(), arguments)
+    }
+
+    /// Starts `cairn devnet` and waits until it is ready.
+    pub fn start_with(bin: &Path, arguments: &[&str]) -> Devnet {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut child = Command::new(bin)
+            .args(["--json", "devnet", "--dir"])
+            .arg(dir.path().join("net"))
+            .args(arguments)
+            .env_remove("CAIRN_CONFIG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("devnet starts");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let mut peers = Vec::new();
+        for text in BufReader::new(stdout).lines() {
+            let text = text.expect("devnet writes lines");
+            let value: Value = serde_json::from_str(&text).expect("each line is JSON");
+            if value["ready"] == true {
+                break;
+            }
+            peers.push(Peer {
+                data_dir: value["data_dir"].as_str().expect("data_dir").into(),
+                pid: value["pid"].as_u64().expect("pid") as u32,
+            });
+        }
+        Devnet {
+            child,
+            dir,
+            peers,
+            own: BTreeMap::new(),
+        }
+    }
+
+    /// A command to peer `at` (counted from 0).
+    pub fn cairn(&self, at: usize) -> Command {
+        cairn(&self.peers[at].data_dir)
+    }
+
+    /// `kill -9` of peer `at`.
+    pub fn kill(&mut self, at: usize) {
+        signal(self.peers[at].pid, "KILL");
+        if let Some(mut child) = self.own.remove(&at) {
+            let _ = child.wait();
+        }
+        wait_until("the peer is gone", Duration::from_secs(10), || {
+            !alive(self.peers[at].pid)
+        });
+    }
+
+    /// Starts peer `at` again, with a fault if the binary has been built for it.
+    pub fn restart(&mut self, at: usize, fault: Option<&str>) {
+        let bin = if fault.is_some() {
+            FAULTY_BIN.into()
+        } else {
+            bin()
+        };
+        let mut command = cairn_with(&bin, &self.peers[at].data_dir);
+        command
+            .arg("node")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        if let Some(fault) = fault {
+            command.env("CAIRN_FAULT", fault);
+        }
+        let child = command.spawn().expect("the peer starts");
+        self.peers[at].pid = child.id();
+        self.own.insert(at, child);
+        // A command on a directory without a peer would start one of its own.
+        let socket = self.peers[at].data_dir.join("control.sock");
+        wait_until("the peer answers", Duration::from_secs(20), || {
+            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        });
+        self.wait_connected(at);
+    }
+
+    /// Bytes that all peers together occupy by their own account.
+    pub fn used_bytes(&self) -> u64 {
+        (0..self.peers.len())
+            .map(|at| {
+                let status = json(&run(self.cairn(at).args(["--json", "status"]), 0));
+                status["storage"]["used_bytes"]
+                    .as_u64()
+                    .expect("used_bytes")
+            })
+            .sum()
+    }
+
+    /// Waits until peer `at` answers and sees all peers that are alive.
+    pub fn wait_connected(&self, at: usize) {
+        let living = self.peers.iter().filter(|p| alive(p.pid)).count();
+        wait_until("the peers find each other", Duration::from_secs(30), || {
+            self.live_peers(at) >= living
+        });
+    }
+
+    /// Live peers as `at` sees them, itself included.
+    pub fn live_peers(&self, at: usize) -> usize {
+        let output = self.cairn(at).args(["--json", "peers"]).output();
+        let Ok(output) = output else { return 0 };
+        let Ok(value) = serde_json::from_slice::<Value>(&output.stdout) else {
+            return 0;
+        };
+        value["peers"].as_array().map_or(0, |peers| {
+            peers.iter().filter(|p| p["live"] == true).count()
+        })
+    }
+
+    /// Puts `path` at peer `at`; the link.
+    pub fn put(&self, at: usize, path: &Path) -> String {
+        line(&run(self.cairn(at).arg("-q").arg("put").arg(path), 0))
+    }
+
+    /// Gets `link` at peer `at` into `target`.
+    pub fn get(&self, at: usize, link: &str, target: &Path) {
+        run(
+            self.cairn(at).args(["-q", "get", link, "-o"]).arg(target),
+            0,
+        );
+    }
+}
+
+impl Drop for Devnet {
+    fn drop(&mut self) {
+        signal(self.child.id(), "TERM");
+        for child in self.own.values_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(10) {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal to one process by its pid.
+pub fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(pid.to_string())
+        .stderr(Stdio::null())
+        .status();
+    drop(status);
+}
+
+/// Whether a process runs (a zombie does not).
+pub fn alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").starts_with(" Z"))
+}
+
+/// Allocated bytes of everything below `dir`, as `du` counts them.
+pub fn allocated(dir: &Path) -> u64 {
+    let mut total = std::fs::symlink_metadata(dir).map_or(0, |m| m.blocks() * 512);
+    if let Ok(entries) = std::fs::read_dir(dir) {
+        for entry in entries.flatten() {
+            let kind = entry.file_type();
+            total += if kind.is_ok_and(|kind| kind.is_dir()) {
+                allocated(&entry.path())
+            } else {
+                std::fs::symlink_metadata(entry.path()).map_or(0, |m| m.blocks() * 512)
+            };
+        }
+    }
+    total
+}
+
+/// Writes `size` random bytes.
+pub fn random_file(path: &Path, size: usize, seed: u64) {
+    let mut bytes = vec![0u8; size];
+    Entropy::seeded(seed).fill(&mut bytes);
+    std::fs::write(path, bytes).expect("the file is written");
+}
+
+/// Makes a tree of `files` files with everything that a tree can have.
+pub fn make_tree(root: &Path, files: usize, seed: u64) {
+    let entropy = Entropy::seeded(seed);
+    std::fs::create_dir_all(root).expect("the root");
+    let mut directory = root.to_path_buf();
+    let mut last = None;
+    for number in 0..files {
+        if entropy.below(12) == 0 {
+            directory = root.join(format!("dir-{}", entropy.below(files as u64 / 8 + 1)));
+            if entropy.below(3) == 0 {
+                directory = directory.join("deeper");
+            }
+            std::fs::create_dir_all(&directory).expect("a directory");
+        }
+        let size = match entropy.below(100) {
+            0 => 1_200_000 + entropy.below(3_000_000) as usize,
+            1..10 => entropy.below(200_000) as usize,
+            10 => 0,
+            _ => entropy.below(8_000) as usize,
+        };
+        let path = directory.join(format!("file-{number}"));
+        random_file(&path, size, entropy.u64());
+        let mode = [0o644, 0o600, 0o755, 0o400][entropy.below(4) as usize];
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("a mode");
+        let time = std::time::UNIX_EPOCH
+            + Duration::new(
+                entropy.below(2_000_000_000),
+                entropy.below(1_000_000_000) as u32,
+            );
+        let file = std::fs::File::open(&path).expect("the file opens");
+        file.set_modified(time).expect("a time");
+        last = Some(path);
+    }
+    std::fs::create_dir_all(root.join("empty/inside")).expect("empty directories");
+    let odd = OsString::from_vec(vec![b'n', 0xff, b'\n', b'*', 0xc3]);
+    std::fs::write(root.join(odd), b"a name that is not UTF-8").expect("an odd name");
+    std::os::unix::fs::symlink("nowhere/at all", root.join("link")).expect("a symlink");
+    if let Some(last) = last {
+        std::fs::hard_link(last, root.join("second name")).expect("a hard link");
+    }
+    let sparse = std::fs::File::create(root.join("sparse")).expect("a sparse file");
+    sparse.set_len(64 << 20).expect("its length");
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"middle", 33 << 20).expect("its data");
+}
+
+/// What a tree is, for comparison: everything the product promises to keep.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shown {
+    kind: String,
+    mode: u32,
+    mtime: (i64, i64),
+    size: u64,
+    digest: Option<blake3::Hash>,
+    target: Option<PathBuf>,
+    /// The first path (in sorted order) of the same inode.
+    same_as: Option<PathBuf>,
+}
+
+/// Everything below `root`, by relative path; the root itself is the empty path.
+pub fn show_tree(root: &Path) -> BTreeMap<PathBuf, Shown> {
+    let mut all = BTreeMap::new();
+    let mut inodes = BTreeMap::new();
+    let mut waiting = vec![PathBuf::new()];
+    while let Some(path) = waiting.pop() {
+        let full = if path.as_os_str().is_empty() {
+            root.to_path_buf()
+        } else {
+            root.join(&path)
+        };
+        let meta = std::fs::symlink_metadata(&full).expect("an entry");
+        let kind = meta.file_type();
+        if kind.is_dir() {
+            for entry in std::fs::read_dir(&full).expect("a directory").flatten() {
+                waiting.push(path.join(entry.file_name()));
+            }
+        }
+        if kind.is_file() && meta.nlink() > 1 {
+            inodes
+                .entry(meta.ino())
+                .or_insert_with(Vec::new)
+                .push(path.clone());
+        }
+        let shown = Shown {
+            kind: format!("{kind:?}"),
+            mode: if kind.is_symlink() { 0 } else { meta.mode() },
+            mtime: (meta.mtime(), meta.mtime_nsec()),
+            size: if kind.is_dir() { 0 } else { meta.size() },
+            digest: kind
+                .is_file()
+                .then(|| blake3::hash(&std::fs::read(&full).expect("a file"))),
+            target: kind
+                .is_symlink()
+                .then(|| std::fs::read_link(&full).expect("a link")),
+            same_as: None,
+        };
+        all.insert(path, shown);
+    }
+    for mut paths in inodes.into_values() {
+        paths.sort();
+        let first = paths[0].clone();
+        for path in paths {
+            if let Some(shown) = all.get_mut(&path) {
+                shown.same_as = Some(first.clone());
+            }
+        }
+    }
+    all
+}
+
+/// Requires two trees to be the same, and says where they are not.
+pub fn assert_same_tree(left: &Path, right: &Path) {
+    let (left, right) = (show_tree(left), show_tree(right));
+    for (path, shown) in &left {
+        assert_eq!(Some(shown), right.get(path), "{}", path.display());
+    }
+    assert_eq!(left.len(), right.len(), "no entries were added");
+}
