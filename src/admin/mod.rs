@@ -12,7 +12,7 @@ pub mod server;
 mod socket;
 pub mod types;
 
-pub use backend::{Backend, ByteStream, Download, ItemStream};
+pub use backend::{Answer, Backend, ByteStream, Download, ItemStream};
 pub use client::{Client, ConnectError};
 pub use error::{AdminError, Exit};
 pub use lock::{DirLock, LockError};

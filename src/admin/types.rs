@@ -87,6 +87,9 @@ pub struct PeerInfo {
     pub peer: String,
     /// `own`, `connected`, `idle` or `away`.
     pub state: String,
+    /// Whether it can be used now.
+    #[serde(default)]
+    pub live: bool,
     /// The transport in use: `bulk`, `tcp`, `quic` or `memory`; none if not connected.
     pub path: Option<String>,
     /// Since when it is away, in ms since 1970.

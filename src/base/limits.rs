@@ -59,8 +59,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            chunk_min_bytes: 1 << 20,
-            chunk_target_bytes: 2 << 20,
+            chunk_min_bytes: 2 << 20,
+            chunk_target_bytes: 3 << 20,
             chunk_max_bytes: CHUNK_MAX_BYTES,
             upload_window_chunks: 8,
             download_window_blocks: 8,

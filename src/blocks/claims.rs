@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,7 @@ use crate::base::wire;
 use crate::base::worker::{Next, Worker};
 use crate::base::{ClaimId, OwnerId, PeerId};
 use crate::net::{Request, Response};
-use crate::store::StoreError;
+use crate::store::{KvChange, StoreError};
 
 /// Key-value space of uploads that owe something to holders.
 const UPLOADS: &str = "uploads";
@@ -59,9 +60,9 @@ impl Counter {
         let mut last = self.0.load(Ordering::Relaxed);
         loop {
             let next = now_ms.max(last.saturating_add(1));
-            let swap = self
-                .0
-                .compare_exchange_weak(last, next, Ordering::Relaxed, Ordering::Relaxed);
+            let swap =
+                self.0
+                    .compare_exchange_weak(last, next, Ordering::Relaxed, Ordering::Relaxed);
             match swap {
                 Ok(_) => return next,
                 Err(found) => last = found,
@@ -96,11 +97,11 @@ impl Blocks {
         let row = self.debt(owner, State::Open, Vec::new());
         self.store
             .kv_put(vec![
-                (UPLOADS, key(number), Some(row)),
+                (UPLOADS.to_owned(), key(number), Some(row)),
                 (
-                    COUNTERS,
+                    COUNTERS.to_owned(),
                     UPLOAD_NUMBER.to_vec(),
-                    Some(wire::encode(&number)),
+                    Some(wire::encode(&number).into()),
                 ),
             ])
             .await?;
@@ -117,10 +118,10 @@ impl Blocks {
         &self,
         claim: ClaimId,
         peers: &BTreeSet<PeerId>,
-        extra: Vec<(&'static str, Vec<u8>, Option<Vec<u8>>)>,
+        extra: Vec<KvChange>,
     ) -> Result<BTreeSet<PeerId>, StoreError> {
         let row = self.debt(claim.owner, State::Closing, peers.iter().copied().collect());
-        let mut rows = vec![(UPLOADS, key(claim.number), Some(row))];
+        let mut rows = vec![(UPLOADS.to_owned(), key(claim.number), Some(row))];
         rows.extend(extra);
         self.store.kv_put(rows).await?;
         let left = self.tell(claim, State::Closing, peers).await;
@@ -143,13 +144,13 @@ impl Blocks {
         self.settle(claim, State::Releasing, &left).await
     }
 
-    fn debt(&self, owner: OwnerId, state: State, peers: Vec<PeerId>) -> Vec<u8> {
-        wire::encode(&Debt {
+    fn debt(&self, owner: OwnerId, state: State, peers: Vec<PeerId>) -> Bytes {
+        Bytes::from(wire::encode(&Debt {
             owner,
             since_ms: self.clock.now_ms(),
             state,
             peers,
-        })
+        }))
     }
 
     async fn owe(
@@ -161,7 +162,7 @@ impl Blocks {
     ) -> Result<(), StoreError> {
         let row = self.debt(owner, state, peers);
         self.store
-            .kv_put(vec![(UPLOADS, key(number), Some(row))])
+            .kv_put(vec![(UPLOADS.to_owned(), key(number), Some(row))])
             .await
     }
 
@@ -222,7 +223,7 @@ impl Blocks {
         left: &BTreeSet<PeerId>,
     ) -> Result<(), StoreError> {
         if left.is_empty() {
-            let row = (UPLOADS, key(claim.number), None);
+            let row = (UPLOADS.to_owned(), key(claim.number), None);
             return self.store.kv_put(vec![row]).await;
         }
         let list = left.iter().copied().collect();

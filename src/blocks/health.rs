@@ -1,6 +1,6 @@
 //! How well blocks are kept right now: which shards are present, and what they survive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 
@@ -22,16 +22,27 @@ pub struct BlockHealth {
 }
 
 impl Blocks {
-    /// Asks every live peer which shards of `blocks` it holds. Batches of at most 1024.
-    pub async fn health(&self, blocks: &[BlockId], profile: EcProfile) -> Vec<BlockHealth> {
+    /// Asks every live peer which shards of `blocks` it holds; also, how many peers hold any.
+    pub async fn health(
+        &self,
+        blocks: &[BlockId],
+        profile: EcProfile,
+    ) -> (Vec<BlockHealth>, usize) {
         let mut result = Vec::with_capacity(blocks.len());
+        let mut peers = BTreeSet::new();
         for batch in blocks.chunks(BATCH_BLOCKS_MAX) {
-            result.extend(self.batch_health(batch, profile).await);
+            let holders = self.holders(batch).await;
+            let holding = holders
+                .iter()
+                .filter(|(_, held)| held.iter().any(|indices| !indices.is_empty()));
+            peers.extend(holding.map(|(peer, _)| *peer));
+            result.extend(judge(batch, &holders, profile));
         }
-        result
+        (result, peers.len())
     }
 
-    async fn batch_health(&self, batch: &[BlockId], profile: EcProfile) -> Vec<BlockHealth> {
+    /// What every live peer holds of a batch.
+    async fn holders(&self, batch: &[BlockId]) -> BTreeMap<PeerId, Vec<IndexSet>> {
         let members = self.net.members();
         let own = self.net.own();
         let mut holders: BTreeMap<PeerId, Vec<IndexSet>> = BTreeMap::new();
@@ -58,26 +69,34 @@ impl Blocks {
             }
         }
         drop(answers);
-        let all = IndexSet::first(profile.total_shards());
-        batch
-            .iter()
-            .enumerate()
-            .map(|(at, block)| {
-                let mut present = IndexSet::EMPTY;
-                let mut counts = Vec::new();
-                for (peer, held) in &holders {
-                    let held = held.get(at).copied().unwrap_or_default();
-                    // A shard that several peers hold counts for the first only.
-                    let fresh = IndexSet(held.0 & all.0).minus(present);
-                    present = present.union(fresh);
-                    counts.push((*peer, fresh.len()));
-                }
-                BlockHealth {
-                    block: *block,
-                    present,
-                    survives: placement::survives(counts, profile.data_shards()),
-                }
-            })
-            .collect()
+        holders
     }
+}
+
+fn judge(
+    batch: &[BlockId],
+    holders: &BTreeMap<PeerId, Vec<IndexSet>>,
+    profile: EcProfile,
+) -> Vec<BlockHealth> {
+    let all = IndexSet::first(profile.total_shards());
+    batch
+        .iter()
+        .enumerate()
+        .map(|(at, block)| {
+            let mut present = IndexSet::EMPTY;
+            let mut counts = Vec::new();
+            for (peer, held) in holders {
+                let held = held.get(at).copied().unwrap_or_default();
+                // A shard that several peers hold counts for the first only.
+                let fresh = IndexSet(held.0 & all.0).minus(present);
+                present = present.union(fresh);
+                counts.push((*peer, fresh.len()));
+            }
+            BlockHealth {
+                block: *block,
+                present,
+                survives: placement::survives(counts, profile.data_shards()),
+            }
+        })
+        .collect()
 }

@@ -102,7 +102,7 @@ impl Server {
                     return refused(Refusal::Invalid);
                 }
                 // No hashing for what there is no room for.
-                let room = self.store.usage().intake_left_bytes;
+                let room = self.store.usage().intake_left;
                 if (data.len() as u64) > room {
                     return Response::Refused {
                         reason: Refusal::Full,
@@ -118,7 +118,7 @@ impl Server {
                     Ok(shard) => {
                         let expires_ms = self.expiry(expires_ms);
                         let stored = self.store.put(shard, claim, expires_ms).await;
-                        self.done(stored.map(|_| ()), Response::Stored)
+                        self.done(stored.map(drop), Response::Stored)
                     }
                     Err(error) => {
                         tracing::warn!(from = %from.short(), "refused a shard: {error}");
@@ -132,14 +132,14 @@ impl Server {
                     return refused(Refusal::Denied);
                 }
                 let closed = self.store.close_claim(claim).await;
-                self.done(closed, Response::Done)
+                self.done(closed.map(drop), Response::Done)
             }
             Request::ReleaseClaim { claim } => {
                 if claim.writer != from {
                     return refused(Refusal::Denied);
                 }
                 let released = self.store.release_claim(claim).await;
-                self.done(released, Response::Done)
+                self.done(released.map(drop), Response::Done)
             }
             // The member list is the network's own business; it answers these itself.
             Request::Records { .. } | Request::Announce { .. } | Request::Unknown { .. } => {
@@ -213,7 +213,7 @@ impl Server {
         match error.class() {
             Class::Full => Response::Refused {
                 reason: Refusal::Full,
-                free_bytes: self.store.usage().intake_left_bytes,
+                free_bytes: self.store.usage().intake_left,
             },
             Class::Retry => Response::Busy,
             Class::Denied => refused(Refusal::Denied),

@@ -14,6 +14,7 @@ use crate::base::limits::CHUNK_MAX_BYTES;
 use crate::base::{BlockId, BlockRef, ClaimId, Classify, EcProfile, OwnerId, PeerId};
 use crate::crypto::{self, ConvergenceSecret};
 use crate::erasure::{self, EncodedStripe};
+use crate::store::KvChange;
 
 /// Bytes of shards that may wait for slow peers after the rest of their stripe is placed.
 const STRAGGLER_BYTES: usize = 64 << 20;
@@ -47,7 +48,7 @@ pub struct UploadReport {
 }
 
 /// Row changes that become durable together with the completion of an upload.
-pub type ExtraRows = Vec<(&'static str, Vec<u8>, Option<Vec<u8>>)>;
+pub type ExtraRows = Vec<KvChange>;
 
 /// An upload under way. Dropped without [`Upload::finish`], it is released in the background.
 #[derive(Debug)]

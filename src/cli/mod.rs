@@ -1,1 +1,209 @@
 //! The commands.
+//!
+//! Knows peers only through `admin::Backend`, and how to start one only through [`Launch`].
+
+mod args;
+mod devnet;
+mod emit;
+mod failure;
+mod get;
+mod key;
+mod launch;
+mod logging;
+mod materialise;
+mod network;
+mod node;
+pub mod output;
+mod peer;
+mod progress;
+mod put;
+pub mod session;
+mod show;
+mod signals;
+mod survey;
+mod time;
+mod walk;
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser};
+
+use self::args::{Cli, Command, ConfigCommand, KeyCommand};
+use self::failure::{Failure, INTERRUPTED};
+use self::output::Output;
+use self::session::Session;
+use self::signals::Interrupt;
+use crate::admin::AdminError;
+use crate::config::{Config, Environment, LogLevel, Paths};
+
+pub use launch::{Launch, LaunchOptions, Running};
+pub use peer::PeerLauncher;
+
+/// How long threads that wait for a disk or a terminal hold up the end of the process.
+const THREADS_GRACE: Duration = Duration::from_millis(200);
+
+/// Runs the command of this process's arguments, with `launcher` to start peers.
+pub fn run(launcher: Arc<dyn Launch>) -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.global.json, cli.global.quiet, cli.global.verbose);
+    let stdout_is_content = matches!(&cli.command, Command::Get(args) if args.is_to_stdout());
+    match execute(cli, &output, launcher) {
+        Ok(()) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
+        Err(Failure::Interrupted) => {
+            output.error(&AdminError::failed("interrupted"));
+            ExitCode::from(INTERRUPTED)
+        }
+        Err(Failure::Error(error)) => {
+            output.error(&error);
+            if output.json && !stdout_is_content {
+                // The exit code still tells if nobody reads this.
+                let _ = output.document(&error);
+            }
+            ExitCode::from(error.class.code())
+        }
+    }
+}
+
+fn execute(cli: Cli, output: &Output, launcher: Arc<dyn Launch>) -> Result<(), Failure> {
+    if let Command::Completions { shell } = cli.command {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "cairn", &mut script);
+        return Ok(output.write(&script)?);
+    }
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| AdminError::failed(format!("cannot start threads: {error}")))?;
+    let outcome = runtime.block_on(dispatch(cli, output, launcher));
+    runtime.shutdown_timeout(THREADS_GRACE);
+    outcome
+}
+
+/// A tree takes a descriptor for each level, a network one for each connection.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // The old limit does for most things.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+async fn dispatch(cli: Cli, output: &Output, launcher: Arc<dyn Launch>) -> Result<(), Failure> {
+    let interrupt = Interrupt::install()
+        .map_err(|error| AdminError::failed(format!("cannot watch for signals: {error}")))?;
+    if let Command::Devnet(args) = &cli.command {
+        logging::start(output, LogLevel::Warn)?;
+        return devnet::run(output, args, &interrupt).await;
+    }
+    let global = &cli.global;
+    let paths = Paths::resolve(
+        global.data_dir.as_deref(),
+        global.config.as_deref(),
+        &Environment::of_process(),
+    )
+    .map_err(|error| session::config_error(&error))?;
+    match &cli.command {
+        Command::Node(args) => {
+            let config = session::load_config(&paths)?;
+            logging::start(output, config.log.level)?;
+            node::run(&paths, launcher.as_ref(), output, args, &interrupt).await
+        }
+        Command::Config(args) => match args.command {
+            ConfigCommand::Check => check_config(&paths, output),
+        },
+        Command::Key(args) if matches!(args.command, KeyCommand::Import(_)) => {
+            logging::start(output, LogLevel::Warn)?;
+            let KeyCommand::Import(args) = &args.command else {
+                return Ok(());
+            };
+            key::import(&paths, launcher.as_ref(), output, args).await
+        }
+        _ => {
+            logging::start(output, LogLevel::Warn)?;
+            with_peer(cli.command, &paths, launcher.as_ref(), output, &interrupt).await
+        }
+    }
+}
+
+/// Commands that talk to a peer, which is started if none is running.
+async fn with_peer(
+    command: Command,
+    paths: &Paths,
+    launcher: &dyn Launch,
+    output: &Output,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    let session = tokio::select! {
+        biased;
+        () = interrupt.wait() => return Err(Failure::Interrupted),
+        session = Session::open(paths, launcher, output) => session?,
+    };
+    let outcome = match command {
+        // Cleans up by itself when interrupted.
+        Command::Get(args) => get::run(&session, output, args, interrupt).await,
+        command => tokio::select! {
+            biased;
+            () = interrupt.wait() => Err(Failure::Interrupted),
+            outcome = ask(command, &session, output, paths) => outcome,
+        },
+    };
+    session.close().await;
+    outcome
+}
+
+async fn ask(
+    command: Command,
+    session: &Session,
+    output: &Output,
+    paths: &Paths,
+) -> Result<(), Failure> {
+    match command {
+        Command::Invite(args) => network::invite(session, output, &args).await,
+        Command::Join(args) => network::join(session, output, args).await,
+        Command::Put(args) => put::run(session, output, &args, &paths.data_dir).await,
+        Command::Ls(args) => show::ls(session, output, &args).await,
+        Command::Stat(args) => show::stat(session, output, args).await,
+        Command::List => show::list(session, output).await,
+        Command::Status => show::status(session, output).await,
+        Command::Peers => show::peers(session, output).await,
+        Command::Quota(args) => show::quota(session, output, &args).await,
+        Command::Key(args) => match args.command {
+            KeyCommand::Export(args) => key::export(session, output, &args).await,
+            KeyCommand::Import(_) => Ok(()),
+        },
+        // Carried out before there is a session.
+        Command::Get(_)
+        | Command::Node(_)
+        | Command::Devnet(_)
+        | Command::Config(_)
+        | Command::Completions { .. } => Ok(()),
+    }
+}
+
+fn check_config(paths: &Paths, output: &Output) -> Result<(), Failure> {
+    let file = &paths.config_file;
+    let is_absent = !paths.config_is_named
+        && matches!(file.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound);
+    if !is_absent {
+        Config::load(file).map_err(|error| session::config_error(&error))?;
+    }
+    if output.json {
+        output.document(&serde_json::json!({
+            "file": file.to_string_lossy(),
+            "exists": !is_absent,
+            "problems": [],
+        }))?;
+    } else if is_absent {
+        output.line(&format!(
+            "{}: no such file yet; the defaults apply",
+            file.display()
+        ))?;
+    } else {
+        output.line(&format!("{}: no problems", file.display()))?;
+    }
+    Ok(())
+}

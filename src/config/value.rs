@@ -130,7 +130,7 @@ fn check_address(text: &str) -> Result<(), String> {
 }
 
 /// The least severe messages that are shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum LogLevel {
     /// Nothing.
     Off,

@@ -1,1 +1,7 @@
-//! Clusters in one process, faulty networks and disks, workloads and checkers.
+//! Clusters in one process and one thread, from one seed: simulated time, network and disks.
+
+pub mod cluster;
+pub mod scenario;
+
+pub use cluster::{Cluster, ClusterOptions};
+pub use scenario::{Outcome, run_seed};

@@ -19,7 +19,7 @@ fn keep_putting(
 ) {
     let entropy = Entropy::seeded(seed);
     while !stop.load(Ordering::Relaxed) {
-        let size = 1 + entropy.below(3 << 20) as usize >> entropy.below(12);
+        let size = (1 + entropy.below(3 << 20) as usize) >> entropy.below(12);
         random_file(&scratch, size, entropy.u64());
         let digest = blake3::hash(&std::fs::read(&scratch).unwrap());
         let output = cairn(&data_dir).args(["-q", "put"]).arg(&scratch).output();
@@ -44,9 +44,7 @@ fn acknowledged_puts_survive_kills_at_any_moment() {
             let data_dir = net.peers[0].data_dir.clone();
             let scratch = net.dir.path().join(format!("scratch-{round}"));
             let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
-            std::thread::spawn(move || {
-                keep_putting(data_dir, scratch, round, stop, acknowledged)
-            })
+            std::thread::spawn(move || keep_putting(data_dir, scratch, round, stop, acknowledged))
         };
         std::thread::sleep(Duration::from_millis(100 + entropy.below(900)));
         net.kill(victim);

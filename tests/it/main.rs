@@ -1,7 +1,15 @@
 //! Tests without a mount, with no sockets but loopback.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    missing_docs
+)]
+
 mod cli;
 mod config;
+mod content;
 mod crash;
 mod dag;
 mod devnet;

@@ -39,6 +39,7 @@ pub struct Peer {
     pub plane: BulkPlane,
     pub address: SocketAddr,
     pub inbound: mpsc::Receiver<Inbound>,
+    #[allow(dead_code, reason = "benches do not look at it")]
     pub greeted: mpsc::Receiver<(PeerId, Greeted)>,
     pub tasks: TaskTracker,
 }

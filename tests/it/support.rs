@@ -167,7 +167,24 @@ impl Devnet {
         let child = command.spawn().expect("the peer starts");
         self.peers[at].pid = child.id();
         self.own.insert(at, child);
+        // A command on a directory without a peer would start one of its own.
+        let socket = self.peers[at].data_dir.join("control.sock");
+        wait_until("the peer answers", Duration::from_secs(20), || {
+            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        });
         self.wait_connected(at);
+    }
+
+    /// Bytes that all peers together occupy by their own account.
+    pub fn used_bytes(&self) -> u64 {
+        (0..self.peers.len())
+            .map(|at| {
+                let status = json(&run(self.cairn(at).args(["--json", "status"]), 0));
+                status["storage"]["used_bytes"]
+                    .as_u64()
+                    .expect("used_bytes")
+            })
+            .sum()
     }
 
     /// Waits until peer `at` answers and sees all peers that are alive.
@@ -185,9 +202,9 @@ impl Devnet {
         let Ok(value) = serde_json::from_slice::<Value>(&output.stdout) else {
             return 0;
         };
-        value["peers"]
-            .as_array()
-            .map_or(0, |peers| peers.iter().filter(|p| p["live"] == true).count())
+        value["peers"].as_array().map_or(0, |peers| {
+            peers.iter().filter(|p| p["live"] == true).count()
+        })
     }
 
     /// Puts `path` at peer `at`; the link.
@@ -287,7 +304,10 @@ pub fn make_tree(root: &Path, files: usize, seed: u64) {
         let mode = [0o644, 0o600, 0o755, 0o400][entropy.below(4) as usize];
         std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("a mode");
         let time = std::time::UNIX_EPOCH
-            + Duration::new(entropy.below(2_000_000_000), entropy.below(1_000_000_000) as u32);
+            + Duration::new(
+                entropy.below(2_000_000_000),
+                entropy.below(1_000_000_000) as u32,
+            );
         let file = std::fs::File::open(&path).expect("the file opens");
         file.set_modified(time).expect("a time");
         last = Some(path);

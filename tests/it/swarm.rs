@@ -1,6 +1,5 @@
 //! Real swarms in one process, over loopback.
 
-use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Tests of `net::codec`.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -216,7 +216,6 @@ impl Actor {
         let old: Vec<Multiaddr> = entry
             .map(|entry| entry.node.value.iter().map(without_peer).collect())
             .unwrap_or_default();
-        drop(bucket);
         for address in &addresses {
             kad.add_address(&peer, address.clone());
         }

@@ -1,0 +1,268 @@
+//! The command line as clap sees it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::base::{ByteSize, EcProfile};
+use crate::config::Quota;
+
+/// One pool out of the spare disks of many machines: encrypted, self-healing, without a server.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cairn",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// Directory of this peer's data [env: CAIRN_DATA_DIR; default: ~/.local/share/cairn, as root /var/lib/cairn]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(super) data_dir: Option<PathBuf>,
+    /// Config file [env: CAIRN_CONFIG; default: config.toml in the data directory]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Print nothing but the result and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+    /// Tell more; twice: tell everything [CAIRN_LOG has finer filters]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a peer in the foreground until Ctrl-C or SIGTERM
+    Node(NodeArgs),
+    /// Run a network of real peers on this machine, to try things out
+    Devnet(DevnetArgs),
+    /// Make a ticket with which another machine joins
+    Invite(InviteArgs),
+    /// Join the network of a ticket
+    Join(JoinArgs),
+    /// Store a file, a directory or the standard input, and print its link
+    Put(PutArgs),
+    /// Bring back what a link names
+    Get(GetArgs),
+    /// List a directory of a tree
+    Ls(LsArgs),
+    /// Tell how much of a link's data is there now, and what it survives
+    Stat(LinkArgs),
+    /// List what this peer has put
+    List,
+    /// Back up or restore this peer's identity, secrets and list
+    Key(KeyArgs),
+    /// Tell how this peer is
+    Status,
+    /// Tell which peers this one knows, and how it reaches them
+    Peers,
+    /// Tell or change how much disk this peer may use
+    Quota(QuotaArgs),
+    /// Look after the config file
+    Config(ConfigArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NodeArgs {
+    /// Stop when the standard input ends (for a parent that may be killed)
+    #[arg(long, hide = true)]
+    pub(super) exit_with_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DevnetArgs {
+    /// Number of peers
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(super) peers: u32,
+    /// Directory that gets one data directory for each peer, and is kept [default: a temporary one]
+    #[arg(long)]
+    pub(super) dir: Option<PathBuf>,
+    /// Quota of each peer [default: half of the free space, divided by the number of peers]
+    #[arg(long, value_name = "SIZE", value_parser = parse_quota_size)]
+    pub(super) quota: Option<ByteSize>,
+    /// Redundancy of what is put
+    #[arg(long, default_value_t = EcProfile::DEFAULT, value_name = "DATA+PARITY")]
+    pub(super) redundancy: EcProfile,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InviteArgs {
+    /// Who joins stores, serves and repairs, but cannot confirm a guess about anybody's content
+    #[arg(long)]
+    pub(super) storage_only: bool,
+    /// How long the ticket is good for, for instance 12h or 7d
+    #[arg(long, value_name = "TIME", value_parser = crate::base::units::parse_duration)]
+    pub(super) expires: Option<std::time::Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct JoinArgs {
+    /// What `cairn invite` printed on a machine of the network; `-` reads it from the standard input
+    pub(super) ticket: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PutArgs {
+    /// File or directory; `-` or nothing: the standard input
+    #[arg(default_value = "-")]
+    pub(super) path: PathBuf,
+    /// Redundancy, for instance 4+2: any 4 of 6 shards bring it back [default: as configured]
+    #[arg(long, value_name = "DATA+PARITY")]
+    pub(super) redundancy: Option<EcProfile>,
+    /// Fail unless it survives the loss of any N peers
+    #[arg(long, value_name = "N")]
+    pub(super) survive: Option<u32>,
+    /// Seal under a random secret: nobody can confirm a guess, and equal content gets another link
+    #[arg(long)]
+    pub(super) private: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GetArgs {
+    /// What `cairn put` printed
+    pub(super) link: String,
+    /// Where to; `-`: the standard output. A directory is made by this name
+    #[arg(short, long, value_name = "PATH")]
+    pub(super) output: Option<PathBuf>,
+    /// Only these bytes of a file, both ends included: 0-99, 100-
+    #[arg(long, value_name = "START-END", value_parser = parse_range)]
+    pub(super) range: Option<ByteRange>,
+}
+
+impl GetArgs {
+    /// Whether a file would go to the standard output.
+    pub(super) fn is_to_stdout(&self) -> bool {
+        self.output
+            .as_ref()
+            .is_none_or(|path| path.as_os_str() == "-")
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LsArgs {
+    /// Link of a tree
+    pub(super) link: String,
+    /// Directory within the tree
+    pub(super) path: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LinkArgs {
+    /// What `cairn put` printed
+    pub(super) link: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KeyArgs {
+    #[command(subcommand)]
+    pub(super) command: KeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Write identity, secrets and list, sealed with a passphrase, to a file: the backup
+    Export(KeyFileArgs),
+    /// Restore a backup into a data directory that has no identity yet
+    Import(KeyFileArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KeyFileArgs {
+    /// The backup
+    pub(super) file: PathBuf,
+    /// Read the passphrase from the first line of this file instead of asking; `-`: the standard input
+    #[arg(long, value_name = "FILE")]
+    pub(super) passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct QuotaArgs {
+    /// The new quota, for instance 200GiB, or `auto` for half of the free space
+    pub(super) size: Option<Quota>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(super) command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Tell all mistakes of the config file
+    Check,
+}
+
+/// First and last byte wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ByteRange {
+    pub(super) start: Option<u64>,
+    pub(super) end: Option<u64>,
+}
+
+fn parse_range(text: &str) -> Result<ByteRange, String> {
+    let fail = || format!("`{text}` is not of the form START-END, for instance 0-99 or 100-");
+    let (start, end) = text.split_once('-').ok_or_else(fail)?;
+    let number = |text: &str| match text {
+        "" => Ok(None),
+        text => text.parse::<u64>().map(Some).map_err(|_| fail()),
+    };
+    let range = ByteRange {
+        start: number(start)?,
+        end: number(end)?,
+    };
+    match (range.start, range.end) {
+        (None, None) => Err(fail()),
+        (None, Some(_)) => Err("the range needs its first byte, for instance 0-99".to_owned()),
+        (Some(start), Some(end)) if end < start => Err(format!(
+            "the range ends at {end}, before its start at {start}"
+        )),
+        _ => Ok(range),
+    }
+}
+
+fn parse_quota_size(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = text.parse().map_err(|error| format!("{error}"))?;
+    Quota::bytes(size).map(|_| size)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ranges() {
+        let range = |start, end| Ok(ByteRange { start, end });
+        assert_eq!(parse_range("0-99"), range(Some(0), Some(99)));
+        assert_eq!(parse_range("7-7"), range(Some(7), Some(7)));
+        assert_eq!(parse_range("100-"), range(Some(100), None));
+        for text in ["", "-", "5", "-5", "9-8", "a-b", "1-2-3", "0x1-2", "-1--2"] {
+            assert!(parse_range(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! `invite` and `join`.
+
+use std::io::Read;
+
+use super::args::{InviteArgs, JoinArgs};
+use super::failure::Failure;
+use super::output::Output;
+use super::session::Session;
+use super::show::peers_text;
+use super::time::utc_time;
+use crate::admin::AdminError;
+use crate::admin::types::{InviteRequest, JoinRequest};
+
+/// Longest ticket that is read.
+const TICKET_MAX_BYTES: u64 = 64 << 10;
+
+pub(super) async fn invite(
+    session: &Session,
+    output: &Output,
+    args: &InviteArgs,
+) -> Result<(), Failure> {
+    let expires_ms = args
+        .expires
+        .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let invited = session
+        .backend()
+        .invite(InviteRequest {
+            storage_only: args.storage_only,
+            expires_ms,
+        })
+        .await?;
+    if output.json {
+        output.document(&invited)?;
+    } else {
+        output.line(&invited.ticket)?;
+    }
+    let until = utc_time((invited.expires_ms / 1000).cast_signed());
+    output.say(&format!(
+        "On the other machine: cairn join TICKET, then: cairn node\n\
+         The ticket is a secret: whoever has it can join. It is good until {until} UTC."
+    ));
+    if session.is_embedded() {
+        output
+            .note("this peer is not running: start it with `cairn node`, so that others reach it");
+    }
+    Ok(())
+}
+
+pub(super) async fn join(
+    session: &Session,
+    output: &Output,
+    args: JoinArgs,
+) -> Result<(), Failure> {
+    let ticket = if args.ticket == "-" {
+        let mut text = String::new();
+        std::io::stdin()
+            .lock()
+            .take(TICKET_MAX_BYTES)
+            .read_to_string(&mut text)
+            .map_err(|error| AdminError::failed(format!("cannot read the ticket: {error}")))?;
+        text.trim().to_owned()
+    } else {
+        args.ticket
+    };
+    let joined = session.backend().join(JoinRequest { ticket }).await?;
+    if output.json {
+        output.document(&joined)?;
+    } else {
+        let kind = if joined.storage_only {
+            " as a storage-only peer"
+        } else {
+            ""
+        };
+        output.line(&format!(
+            "joined network {}{kind}: {}",
+            joined.network,
+            peers_text(joined.members)
+        ))?;
+    }
+    if session.is_embedded() {
+        output.note("this peer is not running: start it with `cairn node`, so that it takes part");
+    }
+    Ok(())
+}

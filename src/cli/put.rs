@@ -1,0 +1,201 @@
+//! `put`: from a path or a stream to a link.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream;
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use tokio::sync::mpsc;
+
+use super::args::PutArgs;
+use super::emit::{Emitter, QUEUE};
+use super::failure::Failure;
+use super::output::Output;
+use super::progress::Progress;
+use super::session::Session;
+use super::show::peers_text;
+use super::survey;
+use super::walk::{Walk, WalkError};
+use crate::admin::types::{Kind, PutRequest, PutResult};
+use crate::admin::{AdminError, ByteStream};
+use crate::base::ByteSize;
+
+/// How long a walk may take to notice that nobody takes its frames any more.
+const WALK_GRACE: Duration = Duration::from_secs(1);
+
+/// What is put, opened.
+enum Source {
+    Stream,
+    File(OwnedFd, u64),
+    Tree(OwnedFd),
+}
+
+pub(super) async fn run(
+    session: &Session,
+    output: &Output,
+    args: &PutArgs,
+    data_dir: &Path,
+) -> Result<(), Failure> {
+    let source = open_source(&args.path)?;
+    let request = PutRequest {
+        name: display_name(&args.path),
+        kind: match source {
+            Source::Tree(_) => Kind::Tree,
+            Source::Stream | Source::File(..) => Kind::File,
+        },
+        redundancy: args.redundancy.map(|profile| profile.to_string()),
+        survive: args.survive,
+        private: args.private,
+    };
+    let total = match source {
+        Source::File(_, size) => Some(size),
+        Source::Stream | Source::Tree(_) => None,
+    };
+    let progress = Progress::new(output, "putting", total);
+    if progress.is_shown() && matches!(source, Source::Tree(_)) {
+        survey::in_background(args.path.clone(), progress.clone(), output.clone());
+    }
+    let (pieces, received) = mpsc::channel(QUEUE);
+    let walk = Job {
+        source,
+        path: args.path.clone(),
+        data_dir: data_dir.to_owned(),
+        output: output.clone(),
+    };
+    let walk = tokio::task::spawn_blocking(move || walk.run(pieces));
+    let body = counted(received, progress.clone());
+    let put = session.backend().put(request, body).await;
+    progress.finish();
+    // The body is gone by now, so the walk has ended or is about to; unless it waits for a
+    // standard input from which nothing may ever come.
+    let walked = match tokio::time::timeout(WALK_GRACE, walk).await {
+        Ok(Ok(walked)) => walked,
+        Ok(Err(panic)) => Err(WalkError::Error(AdminError::failed(panic.to_string()))),
+        Err(_) => Err(WalkError::Gone),
+    };
+    let result = match (put, walked) {
+        // The peer only knows that the stream broke off.
+        (_, Err(WalkError::Error(error))) => return Err(error.into()),
+        (result, Ok(()) | Err(WalkError::Gone)) => result?,
+    };
+    report(output, &result)
+}
+
+fn report(output: &Output, result: &PutResult) -> Result<(), Failure> {
+    if output.json {
+        output.document(result)?;
+    } else {
+        output.line(&result.link)?;
+    }
+    let seconds = (result.duration_ms as f64 / 1000.0).max(0.001);
+    let rate = ByteSize((result.size_bytes as f64 / seconds) as u64);
+    output.say(&format!(
+        "{} in {seconds:.1} s ({rate}/s), {} blocks, {} stored, of which {} new",
+        ByteSize(result.size_bytes),
+        result.blocks,
+        ByteSize(result.stored_bytes),
+        ByteSize(result.new_bytes)
+    ));
+    output.say(&survival(result));
+    if result.survives < result.promised {
+        output.note(&format!(
+            "with more peers it will survive the loss of any {}",
+            peers_text(result.promised)
+        ));
+    }
+    Ok(())
+}
+
+fn survival(result: &PutResult) -> String {
+    match (result.peers, result.survives) {
+        (0 | 1, _) => "on this peer alone: survives no loss".to_owned(),
+        (peers, 0) => format!("on {}: survives no loss of a peer", peers_text(peers)),
+        (peers, count) => format!(
+            "on {}: survives the loss of any {}",
+            peers_text(peers),
+            peers_text(count)
+        ),
+    }
+}
+
+/// The name shown in `list`: the last of the path, made whole if it has none of its own.
+fn display_name(path: &Path) -> String {
+    if path.as_os_str() == "-" {
+        return "-".to_owned();
+    }
+    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let named = path.file_name().or(whole.file_name());
+    named.map_or_else(
+        || "/".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+fn open_source(path: &Path) -> Result<Source, AdminError> {
+    if path.as_os_str() == "-" {
+        return Ok(Source::Stream);
+    }
+    let failed = |error: rustix::io::Errno| {
+        let error = io::Error::from(error);
+        AdminError::failed(format!("cannot open {}: {error}", path.display()))
+    };
+    // Without waiting for the writer of a named pipe.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = open(path, flags, Mode::empty()).map_err(failed)?;
+    let stat = fstat(&opened).map_err(failed)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Ok(Source::Tree(opened)),
+        FileType::RegularFile => {
+            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            Ok(Source::File(opened, size))
+        }
+        _ => Err(AdminError::usage(format!(
+            "{} is neither a file nor a directory",
+            path.display()
+        ))
+        .hint("to store what comes out of it: cairn put - < PATH")),
+    }
+}
+
+/// A walk that has not begun.
+struct Job {
+    source: Source,
+    path: PathBuf,
+    data_dir: PathBuf,
+    output: Output,
+}
+
+impl Job {
+    fn run(self, pieces: mpsc::Sender<io::Result<Bytes>>) -> Result<(), WalkError> {
+        let notes = |text: String| self.output.warn(&text);
+        let out = Emitter::new(pieces.clone());
+        let walk = Walk::new(&self.path, out, &notes, &self.data_dir);
+        let walked = match self.source {
+            Source::Stream => walk.stream(io::stdin().as_fd()),
+            Source::File(file, _) => walk.file(&file),
+            Source::Tree(root) => walk.tree(root),
+        };
+        if let Err(WalkError::Error(error)) = &walked {
+            // Breaks the stream off before its end, so that nothing is kept; fails only if
+            // nobody listens any more.
+            let _ = pieces.blocking_send(Err(io::Error::other(error.error.clone())));
+        }
+        walked
+    }
+}
+
+fn counted(received: mpsc::Receiver<io::Result<Bytes>>, progress: Progress) -> ByteStream {
+    Box::pin(stream::unfold(
+        (received, progress),
+        |(mut received, progress)| async {
+            let piece = received.recv().await?;
+            if let Ok(bytes) = &piece {
+                progress.add(bytes.len() as u64);
+            }
+            Some((piece, (received, progress)))
+        },
+    ))
+}

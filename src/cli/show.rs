@@ -1,0 +1,376 @@
+//! Commands that ask and print: `status`, `peers`, `quota`, `stat`, `ls`, `list`.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use futures::StreamExt;
+use serde::Serialize;
+
+use super::args::{LinkArgs, LsArgs, QuotaArgs};
+use super::failure::Failure;
+use super::output::{Output, Table, printable};
+use super::session::Session;
+use super::time::utc_time;
+use crate::admin::types::{
+    Kind, LinkRequest, Listed, LsEntry, LsRequest, PeerInfo, QuotaInfo, SetQuota,
+};
+use crate::admin::{AdminError, ItemStream};
+use crate::base::ByteSize;
+use crate::config::Quota;
+
+type Done = Result<(), Failure>;
+
+pub(super) async fn status(session: &Session, output: &Output) -> Done {
+    let status = session.backend().status().await?;
+    if output.json {
+        return Ok(output.document(&status)?);
+    }
+    let network = match &status.network {
+        Some(network) if status.storage_only => format!("{network} (storage only)"),
+        Some(network) => network.clone(),
+        None => "none yet: `cairn invite` founds one, `cairn join TICKET` enters one".to_owned(),
+    };
+    let process = if session.is_embedded() {
+        "not running; `cairn node` starts it".to_owned()
+    } else {
+        format!(
+            "process {}, up {}",
+            status.pid,
+            duration_text(status.uptime_ms)
+        )
+    };
+    let mut rows = vec![
+        ("peer", status.peer.clone()),
+        ("version", status.version.clone()),
+        ("running", process),
+        ("data", status.data_dir.clone()),
+        ("network", network),
+        (
+            "members",
+            format!("{} known, {} connected", status.members, status.connected),
+        ),
+    ];
+    if !status.zone.is_empty() {
+        rows.push(("zone", status.zone.clone()));
+    }
+    for address in &status.addresses {
+        rows.push(("address", address.clone()));
+    }
+    rows.extend(quota_rows(&status.storage));
+    for worker in &status.workers {
+        rows.push(("job", format!("{}: {}", worker.name, worker.status)));
+    }
+    Ok(print_rows(output, &rows)?)
+}
+
+fn quota_rows(quota: &QuotaInfo) -> Vec<(&'static str, String)> {
+    let limit = ByteSize(quota.quota_bytes);
+    let auto = if quota.auto {
+        " (auto: half of the free space)"
+    } else {
+        ""
+    };
+    let mut rows = vec![
+        ("quota", format!("{limit}{auto}")),
+        ("used", ByteSize(quota.used_bytes).to_string()),
+        ("free", ByteSize(quota.free_bytes).to_string()),
+        (
+            "reserved",
+            format!(
+                "{} of the disk stay free",
+                ByteSize(quota.reserve_free_bytes)
+            ),
+        ),
+    ];
+    if !quota.offer {
+        rows.push(("offer", "stores for nobody else".to_owned()));
+    }
+    if let Some(reason) = &quota.intake_stopped {
+        rows.push(("intake", format!("stopped: {reason}")));
+    }
+    rows
+}
+
+fn print_rows(output: &Output, rows: &[(&str, String)]) -> io::Result<()> {
+    let mut text = String::new();
+    let mut before = "";
+    for (name, value) in rows {
+        let shown = if *name == before { "" } else { name };
+        text.push_str(&format!("{shown:<10}{}\n", printable(value)));
+        before = name;
+    }
+    output.write(text.as_bytes())
+}
+
+fn duration_text(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min"),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+/// What `peers --json` prints.
+#[derive(Serialize)]
+struct PeerLines<'p> {
+    peers: Vec<PeerLine<'p>>,
+}
+
+#[derive(Serialize)]
+struct PeerLine<'p> {
+    #[serde(flatten)]
+    info: &'p PeerInfo,
+    /// Whether it can be used now.
+    live: bool,
+}
+
+pub(super) async fn peers(session: &Session, output: &Output) -> Done {
+    let peers = session.backend().peers().await?;
+    if output.json {
+        let peers = peers.iter().map(|info| PeerLine {
+            info,
+            live: matches!(info.state.as_str(), "own" | "connected"),
+        });
+        return Ok(output.document(&PeerLines {
+            peers: peers.collect(),
+        })?);
+    }
+    let mut table = Table::new(&[
+        "peer", "state", "path", ">rtt", ">offers", ">free", "zone", "version", "address",
+    ]);
+    for peer in &peers {
+        let state = match peer.storage_only {
+            true => format!("{} (storage only)", peer.state),
+            false => peer.state.clone(),
+        };
+        let offers = match peer.capacity_bytes {
+            0 => "nothing".to_owned(),
+            bytes => ByteSize(bytes).to_string(),
+        };
+        table.row([
+            peer.peer.clone(),
+            state,
+            peer.path.clone().unwrap_or_else(|| "-".to_owned()),
+            peer.rtt_ms
+                .map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms")),
+            offers,
+            ByteSize(peer.free_bytes).to_string(),
+            peer.zone.clone(),
+            peer.version.clone(),
+            peer.addresses.first().cloned().unwrap_or_default(),
+        ]);
+    }
+    output.write(table.render().as_bytes())?;
+    if peers.len() <= 1 {
+        output.note("this peer is alone: `cairn invite` makes a ticket for another machine");
+    }
+    Ok(())
+}
+
+pub(super) async fn quota(session: &Session, output: &Output, args: &QuotaArgs) -> Done {
+    let quota = match args.size {
+        None => session.backend().quota().await?,
+        Some(size) => {
+            let quota_bytes = match size {
+                Quota::Auto => None,
+                Quota::Bytes(size) => Some(size.0),
+            };
+            session
+                .backend()
+                .set_quota(SetQuota { quota_bytes })
+                .await?
+        }
+    };
+    if output.json {
+        return Ok(output.document(&quota)?);
+    }
+    Ok(print_rows(output, &quota_rows(&quota))?)
+}
+
+pub(super) async fn stat(session: &Session, output: &Output, args: LinkArgs) -> Done {
+    let stat = session
+        .backend()
+        .stat(LinkRequest { link: args.link })
+        .await?;
+    if output.json {
+        output.document(&stat)?;
+    } else {
+        let survives = match stat.survives {
+            None => "no: it cannot be read now".to_owned(),
+            Some(0) => "no loss of a peer".to_owned(),
+            Some(count) => format!("the loss of any {}", peers_text(count)),
+        };
+        let rows = [
+            ("kind", kind_text(stat.kind).to_owned()),
+            ("size", ByteSize(stat.size_bytes).to_string()),
+            ("redundancy", format!(" {}", stat.redundancy)),
+            ("blocks", stat.blocks.to_string()),
+            (
+                "shards",
+                format!(
+                    "{} of {} present on {}",
+                    stat.shards_present,
+                    stat.shards,
+                    peers_text(stat.peers)
+                ),
+            ),
+            ("survives", survives),
+        ];
+        print_rows(output, &rows)?;
+    }
+    if stat.unreadable_blocks > 0 {
+        return Err(AdminError::missing(format!(
+            "{} of {} blocks have too few shards within reach",
+            stat.unreadable_blocks, stat.blocks
+        ))
+        .hint("start more of the peers that hold it: cairn peers")
+        .into());
+    }
+    Ok(())
+}
+
+pub(super) fn peers_text(count: u32) -> String {
+    match count {
+        1 => "1 peer".to_owned(),
+        count => format!("{count} peers"),
+    }
+}
+
+const fn kind_text(kind: Kind) -> &'static str {
+    match kind {
+        Kind::File => "file",
+        Kind::Tree => "tree",
+    }
+}
+
+pub(super) async fn ls(session: &Session, output: &Output, args: &LsArgs) -> Done {
+    let path = args.path.as_deref().unwrap_or_else(|| "".as_ref());
+    let request = LsRequest::new(args.link.as_str(), path.as_os_str().as_bytes());
+    let entries = session.backend().ls(request).await?;
+    each(output, "entries", entries, |entry: &LsEntry| {
+        let name = printable(&entry.name).replace('\n', "\\n");
+        let arrow = match &entry.target {
+            Some(target) => format!(" -> {}", printable(target).replace('\n', "\\n")),
+            None if entry.kind == "directory" => "/".to_owned(),
+            None => String::new(),
+        };
+        let size = match entry.kind.as_str() {
+            "file" => ByteSize(entry.size_bytes).to_string(),
+            _ => String::new(),
+        };
+        let time = utc_time(entry.mtime_ns.div_euclid(1_000_000_000));
+        format!(
+            "{}{} {size:>10} {time} {name}{arrow}",
+            kind_letter(&entry.kind),
+            mode_text(entry.mode)
+        )
+    })
+    .await
+}
+
+fn kind_letter(kind: &str) -> char {
+    match kind {
+        "directory" => 'd',
+        "symlink" => 'l',
+        "hardlink" => 'h',
+        _ => '-',
+    }
+}
+
+/// Permission bits as `ls -l` writes them.
+fn mode_text(mode: u32) -> String {
+    let triple = |shift: u32, special: bool, letters: (char, char)| {
+        let bits = mode >> shift & 7;
+        let execute = match (bits & 1 == 1, special) {
+            (true, false) => 'x',
+            (false, false) => '-',
+            (true, true) => letters.0,
+            (false, true) => letters.1,
+        };
+        let flag = |bit: u32, letter: char| if bits & bit == 0 { '-' } else { letter };
+        [flag(4, 'r'), flag(2, 'w'), execute]
+    };
+    [
+        triple(6, mode & 0o4000 != 0, ('s', 'S')),
+        triple(3, mode & 0o2000 != 0, ('s', 'S')),
+        triple(0, mode & 0o1000 != 0, ('t', 'T')),
+    ]
+    .concat()
+    .into_iter()
+    .collect()
+}
+
+pub(super) async fn list(session: &Session, output: &Output) -> Done {
+    let items = session.backend().list().await?;
+    each(output, "puts", items, |item: &Listed| {
+        let time = utc_time((item.put_ms / 1000).cast_signed());
+        let size = ByteSize(item.size_bytes);
+        let name = printable(&item.name).replace('\n', "\\n");
+        let slash = if item.kind == Kind::Tree { "/" } else { "" };
+        format!("{time} {size:>10} {} {name}{slash}", item.link)
+    })
+    .await
+}
+
+/// Prints items as they come: a line each, or as the list `name` of one JSON object.
+async fn each<T: Serialize>(
+    output: &Output,
+    name: &str,
+    mut items: ItemStream<T>,
+    line: impl Fn(&T) -> String,
+) -> Done {
+    let mut separator = format!("{{\"{name}\":[\n  ");
+    let mut buffer = String::new();
+    while let Some(item) = items.next().await {
+        let item = match item {
+            Ok(item) => item,
+            Err(error) => {
+                // What was printed so far stays without its end: no document, but no lie.
+                output.write(buffer.as_bytes())?;
+                return Err(error.into());
+            }
+        };
+        if output.json {
+            let json = serde_json::to_string(&item).map_err(io::Error::other)?;
+            buffer.push_str(&separator);
+            buffer.push_str(&json);
+            ",\n  ".clone_into(&mut separator);
+        } else {
+            buffer.push_str(&line(&item));
+            buffer.push('\n');
+        }
+        if buffer.len() > 32 << 10 {
+            output.write(buffer.as_bytes())?;
+            buffer.clear();
+        }
+    }
+    if output.json {
+        if buffer.is_empty() && separator.starts_with('{') {
+            buffer.push_str(&format!("{{\"{name}\":["));
+        }
+        buffer.push_str("\n]}\n");
+    }
+    Ok(output.write(buffer.as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_read_as_in_ls() {
+        for (mode, text) in [
+            (0o755, "rwxr-xr-x"),
+            (0o4755, "rwsr-xr-x"),
+            (0o6644, "rwSr-Sr--"),
+            (0o1777, "rwxrwxrwt"),
+            (0o1000, "--------T"),
+            (0, "---------"),
+        ] {
+            assert_eq!(mode_text(mode), text);
+        }
+    }
+}

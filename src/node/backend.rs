@@ -1,0 +1,371 @@
+//! What a running peer can be asked, carried out.
+
+use std::sync::atomic::Ordering;
+
+use futures::StreamExt;
+use futures::stream;
+
+use super::catalogue::{Entry, PUTS};
+use super::{Node, quota, show};
+use crate::admin::types::{
+    GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
+    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, PeerInfo, PutRequest, PutResult,
+    QuotaInfo, SetQuota, Stat, Status,
+};
+use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
+use crate::base::{ByteSize, EcProfile};
+use crate::blocks::{PutError, Upload, UploadOptions};
+use crate::config::{Quota, set_quota};
+use crate::content::{
+    BlobReader, BlockSource, ContentError, Found, Ingest, Reading, TreeReader, TreeView,
+    blob_frames, blob_pieces, decode_frames, encode_frames, ingest_blob, ingest_tree, survey,
+};
+use crate::crypto::ConvergenceSecret;
+use crate::dag::{Link, Root};
+
+impl Backend for Node {
+    fn status(&self) -> Answer<'_, Status> {
+        Box::pin(async { Ok(self.show_status().await) })
+    }
+
+    fn peers(&self) -> Answer<'_, Vec<PeerInfo>> {
+        Box::pin(async { Ok(self.show_peers()) })
+    }
+
+    fn quota(&self) -> Answer<'_, QuotaInfo> {
+        Box::pin(async { Ok(self.show_quota()) })
+    }
+
+    fn set_quota(&self, request: SetQuota) -> Answer<'_, QuotaInfo> {
+        Box::pin(self.change_quota(request))
+    }
+
+    fn invite(&self, request: InviteRequest) -> Answer<'_, Invited> {
+        Box::pin(async move { self.invite_peer(&request).await })
+    }
+
+    fn join(&self, request: JoinRequest) -> Answer<'_, Joined> {
+        Box::pin(async move { self.join_network(&request).await })
+    }
+
+    fn put(&self, request: PutRequest, body: ByteStream) -> Answer<'_, PutResult> {
+        Box::pin(self.take_in(request, body))
+    }
+
+    fn get(&self, request: GetRequest) -> Answer<'_, Download> {
+        Box::pin(async move { self.give_out(&request).await })
+    }
+
+    fn ls(&self, request: LsRequest) -> Answer<'_, ItemStream<LsEntry>> {
+        Box::pin(async move { self.list_tree(&request).await })
+    }
+
+    fn stat(&self, request: LinkRequest) -> Answer<'_, Stat> {
+        Box::pin(async move { self.examine(&request).await })
+    }
+
+    fn list(&self) -> Answer<'_, ItemStream<Listed>> {
+        Box::pin(async {
+            let puts = self.catalogue().await?;
+            let items = puts.into_iter().map(|put| Ok(Listed::from(put)));
+            Ok(Box::pin(stream::iter(items)) as ItemStream<Listed>)
+        })
+    }
+
+    fn key_export(&self, request: KeyExportRequest) -> Answer<'_, KeyExported> {
+        Box::pin(self.export(request))
+    }
+}
+
+/// An error of `content`, with what to do next.
+fn content_error(error: &ContentError) -> AdminError {
+    let shown = AdminError::of(error);
+    match error {
+        ContentError::Put(PutError::Full { .. }) => shown.hint(
+            "raise the quota of full peers (`cairn quota SIZE`), add peers, or accept less with --survive",
+        ),
+        ContentError::Put(PutError::TooFewPeers { .. }) => {
+            shown.hint("start more peers, or accept less with --survive")
+        }
+        ContentError::Sender { class, .. } => AdminError {
+            class: (*class).into(),
+            ..shown
+        },
+        _ => shown,
+    }
+}
+
+fn parse_link(text: &str) -> Result<Link, AdminError> {
+    text.trim()
+        .parse()
+        .map_err(|error: crate::dag::LinkError| AdminError::usage(error.to_string()))
+}
+
+impl Node {
+    fn reading(&self) -> Reading {
+        Reading {
+            pools: self.0.blocks.pools().clone(),
+            window_blocks: self.0.blocks.limits().download_window_blocks,
+        }
+    }
+
+    fn source(&self, profile: EcProfile) -> BlockSource {
+        BlockSource {
+            blocks: self.0.blocks.clone(),
+            profile,
+        }
+    }
+
+    /// All puts, oldest first.
+    pub(super) async fn catalogue(&self) -> Result<Vec<Entry>, AdminError> {
+        let rows = self
+            .0
+            .store
+            .kv_scan(PUTS, &[])
+            .await
+            .map_err(|error| AdminError::of(&error))?;
+        Ok(rows
+            .iter()
+            .filter_map(|(_, row)| Entry::decode(row))
+            .collect())
+    }
+
+    async fn change_quota(&self, request: SetQuota) -> Result<QuotaInfo, AdminError> {
+        let inner = &self.0;
+        let bytes = match request.quota_bytes {
+            Some(bytes) => bytes,
+            None => {
+                let usage = inner.store.usage();
+                quota::half(usage.disk_free, usage.allocated)
+            }
+        };
+        let setting = match request.quota_bytes {
+            Some(bytes) => Quota::bytes(ByteSize(bytes)).map_err(AdminError::refused)?,
+            None => Quota::Auto,
+        };
+        inner
+            .store
+            .set_quota(bytes)
+            .map_err(|error| AdminError::of(&error))?;
+        inner.quota.set(bytes, setting == Quota::Auto);
+        let file = inner.options.config_file.clone();
+        inner
+            .blocks
+            .pools()
+            .disk
+            .run(move || set_quota(&file, setting))
+            .await
+            .map_err(|error| AdminError::of(&error))?;
+        self.announce_offer().await;
+        Ok(self.show_quota())
+    }
+
+    async fn take_in(
+        &self,
+        request: PutRequest,
+        body: ByteStream,
+    ) -> Result<PutResult, AdminError> {
+        let begun = tokio::time::Instant::now();
+        let inner = &self.0;
+        let profile = match &request.redundancy {
+            None => inner.options.config.put.redundancy,
+            Some(text) => text
+                .parse::<EcProfile>()
+                .map_err(|error| AdminError::usage(error.to_string()))?,
+        };
+        let secret = self.sealing_secret(request.private)?;
+        let owner = self.identity().owner;
+        let upload = inner
+            .blocks
+            .upload(UploadOptions {
+                profile,
+                secret,
+                survive: request.survive.map(|count| count as usize),
+                owner,
+            })
+            .await
+            .map_err(|error| content_error(&error.into()))?;
+        let root = match self.ingest(request.kind, body, &upload).await {
+            Ok(root) => root,
+            Err(error) => {
+                upload.abort().await;
+                return Err(content_error(&error));
+            }
+        };
+        let link = Link { profile, root }.to_string();
+        let put_ms = inner
+            .clock
+            .now_ms()
+            .max(inner.uploads.fetch_add(1, Ordering::Relaxed));
+        let entry = Entry {
+            link: link.clone(),
+            name: request.name,
+            is_tree: root.is_tree(),
+            size_bytes: root.size(),
+            put_ms,
+        };
+        let row = (PUTS.to_owned(), entry.key(), Some(entry.encode().into()));
+        let report = upload
+            .finish(vec![row])
+            .await
+            .map_err(|error| content_error(&error.into()))?;
+        Ok(PutResult {
+            link,
+            kind: request.kind,
+            size_bytes: root.size(),
+            stored_bytes: report.stored_bytes,
+            new_bytes: report.new_bytes,
+            blocks: report.blocks,
+            survives: report.survives as u32,
+            peers: report.peers as u32,
+            promised: profile.parity_shards() as u32,
+            duration_ms: begun.elapsed().as_millis() as u64,
+        })
+    }
+
+    /// What chunks are sealed under.
+    fn sealing_secret(&self, is_private: bool) -> Result<ConvergenceSecret, AdminError> {
+        if is_private {
+            return Ok(ConvergenceSecret::random(&self.0.entropy));
+        }
+        self.identity().secrets.convergence().ok_or_else(|| {
+            AdminError::refused(
+                "this peer was invited for storage only: it has no secret to seal with",
+            )
+            .hint("put with --private, or join with a full ticket")
+        })
+    }
+
+    async fn ingest(
+        &self,
+        kind: Kind,
+        body: ByteStream,
+        upload: &Upload,
+    ) -> Result<Root, ContentError> {
+        let how = Ingest {
+            limits: self.0.blocks.limits().clone(),
+            pools: self.0.blocks.pools().clone(),
+        };
+        let frames = decode_frames(body);
+        match kind {
+            Kind::File => {
+                let pieces = blob_pieces(Box::pin(frames));
+                ingest_blob(pieces, upload, &how).await
+            }
+            Kind::Tree => Ok(ingest_tree(frames, upload, &how).await?.0),
+        }
+    }
+
+    async fn give_out(&self, request: &GetRequest) -> Result<Download, AdminError> {
+        let link = parse_link(&request.link)?;
+        let (source, how) = (self.source(link.profile), self.reading());
+        let size = link.root.size();
+        let is_range = request.start.is_some() || request.end.is_some();
+        if link.root.is_tree() {
+            if is_range {
+                return Err(AdminError::usage(
+                    "a byte range of a directory makes no sense",
+                ));
+            }
+            let reader = TreeReader::open(&link.root, source, &how)
+                .map_err(|error| content_error(&error))?;
+            return Ok(Download {
+                head: GetHead {
+                    kind: Kind::Tree,
+                    size_bytes: size,
+                },
+                body: Box::pin(encode_frames(reader.into_stream())),
+            });
+        }
+        let start = request.start.unwrap_or(0);
+        // The last byte asked for is included.
+        let end = request
+            .end
+            .map_or(size, |last| last.saturating_add(1).min(size));
+        if is_range && (start >= size || start >= end) {
+            return Err(AdminError::usage(format!(
+                "the range is outside of the {size} bytes of this file"
+            )));
+        }
+        let reader = BlobReader::open(&link.root, start..end, source, &how)
+            .map_err(|error| content_error(&error))?;
+        Ok(Download {
+            head: GetHead {
+                kind: Kind::File,
+                size_bytes: end - start,
+            },
+            body: Box::pin(encode_frames(blob_frames(reader.into_stream()))),
+        })
+    }
+
+    async fn list_tree(&self, request: &LsRequest) -> Result<ItemStream<LsEntry>, AdminError> {
+        let link = parse_link(&request.link)?;
+        let path = request
+            .path()
+            .ok_or_else(|| AdminError::usage("the path is not hexadecimal"))?;
+        if !link.root.is_tree() {
+            return Err(AdminError::usage("the link names a file, not a directory")
+                .hint("`cairn stat LINK` tells about a file"));
+        }
+        let mut view = TreeView::open(&link.root, self.source(link.profile), &self.reading())
+            .await
+            .map_err(|error| content_error(&error))?;
+        let failed = |error: ContentError| content_error(&error);
+        let listing = match view.resolve(&path).await.map_err(failed)? {
+            Found::Directory { entries, .. } => view.list(entries),
+            _ => {
+                let entry = view.entry(&path).await.map_err(failed)?;
+                let shown = entry.map(|entry| Ok(show::entry(&entry)));
+                return Ok(Box::pin(stream::iter(shown)));
+            }
+        };
+        let pages = stream::try_unfold((view, listing), |(mut view, mut listing)| async move {
+            let page = view.next_page(&mut listing).await;
+            let page = page.map_err(|error| content_error(&error))?;
+            Ok::<_, AdminError>(page.map(|page| (page, (view, listing))))
+        });
+        let entries = pages.flat_map(|page| {
+            let items: Vec<Result<LsEntry, AdminError>> = match page {
+                Ok(entries) => entries.iter().map(|entry| Ok(show::entry(entry))).collect(),
+                Err(error) => vec![Err(error)],
+            };
+            stream::iter(items)
+        });
+        Ok(Box::pin(entries))
+    }
+
+    async fn examine(&self, request: &LinkRequest) -> Result<Stat, AdminError> {
+        let link = parse_link(&request.link)?;
+        let profile = link.profile;
+        let found = survey(&link.root, self.source(profile), &self.reading())
+            .await
+            .map_err(|error| content_error(&error))?;
+        let blocks: Vec<_> = found.blocks.iter().map(|block| block.id).collect();
+        let (health, peers) = self.0.blocks.health(&blocks, profile).await;
+        let present: usize = health.iter().map(|block| block.present.len()).sum();
+        let unreadable = health.iter().filter(|b| b.survives.is_none()).count();
+        let survives = if unreadable > 0 {
+            None
+        } else {
+            // Without blocks there is nothing to lose.
+            let least = health.iter().filter_map(|block| block.survives).min();
+            Some(least.unwrap_or(0) as u32)
+        };
+        Ok(Stat {
+            link: link.to_string(),
+            kind: if link.root.is_tree() {
+                Kind::Tree
+            } else {
+                Kind::File
+            },
+            size_bytes: link.root.size(),
+            blocks: blocks.len() as u64,
+            redundancy: profile.to_string(),
+            shards: (blocks.len() * profile.total_shards()) as u64,
+            shards_present: present as u64,
+            unreadable_blocks: unreadable as u64,
+            survives,
+            peers: peers as u32,
+        })
+    }
+}

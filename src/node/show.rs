@@ -1,0 +1,170 @@
+//! How a peer describes itself and others in the control API.
+
+use std::sync::atomic::Ordering;
+
+use super::Node;
+use crate::admin::types::{LsEntry, PeerInfo, QuotaInfo, Status, WorkerStatus};
+use crate::base::ByteSize;
+use crate::dag::directory::printable;
+use crate::dag::{Entry, EntryKind, Meta, NodeAt, Timestamp};
+use crate::net::{Member, Path, Reach};
+
+impl Node {
+    pub(super) async fn show_status(&self) -> Status {
+        let inner = &self.0;
+        let members = inner.net.members();
+        let own = members.get(&self.own());
+        let connected = members
+            .list
+            .iter()
+            .filter(|member| matches!(member.state, Reach::Connected(_)))
+            .count();
+        let identity = self.identity().clone();
+        let workers = inner
+            .workers
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+            .iter()
+            .map(|(name, status)| WorkerStatus {
+                name: (*name).to_owned(),
+                status: status
+                    .lock()
+                    .unwrap_or_else(|poison| poison.into_inner())
+                    .clone(),
+            })
+            .collect();
+        Status {
+            peer: self.own().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            data_dir: inner.options.data_dir.display().to_string(),
+            network: identity
+                .is_networked
+                .then(|| identity.secrets.network.to_string()),
+            addresses: own.map(|own| own.addresses.clone()).unwrap_or_default(),
+            zone: own.map(|own| own.zone.clone()).unwrap_or_default(),
+            storage_only: !identity.secrets.can_seal(),
+            uptime_ms: inner.started.elapsed().as_millis() as u64,
+            members: members.list.len() as u32,
+            connected: connected as u32,
+            storage: self.show_quota(),
+            workers,
+        }
+    }
+
+    pub(super) fn show_quota(&self) -> QuotaInfo {
+        let inner = &self.0;
+        let usage = inner.store.usage();
+        let reserve_free = inner.options.config.storage.reserve_free;
+        let intake_stopped = if usage.poisoned {
+            Some("a write failed: restart this peer, and look at its disk".to_owned())
+        } else if usage.intake_left > 0 {
+            None
+        } else if usage.allocated >= usage.quota {
+            Some(format!(
+                "{} are used, more than the quota of {}",
+                ByteSize(usage.allocated),
+                ByteSize(usage.quota)
+            ))
+        } else if usage.disk_free <= reserve_free.0 {
+            Some(format!(
+                "the disk has {} free, and {reserve_free} of it are left to others",
+                ByteSize(usage.disk_free)
+            ))
+        } else {
+            Some("the rest of the quota is kept for upkeep".to_owned())
+        };
+        QuotaInfo {
+            quota_bytes: usage.quota,
+            auto: inner.quota.is_auto(),
+            used_bytes: usage.allocated,
+            free_bytes: usage.intake_left,
+            reserve_free_bytes: reserve_free.0,
+            offer: inner.serving.offer.load(Ordering::Relaxed),
+            intake_stopped,
+        }
+    }
+
+    pub(super) fn show_peers(&self) -> Vec<PeerInfo> {
+        let members = self.0.net.members();
+        let own = self.own();
+        let mut peers: Vec<PeerInfo> = members.list.iter().map(peer_info).collect();
+        let own = own.to_string();
+        peers.sort_by_key(|peer| peer.peer != own);
+        peers
+    }
+}
+
+fn peer_info(member: &Member) -> PeerInfo {
+    let (state, path, away_since_ms) = match &member.state {
+        Reach::Own => ("own", None, None),
+        Reach::Connected(path) => ("connected", Some(path_name(*path)), None),
+        Reach::Idle => ("idle", None, None),
+        Reach::Away { since_ms } => ("away", None, Some(*since_ms)),
+    };
+    PeerInfo {
+        peer: member.peer.to_string(),
+        state: state.to_owned(),
+        live: member.state.is_live(),
+        path: path.map(ToOwned::to_owned),
+        away_since_ms,
+        addresses: member.addresses.clone(),
+        capacity_bytes: member.capacity_bytes,
+        free_bytes: member.free_bytes,
+        zone: member.zone.clone(),
+        storage_only: member.storage_only,
+        version: member.program.clone(),
+        rtt_ms: member.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+    }
+}
+
+const fn path_name(path: Path) -> &'static str {
+    match path {
+        Path::Bulk(_) => "bulk",
+        Path::Tcp => "tcp",
+        Path::Quic => "quic",
+        Path::Memory => "memory",
+    }
+}
+
+/// One line of `ls`.
+pub(super) fn entry(entry: &Entry<NodeAt>) -> LsEntry {
+    let mut shown = LsEntry::default();
+    shown.set_name(&entry.name);
+    let mut meta = |meta: &Meta| {
+        shown.mode = u32::from(meta.mode);
+        shown.mtime_ns = nanoseconds(&meta.mtime);
+    };
+    match &entry.kind {
+        EntryKind::File {
+            meta: file,
+            content,
+        } => {
+            meta(file);
+            shown.kind = "file".to_owned();
+            shown.size_bytes = content.size;
+        }
+        EntryKind::Directory {
+            meta: directory, ..
+        } => {
+            meta(directory);
+            shown.kind = "directory".to_owned();
+        }
+        EntryKind::Symlink { mtime, target } => {
+            shown.kind = "symlink".to_owned();
+            shown.mtime_ns = nanoseconds(mtime);
+            shown.target = Some(printable(target));
+        }
+        EntryKind::HardLink { first } => {
+            shown.kind = "hardlink".to_owned();
+            shown.target = Some(printable(first));
+        }
+    }
+    shown
+}
+
+const fn nanoseconds(time: &Timestamp) -> i64 {
+    time.seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(time.nanos as i64)
+}

@@ -1,0 +1,224 @@
+//! Peers on a memory network with memory disks: the real conductor and the real store, started,
+//! crashed and started again.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
+use crate::blocks::{Blocks, ClaimSettler, Parts, ServeOptions, serve};
+use crate::net::memory::{LinkFaults, MemoryHub, MemoryOptions, MemoryPeer};
+use crate::store::mem_disk::Crash;
+use crate::store::{MemDisk, OpenError, Store, StoreError, StoreOptions};
+
+/// When every simulation begins: 2026-01-01.
+const START_MS: u64 = 1_767_225_600_000;
+
+/// How a cluster is made.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    /// Number of peers.
+    pub peers: usize,
+    /// Quota of each.
+    pub quota_bytes: u64,
+    /// Faults of every link.
+    pub faults: LinkFaults,
+    /// Longest member list that a peer keeps.
+    pub max_members: usize,
+    /// Bounds.
+    pub limits: Limits,
+    /// Whether the trace keeps its lines.
+    pub keep_trace: bool,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        ClusterOptions {
+            peers: 6,
+            quota_bytes: 64 << 20,
+            faults: LinkFaults {
+                delay: Duration::from_millis(1),
+                jitter: Duration::from_millis(2),
+                loss: 0.0,
+            },
+            max_members: usize::MAX,
+            limits: Limits::tiny(),
+            keep_trace: false,
+        }
+    }
+}
+
+/// Why a simulated peer does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its store does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Its store does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A network of simulated peers.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The network, for faults and the trace.
+    pub hub: MemoryHub,
+    /// Randomness of the scenario.
+    pub entropy: Entropy,
+    clock: Clock,
+    options: ClusterOptions,
+    peers: Vec<SimPeer>,
+}
+
+#[derive(Debug)]
+struct SimPeer {
+    id: PeerId,
+    disk: MemDisk,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    blocks: Blocks,
+    stop: CancellationToken,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Cluster {
+    /// Makes the peers and starts them all. Must be called in a current-thread runtime with paused
+    /// time.
+    pub async fn start(options: ClusterOptions, seed: u64) -> Result<Cluster, StartError> {
+        let entropy = Entropy::seeded(seed);
+        let clock = Clock::simulated(START_MS);
+        let hub = MemoryHub::new(
+            MemoryOptions {
+                faults: options.faults,
+                keep_trace: options.keep_trace,
+                ..MemoryOptions::default()
+            },
+            entropy.fork(),
+            clock.clone(),
+        );
+        let peers = (0..options.peers)
+            .map(|_| SimPeer {
+                id: PeerId(entropy.array()),
+                disk: MemDisk::new(4 * options.quota_bytes),
+                running: None,
+            })
+            .collect();
+        let mut cluster = Cluster {
+            hub,
+            entropy,
+            clock,
+            options,
+            peers,
+        };
+        for at in 0..cluster.peers.len() {
+            cluster.restart(at).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Number of peers, running or not.
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Whether there are no peers.
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    /// The id of a peer.
+    pub fn id(&self, at: usize) -> Option<PeerId> {
+        self.peers.get(at).map(|peer| peer.id)
+    }
+
+    /// The conductor of a peer that runs.
+    pub fn blocks(&self, at: usize) -> Option<&Blocks> {
+        let running = self.peers.get(at)?.running.as_ref()?;
+        Some(&running.blocks)
+    }
+
+    /// Ends a peer as a power cut does: what was not synced may be lost, kept or torn.
+    pub fn crash(&mut self, at: usize) {
+        let image = Crash::seeded(self.entropy.u64());
+        let Some(peer) = self.peers.get_mut(at) else {
+            return;
+        };
+        if let Some(running) = peer.running.take() {
+            self.hub.crash(peer.id);
+            for task in running.tasks {
+                task.abort();
+            }
+            // What the dead peer's tasks still write goes to a disk that nobody looks at.
+            peer.disk = peer.disk.crash_image(&image);
+        }
+    }
+
+    /// Starts a peer that does not run, on what its disk holds.
+    pub async fn restart(&mut self, at: usize) -> Result<(), StartError> {
+        let Some(peer) = self.peers.get_mut(at) else {
+            return Ok(());
+        };
+        if peer.running.is_some() {
+            return Ok(());
+        }
+        let options = StoreOptions::new(self.options.quota_bytes, self.entropy.fork());
+        let (store, _report) = Store::open(
+            Arc::new(peer.disk.clone()),
+            options,
+            Pools::inline(),
+            self.clock.clone(),
+        )
+        .await?;
+        let mut member = MemoryPeer::new(peer.id, self.options.quota_bytes);
+        member.max_members = self.options.max_members;
+        let (net, inbound) = self.hub.join(member);
+        let blocks = Blocks::open(Parts {
+            store: store.clone(),
+            net,
+            pools: Pools::inline(),
+            clock: self.clock.clone(),
+            limits: self.options.limits.clone(),
+            fetch_timeout: Duration::from_secs(30),
+        })
+        .await?;
+        let stop = CancellationToken::new();
+        let served = serve(
+            inbound,
+            store,
+            Pools::inline(),
+            self.clock.clone(),
+            Arc::new(ServeOptions {
+                offer: AtomicBool::new(true),
+                claim_ttl_ms: self.options.limits.claim_ttl.as_millis() as u64,
+            }),
+            stop.clone(),
+        );
+        let settler = ClaimSettler::new(blocks.clone());
+        let settled = crate::base::worker::drive(settler, stop.clone().cancelled_owned());
+        peer.running = Some(Running {
+            blocks,
+            stop,
+            tasks: vec![tokio::spawn(served), tokio::spawn(settled)],
+        });
+        Ok(())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for peer in &mut self.peers {
+            if let Some(running) = peer.running.take() {
+                running.stop.cancel();
+                for task in running.tasks {
+                    task.abort();
+                }
+            }
+        }
+    }
+}
