@@ -1,5 +1,6 @@
 //! Real swarms in one process, over loopback.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
