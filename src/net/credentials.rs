@@ -47,6 +47,23 @@ impl Credentials {
         })
     }
 
+    /// Credentials that others should refuse: the proof is not checked.
+    #[cfg(feature = "testkit")]
+    pub fn unchecked(
+        device: SigningKey,
+        secrets: NetworkSecrets,
+        chain: &MembershipChain,
+        clock: Clock,
+    ) -> Self {
+        Credentials {
+            device,
+            network: secrets.network,
+            tag: secrets.membership_tag(),
+            admitted: Admitted::default(),
+            gate: Gate::new(secrets, chain, Lists::default(), clock),
+        }
+    }
+
     /// The own peer.
     pub fn own(&self) -> PeerId {
         self.device.peer()

@@ -17,8 +17,6 @@ use super::segment::{SEGMENT_HEADER_LEN, Scanned, Scanner};
 use crate::base::{BlockId, ClaimId};
 use crate::erasure::VerifiedShard;
 
-/// Bytes copied in one step.
-const STEP_BYTES: u64 = 1 << 20;
 /// Records looked at in one step.
 const STEP_RECORDS: usize = 4096;
 /// Claims on blocks whose shard records are dead are gathered up to so many.
@@ -98,7 +96,7 @@ impl Engine {
             more: true,
         };
         for _ in 0..STEP_RECORDS {
-            if progress.moved_bytes >= STEP_BYTES {
+            if progress.moved_bytes >= self.shared.options.compaction_step_bytes {
                 break;
             }
             let scanned = cursor.scanner.next().map_err(|error| read_failed(&error))?;

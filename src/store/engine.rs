@@ -119,6 +119,8 @@ pub(super) struct Engine {
     pub(super) totals: Totals,
     /// Bytes of log that the index database does not have.
     pub(super) tail_bytes: u64,
+    /// Changed rows after which the index database is brought up to date.
+    pub(super) flush_rows: usize,
     /// Released claims some of whose blocks are still to be let go.
     pub(super) draining: BTreeSet<ClaimId>,
     /// Segments in which nothing counts any more.
@@ -230,7 +232,9 @@ impl Engine {
                 {
                     self.rebuild("a reader found it damaged")?;
                 }
-                Work::Flush => self.flush()?,
+                Work::Flush => {
+                    self.try_flush()?;
+                }
                 Work::Count => self.true_up(),
                 _ => {}
             }
@@ -415,12 +419,28 @@ impl Engine {
     /// Work that follows from what was just written.
     fn keep_house(&mut self) -> Result<(), Fail> {
         let options = &self.shared.options;
-        if self.shared.index.pending() >= options.flush_rows
+        if self.shared.index.pending() >= self.flush_rows
             || self.tail_bytes >= options.flush_tail_bytes
         {
-            self.flush()?;
+            self.try_flush()?;
         }
         self.remove_empty()
+    }
+
+    /// Brings the index database up to date if the disk has room for that. The log has everything,
+    /// so it can wait.
+    fn try_flush(&mut self) -> Result<bool, Fail> {
+        match self.flush() {
+            Err(Fail::Index(IndexError::Io(error))) if is_full(&error) => {
+                tracing::warn!("no room to bring the index up to date");
+                let options = &self.shared.options;
+                let disk = self.shared.disk.as_ref();
+                self.shared.index.reopen(disk, options.cache_bytes)?;
+                self.flush_rows = self.shared.index.pending() + options.flush_rows / 4;
+                Ok(false)
+            }
+            other => other.map(|()| true),
+        }
     }
 
     /// Brings the index database up to date with the log.
@@ -441,6 +461,7 @@ impl Engine {
             totals: self.totals,
         })?;
         self.tail_bytes = 0;
+        self.flush_rows = self.shared.options.flush_rows;
         self.true_up();
         Ok(())
     }
@@ -465,18 +486,14 @@ impl Engine {
     /// Removes segments in which nothing counts any more.
     pub(super) fn remove_empty(&mut self) -> Result<(), Fail> {
         self.empty.remove(&self.active.id);
-        // While a segment is half moved, others must stay: their tombstones may be the only word
-        // against what is still in it.
-        let victim = self
-            .totals
-            .victim
-            .filter(|id| self.shared.index.segment(*id).is_some());
-        let removable: Vec<u32> = self
-            .empty
-            .iter()
-            .copied()
-            .filter(|id| victim.is_none_or(|victim| victim == *id))
-            .collect();
+        // While a segment is half moved, others must stay: they may have the later copies of what
+        // is still in it, which tombstones name by their place.
+        let victim = self.totals.victim;
+        let half_moved = victim.filter(|id| self.shared.index.segment(*id).is_some());
+        let waits = |id: &u32| half_moved.is_some_and(|victim| victim != *id);
+        let (waiting, removable) = std::mem::take(&mut self.empty).into_iter().partition(waits);
+        self.empty = waiting;
+        let removable: BTreeSet<u32> = removable;
         if removable.is_empty() {
             return Ok(());
         }
@@ -484,9 +501,12 @@ impl Engine {
         for id in &removable {
             batch.draft.rows.segments.insert(*id, None);
         }
-        if victim.is_some_and(|victim| removable.contains(&victim)) {
-            batch.draft.totals.victim = None;
-            self.compaction = None;
+        let totals = &mut batch.draft.totals;
+        if totals
+            .victim
+            .is_some_and(|victim| removable.contains(&victim))
+        {
+            totals.victim = None;
         }
         if removable.contains(&self.forgotten.segment) {
             let forgotten = std::mem::take(&mut self.forgotten);
@@ -498,16 +518,20 @@ impl Engine {
         }
         self.totals = batch.draft.totals;
         self.shared.index.merge(batch.draft.rows);
-        // The database must not point into a segment that is gone.
-        self.flush()?;
+        // So that the database does not point into a segment that is gone. Where there is no room
+        // even for that, removing comes first: a crash in between costs a rebuild, no more.
+        let is_flushed = self.try_flush()?;
         let broken = |error: std::io::Error| Fail::Broken(format!("removing a segment: {error}"));
         for id in removable {
             self.shared.disk.remove(&segment_name(id)).map_err(broken)?;
             self.shared.files.forget(id);
             self.shared.ledger.remove_segment(id);
-            self.empty.remove(&id);
         }
-        self.shared.disk.sync_dir(STORE_DIR).map_err(broken)
+        self.shared.disk.sync_dir(STORE_DIR).map_err(broken)?;
+        if !is_flushed {
+            self.try_flush()?;
+        }
+        Ok(())
     }
 
     /// Builds the index anew from the log.
@@ -548,7 +572,15 @@ pub(super) fn create_segment(shared: &Shared, id: u32, first_seq: u64) -> Result
                 end: SEGMENT_HEADER_LEN as u32,
             })
         }
-        Err(error) if is_full(&error) && shared.disk.remove(&name).is_ok() => Err(Fail::Full),
+        Err(error) if is_full(&error) && is_removed(shared, &name) => Err(Fail::Full),
         Err(error) => Err(Fail::Broken(format!("beginning a segment: {error}"))),
+    }
+}
+
+/// Removes what is left of a file that could not be begun.
+fn is_removed(shared: &Shared, name: &str) -> bool {
+    match shared.disk.remove(name) {
+        Ok(()) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     }
 }

@@ -517,6 +517,7 @@ fn engine(
         active,
         totals: draft.totals,
         tail_bytes: 0,
+        flush_rows: shared.options.flush_rows,
         draining: draining(shared)?,
         empty: empty
             .iter()

@@ -42,6 +42,8 @@ pub struct StoreOptions {
     pub flush_idle: Duration,
     /// Memory that the index database may use as a cache.
     pub cache_bytes: usize,
+    /// Bytes that compaction moves before it lets other work pass.
+    pub compaction_step_bytes: u64,
     /// Bytes per second that compaction may move while there is room.
     pub compaction_rate: u64,
     /// How often expired claims are looked for.
@@ -65,6 +67,7 @@ impl StoreOptions {
             flush_tail_bytes: (quota_bytes / 8).clamp(4 << 20, 256 << 20),
             flush_idle: Duration::from_secs(5),
             cache_bytes: 4 << 20,
+            compaction_step_bytes: 1 << 20,
             compaction_rate: 64 << 20,
             expiry_interval: Duration::from_secs(60),
             entropy,

@@ -1,5 +1,6 @@
 //! Real swarms in one process, over loopback.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -352,4 +353,151 @@ async fn look_ups_find_the_closest_where_nobody_knows_everybody() {
         f64::from(messages) / LOOKUPS as f64,
     );
     assert!(share > 0.99);
+}
+
+/// Whoever is of another network, is denied, or knows the secrets and has no valid invitation is
+/// neither admitted nor routed to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_do_not_belong_get_nothing() {
+    let founder = Founder::new(6);
+    let (unwanted, unwanted_chain) = founder.device();
+    let lists = Lists {
+        denied: BTreeSet::from([unwanted.peer()]),
+        ..Lists::default()
+    };
+    let host = founder.credentials(founder.device.clone(), &founder.chain, lists);
+    let host = Peer::start(options(host, &[])).await;
+    let contacts = [host.contact()];
+
+    let stranger = Founder::new(7).own();
+    let denied = founder.credentials(unwanted, &unwanted_chain, Lists::default());
+    // Each knows the secrets. One shows the proof of another device, one that of a network of
+    // its own.
+    let pretender = |chain: &MembershipChain| {
+        let device = SigningKey::generate(&founder.entropy);
+        let secrets = founder.secrets.clone();
+        Credentials::unchecked(device, secrets, chain, Clock::system())
+    };
+    let thief = pretender(&founder.device().1);
+    let impostor = pretender(&Founder::new(9).chain);
+    for credentials in [stranger, denied, thief, impostor] {
+        let mut options = options(credentials, &contacts);
+        options.limits.admission_timeout = SECOND;
+        options.limits.dial_timeout = SECOND * 2;
+        let guest = Peer::start(options).await;
+        let address = format!("{}/p2p/{}", contacts[0].control[0], host.own);
+        assert!(guest.handle.dial(address).await.is_err());
+        let answer = guest.handle.request(host.own, have(), SECOND * 4).await;
+        assert!(answer.is_err(), "{answer:?}");
+        assert_eq!(host.handle.members().list.len(), 1);
+        let answer = host.handle.request(guest.own, have(), SECOND * 2).await;
+        assert!(answer.is_err(), "{answer:?}");
+        let looked = host.handle.closest(b"x".to_vec(), 40).await.unwrap();
+        assert_eq!(looked.found.len(), 1);
+        guest.network.stop().await.unwrap();
+    }
+    // A member still gets in.
+    let member = Peer::start(options(founder.member(), &contacts)).await;
+    assert!(member.sees(2).await);
+}
+
+mod stranger {
+    //! A libp2p peer that knows all protocol names, and nothing else.
+
+    use libp2p::futures::StreamExt;
+    use libp2p::kad::store::MemoryStore;
+    use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+    use libp2p::{
+        Multiaddr, StreamProtocol, Swarm, SwarmBuilder, identify, kad, noise, ping, tcp, yamux,
+    };
+
+    use super::*;
+
+    #[derive(NetworkBehaviour)]
+    struct Behaviour {
+        kad: kad::Behaviour<MemoryStore>,
+        identify: identify::Behaviour,
+        ping: ping::Behaviour,
+    }
+
+    fn swarm(tag: &str) -> Swarm<Behaviour> {
+        let kad = StreamProtocol::try_from_owned(format!("/cairn/{tag}/kad/1")).unwrap();
+        SwarmBuilder::with_new_identity()
+            .with_tokio()
+            .with_tcp(
+                tcp::Config::default(),
+                noise::Config::new,
+                yamux::Config::default,
+            )
+            .unwrap()
+            .with_behaviour(|key| {
+                let own = key.public().to_peer_id();
+                Behaviour {
+                    kad: kad::Behaviour::with_config(
+                        own,
+                        MemoryStore::new(own),
+                        kad::Config::new(kad),
+                    ),
+                    identify: identify::Behaviour::new(identify::Config::new(
+                        format!("/cairn/{tag}/identify/1"),
+                        key.public(),
+                    )),
+                    ping: ping::Behaviour::new(ping::Config::new()),
+                }
+            })
+            .unwrap()
+            .with_swarm_config(|config| config.with_idle_connection_timeout(SECOND * 60))
+            .build()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn knowing_the_names_is_not_enough() {
+        let founder = Founder::new(8);
+        let mut quick = options(founder.own(), &[]);
+        quick.limits.admission_timeout = SECOND;
+        let host = Peer::start(quick).await;
+        let member = Peer::start(options(founder.member(), &[host.contact()])).await;
+        assert!(member.sees(2).await);
+        let mut swarm = swarm(founder.own().tag());
+        let address: Multiaddr = host.network.info().control[0].parse().unwrap();
+        let peer = libp2p::PeerId::from_bytes(&host.own.to_multihash()).unwrap();
+        swarm
+            .behaviour_mut()
+            .kad
+            .add_address(&peer, address.clone());
+        swarm.dial(address).unwrap();
+        swarm
+            .behaviour_mut()
+            .kad
+            .get_closest_peers(libp2p::PeerId::random());
+        let mut was_connected = false;
+        let mut found = None;
+        let watching = async {
+            while let Some(event) = swarm.next().await {
+                match event {
+                    SwarmEvent::ConnectionEstablished { .. } => was_connected = true,
+                    SwarmEvent::ConnectionClosed { .. } => break,
+                    SwarmEvent::Behaviour(BehaviourEvent::Identify(
+                        identify::Event::Received { .. },
+                    )) => panic!("identified itself to a stranger"),
+                    SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event {
+                        result: Ok(_),
+                        ..
+                    })) => panic!("answered a stranger's ping"),
+                    SwarmEvent::Behaviour(BehaviourEvent::Kad(
+                        kad::Event::OutboundQueryProgressed {
+                            result: kad::QueryResult::GetClosestPeers(Ok(result)),
+                            ..
+                        },
+                    )) => found = Some(result.peers.len()),
+                    _ => {}
+                }
+            }
+        };
+        // It is shown out when it has proved nothing in time.
+        tokio::time::timeout(SECOND * 8, watching).await.unwrap();
+        assert!(was_connected);
+        assert!(found.is_none_or(|peers| peers == 0), "{found:?}");
+        assert_eq!(host.handle.members().list.len(), 2);
+    }
 }

@@ -18,7 +18,7 @@ pub(super) const LOOKUP_PARALLELISM: NonZeroUsize = match NonZeroUsize::new(6) {
     None => NonZeroUsize::MIN,
 };
 /// Time after which a look-up ends with what it has.
-pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(6);
 /// Dead connections are noticed after this and [`PING_TIMEOUT`].
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);

@@ -4,11 +4,12 @@
 //! it is known, and none is dropped because its taker lags. Counts connections before and after
 //! admission and refuses what exceeds the bounds. Does not know what is said on the streams.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Ready, ready};
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -26,7 +27,7 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::addresses::from_libp2p;
+use super::addresses::{from_libp2p, ip_of};
 use crate::net::admission::Gate;
 
 /// Streams for requests that the far side may hold open on one connection.
@@ -142,11 +143,20 @@ pub(super) enum DoorEvent {
     },
 }
 
+/// A connection whose far side has shown its id.
+struct Entered {
+    peer: PeerId,
+    ip: Option<IpAddr>,
+    is_inbound: bool,
+    is_admitted: bool,
+}
+
 /// The behaviour.
 pub(super) struct Door {
     policy: DoorPolicy,
-    knocking: BTreeSet<ConnectionId>,
-    connections: BTreeMap<ConnectionId, (PeerId, bool)>,
+    /// Where those come from who have not even shown their id.
+    knocking: BTreeMap<ConnectionId, Option<IpAddr>>,
+    connections: BTreeMap<ConnectionId, Entered>,
     actions: VecDeque<ToSwarm<DoorEvent, ToDoor>>,
     waker: Option<Waker>,
 }
@@ -155,7 +165,7 @@ impl Door {
     pub(super) const fn new(policy: DoorPolicy) -> Self {
         Door {
             policy,
-            knocking: BTreeSet::new(),
+            knocking: BTreeMap::new(),
             connections: BTreeMap::new(),
             actions: VecDeque::new(),
             waker: None,
@@ -169,8 +179,8 @@ impl Door {
 
     /// From now on the connection may carry requests.
     pub(super) fn admit(&mut self, peer: PeerId, connection: ConnectionId) {
-        if let Some((_, admitted)) = self.connections.get_mut(&connection) {
-            *admitted = true;
+        if let Some(entered) = self.connections.get_mut(&connection) {
+            entered.is_admitted = true;
             self.tell(peer, connection, ToDoor::Admit);
         }
     }
@@ -191,20 +201,37 @@ impl Door {
         }
     }
 
-    fn strangers(&self) -> usize {
-        let unproved = self.connections.values().filter(|(_, admitted)| !admitted);
-        self.knocking.len() + unproved.count()
+    /// Where everybody comes from who was not admitted yet.
+    fn strangers(&self) -> impl Iterator<Item = Option<IpAddr>> {
+        let entered = self.connections.values();
+        let unproved = entered.filter(|entered| entered.is_inbound && !entered.is_admitted);
+        self.knocking
+            .values()
+            .copied()
+            .chain(unproved.map(|entered| entered.ip))
     }
 
-    fn enter(&mut self, connection: ConnectionId, peer: PeerId) -> Result<Handler, Refused> {
+    fn enter(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        ip: Option<IpAddr>,
+        is_inbound: bool,
+    ) -> Result<Handler, Refused> {
         if !self.lets_in(&peer) {
             return Err(Refused::Listed);
         }
-        let of_peer = self.connections.values().filter(|(id, _)| *id == peer);
+        let of_peer = self.connections.values().filter(|one| one.peer == peer);
         if of_peer.count() >= CONNECTIONS_PER_PEER {
             return Err(Refused::PerPeer);
         }
-        self.connections.insert(connection, (peer, false));
+        let entered = Entered {
+            peer,
+            ip,
+            is_inbound,
+            is_admitted: false,
+        };
+        self.connections.insert(connection, entered);
         Ok(Handler {
             admission: self.policy.admission.clone(),
             requests: self.policy.requests.clone(),
@@ -225,15 +252,19 @@ impl NetworkBehaviour for Door {
         &mut self,
         connection: ConnectionId,
         _local: &Multiaddr,
-        _remote: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        if self.strangers() >= self.policy.strangers_max {
+        let ip = ip_of(remote);
+        let most = self.policy.strangers_max;
+        let from_there = self.strangers().filter(|other| *other == ip).count();
+        // Nobody alone takes all the places.
+        if self.strangers().count() >= most || from_there >= most.div_ceil(2) {
             return Err(ConnectionDenied::new(Refused::Strangers));
         }
         if self.connections.len() >= self.policy.connections_max {
             return Err(ConnectionDenied::new(Refused::Full));
         }
-        self.knocking.insert(connection);
+        self.knocking.insert(connection, ip);
         Ok(())
     }
 
@@ -242,10 +273,11 @@ impl NetworkBehaviour for Door {
         connection: ConnectionId,
         peer: PeerId,
         _local: &Multiaddr,
-        _remote: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.knocking.remove(&connection);
-        self.enter(connection, peer).map_err(ConnectionDenied::new)
+        self.enter(connection, peer, ip_of(remote), true)
+            .map_err(ConnectionDenied::new)
     }
 
     fn handle_pending_outbound_connection(
@@ -265,11 +297,12 @@ impl NetworkBehaviour for Door {
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        _address: &Multiaddr,
+        address: &Multiaddr,
         _role: Endpoint,
         _port_use: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.enter(connection, peer).map_err(ConnectionDenied::new)
+        self.enter(connection, peer, ip_of(address), false)
+            .map_err(ConnectionDenied::new)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

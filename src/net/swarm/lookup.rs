@@ -24,10 +24,12 @@ use crate::placement::candidates::{Point, distance, point};
 
 /// Peers asked for records at a time.
 const ASKED_AT_ONCE: usize = 8;
+/// So many are asked in any case, if there are as many.
+const ENOUGH: usize = 20;
 /// Rounds of such questions.
 const ROUNDS_MAX: u32 = 16;
 /// How long one peer may take to answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(4);
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 /// What a look-up needs.
 #[derive(Clone)]
@@ -93,7 +95,7 @@ impl Finder {
         for _ in 0..ROUNDS_MAX {
             let closest = found.closest(count).map(|known| known.peer());
             to_ask.extend(closest.filter(|peer| !asked.contains(peer)));
-            to_ask.retain(|peer| asked.insert(*peer));
+            to_ask.retain(|peer| asked.insert(*peer) && !self.is_away(peer));
             let later = to_ask.split_off(to_ask.len().min(ASKED_AT_ONCE));
             for peer in &later {
                 asked.remove(peer);
@@ -106,8 +108,8 @@ impl Finder {
             let answers = to_ask.iter().map(|peer| self.ask(*peer, &target, count));
             let told = join_all(answers).await;
             let is_news = found.add(&target, count, told.into_iter().flatten());
-            // A whole round of the closest peers knew nothing closer.
-            if !is_news && later.is_empty() {
+            // A round of close peers knew nobody closer, and so many were asked already.
+            if !is_news && (later.is_empty() || asked.len() > ENOUGH) {
                 break;
             }
             to_ask = later;
@@ -122,6 +124,11 @@ impl Finder {
         };
         lookup.found = found.closest(count).map(member).collect();
         Ok(lookup)
+    }
+
+    /// Waiting for those that fail anyway would take long.
+    fn is_away(&self, peer: &PeerId) -> bool {
+        matches!(self.links.reach(peer), Reach::Away { .. })
     }
 
     /// The records that a peer knows around `target`.

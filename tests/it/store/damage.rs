@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cairnfs::base::worker::Worker;
 use cairnfs::base::{Class, Classify, Clock, Entropy, IndexSet};
 use cairnfs::erasure::VerifiedShard;
 use cairnfs::store::mem_disk::Crash;
@@ -92,8 +93,10 @@ fn an_index_with_any_bit_flipped_gives_no_wrong_value() {
         let size = len(&disk, INDEX).await;
         let entropy = Entropy::seeded(5);
         let mut rebuilt = 0;
-        // Every part of the file; the whole of its first page.
-        let samples = (0..512).chain((0..300 * u64::from(scale())).map(|_| entropy.below(size)));
+        // Its headers densely, the rest by chance.
+        let samples = (0..512)
+            .step_by(3)
+            .chain((0..150 * u64::from(scale())).map(|_| entropy.below(size)));
         for at in samples {
             let disk = copy(&disk);
             assert!(disk.flip_bit(INDEX, at, entropy.below(8) as u8));
@@ -210,12 +213,15 @@ fn damaged_segments_cost_what_they_hit_and_no_wrong_byte() {
     simulate(async {
         let clock = Clock::simulated(START_MS);
         let disk = sample_store(&clock).await;
-        let size = len(&disk, SEGMENT).await;
+        let segments = disk.list("store").unwrap().split_off(1);
+        assert!(segments.len() > 1);
         let entropy = Entropy::seeded(8);
         for round in 0..150 * u64::from(scale()) {
             let disk = copy(&disk);
-            let (at, bit) = (entropy.below(size), entropy.below(8) as u8);
-            assert!(disk.flip_bit(SEGMENT, at, bit));
+            let name = &segments[entropy.below(segments.len() as u64) as usize];
+            let name = format!("store/{name}");
+            let at = entropy.below(len(&disk, &name).await);
+            assert!(disk.flip_bit(&name, at, entropy.below(8) as u8));
             let without_index = round % 2 == 1;
             if without_index {
                 disk.remove(INDEX).unwrap();
@@ -240,6 +246,46 @@ fn damaged_segments_cost_what_they_hit_and_no_wrong_byte() {
             assert!(lost <= 1, "bit at {at} took {lost}");
             let kv = store.kv_scan("s", b"").await.unwrap().len();
             assert!(kv >= 39 && (without_index || kv == 40), "bit at {at}: {kv}");
+        }
+    });
+}
+
+#[test]
+fn a_damaged_record_in_the_middle_of_the_last_segment_does_not_end_the_log() {
+    simulate(async {
+        let clock = Clock::simulated(START_MS);
+        let disk = MemDisk::new(1 << 30);
+        let (store, _) = open(Arc::new(disk.clone()), options(64 << 20), &clock).await;
+        for shard in samples() {
+            store.put(shard, claim(1), u64::MAX).await.unwrap();
+        }
+        // Not closed: all of it is the tail that a start has to read.
+        let disk = disk.crash_image(&Crash::LoseAll);
+        let end = len(&disk, SEGMENT).await;
+        let bytes = disk
+            .open(SEGMENT)
+            .unwrap()
+            .read_vec(0, end as usize)
+            .unwrap();
+        let starts: Vec<u64> = (0..end)
+            .step_by(8)
+            .filter(|at| bytes[*at as usize..].starts_with(b"CrnR"))
+            .collect();
+        assert_eq!(starts.len(), 40);
+        for (number, start) in starts.iter().enumerate() {
+            for at in [start + 1, start + 45, start + 300] {
+                let disk = copy(&disk);
+                assert!(disk.flip_bit(SEGMENT, at, 3));
+                let (store, report) = open(Arc::new(disk), options(64 << 20), &clock).await;
+                let is_last = number + 1 == starts.len();
+                assert_eq!(report.cut_bytes > 0, is_last, "record {number}");
+                let mut lost = 0;
+                for shard in samples() {
+                    let got = store.get(block_of(&shard), IndexSet::one(0)).await;
+                    lost += u32::from(!matches!(got, Ok(Some((found, _))) if found == shard));
+                }
+                assert_eq!(lost, 1, "record {number}");
+            }
         }
     });
 }
@@ -303,6 +349,47 @@ fn a_damaged_shard_is_replaced_by_a_good_one() {
                 .unwrap()
                 .is_none()
         );
+    });
+}
+
+#[test]
+fn a_claim_whose_only_word_is_in_a_replaced_record_survives_compaction() {
+    simulate(async {
+        let clock = Clock::simulated(START_MS);
+        let disk = MemDisk::new(1 << 30);
+        let (store, _) = open(Arc::new(disk.clone()), tiny(), &clock).await;
+        let sample = shard(1, 40_000);
+        let block = block_of(&sample);
+        store.put(sample.clone(), claim(1), u64::MAX).await.unwrap();
+        disk.flip_bit(SEGMENT, 20_000, 1);
+        assert!(store.get(block, IndexSet::one(0)).await.is_err());
+        for n in 0..20 {
+            store
+                .put(shard(100 + n, 30_000), claim(2), u64::MAX)
+                .await
+                .unwrap();
+        }
+        assert!(store.put(sample.clone(), claim(3), u64::MAX).await.unwrap());
+        store.release_claim(claim(2)).await.unwrap();
+        let (mut compaction, _) = store.workers();
+        for _ in 0..30 {
+            compaction.step().await;
+        }
+        store.release_claim(claim(3)).await.unwrap();
+        store.close().await.unwrap();
+        assert!(
+            disk.open(SEGMENT).is_err(),
+            "the first segment is still there"
+        );
+        disk.remove(INDEX).unwrap();
+        let (store, _) = open(Arc::new(disk), tiny(), &clock).await;
+        store.flush_index().await.unwrap();
+        assert_eq!(
+            store.get(block, IndexSet::one(0)).await.unwrap().unwrap().0,
+            sample
+        );
+        store.release_claim(claim(1)).await.unwrap();
+        assert!(store.get(block, IndexSet::one(0)).await.unwrap().is_none());
     });
 }
 

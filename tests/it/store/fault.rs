@@ -137,6 +137,98 @@ fn a_full_disk_is_full_and_not_broken() {
 }
 
 #[test]
+fn letting_go_survives_a_disk_that_is_full_in_the_middle_of_it() {
+    simulate(async {
+        let clock = Clock::simulated(START_MS);
+        let disk = MemDisk::new(1 << 30);
+        let small = || StoreOptions {
+            segment_bytes: Some(256 << 10),
+            ..options(QUOTA)
+        };
+        let (store, _) = open(Arc::new(disk.clone()), small(), &clock).await;
+        let samples: Vec<_> = (0..3000).map(|n| shard(n, 20)).collect();
+        let puts = samples
+            .iter()
+            .map(|s| store.put(s.clone(), claim(1), u64::MAX));
+        assert!(
+            futures::future::join_all(puts)
+                .await
+                .iter()
+                .all(Result::is_ok)
+        );
+        store
+            .put(shard(9999, 20), claim(2), u64::MAX)
+            .await
+            .unwrap();
+        disk.set_hook(Some(Box::new(|op, name| {
+            let begins = op == DiskOp::Name && name.contains("segment");
+            begins.then_some(ErrorKind::StorageFull)
+        })));
+        // As much as fits is let go; the rest when there is room again.
+        let first = store.release_claim(claim(1)).await;
+        assert!(first.is_ok() || first.unwrap_err().class() == Class::Full);
+        assert!(!store.usage().poisoned);
+        disk.set_hook(None);
+        store.release_claim(claim(1)).await.unwrap();
+        {
+            store.flush_index().await.unwrap();
+            assert_eq!(store.usage().shards, 1);
+            let blocks: Vec<_> = samples.iter().map(block_of).collect();
+            for blocks in blocks.chunks(1000) {
+                let held = store.held(blocks).await.unwrap();
+                assert!(held.iter().all(|set| set.is_empty()));
+            }
+        }
+        let image = disk.crash_image(&Crash::LoseAll);
+        image.remove("store/index.redb").unwrap();
+        let (store, report) = open(Arc::new(image), small(), &clock).await;
+        store.flush_index().await.unwrap();
+        assert_eq!((report.damaged_regions, store.usage().shards), (0, 1));
+    });
+}
+
+#[test]
+fn an_index_without_room_waits_and_space_still_comes_back() {
+    simulate(async {
+        let clock = Clock::simulated(START_MS);
+        let disk = MemDisk::new(1 << 30);
+        let small = || StoreOptions {
+            segment_bytes: Some(128 << 10),
+            flush_rows: 20,
+            ..options(QUOTA)
+        };
+        let (store, _) = open(Arc::new(disk.clone()), small(), &clock).await;
+        disk.set_hook(Some(Box::new(|op, name| {
+            (op == DiskOp::Write && name.contains("index")).then_some(ErrorKind::StorageFull)
+        })));
+        for n in 0..100 {
+            store
+                .put(shard(n, 5000), claim(n / 50), u64::MAX)
+                .await
+                .unwrap();
+        }
+        let before = store.usage().allocated;
+        assert!(store.release_claim(claim(0)).await.unwrap());
+        let (mut compaction, _) = store.workers();
+        while compaction.step().await == Next::Again {}
+        assert!(store.usage().allocated + (150 << 10) < before);
+        assert!(!store.usage().poisoned);
+        let crashed = disk.crash_image(&Crash::LoseAll);
+        disk.set_hook(None);
+        store.close().await.unwrap();
+        for disk in [crashed, disk] {
+            let (store, _) = open(Arc::new(disk), small(), &clock).await;
+            store.flush_index().await.unwrap();
+            assert_eq!(store.usage().shards, 50);
+            for n in 0..100 {
+                let got = store.get(block_of(&shard(n, 5000)), IndexSet::one(0)).await;
+                assert_eq!(got.unwrap().is_some(), n >= 50);
+            }
+        }
+    });
+}
+
+#[test]
 fn a_read_error_is_not_taken_for_damage() {
     simulate(async {
         let clock = Clock::simulated(START_MS);

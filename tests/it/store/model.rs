@@ -137,7 +137,7 @@ impl World {
             }
             17 => Op::Expire,
             18 => Op::Flush,
-            _ => Op::Compact(1 + self.entropy.below(6)),
+            _ => Op::Compact(1 + self.entropy.below(12)),
         }
     }
 
@@ -290,6 +290,7 @@ fn tiny() -> StoreOptions {
         segment_bytes: Some(128 << 10),
         flush_rows: 24,
         flush_tail_bytes: 300 << 10,
+        compaction_step_bytes: 2 << 10,
         ..options(64 << 20)
     }
 }

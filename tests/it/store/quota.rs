@@ -165,8 +165,8 @@ fn a_quota_of_32_mib_holds_for_shards_of_256_kib() {
 }
 
 #[test]
-fn a_quota_of_64_mib_holds_for_shards_of_40_kb() {
-    simulate(cycle(64 << 20, 40_000));
+fn a_quota_of_40_mib_holds_for_shards_of_40_kb() {
+    simulate(cycle(40 << 20, 40_000));
 }
 
 #[test]

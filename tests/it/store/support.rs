@@ -46,7 +46,7 @@ pub(crate) fn stripe(seed: u64, shard_len: usize, profile: (u8, u8)) -> Vec<Veri
 
 /// The first shard of a stripe of its own.
 pub(crate) fn shard(seed: u64, len: usize) -> VerifiedShard {
-    stripe(seed, len, (4, 2)).swap_remove(0)
+    stripe(seed, len, (1, 0)).swap_remove(0)
 }
 
 pub(crate) fn block_of(shard: &VerifiedShard) -> BlockId {
