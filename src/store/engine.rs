@@ -2,7 +2,7 @@
 //! them durable with one sync, and only then lets the index and the callers know.
 
 use std::collections::BTreeSet;
-use std::io::IoSlice;
+use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,7 +13,7 @@ use super::disk::{DiskFile, is_full, write_all_at};
 use super::draft::{DeadData, Draft};
 use super::error::StoreError;
 use super::index::INDEX_FILE;
-use super::quota::Tier;
+use super::quota::{Tier, flush_cost};
 use super::record::{Encoded, Entry, KvPair, PAGE, Position, align_up, encode};
 use super::recover;
 use super::rows::{Checkpoint, Totals};
@@ -430,17 +430,15 @@ impl Engine {
     /// Brings the index database up to date if the disk has room for that. The log has everything,
     /// so it can wait.
     fn try_flush(&mut self) -> Result<bool, Fail> {
-        match self.flush() {
-            Err(Fail::Index(IndexError::Io(error))) if is_full(&error) => {
-                tracing::warn!("no room to bring the index up to date");
-                let options = &self.shared.options;
-                let disk = self.shared.disk.as_ref();
-                self.shared.index.reopen(disk, options.cache_bytes)?;
-                self.flush_rows = self.shared.index.pending() + options.flush_rows / 4;
-                Ok(false)
-            }
-            other => other.map(|()| true),
+        let pending = self.shared.index.pending();
+        let disk = &self.shared.disk;
+        let needed = flush_cost(pending as u64);
+        if disk.free_bytes().is_ok_and(|free| free < needed) {
+            tracing::warn!("no room on the disk to bring the index up to date");
+            self.flush_rows = pending + self.shared.options.flush_rows / 4;
+            return Ok(false);
         }
+        self.flush().map(|()| true)
     }
 
     /// Brings the index database up to date with the log.
@@ -550,7 +548,14 @@ impl Engine {
 pub(super) fn create_segment(shared: &Shared, id: u32, first_seq: u64) -> Result<Active, Fail> {
     let name = segment_name(id);
     let result = (|| {
-        let file = shared.disk.create(&name)?;
+        let file = match shared.disk.create(&name) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let begun = shared.disk.open(&name)?;
+                begun.set_len(0)?;
+                begun
+            }
+            other => other?,
+        };
         let header = encode_header(&shared.key, &shared.store_id, id, first_seq);
         write_all_at(file.as_ref(), 0, &header)?;
         file.sync_data()?;
@@ -572,15 +577,11 @@ pub(super) fn create_segment(shared: &Shared, id: u32, first_seq: u64) -> Result
                 end: SEGMENT_HEADER_LEN as u32,
             })
         }
-        Err(error) if is_full(&error) && is_removed(shared, &name) => Err(Fail::Full),
+        Err(error) if is_full(&error) => {
+            // If it stays, the next attempt takes it over.
+            let _ = shared.disk.remove(&name);
+            Err(Fail::Full)
+        }
         Err(error) => Err(Fail::Broken(format!("beginning a segment: {error}"))),
-    }
-}
-
-/// Removes what is left of a file that could not be begun.
-fn is_removed(shared: &Shared, name: &str) -> bool {
-    match shared.disk.remove(name) {
-        Ok(()) => true,
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     }
 }

@@ -100,14 +100,6 @@ impl Index {
         Ok(())
     }
 
-    /// Opens the database again after it failed; what is in memory stays.
-    pub(super) fn reopen(&self, disk: &dyn Disk, cache_bytes: usize) -> Result<(), IndexError> {
-        let mut inner = self.write();
-        inner.tables = None;
-        inner.tables = Some(Tables::open(disk, INDEX_FILE, cache_bytes)?);
-        Ok(())
-    }
-
     /// Closes the database. Look-ups fail from then on.
     pub(super) fn close(&self) {
         self.write().tables = None;

@@ -6,6 +6,7 @@ mod handle;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use self::handle::MemFile;
@@ -65,6 +66,8 @@ struct File {
     bytes: Vec<u8>,
     /// Which blocks are allocated.
     blocks: Vec<bool>,
+    /// How many of them.
+    block_count: usize,
     unsynced: Vec<Pending>,
 }
 
@@ -110,7 +113,7 @@ impl File {
                 }
                 self.bytes[*at..end].copy_from_slice(bytes);
                 if !bytes.is_empty() {
-                    self.blocks[at / BLOCK..end.div_ceil(BLOCK)].fill(true);
+                    self.set_blocks(at / BLOCK..end.div_ceil(BLOCK), true);
                 }
             }
             Change::SetLen(len) => self.resize(*len),
@@ -120,15 +123,26 @@ impl File {
                 self.bytes[start..end].fill(0);
                 let whole = start.div_ceil(BLOCK)..end / BLOCK;
                 if whole.start < whole.end {
-                    self.blocks[whole].fill(false);
+                    self.set_blocks(whole, false);
                 }
             }
         }
     }
 
+    fn set_blocks(&mut self, range: Range<usize>, used: bool) {
+        for block in &mut self.blocks[range] {
+            self.block_count = self.block_count + usize::from(used) - usize::from(*block);
+            *block = used;
+        }
+    }
+
     fn resize(&mut self, len: usize) {
+        let kept = len.div_ceil(BLOCK);
+        if kept < self.blocks.len() {
+            self.set_blocks(kept..self.blocks.len(), false);
+        }
         self.bytes.resize(len, 0);
-        self.blocks.resize(len.div_ceil(BLOCK), false);
+        self.blocks.resize(kept, false);
     }
 
     fn change(&mut self, change: Change) {
@@ -198,7 +212,7 @@ impl File {
     }
 
     fn allocated(&self) -> u64 {
-        (self.blocks.iter().filter(|used| **used).count() * BLOCK) as u64
+        (self.block_count * BLOCK) as u64
     }
 }
 

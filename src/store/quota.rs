@@ -15,6 +15,11 @@ pub(super) const BLOCK_ROW_COST: u64 = 220;
 pub(super) const MEMBER_ROW_COST: u64 = 160;
 /// The index file before it has rows, and what a flush needs besides.
 const INDEX_BASE: u64 = 1 << 20;
+/// What bringing the index up to date with so many rows may write, copies of whole pages included.
+pub(super) const fn flush_cost(rows: u64) -> u64 {
+    INDEX_BASE + rows * (BLOCK_ROW_COST + MEMBER_ROW_COST)
+}
+
 /// Extent tables and blocks that are begun.
 const SLACK: u64 = 128 << 10;
 const SMALL_MIN: u64 = 512 << 10;

@@ -7,6 +7,8 @@ mod damage;
 #[cfg(feature = "testkit")]
 mod fault;
 #[cfg(feature = "testkit")]
+mod fixture;
+#[cfg(feature = "testkit")]
 mod model;
 mod quota;
 pub(crate) mod support;

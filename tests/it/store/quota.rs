@@ -42,15 +42,17 @@ impl Watch<'_> {
 }
 
 /// Shards under one claim.
-const PER_CLAIM: u64 = 16;
+const fn per_claim(len: usize) -> u64 {
+    if len < 10_000 { 256 } else { 16 }
+}
 
 /// Fills the store, many puts at once. How many shards it took.
 async fn fill(store: &Store, watch: &mut Watch<'_>, first: u64, len: usize) -> u64 {
-    let at_once = (PER_CLAIM << 15) / len.max(1 << 10) as u64;
+    let at_once = (1 << 19) / len as u64;
     let mut seed = first;
     loop {
-        let put = |seed| store.put(shard(seed, len), claim(seed / PER_CLAIM), u64::MAX);
-        let puts = (seed..seed + at_once.clamp(4, 256)).map(put);
+        let put = |seed| store.put(shard(seed, len), claim(seed / per_claim(len)), u64::MAX);
+        let puts = (seed..seed + at_once.clamp(4, 1024)).map(put);
         let outcomes = futures::future::join_all(puts).await;
         watch.check("puts");
         for outcome in outcomes {
@@ -120,7 +122,7 @@ async fn cycle(quota: u64, len: usize) {
     );
     assert!(store.close_claim(claim(0)).await.unwrap());
     // Release all but every fourth claim: the space comes back.
-    let claims = took.div_ceil(PER_CLAIM);
+    let claims = took.div_ceil(per_claim(len));
     for number in (0..claims).filter(|number| number % 4 != 0) {
         assert!(store.release_claim(claim(number)).await.unwrap());
         watch.check("a release");
@@ -139,7 +141,7 @@ async fn cycle(quota: u64, len: usize) {
             "{full:?}"
         );
     }
-    for number in (0..again.div_ceil(PER_CLAIM)).map(|n| ((1 << 32) / PER_CLAIM) + n) {
+    for number in (0..again.div_ceil(per_claim(len))).map(|n| ((1 << 32) / per_claim(len)) + n) {
         assert!(
             store.release_claim(claim(number)).await.unwrap(),
             "{number}"
@@ -170,13 +172,13 @@ fn a_quota_of_40_mib_holds_for_shards_of_40_kb() {
 }
 
 #[test]
-fn a_quota_of_32_mib_holds_for_shards_of_1_kib() {
-    simulate(cycle(32 << 20, 1 << 10));
+fn a_quota_of_32_mib_holds_for_shards_of_4_kib() {
+    simulate(cycle(32 << 20, 4 << 10));
 }
 
 #[test]
-fn a_quota_of_34_mib_holds_for_shards_of_100_bytes() {
-    simulate(cycle(34 << 20, 100));
+fn a_quota_of_34_mib_holds_for_shards_of_500_bytes() {
+    simulate(cycle(34 << 20, 500));
 }
 
 #[test]
