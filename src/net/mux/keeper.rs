@@ -84,6 +84,7 @@ async fn listen_for_silence(shared: &Shared) -> LinkEnd {
     let mut pinged_ticks: Option<u32> = None;
     loop {
         tick.tick().await;
+        shared.context.budget.trim();
         let reads = shared.reads.load(Ordering::Relaxed);
         if reads != heard || shared.holding_back.load(Ordering::Relaxed) {
             heard = reads;
