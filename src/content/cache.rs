@@ -116,7 +116,8 @@ impl<S: ChunkSource> NodeReader<S> {
     async fn bytes(&mut self, at: &NodeAt) -> Result<Bytes, ContentError> {
         let plaintext = self.blocks.fetch(&at.block).await?;
         self.read.insert(at.block);
-        let range = at.offset as usize..(at.offset + at.len) as usize;
+        let start = at.offset as usize;
+        let range = start..start + at.len as usize;
         // Checked when the reference was read; a block of another length is refused above.
         if range.end > plaintext.len() {
             return Err(fault(

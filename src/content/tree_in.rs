@@ -182,14 +182,18 @@ impl<K: ChunkSink> TreeIn<'_, K> {
             return Err(self.refuse(why));
         }
         pushed?;
-        let extents = match &mut self.file {
-            Some(file) => file.content.take_extents(),
-            None => Vec::new(),
+        let (extents, cut) = match &mut self.file {
+            Some(file) => (file.content.take_extents(), file.content.chunks()),
+            None => return Ok(()),
         };
         if extents.is_empty() {
             return Ok(());
         }
         self.nodes.met(Event::Extents(extents));
+        // The next small file would find its pack too old; do not let a huge file wait for it.
+        self.packs
+            .retire(self.age + cut, &self.how.pools, &mut self.chunks)
+            .await?;
         self.nodes.advance().await
     }
 

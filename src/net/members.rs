@@ -141,6 +141,28 @@ impl MemberTable {
         self.get(peer).is_none_or(|known| known.record.seq < seq)
     }
 
+    /// Whether a record is worth the cost of verifying it when somebody just happens to tell of
+    /// it: it is newer than what is known, or of a peer that belongs on the list.
+    pub fn wants(&self, peer: &PeerId, seq: u64) -> bool {
+        match self.get(peer) {
+            Some(known) => known.record.seq < seq,
+            // One that is left out has to be believed once, to know that the list is not complete.
+            None => self.complete || self.has_room_for(peer),
+        }
+    }
+
+    fn has_room_for(&self, peer: &PeerId) -> bool {
+        let farthest = self.listed.last_key_value();
+        let at = distance(&peer_point(peer), &self.own_point);
+        self.listed.len() < self.max || farthest.is_some_and(|(farthest, _)| at < *farthest)
+    }
+
+    /// Whether a peer is on the list.
+    pub fn is_listed(&self, peer: &PeerId) -> bool {
+        let key = distance(&peer_point(peer), &self.own_point);
+        self.listed.contains_key(&key)
+    }
+
     /// The members of the list, closest to the own peer first.
     pub fn listed(&self) -> impl Iterator<Item = &Arc<Known>> {
         self.listed.values()
@@ -327,6 +349,18 @@ mod tests {
             table.learn(Arc::new(known(tag, 1)));
         }
         assert!(!table.is_complete());
+        // Of those left out no more is to be told, and of those within, what is new.
+        let (within, without): (Vec<_>, Vec<_>) = (0..50)
+            .map(|tag| PeerId([tag; 32]))
+            .partition(|peer| table.is_listed(peer));
+        assert_eq!(within.len(), 3);
+        assert!(
+            within
+                .iter()
+                .all(|peer| table.wants(peer, 2) && !table.wants(peer, 1))
+        );
+        let strange = without.iter().filter(|peer| table.get(peer).is_none());
+        assert!(strange.clone().count() == 42 && !strange.clone().any(|peer| table.wants(peer, 9)));
         let all = table.closest(&[0; 32], 100);
         assert_eq!(all.len(), 8);
         let sorted = all.is_sorted_by_key(|known| distance(known.point(), &[0; 32]));

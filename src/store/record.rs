@@ -1,4 +1,4 @@
-//! The records of the log, to the byte. `docs/format-parts/store.md` has the picture.
+//! The records of the log, to the byte. `docs/format/store.md` has the picture.
 //!
 //! A record is a fixed header, a meta part and, for shards, the data. The checksum is keyed with the
 //! store's identity and covers the record's place, so neither a misplaced record nor one that a

@@ -1,5 +1,7 @@
 //! Manifests, directories and links as others could read them: golden vectors, laws, hostile input.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the run")]
+
 use std::collections::BTreeMap;
 
 use cairnfs::base::{BlockId, BlockKey, BlockRef, EcProfile};

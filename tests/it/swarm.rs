@@ -1,5 +1,6 @@
 //! Real swarms in one process, over loopback.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use cairnfs::net::admission::Lists;
 use cairnfs::net::credentials::Credentials;
 use cairnfs::net::swarm::{self, NetOptions, Network};
 use cairnfs::net::{Inbound, NetError, NetHandle, Offer, Reach, Request, Response};
+use cairnfs::placement::candidates::{distance, peer_point, point};
 use tokio::sync::mpsc;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -276,4 +278,78 @@ async fn streams_of_libp2p_serve_where_the_bulk_plane_does_not() {
         let answer = first.handle.request(second.own, have(), SECOND * 5).await;
         assert!(answer.is_ok(), "{answer:?}");
     }
+}
+
+/// The members of a network without anybody's help.
+fn true_closest(key: &[u8], peers: &[Peer], count: usize) -> Vec<PeerId> {
+    let target = point(key);
+    let mut ids: Vec<PeerId> = peers.iter().map(|peer| peer.own).collect();
+    ids.sort_by_key(|id| distance(&peer_point(id), &target));
+    ids.truncate(count);
+    ids
+}
+
+/// Sixty peers, none of which knows more than sixteen members.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn look_ups_find_the_closest_where_nobody_knows_everybody() {
+    const PEERS: usize = 60;
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_ansi(false)
+        .try_init();
+    let founder = Founder::new(5);
+    let small = |credentials, contacts: &[Contact]| {
+        let mut options = options(credentials, contacts);
+        options.max_members = 16;
+        options.max_spare_records = 16;
+        options.max_connections = 64;
+        options.dht_bucket = NonZeroUsize::new(8).unwrap();
+        options
+    };
+    let mut peers = vec![Peer::start(small(founder.own(), &[])).await];
+    while peers.len() < PEERS {
+        let at = founder.entropy.below(peers.len() as u64) as usize;
+        let contact = peers[at].contact();
+        peers.push(Peer::start(small(founder.member(), &[contact])).await);
+    }
+    let full = |peer: &Peer| {
+        let members = peer.handle.members();
+        members.list.len() == 16 && !members.complete
+    };
+    assert!(within(SECOND * 30, || peers.iter().all(full)).await);
+
+    let (mut found, mut hops, mut messages) = (0, 0, 0);
+    const LOOKUPS: usize = 20;
+    for number in 0..LOOKUPS {
+        let key = format!("group {number}").into_bytes();
+        let asker = &peers[founder.entropy.below(PEERS as u64) as usize];
+        let began = std::time::Instant::now();
+        let lookup = asker.handle.closest(key.clone(), 40).await.unwrap();
+        println!(
+            "{number}: {:?} {} {}",
+            began.elapsed(),
+            lookup.hops,
+            lookup.messages
+        );
+        let ids: Vec<PeerId> = lookup.found.iter().map(|member| member.peer).collect();
+        let expected = true_closest(&key, &peers, 40);
+        found += expected.iter().filter(|id| ids.contains(id)).count();
+        hops += lookup.hops;
+        messages += lookup.messages;
+        // The nearest are never missed, and each can be asked although nobody ever met it.
+        assert_eq!(ids[..8], expected[..8]);
+        let last = ids[ids.len() - 1];
+        if last != asker.own {
+            let answer = asker.handle.request(last, have(), SECOND * 5).await;
+            assert!(answer.is_ok(), "{answer:?}");
+        }
+    }
+    let share = found as f64 / (40 * LOOKUPS) as f64;
+    println!(
+        "{LOOKUPS} look-ups among {PEERS}: {:.2} % of the 40 closest, {:.1} hops and {:.1} messages each",
+        share * 100.0,
+        f64::from(hops) / LOOKUPS as f64,
+        f64::from(messages) / LOOKUPS as f64,
+    );
+    assert!(share > 0.99);
 }

@@ -31,9 +31,12 @@ use crate::net::bulk::BulkPlane;
 use crate::net::command::NetError;
 use crate::net::credentials::Credentials;
 use crate::net::links::{AttachError, Links};
+use crate::net::members::Known;
 
 /// How often connections are looked over.
 const TICK: Duration = Duration::from_secs(1);
+/// The DHT is told of new peers once in so many ticks.
+const ROUTING_TICKS: u32 = 3;
 /// Times that a request for a link dials or opens a stream anew.
 const PURSUITS_MAX: u32 = 3;
 /// Addresses tried in one dial.
@@ -80,6 +83,9 @@ pub(super) struct Actor {
     lookups: HashMap<kad::QueryId, oneshot::Sender<Found>>,
     seen: BTreeMap<PeerId, IpAddr>,
     greeted: BTreeMap<PeerId, Instant>,
+    /// What the DHT is to be told.
+    learned: BTreeMap<PeerId, Arc<Known>>,
+    ticks: u32,
     listening: watch::Sender<BTreeSet<Multiaddr>>,
 }
 
@@ -100,6 +106,8 @@ impl Actor {
             lookups: HashMap::new(),
             seen: BTreeMap::new(),
             greeted: BTreeMap::new(),
+            learned: BTreeMap::new(),
+            ticks: 0,
             listening,
         }
     }
@@ -159,24 +167,13 @@ impl Actor {
             }
             Control::Dial { address, reply } => self.dial_address(address, reply),
             Control::Closest { key, reply } => {
-                let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
+                self.update_routing();
+                let kad = self.swarm.behaviour_mut().kad.inner();
                 let query = kad.get_closest_peers(key);
                 self.lookups.insert(query, reply);
             }
             Control::Learned(known) => {
-                let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
-                let Some(peer) = to_libp2p(known.peer()) else {
-                    return;
-                };
-                // Old addresses of the peer are worth nothing.
-                kad.remove_peer(&peer);
-                if known.record.capacity_bytes == 0 {
-                    return;
-                }
-                let addresses = known.record.addresses.iter();
-                for address in addresses.filter_map(|text| text.parse().ok()) {
-                    kad.add_address(&peer, address);
-                }
+                self.learned.insert(known.peer(), known);
             }
             Control::Serve(serve) => {
                 let mode = if serve {
@@ -184,10 +181,46 @@ impl Actor {
                 } else {
                     kad::Mode::Client
                 };
-                let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
+                let kad = self.swarm.behaviour_mut().kad.inner();
                 kad.set_mode(Some(mode));
             }
             Control::Stop(_) => {}
+        }
+    }
+
+    /// Tells the DHT what was learned. Not at once: each new peer makes a DHT with few peers look
+    /// itself up anew.
+    fn update_routing(&mut self) {
+        for known in std::mem::take(&mut self.learned).into_values() {
+            self.update_route(&known);
+        }
+    }
+
+    /// Tells the DHT where a peer is now. One that stores nothing does not serve it either.
+    fn update_route(&mut self, known: &Known) {
+        let Some(peer) = to_libp2p(known.peer()) else {
+            return;
+        };
+        let kad = self.swarm.behaviour_mut().kad.inner();
+        if known.record.capacity_bytes == 0 {
+            kad.remove_peer(&peer);
+            return;
+        }
+        let announced = known.record.addresses.iter();
+        let addresses: Vec<Multiaddr> = announced.filter_map(|a| a.parse().ok()).collect();
+        let bucket = kad.kbucket(peer);
+        let entry = bucket.iter().flat_map(|bucket| bucket.iter());
+        let entry = entry
+            .into_iter()
+            .find(|entry| *entry.node.key.preimage() == peer);
+        let old: Vec<Multiaddr> = entry
+            .map(|entry| entry.node.value.iter().map(without_peer).collect())
+            .unwrap_or_default();
+        for address in &addresses {
+            kad.add_address(&peer, address.clone());
+        }
+        for address in old.iter().filter(|old| !addresses.contains(old)) {
+            kad.remove_address(&peer, address);
         }
     }
 
@@ -343,11 +376,10 @@ impl Actor {
                 self.connections.advance(knock.connection, Stage::Proved);
                 let behaviour = self.swarm.behaviour_mut();
                 behaviour.door.admit(remote, knock.connection);
-                let listening = Opening::Listening;
-                behaviour.members.open(remote, knock.connection, listening);
+                behaviour.open(remote, knock.connection, Opening::Listening);
                 let (roster, peer) = (self.shared.roster.clone(), knock.peer);
                 self.shared.tasks.spawn(async move {
-                    roster.learn(vec![greeted.record], Some(peer)).await;
+                    roster.learn_all(vec![greeted.record], Some(peer)).await;
                 });
                 self.agreeing.push((knock, stream));
             }
@@ -369,8 +401,8 @@ impl Actor {
             return;
         };
         self.connections.advance(knock.connection, Stage::Admitted);
-        let members = &mut self.swarm.behaviour_mut().members;
-        members.open(remote, knock.connection, Opening::Open);
+        let behaviour = self.swarm.behaviour_mut();
+        behaviour.open(remote, knock.connection, Opening::Open);
         let connection = self.connections.get(knock.connection);
         if let (Side::Listener, Some(ip)) = (knock.side, connection.and_then(|c| c.ip)) {
             if self.seen.len() >= SEEN_MAX {
@@ -515,9 +547,16 @@ impl Actor {
     }
 
     fn look_over(&mut self) {
+        self.ticks = self.ticks.wrapping_add(1);
+        if self.ticks.is_multiple_of(ROUTING_TICKS) {
+            self.update_routing();
+        }
         let limits = &self.shared.limits;
         // The handshake itself is bounded; this is for peers that never begin it.
         let proof_limit = limits.admission_timeout * 2;
+        let kad = &self.swarm.behaviour().kad;
+        self.connections
+            .update_use(|connection| kad.heard(connection));
         let surplus = self.connections.surplus(
             &self.shared.own,
             Instant::now(),

@@ -6,11 +6,11 @@ use std::time::Duration;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::kad::{self, BucketInserts, StoreInserts};
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::swarm::{NetworkBehaviour, StreamProtocol};
+use libp2p::swarm::{ConnectionId, NetworkBehaviour, StreamProtocol};
 use libp2p::{PeerId, identify, identity, mdns, ping};
 
 use super::door::{Door, DoorPolicy};
-use super::gate::Gate;
+use super::gate::{Gate, Opening};
 
 /// Questions of one look-up under way at once (alpha of the Kademlia paper).
 pub(super) const LOOKUP_PARALLELISM: NonZeroUsize = match NonZeroUsize::new(6) {
@@ -25,20 +25,23 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Identify tells little that signed records do not; seldom is enough.
 const IDENTIFY_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// What only admitted peers may speak.
-#[derive(NetworkBehaviour)]
-pub(super) struct Members {
-    pub(super) kad: kad::Behaviour<MemoryStore>,
-    pub(super) identify: identify::Behaviour,
-    pub(super) ping: ping::Behaviour,
-}
-
-/// All of it.
+/// All of it. Only admitted peers may speak what is behind a gate.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     pub(super) door: Door,
-    pub(super) members: Gate<Members>,
+    pub(super) kad: Gate<kad::Behaviour<MemoryStore>>,
+    pub(super) identify: Gate<identify::Behaviour>,
+    pub(super) ping: Gate<ping::Behaviour>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+impl Behaviour {
+    /// Opens all gates of a connection this far.
+    pub(super) fn open(&mut self, peer: PeerId, connection: ConnectionId, opening: Opening) {
+        self.kad.open(peer, connection, opening);
+        self.identify.open(peer, connection, opening);
+        self.ping.open(peer, connection, opening);
+    }
 }
 
 /// The protocol names of one network. Only those who hold its secret can write them.
@@ -98,11 +101,9 @@ pub(super) fn build(
     };
     Ok(Behaviour {
         door: Door::new(policy),
-        members: Gate::new(Members {
-            kad: kademlia(own, names, dht),
-            identify: identify::Behaviour::new(identify),
-            ping: ping::Behaviour::new(ping),
-        }),
+        kad: Gate::new(kademlia(own, names, dht)),
+        identify: Gate::new(identify::Behaviour::new(identify)),
+        ping: Gate::new(ping::Behaviour::new(ping)),
         mdns: mdns.into(),
     })
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use libp2p::identity::{self, Keypair};
-use libp2p::{Swarm, SwarmBuilder, noise, tcp, tls, yamux};
+use libp2p::{Swarm, SwarmBuilder, noise, quic, tcp, tls, yamux};
 
 use super::behaviour::Behaviour;
+use super::later::Later;
 
 /// Streams that one connection may hold: requests, admission, and the DHT's short ones.
 const STREAMS_PER_CONNECTION: usize = 64;
@@ -14,6 +15,8 @@ const QUIC_STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const QUIC_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// A QUIC connection that hears nothing for so long is dead.
 const QUIC_IDLE: Duration = Duration::from_secs(20);
+/// How long TCP is tried alone.
+const QUIC_PAUSE: Duration = Duration::from_secs(1);
 /// Less often than pings, which keep connections alive by themselves.
 const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(12);
 
@@ -49,15 +52,17 @@ pub(super) fn swarm(
             },
         )
         .map_err(|error| failed(&error))?
-        .with_quic_config(|mut config| {
+        .with_other_transport(|keypair| {
+            let mut config = quic::Config::new(keypair);
             config.handshake_timeout = handshake_timeout;
             config.max_idle_timeout = QUIC_IDLE.as_millis() as u32;
             config.keep_alive_interval = QUIC_KEEP_ALIVE;
             config.max_concurrent_stream_limit = STREAMS_PER_CONNECTION as u32;
             config.max_stream_data = QUIC_STREAM_WINDOW_BYTES;
             config.max_connection_data = QUIC_CONNECTION_WINDOW_BYTES;
-            config
+            Later::new(quic::tokio::Transport::new(config), QUIC_PAUSE)
         })
+        .map_err(|error| failed(&error))?
         .with_behaviour(|_| behaviour)
         .map_err(|error| failed(&error))?
         .with_swarm_config(|config| {

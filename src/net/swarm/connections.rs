@@ -15,6 +15,9 @@ use crate::net::command::Path;
 /// A second connection to one peer is closed when it is this old.
 const DUPLICATE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// A connection in excess is closed when it was not used for so long.
+const USE_PATIENCE: Duration = Duration::from_secs(3);
+
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stage {
@@ -85,6 +88,15 @@ impl Connections {
         }
     }
 
+    /// Takes note of use that others saw.
+    pub(super) fn update_use(&mut self, seen: impl Fn(ConnectionId) -> Option<Instant>) {
+        for (id, connection) in &mut self.all {
+            if let Some(at) = seen(*id) {
+                connection.used = connection.used.max(at);
+            }
+        }
+    }
+
     /// The connection to `peer` that requests should take: the newest that is admitted.
     pub(super) fn best(&self, peer: &PeerId) -> Option<ConnectionId> {
         let of_peer = self.of_peer(peer);
@@ -147,7 +159,9 @@ impl Connections {
         }
         admitted.sort_unstable();
         let excess = admitted.len().saturating_sub(max);
-        surplus.extend(admitted.into_iter().take(excess).map(|(_, id)| id));
+        let longest_unused = admitted.into_iter().take(excess);
+        let idle = longest_unused.filter(|(used, _)| now.duration_since(*used) > USE_PATIENCE);
+        surplus.extend(idle.map(|(_, id)| id));
         surplus
     }
 }
@@ -180,5 +194,7 @@ mod tests {
         all.advance(id(3), Stage::Admitted);
         all.touch(id(1), later);
         assert_eq!(all.surplus(&PeerId([3; 32]), later, limit, 2), [id(2)]);
+        all.update_use(|connection| (connection == id(2)).then_some(later));
+        assert!(all.surplus(&PeerId([3; 32]), later, limit, 2).is_empty());
     }
 }

@@ -1,12 +1,12 @@
 //! What the Swarm reports, and which part of the actor deals with it.
 
 use libp2p::swarm::SwarmEvent;
-use libp2p::{identify, kad, mdns, ping};
+use libp2p::{kad, mdns, ping};
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 
 use super::actor::Actor;
 use super::addresses::{from_libp2p, without_peer};
-use super::behaviour::{BehaviourEvent, LOOKUP_PARALLELISM, MembersEvent};
+use super::behaviour::{BehaviourEvent, LOOKUP_PARALLELISM};
 use super::control::Found;
 use super::door::{DoorEvent, Purpose, SlottedStream};
 use crate::crypto::Side;
@@ -15,7 +15,11 @@ impl Actor {
     pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Door(event)) => self.on_door(event),
-            SwarmEvent::Behaviour(BehaviourEvent::Members(event)) => self.on_members(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.on_kad(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(&event),
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => {
+                tracing::trace!(?event, "identify");
+            }
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event),
             SwarmEvent::ConnectionEstablished {
                 peer_id,
@@ -90,41 +94,36 @@ impl Actor {
         }
     }
 
-    fn on_members(&mut self, event: MembersEvent) {
-        match event {
-            MembersEvent::Kad(kad::Event::OutboundQueryProgressed {
-                id,
-                result: kad::QueryResult::GetClosestPeers(result),
-                stats,
-                step,
-            }) if step.last => {
-                let peers = match result {
-                    Ok(found) => found.peers,
-                    Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
-                };
-                let ids = peers.iter().filter_map(|peer| from_libp2p(&peer.peer_id));
-                let requests = stats.num_requests();
-                let found = Found {
-                    peers: ids.collect(),
-                    requests,
-                    rounds: requests.div_ceil(LOOKUP_PARALLELISM.get() as u32),
-                };
-                self.on_found(id, found);
+    fn on_kad(&mut self, event: kad::Event) {
+        let kad::Event::OutboundQueryProgressed {
+            id,
+            result: kad::QueryResult::GetClosestPeers(result),
+            stats,
+            ..
+        } = event
+        else {
+            return;
+        };
+        let peers = match result {
+            Ok(found) => found.peers,
+            Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
+        };
+        let ids = peers.iter().filter_map(|peer| from_libp2p(&peer.peer_id));
+        let requests = stats.num_requests();
+        let found = Found {
+            peers: ids.collect(),
+            requests,
+            rounds: requests.div_ceil(LOOKUP_PARALLELISM.get() as u32),
+        };
+        self.on_found(id, found);
+    }
+
+    fn on_ping(&mut self, event: &ping::Event) {
+        if let Err(error) = &event.result {
+            tracing::debug!(peer = %event.peer, %error, "no answer to a ping");
+            if !matches!(error, ping::Failure::Unsupported) {
+                self.swarm.close_connection(event.connection);
             }
-            MembersEvent::Ping(ping::Event {
-                connection,
-                result: Err(error),
-                peer,
-            }) => {
-                tracing::debug!(%peer, %error, "no answer to a ping");
-                if matches!(error, ping::Failure::Timeout | ping::Failure::Other { .. }) {
-                    self.swarm.close_connection(connection);
-                }
-            }
-            MembersEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
-                tracing::trace!(%peer_id, observed = %info.observed_addr, "identified");
-            }
-            _ => {}
         }
     }
 

@@ -8,7 +8,7 @@
 //! and speaks only when it knows that the far side listens, never has a stream refused.
 //! Knows nothing of how membership is proved.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll, Waker};
 
 use futures::future::Either as Output;
@@ -24,11 +24,13 @@ use libp2p::swarm::{
     THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId};
+use tokio::time::Instant;
 
 /// A behaviour whose protocols are closed on a new connection until [`Gate::open`].
 pub(super) struct Gate<B: NetworkBehaviour> {
     inner: B,
     opened: VecDeque<(PeerId, ConnectionId, Opening)>,
+    heard: BTreeMap<ConnectionId, Instant>,
     waker: Option<Waker>,
 }
 
@@ -37,6 +39,7 @@ impl<B: NetworkBehaviour> Gate<B> {
         Gate {
             inner,
             opened: VecDeque::new(),
+            heard: BTreeMap::new(),
             waker: None,
         }
     }
@@ -47,6 +50,11 @@ impl<B: NetworkBehaviour> Gate<B> {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+
+    /// When a connection's handler last had anything to say.
+    pub(super) fn heard(&self, connection: ConnectionId) -> Option<Instant> {
+        self.heard.get(&connection).copied()
     }
 
     pub(super) const fn inner(&mut self) -> &mut B {
@@ -105,6 +113,9 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        if let FromSwarm::ConnectionClosed(closed) = &event {
+            self.heard.remove(&closed.connection_id);
+        }
         self.inner.on_swarm_event(event);
     }
 
@@ -114,6 +125,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
         connection: ConnectionId,
         event: THandlerOutEvent<Self>,
     ) {
+        self.heard.insert(connection, Instant::now());
         self.inner
             .on_connection_handler_event(peer, connection, event);
     }

@@ -17,6 +17,7 @@ mod front;
 mod gate;
 mod handshake;
 mod inbound;
+mod later;
 mod lookup;
 mod options;
 mod roster;

@@ -23,6 +23,8 @@ const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub(super) struct News {
     pub(super) known: Arc<Known>,
+    /// Whether the peer is on the list now.
+    pub(super) is_listed: bool,
     /// The peer that passed it on; none: it came from this peer's own disk.
     pub(super) source: Option<PeerId>,
 }
@@ -66,12 +68,13 @@ impl Roster {
         }
     }
 
-    /// Verifies signed records and takes in those that are new. What does not verify is dropped.
+    /// Verifies the signed records that belong on the list or update known ones, and takes them in.
+    /// What does not verify is dropped.
     pub(super) async fn learn(&self, encoded: Vec<Bytes>, source: Option<PeerId>) {
         let mut claims = Vec::new();
         for bytes in &encoded {
             match Claimed::decode(bytes) {
-                Ok(claim) if self.is_news(&claim.record) => claims.push(claim),
+                Ok(claim) if self.wants(&claim.record) => claims.push(claim),
                 Ok(_) => {}
                 Err(error) => self.refuse(source, &error),
             }
@@ -79,8 +82,8 @@ impl Roster {
         self.believe(claims, source).await;
     }
 
-    /// As [`Roster::learn`], and answers the records of all peers that were named and are members,
-    /// whether or not they were new.
+    /// Verifies and takes in all records that are new, of whomever. Answers those of all members
+    /// that were named, whether or not they were new.
     pub(super) async fn learn_all(
         &self,
         encoded: Vec<Bytes>,
@@ -121,10 +124,14 @@ impl Roster {
             match outcome {
                 Ok(known) => {
                     let known = Arc::new(known);
-                    if self.take(&known) {
-                        let known = Arc::clone(&known);
+                    if let Some(is_listed) = self.take(&known) {
+                        let news = News {
+                            known: Arc::clone(&known),
+                            is_listed,
+                            source,
+                        };
                         // The receiver ends only with the whole network.
-                        let _ = self.inner.news.send(News { known, source }).await;
+                        let _ = self.inner.news.send(news).await;
                     }
                     believed.push(known);
                 }
@@ -132,6 +139,10 @@ impl Roster {
             }
         }
         believed
+    }
+
+    fn wants(&self, record: &PeerRecord) -> bool {
+        record.peer != self.inner.credentials.own() && self.lock().wants(&record.peer, record.seq)
     }
 
     fn is_news(&self, record: &PeerRecord) -> bool {
@@ -144,12 +155,14 @@ impl Roster {
         tracing::debug!(source, %error, "peer record refused");
     }
 
-    fn take(&self, known: &Arc<Known>) -> bool {
-        let is_news = self.lock().learn(Arc::clone(known)) != Learned::Nothing;
-        if is_news {
-            self.inner.changed.notify_one();
+    /// Whether the peer is listed now, if the record was new.
+    fn take(&self, known: &Arc<Known>) -> Option<bool> {
+        let mut table = self.lock();
+        if table.learn(Arc::clone(known)) == Learned::Nothing {
+            return None;
         }
-        is_news
+        self.inner.changed.notify_one();
+        Some(table.is_listed(&known.peer()))
     }
 
     /// Signs what this peer says of itself and takes it in. Answers the signed form.

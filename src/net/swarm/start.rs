@@ -434,7 +434,7 @@ async fn run(
     if roster.may_be_partial(options.known_records.len()) {
         roster.set_incomplete();
     }
-    roster.learn(options.known_records, None).await;
+    roster.learn_all(options.known_records, None).await;
     let greeter = Greeter {
         own,
         contacts: options.contacts,
@@ -507,7 +507,7 @@ fn announce(
 /// Learns the records of those who were admitted on the bulk plane.
 async fn greet(mut greeted: mpsc::Receiver<(PeerId, Greeted)>, roster: Roster) {
     while let Some((peer, greeted)) = greeted.recv().await {
-        roster.learn(vec![greeted.record], Some(peer)).await;
+        roster.learn_all(vec![greeted.record], Some(peer)).await;
     }
 }
 

@@ -2,7 +2,7 @@
 //! what is new, compares with somebody at random from time to time, and decides with whom to stay
 //! connected.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +39,8 @@ const SMALL_CHANGE_PAUSE: Duration = Duration::from_secs(10);
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
 /// Exchanges and announcements under way at a time.
 const EXCHANGES_MAX: usize = 16;
+/// Links are this old before they are closed to make room.
+const TRIM_PAUSE: Duration = Duration::from_secs(1);
 /// News gathered for passing on.
 const FORWARD_MAX: usize = RECORDS_PER_MESSAGE;
 /// In networks up to this size everybody stays connected with everybody.
@@ -72,7 +74,11 @@ struct Waiting {
     forward: Vec<(Bytes, Option<PeerId>)>,
     forward_due: Option<Instant>,
     compare_due: Instant,
-    connected: BTreeSet<PeerId>,
+    /// Since when.
+    connected: BTreeMap<PeerId, Instant>,
+    /// With whom to stay connected.
+    wanted: BTreeSet<PeerId>,
+    trim_due: Option<Instant>,
 }
 
 impl Tender {
@@ -90,9 +96,11 @@ impl Tender {
             forward: Vec::new(),
             forward_due: None,
             compare_due: self.next_comparison(),
-            connected: BTreeSet::new(),
+            connected: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            trim_due: None,
         };
-        self.choose_peers();
+        self.choose_peers(&mut waiting);
         loop {
             tokio::select! {
                 biased;
@@ -125,6 +133,10 @@ impl Tender {
                     waiting.forward_due = None;
                     self.forward(std::mem::take(&mut waiting.forward));
                 }
+                () = until(waiting.trim_due) => {
+                    waiting.trim_due = None;
+                    self.trim(&mut waiting);
+                }
                 () = sleep_until(waiting.compare_due) => {
                     waiting.compare_due = self.next_comparison();
                     if let Some(peer) = self.random_connected(1, None).pop() {
@@ -150,8 +162,9 @@ impl Tender {
             .controller
             .send(Control::Learned(Arc::clone(&news.known)))
             .await;
-        self.choose_peers();
-        if let Some(source) = news.source {
+        self.choose_peers(waiting);
+        // Of others there is nothing to keep, and each time they are told of they would be new.
+        if let Some(source) = news.source.filter(|_| news.is_listed) {
             if waiting.forward.len() < FORWARD_MAX {
                 waiting
                     .forward
@@ -165,10 +178,44 @@ impl Tender {
     /// Asks whoever is newly connected for what it knows.
     fn on_links(&self, waiting: &mut Waiting) {
         let connected: BTreeSet<PeerId> = self.connected().into_iter().collect();
-        for peer in connected.difference(&waiting.connected) {
-            self.exchange(*peer);
+        waiting.connected.retain(|peer, _| connected.contains(peer));
+        for peer in connected {
+            waiting.connected.entry(peer).or_insert_with(|| {
+                self.exchange(peer);
+                Instant::now()
+            });
         }
-        waiting.connected = connected;
+        if waiting.connected.len() > self.comfortable_links() {
+            waiting.trim_due.get_or_insert(Instant::now() + TRIM_PAUSE);
+        }
+    }
+
+    /// Links up to here leave room for those that are needed next.
+    fn comfortable_links(&self) -> usize {
+        (self.max_connections * 3 / 4).max(1)
+    }
+
+    /// Closes the oldest links that nobody here needs, if there are too many.
+    fn trim(&self, waiting: &mut Waiting) {
+        let mut surplus = waiting
+            .connected
+            .len()
+            .saturating_sub(self.comfortable_links());
+        let mut by_age: Vec<_> = waiting.connected.iter().collect();
+        by_age.sort_unstable_by_key(|(_, since)| **since);
+        for (peer, since) in by_age {
+            let is_settled = since.elapsed() > TRIM_PAUSE;
+            if surplus == 0 || !is_settled || waiting.wanted.contains(peer) {
+                continue;
+            }
+            if let Some(link) = self.links.best(peer).filter(|link| link.in_flight() == 0) {
+                link.close();
+                surplus -= 1;
+            }
+        }
+        if surplus > 0 {
+            waiting.trim_due = Some(Instant::now() + TRIM_PAUSE);
+        }
     }
 
     /// Signs the own record anew and tells it to everybody.
@@ -261,10 +308,10 @@ impl Tender {
 
     /// Everybody, in a small network. In a large one those nearest to this peer, so that each
     /// neighbourhood hangs together, and as many that a hash chooses, so that all of it does.
-    fn choose_peers(&self) {
+    fn choose_peers(&self, waiting: &mut Waiting) {
         let mut nearest = self.roster.listed();
         nearest.retain(|peer| *peer != self.own);
-        let most = FULL_MESH.min((self.max_connections * 3 / 4).max(1));
+        let most = FULL_MESH.min(self.comfortable_links());
         let mut chosen: BTreeSet<PeerId> = nearest.iter().copied().take(most / 2).collect();
         let mut others: Vec<_> = nearest.split_off(chosen.len());
         others.sort_by_cached_key(|peer| {
@@ -273,7 +320,10 @@ impl Tender {
         });
         let room = most - chosen.len();
         chosen.extend(others.into_iter().take(room));
-        self.links.keep(chosen);
+        if chosen != waiting.wanted {
+            self.links.keep(chosen.clone());
+            waiting.wanted = chosen;
+        }
     }
 }
 
