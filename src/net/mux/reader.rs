@@ -92,6 +92,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             return Err(protocol("two payloads at a time"));
         } else {
             let missing = len;
+            self.shared.receiving.store(true, Ordering::Relaxed);
             self.partial = Some(Partial {
                 header,
                 missing,
@@ -113,6 +114,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.take_in(&mut partial.aim, len).await?;
         partial.missing -= len;
         if partial.missing == 0 {
+            self.shared.receiving.store(false, Ordering::Relaxed);
             self.done(&partial.header, partial.aim);
         } else {
             self.partial = Some(partial);
