@@ -268,3 +268,6 @@ impl Links {
             .unwrap_or_else(|poison| poison.into_inner())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,4 @@
-//! Limits that all connections of a process share: bandwidth in each direction, and the memory
-//! of payloads that other peers send.
+//! Limits on bandwidth that all connections of a process share, one for each direction.
 //!
 //! Connections take bandwidth in small portions, first come first served, and each has at most
 //! one portion outstanding in each direction: so busy peers get equal shares.
@@ -9,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// What a bucket that was idle may send at once, as a time at its rate.
@@ -138,50 +137,6 @@ impl Bucket {
     }
 }
 
-/// Bounds the memory of payloads received and not yet handled. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct PayloadBudget {
-    units: Arc<Semaphore>,
-    total_units: u32,
-}
-
-/// Bytes of one unit of the budget.
-const UNIT_BYTES: usize = 1 << 10;
-
-impl PayloadBudget {
-    /// A budget of so many bytes (at least 1 KiB).
-    pub fn new(bytes: usize) -> Self {
-        let total_units = u32::try_from(bytes / UNIT_BYTES)
-            .unwrap_or(u32::MAX >> 4)
-            .clamp(1, u32::MAX >> 4);
-        PayloadBudget {
-            units: Arc::new(Semaphore::new(total_units as usize)),
-            total_units,
-        }
-    }
-
-    /// Waits for room, first come first served. More than the whole budget waits for all of it.
-    pub async fn reserve(&self, bytes: usize) -> Reservation {
-        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES))
-            .unwrap_or(self.total_units)
-            .min(self.total_units);
-        // The semaphore is never closed; without a permit there is only less accounting.
-        let permit = Arc::clone(&self.units).acquire_many_owned(units).await.ok();
-        Reservation { _permit: permit }
-    }
-
-    /// Bytes that are free now.
-    pub fn free_bytes(&self) -> usize {
-        self.units.available_permits() * UNIT_BYTES
-    }
-}
-
-/// Part of a [`PayloadBudget`], given back when dropped.
-#[derive(Debug)]
-pub struct Reservation {
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,17 +194,5 @@ mod tests {
             let share = f64::from(10 << 20) / 4.0;
             assert!((passed / share - 1.0).abs() < 0.1, "{passed} of {share}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn payloads_wait_for_room() {
-        let budget = PayloadBudget::new(64 << 10);
-        let held = budget.reserve(60 << 10).await;
-        let second = tokio::time::timeout(Duration::from_secs(1), budget.reserve(8 << 10));
-        assert!(second.await.is_err());
-        drop(held);
-        // Larger than the whole budget: alone, but not never.
-        let _all = budget.reserve(1 << 20).await;
-        assert_eq!(budget.free_bytes(), 0);
     }
 }

@@ -22,6 +22,8 @@ const TICK: Duration = Duration::from_secs(1);
 const QUIET_TICKS: (u32, u32) = (2, 15);
 /// Ticks a ping may stay unanswered: with requests under way, and without.
 const SILENT_TICKS: (u32, u32) = (6, 10);
+/// Id of a pong that answers no ping.
+const UNASKED: u64 = 0;
 /// How long a link that is closing may take to finish what is under way.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the last bytes may take.
@@ -82,10 +84,21 @@ async fn listen_for_silence(shared: &Shared) -> LinkEnd {
     let mut heard = shared.reads.load(Ordering::Relaxed);
     let mut quiet_ticks: u32 = 0;
     let mut pinged_ticks: Option<u32> = None;
+    let mut said = shared.writes.load(Ordering::Relaxed);
+    let mut mute_ticks: u32 = 0;
     loop {
         tick.tick().await;
+        shared.context.budget.trim();
         let reads = shared.reads.load(Ordering::Relaxed);
+        let writes = shared.writes.load(Ordering::Relaxed);
+        mute_ticks = if writes == said { mute_ticks + 1 } else { 0 };
+        said = writes;
         if reads != heard || shared.holding_back.load(Ordering::Relaxed) {
+            // Its ping may be stuck behind what its system has taken for a slow line.
+            let receiving = shared.receiving.load(Ordering::Relaxed);
+            if receiving && mute_ticks >= QUIET_TICKS.0 {
+                shared.push_pong(UNASKED);
+            }
             heard = reads;
             quiet_ticks = 0;
             pinged_ticks = None;

@@ -22,9 +22,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::budget::PayloadBudget;
 use super::command::{Inbound, NetError, Path};
 use super::message::{Request, Response};
-use super::throttle::{PayloadBudget, Throttle};
+use super::throttle::Throttle;
 use crate::base::{Limits, PeerId};
 use state::Shared;
 

@@ -10,10 +10,10 @@ use tokio::io::AsyncRead;
 use super::LinkEnd;
 use super::input::Input;
 use super::state::{ServeError, Served, Shared};
+use crate::net::budget::{PayloadBuffer, Reservation};
 use crate::net::codec::{self, Header, INLINE_MAX_BYTES, Kind};
 use crate::net::command::{Inbound, NetError};
 use crate::net::message::{Refusal, Request, Response};
-use crate::net::throttle::Reservation;
 
 /// How long a payload may wait for memory before its request is answered `Busy`.
 const ROOM_PATIENCE: Duration = Duration::from_secs(2);
@@ -28,48 +28,11 @@ struct Partial {
 /// What becomes of a message once its payload is there.
 enum Aim {
     /// A request to serve.
-    Request(Served, Bytes, Store),
+    Request(Served, Bytes, PayloadBuffer),
     /// A response that is awaited.
-    Response(Bytes, Store),
+    Response(Bytes, PayloadBuffer),
     /// Nobody wants it.
     Nothing,
-}
-
-/// A payload in one exactly sized piece of memory.
-struct Store {
-    bytes: Vec<u8>,
-    reservation: Option<Reservation>,
-}
-
-impl Store {
-    fn new(len: usize, reservation: Option<Reservation>) -> Self {
-        Store {
-            bytes: Vec::with_capacity(len),
-            reservation,
-        }
-    }
-
-    /// The payload; its share of the budget is given back with the last reference to it.
-    fn finish(self) -> Bytes {
-        match self.reservation {
-            None => self.bytes.into(),
-            Some(reservation) => Bytes::from_owner(Owned {
-                bytes: self.bytes,
-                _reservation: reservation,
-            }),
-        }
-    }
-}
-
-struct Owned {
-    bytes: Vec<u8>,
-    _reservation: Reservation,
-}
-
-impl AsRef<[u8]> for Owned {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
 }
 
 /// Reads until the peer closes (`Ok`), breaks the protocol or the connection.
@@ -129,6 +92,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             return Err(protocol("two payloads at a time"));
         } else {
             let missing = len;
+            self.shared.receiving.store(true, Ordering::Relaxed);
             self.partial = Some(Partial {
                 header,
                 missing,
@@ -150,6 +114,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.take_in(&mut partial.aim, len).await?;
         partial.missing -= len;
         if partial.missing == 0 {
+            self.shared.receiving.store(false, Ordering::Relaxed);
             self.done(&partial.header, partial.aim);
         } else {
             self.partial = Some(partial);
@@ -179,7 +144,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         };
         let len = header.payload_len as usize;
         if len == 0 {
-            return Ok(Aim::Request(served, meta, Store::new(0, None)));
+            return Ok(Aim::Request(served, meta, self.buffer(0, None)));
         }
         if !codec::request_has_payload(header.opcode) {
             // Known requests without payload are refused as such; others are unknown.
@@ -195,7 +160,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let room = tokio::time::timeout(ROOM_PATIENCE, room).await;
         self.shared.holding_back.store(false, Ordering::Relaxed);
         match room {
-            Ok(room) => Ok(Aim::Request(served, meta, Store::new(len, Some(room)))),
+            Ok(room) => Ok(Aim::Request(served, meta, self.buffer(len, Some(room)))),
             Err(_) => {
                 self.shared.answer_now(id, &Response::Busy);
                 Ok(Aim::Nothing)
@@ -203,10 +168,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
+    /// Memory for a payload, exactly as large as announced.
+    fn buffer(&self, len: usize, reservation: Option<Reservation>) -> PayloadBuffer {
+        self.shared.context.budget.buffer(len, reservation)
+    }
+
     fn aim_response(&self, header: &Header, meta: Bytes) -> Aim {
         let len = header.payload_len as usize;
         if len == 0 || self.shared.expects_payload(header.id) {
-            return Aim::Response(meta, Store::new(len, None));
+            return Aim::Response(meta, self.buffer(len, None));
         }
         // Also when nobody waits any more: then this is lost on nobody.
         let nonsense = NetError::Protocol(self.shared.peer, "a payload nobody asked for".into());
@@ -216,9 +186,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     fn done(&self, header: &Header, aim: Aim) {
         match aim {
-            Aim::Request(served, meta, store) => self.serve(header, served, &meta, store.finish()),
+            Aim::Request(served, meta, store) => self.serve(header, served, &meta, store.freeze()),
             Aim::Response(meta, store) => {
-                let outcome = codec::decode_response(header.opcode, &meta, store.finish())
+                let outcome = codec::decode_response(header.opcode, &meta, store.freeze())
                     .map_err(|error| NetError::Protocol(self.shared.peer, error.to_string()));
                 self.shared.answered(header.id, outcome);
             }

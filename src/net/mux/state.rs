@@ -43,6 +43,10 @@ pub(super) struct Shared {
     pub(super) rtt: Smoothed,
     /// Grows whenever something was read.
     pub(super) reads: AtomicU64,
+    /// Grows whenever something was written.
+    pub(super) writes: AtomicU64,
+    /// A payload is under way to us.
+    pub(super) receiving: AtomicBool,
     /// The reader has stopped on purpose (bandwidth, memory).
     pub(super) holding_back: AtomicBool,
     slots: Semaphore,
@@ -172,6 +176,8 @@ impl Shared {
             leaving: CancellationToken::new(),
             rtt: Smoothed::default(),
             reads: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+            receiving: AtomicBool::new(false),
             holding_back: AtomicBool::new(false),
             slots: Semaphore::new(slots),
             // Some slots are kept for small requests.

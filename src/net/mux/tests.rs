@@ -377,6 +377,19 @@ async fn an_idle_link_stays() {
     serve(b.inbound, |_| held());
     assert_eq!(a.link.request(&have(), soon()).await, Ok(held()));
     assert!(a.link.rtt().is_some());
+    // It costs a few frames a minute.
+    let (_a, mut stream) = against_stream();
+    let mut frames = 0;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(600) {
+        let mut head = [0; HEADER_BYTES];
+        stream.read_exact(&mut head).await.unwrap();
+        let ping = Header::decode(&head).unwrap();
+        let pong = Header::bare(Kind::Pong, ping.id).encode();
+        stream.write_all(&pong).await.unwrap();
+        frames += 1;
+    }
+    assert!((30..=45).contains(&frames), "{frames} in ten minutes");
 }
 
 #[tokio::test(start_paused = true)]
@@ -393,6 +406,26 @@ async fn a_slow_answer_is_no_silence() {
     sleep(Duration::from_secs(300)).await;
     inbound.reply.send(held()).unwrap();
     assert_eq!(asking.await.unwrap(), Ok(held()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_receives_slowly_gives_signs_of_life() {
+    let (_a, mut stream) = against_stream();
+    let store = encode_request(5, &store(100_000)).unwrap();
+    stream.write_all(&store.head).await.unwrap();
+    let mut signs = 0;
+    for _ in 0..60 {
+        let segment = Header {
+            payload_len: 100,
+            ..Header::bare(Kind::Data, 5)
+        };
+        stream.write_all(&segment.encode()).await.unwrap();
+        stream.write_all(&[0; 100]).await.unwrap();
+        let mut sign = [0; HEADER_BYTES];
+        let heard = timeout(Duration::from_secs(1), stream.read_exact(&mut sign));
+        signs += usize::from(heard.await.is_ok());
+    }
+    assert!(signs >= 15, "{signs} in a minute");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::FutureExt;
@@ -94,6 +95,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             let portion = self.buffer.len().min(up.portion_bytes());
             up.take(portion).await;
             self.transport.write_all(&self.buffer[..portion]).await?;
+            self.shared.writes.fetch_add(1, Ordering::Relaxed);
             self.buffer.advance(portion);
         }
         // An idle link should not hold on to the room of its busiest moment.
@@ -140,6 +142,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             .await;
         let mut bytes = head.chain(segment_head).chain(segment);
         self.transport.write_all_buf(&mut bytes).await?;
+        self.shared.writes.fetch_add(1, Ordering::Relaxed);
         if transfer.frame.payload.is_empty() {
             if transfer.frame.kind == Kind::Response {
                 self.finished.push(transfer.frame.id);

@@ -35,7 +35,8 @@ use crate::net::bulk::{BulkConfig, BulkPlane};
 use crate::net::command::{Command, Inbound, Members, NetActorEnds, Offer};
 use crate::net::links::{Links, Plane};
 use crate::net::mux::LinkContext;
-use crate::net::throttle::{PayloadBudget, Throttle};
+use crate::net::budget::PayloadBudget;
+use crate::net::throttle::Throttle;
 use crate::placement::candidates::peer_point;
 
 /// How long the listeners may take to name their addresses.

@@ -13,7 +13,7 @@ use libp2p::tls::certificate;
 use tokio_rustls::rustls;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
@@ -64,8 +64,12 @@ impl PeerTls {
     pub fn new(device: &SigningKey, protocol: &[u8]) -> Result<PeerTls, TlsError> {
         let keypair = Keypair::ed25519_from_bytes(device.secret())?;
         let (certificate, key) = certificate::generate(&keypair)?;
-        let mut provider = aws_lc_rs::default_provider();
-        provider.cipher_suites = vec![aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384];
+        // The records by ring, which is twice as fast where a processor has VAES without AVX-512;
+        // the handshake by the provider that knows the hybrid key exchange.
+        let provider = CryptoProvider {
+            cipher_suites: vec![ring::cipher_suite::TLS13_AES_256_GCM_SHA384],
+            ..aws_lc_rs::default_provider()
+        };
         let signer = aws_lc_rs::sign::any_ecdsa_type(&key)?;
         let certified = CertifiedKey::new(vec![certificate], signer);
         Ok(PeerTls {

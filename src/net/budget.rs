@@ -1,0 +1,235 @@
+//! The memory of payloads: what other peers send unasked is bounded, and spent buffers serve again.
+//!
+//! A payload's share of the budget, and its memory, come back when the last reference to its bytes
+//! is dropped, wherever that is.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// Bytes of one unit of the budget.
+const UNIT_BYTES: usize = 1 << 10;
+/// Smaller buffers are not worth keeping.
+const SPARE_MIN_BYTES: usize = 64 << 10;
+/// Spare memory kept for the next payloads.
+const SPARE_MAX_BYTES: usize = 16 << 20;
+/// What was not needed for so long is given back to the system.
+const SPARE_PERIOD: Duration = Duration::from_secs(5);
+
+/// Bounds the memory of payloads received and not yet handled. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PayloadBudget {
+    units: Arc<Semaphore>,
+    total_units: u32,
+    spare: Arc<Spare>,
+}
+
+impl PayloadBudget {
+    /// A budget of so many bytes (at least 1 KiB).
+    pub fn new(bytes: usize) -> Self {
+        let total_units = u32::try_from(bytes / UNIT_BYTES)
+            .unwrap_or(u32::MAX >> 4)
+            .clamp(1, u32::MAX >> 4);
+        PayloadBudget {
+            units: Arc::new(Semaphore::new(total_units as usize)),
+            total_units,
+            spare: Arc::new(Spare::default()),
+        }
+    }
+
+    /// Waits for room, first come first served. More than the whole budget waits for all of it.
+    pub async fn reserve(&self, bytes: usize) -> Reservation {
+        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES))
+            .unwrap_or(self.total_units)
+            .min(self.total_units);
+        // The semaphore is never closed; without a permit there is only less accounting.
+        let permit = Arc::clone(&self.units).acquire_many_owned(units).await.ok();
+        Reservation { _permit: permit }
+    }
+
+    /// Bytes that are free now.
+    pub fn free_bytes(&self) -> usize {
+        self.units.available_permits() * UNIT_BYTES
+    }
+
+    /// Memory for a payload of `len` bytes, empty. With a reservation if the payload was not
+    /// asked for: who asks bounds by itself what may come.
+    pub fn buffer(&self, len: usize, reservation: Option<Reservation>) -> PayloadBuffer {
+        PayloadBuffer {
+            bytes: self.spare.take(len),
+            spare: Arc::clone(&self.spare),
+            _reservation: reservation,
+        }
+    }
+
+    /// Gives spare memory back that has not been needed lately. To be called every now and then.
+    pub fn trim(&self) {
+        self.spare.trim(Instant::now());
+    }
+}
+
+/// Part of a [`PayloadBudget`], given back when dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// A payload that is being received.
+#[derive(Debug)]
+pub struct PayloadBuffer {
+    /// The bytes so far.
+    pub bytes: Vec<u8>,
+    spare: Arc<Spare>,
+    _reservation: Option<Reservation>,
+}
+
+impl PayloadBuffer {
+    /// The payload, complete.
+    pub fn freeze(self) -> Bytes {
+        if self.bytes.is_empty() {
+            Bytes::new()
+        } else {
+            Bytes::from_owner(self)
+        }
+    }
+}
+
+impl AsRef<[u8]> for PayloadBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for PayloadBuffer {
+    fn drop(&mut self) {
+        self.spare.put(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// Memory of spent payloads. Fresh memory costs a page fault for every 4 KiB.
+#[derive(Debug, Default)]
+struct Spare(Mutex<Buffers>);
+
+#[derive(Debug, Default)]
+struct Buffers {
+    free: Vec<Vec<u8>>,
+    bytes: usize,
+    /// Least that was free at any time of this period: nobody needed that.
+    idle_bytes: usize,
+    since: Option<Instant>,
+}
+
+impl Spare {
+    fn take(&self, len: usize) -> Vec<u8> {
+        if len >= SPARE_MIN_BYTES {
+            let mut buffers = self.lock();
+            // The newest first: the processor may still have it in its cache.
+            let fits = |buffer: &Vec<u8>| (len..=len + len / 4).contains(&buffer.capacity());
+            if let Some(at) = buffers.free.iter().rposition(fits) {
+                let buffer = buffers.free.remove(at);
+                buffers.bytes -= buffer.capacity();
+                buffers.idle_bytes = buffers.idle_bytes.min(buffers.bytes);
+                return buffer;
+            }
+        }
+        Vec::with_capacity(len)
+    }
+
+    fn put(&self, mut buffer: Vec<u8>) {
+        let size = buffer.capacity();
+        if size < SPARE_MIN_BYTES {
+            return;
+        }
+        buffer.clear();
+        let mut buffers = self.lock();
+        if buffers.bytes + size <= SPARE_MAX_BYTES {
+            buffers.bytes += size;
+            buffers.free.push(buffer);
+        }
+    }
+
+    fn trim(&self, now: Instant) {
+        let mut buffers = self.lock();
+        let since = *buffers.since.get_or_insert(now);
+        if now.duration_since(since) < SPARE_PERIOD {
+            return;
+        }
+        let mut excess = buffers.idle_bytes;
+        // The oldest first.
+        let keep_from = buffers.free.iter().position(|buffer| {
+            let stays = buffer.capacity() > excess;
+            excess = excess.saturating_sub(buffer.capacity());
+            stays
+        });
+        let keep_from = keep_from.unwrap_or(buffers.free.len());
+        let freed: Vec<Vec<u8>> = buffers.free.drain(..keep_from).collect();
+        buffers.bytes -= freed.iter().map(Vec::capacity).sum::<usize>();
+        buffers.idle_bytes = buffers.bytes;
+        buffers.since = Some(now);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Buffers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn payloads_wait_for_room() {
+        let budget = PayloadBudget::new(64 << 10);
+        let held = budget.reserve(60 << 10).await;
+        let second = tokio::time::timeout(Duration::from_secs(1), budget.reserve(8 << 10));
+        assert!(second.await.is_err());
+        drop(held);
+        // Larger than the whole budget: alone, but not never.
+        let _all = budget.reserve(1 << 20).await;
+        assert_eq!(budget.free_bytes(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn spent_memory_serves_again_until_nobody_needs_it() {
+        let budget = PayloadBudget::new(64 << 20);
+        let spare = || budget.spare.lock().bytes;
+        let payload = |len| {
+            let mut buffer = budget.buffer(len, None);
+            assert_eq!(buffer.bytes.len(), 0);
+            buffer.bytes.resize(len, 7);
+            buffer.freeze()
+        };
+        let first = payload(512 << 10);
+        let place = first.as_ptr();
+        let part = first.slice(100..200);
+        drop(first);
+        assert_eq!(spare(), 0);
+        drop(part);
+        assert_eq!(spare(), 512 << 10);
+        let second = payload(500 << 10);
+        assert_eq!(second.as_ptr(), place);
+        // Neither much too large nor too small a buffer is taken.
+        drop(second);
+        drop((payload(200 << 10), payload(1 << 20)));
+        assert_eq!(spare(), (512 << 10) + (200 << 10) + (1 << 20));
+        // Bounded.
+        let many: Vec<_> = (0..40).map(|_| payload(1 << 20)).collect();
+        drop(many);
+        assert!(spare() <= SPARE_MAX_BYTES);
+        // What is used stays; the rest goes.
+        for _ in 0..4 {
+            drop(payload(1 << 20));
+            tokio::time::advance(SPARE_PERIOD).await;
+            budget.trim();
+        }
+        assert!((1 << 20..4 << 20).contains(&spare()), "{}", spare());
+        for _ in 0..2 {
+            tokio::time::advance(SPARE_PERIOD).await;
+            budget.trim();
+        }
+        assert_eq!(spare(), 0);
+    }
+}
