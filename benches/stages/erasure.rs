@@ -1,5 +1,7 @@
 //! Coding stripes, with each codec; losing data shards; hashing included and not.
 
+#![allow(clippy::unwrap_used)]
+
 use std::hint::black_box;
 
 use bytes::BytesMut;

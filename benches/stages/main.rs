@@ -1,5 +1,12 @@
 //! One bench for each bare stage: `cargo bench --bench stages -- NAME`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    missing_docs
+)]
+
 mod chunk;
 mod crypto;
 mod dag;

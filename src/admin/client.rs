@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -14,7 +14,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 
 use super::backend::{Answer, Backend, ByteStream, Download, ItemStream};
 use super::error::AdminError;
@@ -207,8 +207,16 @@ impl Backend for Client {
 
     fn put(&self, request: PutRequest, body: ByteStream) -> Answer<'_, PutResult> {
         let path = format!("/v1/put{}", to_query(&request));
-        let body = StreamBody::new(body.map_ok(Frame::data));
-        Box::pin(self.fetch(Method::POST, path, BodyExt::boxed_unsync(body)))
+        Box::pin(async move {
+            let (answered, answer) = oneshot::channel();
+            let body = StreamBody::new(until_answered(body, answer).map_ok(Frame::data));
+            let body = BodyExt::boxed_unsync(body);
+            let response = self.send(Method::POST, path, body).await;
+            // The connection would go on sending what nobody wants any more.
+            let _ = answered.send(());
+            let body = whole(response?.into_body()).await?;
+            serde_json::from_slice(&body).map_err(|error| garbled(&error))
+        })
     }
 
     fn get(&self, request: GetRequest) -> Answer<'_, Download> {
@@ -243,6 +251,24 @@ impl Backend for Client {
     fn key_export(&self, request: KeyExportRequest) -> Answer<'_, KeyExported> {
         self.tell(Method::POST, "/v1/key/export", &request)
     }
+}
+
+/// Ends `body` when the answer is there, and breaks it off when nobody waits for the answer.
+fn until_answered(
+    body: ByteStream,
+    answer: oneshot::Receiver<()>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    stream::unfold((body, Some(answer)), |(mut body, answer)| async {
+        let mut answer = answer?;
+        tokio::select! {
+            biased;
+            answered = &mut answer => match answered {
+                Ok(()) => None,
+                Err(_) => Some((Err(io::Error::other("the upload was given up")), (body, None))),
+            },
+            piece = body.next() => piece.map(|piece| (piece, (body, Some(answer)))),
+        }
+    })
 }
 
 fn empty() -> RequestBody {
@@ -308,7 +334,7 @@ fn lines<T: DeserializeOwned + Send + 'static>(body: Incoming) -> ItemStream<T> 
         buffer: BytesMut::new(),
         is_over: false,
     };
-    let items = futures::stream::unfold(reader, |mut reader| async {
+    let items = stream::unfold(reader, |mut reader| async {
         if reader.is_over {
             return None;
         }

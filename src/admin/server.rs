@@ -87,7 +87,7 @@ impl AdminServer {
         let mut shutdown = self.shutdown.clone();
         // The sender lives as long as the server does; without it nobody can ask any more.
         if shutdown.wait_for(|asked| *asked).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -60,9 +60,9 @@ impl Counter {
         let mut last = self.0.load(Ordering::Relaxed);
         loop {
             let next = now_ms.max(last.saturating_add(1));
-            let swap = self
-                .0
-                .compare_exchange_weak(last, next, Ordering::Relaxed, Ordering::Relaxed);
+            let swap =
+                self.0
+                    .compare_exchange_weak(last, next, Ordering::Relaxed, Ordering::Relaxed);
             match swap {
                 Ok(_) => return next,
                 Err(found) => last = found,

@@ -109,7 +109,9 @@ impl PeerStats {
 
     /// A request has not been answered for so long: the mean is at least that.
     pub fn lags(&self, peer: &PeerId, work: Work, so_far: Duration) {
-        self.with(peer, |stats| stats.latency(work).at_least(so_far.as_secs_f64()));
+        self.with(peer, |stats| {
+            stats.latency(work).at_least(so_far.as_secs_f64());
+        });
     }
 
     /// A request failed: ask this peer last for a while.

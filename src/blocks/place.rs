@@ -63,6 +63,8 @@ struct Placing {
     load: BTreeMap<PeerId, usize>,
     /// Peers that refused or failed for this stripe.
     excluded: BTreeSet<PeerId>,
+    /// Of which those that cannot be reached, whatever the member list still says.
+    gone: BTreeSet<PeerId>,
     /// Whether one refused for lack of room, and what it said of it.
     full: BTreeMap<PeerId, u64>,
     new_bytes: u64,
@@ -86,6 +88,7 @@ impl Session {
             pending: Vec::new(),
             load: BTreeMap::new(),
             excluded: BTreeSet::new(),
+            gone: BTreeSet::new(),
             full: BTreeMap::new(),
             new_bytes: 0,
             own_failure: None,
@@ -356,6 +359,9 @@ impl Placing {
             }
             Err(Failure::Peer(error)) => {
                 tracing::debug!(peer = %peer.short(), "a shard was not taken: {error}");
+                if error.class() == Class::Retry && !matches!(error, NetError::Busy(_)) {
+                    self.gone.insert(peer);
+                }
             }
             Err(Failure::Refused(reason)) => {
                 tracing::debug!(peer = %peer.short(), ?reason, "a shard was refused");
@@ -390,7 +396,10 @@ impl Placing {
     /// Lets the statistics know who keeps this stripe waiting.
     fn note_lag(&self) {
         for (_, peer, since) in &self.pending {
-            self.session.blocks.stats.lags(peer, Work::Store, since.elapsed());
+            self.session
+                .blocks
+                .stats
+                .lags(peer, Work::Store, since.elapsed());
         }
     }
 
@@ -423,9 +432,10 @@ impl Placing {
 
     fn demanded(&self) -> usize {
         let options = &self.session.options;
+        let live = self.ranked.live().filter(|peer| !self.gone.contains(peer));
         options
             .survive
-            .unwrap_or_else(|| placement::promised(options.profile, self.ranked.live().count()))
+            .unwrap_or_else(|| placement::promised(options.profile, live.count()))
     }
 
     /// Whether what is placed is what was demanded.

@@ -4,6 +4,8 @@
 //! not looked at, and one mask decides from there on, which brings two streams that differ in
 //! front back into step soonest.
 
+use std::collections::VecDeque;
+
 use bytes::{Bytes, BytesMut};
 use fastcdc::v2020::{self, MASKS};
 
@@ -11,17 +13,22 @@ use super::sizes::ChunkSizes;
 
 /// Largest chunks that fit one buffer. Chunks are slices of it; only what is left behind the last
 /// cut is copied to the next buffer, so a larger one costs less copying and more memory.
-const BUFFER_CHUNKS: usize = 4;
+const BUFFER_CHUNKS: usize = 3;
+/// Buffers kept for use again once their chunks are gone. Fresh memory costs more than cutting.
+const RETIRED_BUFFERS: usize = 4;
 
-/// Cuts a stream into chunks, which depend on its bytes alone and not on how they arrive.
+/// Cuts streams into chunks, which depend on a stream's bytes alone and not on how they arrive.
 ///
-/// Holds at most one buffer of four times the largest chunk, if chunks are taken after each push.
+/// Holds at most five buffers of three times the largest chunk, if chunks are taken after each
+/// push; a chunk keeps the buffer that it is a slice of.
 #[derive(Debug)]
 pub struct Cutter {
     sizes: ChunkSizes,
     mask: u64,
     buffer: BytesMut,
     finished: bool,
+    /// Emptied handles of earlier buffers, the oldest first.
+    retired: VecDeque<BytesMut>,
 }
 
 impl Cutter {
@@ -29,13 +36,14 @@ impl Cutter {
     pub fn new(sizes: ChunkSizes) -> Self {
         let bits = sizes.stride().ilog2() as usize;
         // Round to the nearest power in the logarithm: 1.5 * 2^n counts as 2^(n+1).
-        let bits = bits + usize::from(sizes.stride() >> (bits - 1) & 1);
+        let bits = bits + (sizes.stride() >> (bits - 1) & 1);
         let last = MASKS.len() - 2;
         Cutter {
             sizes,
             mask: MASKS.get(bits.min(last)).copied().unwrap_or(u64::MAX),
             buffer: BytesMut::new(),
             finished: false,
+            retired: VecDeque::new(),
         }
     }
 
@@ -58,23 +66,39 @@ impl Cutter {
     }
 
     fn make_room(&mut self, len: usize) {
-        if self.buffer.capacity() - self.buffer.len() < len {
-            let capacity = (BUFFER_CHUNKS * self.sizes.max()).max(self.buffer.len() + len);
-            let mut next = BytesMut::with_capacity(capacity);
-            next.extend_from_slice(&self.buffer);
-            self.buffer = next;
+        if self.buffer.capacity() - self.buffer.len() >= len {
+            return;
         }
+        let capacity = (BUFFER_CHUNKS * self.sizes.max()).max(self.buffer.len() + len);
+        let idle = self
+            .retired
+            .iter_mut()
+            .position(|buffer| buffer.try_reclaim(capacity));
+        let mut next = idle
+            .and_then(|at| self.retired.remove(at))
+            .unwrap_or_else(|| BytesMut::with_capacity(capacity));
+        next.extend_from_slice(&self.buffer);
+        let mut full = std::mem::replace(&mut self.buffer, next);
+        full.clear();
+        if self.retired.len() >= RETIRED_BUFFERS {
+            self.retired.pop_front();
+        }
+        self.retired.push_back(full);
     }
 
-    /// The stream is at its end: the rest becomes chunks too.
+    /// The stream is at its end: the rest becomes chunks too, and behind them the next stream
+    /// begins.
     pub const fn finish(&mut self) {
         self.finished = true;
     }
 
     /// The next chunk, if the bytes so far decide it. Never empty.
     pub fn next_chunk(&mut self) -> Option<Bytes> {
-        let decided = self.finished || self.buffer.len() >= self.sizes.max();
-        if !decided || self.buffer.is_empty() {
+        if self.buffer.is_empty() {
+            self.finished = false;
+            return None;
+        }
+        if !self.finished && self.buffer.len() < self.sizes.max() {
             return None;
         }
         let len = self.first_cut();
@@ -195,6 +219,37 @@ mod tests {
         cutter.finish();
         assert_eq!(cutter.next_chunk().unwrap(), &b"abcdef"[..]);
         assert_eq!(cutter.next_chunk(), None);
+    }
+
+    #[test]
+    fn one_cutter_serves_many_streams() {
+        let mut cutter = Cutter::new(tiny());
+        for (seed, len) in [(1, 100_000), (2, 0), (3, 5), (4, 300_000)] {
+            let stream = random_bytes(len, seed);
+            let mut chunks = Vec::new();
+            for piece in stream.chunks(3000) {
+                cutter.push(piece);
+                chunks.extend(std::iter::from_fn(|| cutter.next_chunk()));
+            }
+            cutter.finish();
+            chunks.extend(std::iter::from_fn(|| cutter.next_chunk()));
+            assert_eq!(chunks, cut_all(tiny(), &stream));
+        }
+    }
+
+    #[test]
+    fn buffers_are_used_again_and_stay_few() {
+        let mut cutter = Cutter::new(tiny());
+        let mut places = std::collections::BTreeSet::new();
+        for round in 0..200 {
+            cutter.push(&random_bytes(10_000, round));
+            while let Some(chunk) = cutter.next_chunk() {
+                places.insert(chunk.as_ptr() as usize / (16 << 10));
+            }
+            assert!(cutter.retired.len() <= RETIRED_BUFFERS);
+        }
+        // Two megabytes went through less than a quarter of one.
+        assert!(places.len() < 16, "{}", places.len());
     }
 
     #[test]

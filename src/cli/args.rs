@@ -147,6 +147,15 @@ pub(super) struct GetArgs {
     pub(super) range: Option<ByteRange>,
 }
 
+impl GetArgs {
+    /// Whether a file would go to the standard output.
+    pub(super) fn is_to_stdout(&self) -> bool {
+        self.output
+            .as_ref()
+            .is_none_or(|path| path.as_os_str() == "-")
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct LsArgs {
     /// Link of a tree

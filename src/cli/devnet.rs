@@ -149,7 +149,7 @@ async fn watch(output: &Output, children: &mut [Child]) {
         output.note(&format!("peer {index} (pid {pid}) ended: {how}"));
     }
     output.note("no peer is left; Ctrl-C ends this command");
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// What to try, with this program's own path.

@@ -39,8 +39,8 @@ use self::signals::Interrupt;
 use crate::admin::AdminError;
 use crate::config::{Config, Environment, LogLevel, Paths};
 
-pub use peer::PeerLauncher;
 pub use launch::{Launch, LaunchOptions, Running};
+pub use peer::PeerLauncher;
 
 /// How long threads that wait for a disk or a terminal hold up the end of the process.
 const THREADS_GRACE: Duration = Duration::from_millis(200);
@@ -49,6 +49,7 @@ const THREADS_GRACE: Duration = Duration::from_millis(200);
 pub fn run(launcher: Arc<dyn Launch>) -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.global.json, cli.global.quiet, cli.global.verbose);
+    let stdout_is_content = matches!(&cli.command, Command::Get(args) if args.is_to_stdout());
     match execute(cli, &output, launcher) {
         Ok(()) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
         Err(Failure::Interrupted) => {
@@ -57,7 +58,7 @@ pub fn run(launcher: Arc<dyn Launch>) -> ExitCode {
         }
         Err(Failure::Error(error)) => {
             output.error(&error);
-            if output.json {
+            if output.json && !stdout_is_content {
                 // The exit code still tells if nobody reads this.
                 let _ = output.document(&error);
             }

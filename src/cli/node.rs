@@ -1,6 +1,7 @@
 //! `node`: a peer in the foreground.
 
 use std::io::Read;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -13,6 +14,10 @@ use super::session::OwnPeer;
 use super::signals::Interrupt;
 use crate::admin::{AdminError, DirLock, LockError};
 use crate::config::Paths;
+
+/// How long another process may hold the data directory.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// What `node --json` prints when the peer is up.
 #[derive(Debug, Serialize)]
@@ -30,15 +35,7 @@ pub(super) async fn run(
     args: &NodeArgs,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
-    let lock = DirLock::acquire(&paths.data_dir).map_err(|error| {
-        let told = AdminError::of(&error);
-        match error {
-            LockError::Held { .. } => {
-                told.hint("only one process can work on a data directory: stop the other first")
-            }
-            LockError::Io { .. } => told,
-        }
-    })?;
+    let lock = lock(paths, interrupt).await?;
     let peer = tokio::select! {
         biased;
         () = interrupt.wait() => return Ok(()),
@@ -47,6 +44,28 @@ pub(super) async fn run(
     let outcome = serve(&peer, output, args, interrupt).await;
     peer.stop().await;
     outcome
+}
+
+/// Locks the data directory. A command that started a peer of its own is done soon, so it is
+/// waited for a while.
+async fn lock(paths: &Paths, interrupt: &Interrupt) -> Result<DirLock, Failure> {
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match DirLock::acquire(&paths.data_dir) {
+            Ok(lock) => return Ok(lock),
+            Err(LockError::Held { .. }) if Instant::now() < give_up => tokio::select! {
+                biased;
+                () = interrupt.wait() => return Err(Failure::Interrupted),
+                () = tokio::time::sleep(LOCK_RETRY) => {}
+            },
+            Err(error @ LockError::Held { .. }) => {
+                let told = AdminError::of(&error)
+                    .hint("only one process can work on a data directory: stop the other first");
+                return Err(told.into());
+            }
+            Err(error) => return Err(AdminError::of(&error).into()),
+        }
+    }
 }
 
 async fn serve(

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
@@ -21,6 +22,9 @@ use super::walk::{Walk, WalkError};
 use crate::admin::types::{Kind, PutRequest, PutResult};
 use crate::admin::{AdminError, ByteStream};
 use crate::base::ByteSize;
+
+/// How long a walk may take to notice that nobody takes its frames any more.
+const WALK_GRACE: Duration = Duration::from_secs(1);
 
 /// What is put, opened.
 enum Source {
@@ -65,10 +69,12 @@ pub(super) async fn run(
     let body = counted(received, progress.clone());
     let put = session.backend().put(request, body).await;
     progress.finish();
-    // The body is gone by now, so the walk has ended or is about to.
-    let walked = match walk.await {
-        Ok(walked) => walked,
-        Err(panic) => Err(WalkError::Error(AdminError::failed(panic.to_string()))),
+    // The body is gone by now, so the walk has ended or is about to; unless it waits for a
+    // standard input from which nothing may ever come.
+    let walked = match tokio::time::timeout(WALK_GRACE, walk).await {
+        Ok(Ok(walked)) => walked,
+        Ok(Err(panic)) => Err(WalkError::Error(AdminError::failed(panic.to_string()))),
+        Err(_) => Err(WalkError::Gone),
     };
     let result = match (put, walked) {
         // The peer only knows that the stream broke off.

@@ -11,7 +11,9 @@ use super::failure::Failure;
 use super::output::{Output, Table, printable};
 use super::session::Session;
 use super::time::utc_time;
-use crate::admin::types::{Kind, LinkRequest, LsEntry, LsRequest, QuotaInfo, SetQuota};
+use crate::admin::types::{
+    Kind, LinkRequest, Listed, LsEntry, LsRequest, PeerInfo, QuotaInfo, SetQuota,
+};
 use crate::admin::{AdminError, ItemStream};
 use crate::base::ByteSize;
 use crate::config::Quota;
@@ -111,10 +113,30 @@ fn duration_text(ms: u64) -> String {
     }
 }
 
+/// What `peers --json` prints.
+#[derive(Serialize)]
+struct PeerLines<'p> {
+    peers: Vec<PeerLine<'p>>,
+}
+
+#[derive(Serialize)]
+struct PeerLine<'p> {
+    #[serde(flatten)]
+    info: &'p PeerInfo,
+    /// Whether it can be used now.
+    live: bool,
+}
+
 pub(super) async fn peers(session: &Session, output: &Output) -> Done {
     let peers = session.backend().peers().await?;
     if output.json {
-        return Ok(output.document(&peers)?);
+        let peers = peers.iter().map(|info| PeerLine {
+            info,
+            live: matches!(info.state.as_str(), "own" | "connected"),
+        });
+        return Ok(output.document(&PeerLines {
+            peers: peers.collect(),
+        })?);
     }
     let mut table = Table::new(&[
         "peer", "state", "path", ">rtt", ">offers", ">free", "zone", "version", "address",
@@ -283,18 +305,13 @@ fn mode_text(mode: u32) -> String {
 
 pub(super) async fn list(session: &Session, output: &Output) -> Done {
     let items = session.backend().list().await?;
-    each(
-        output,
-        "puts",
-        items,
-        |item: &crate::admin::types::Listed| {
-            let time = utc_time((item.put_ms / 1000).cast_signed());
-            let size = ByteSize(item.size_bytes);
-            let name = printable(&item.name).replace('\n', "\\n");
-            let slash = if item.kind == Kind::Tree { "/" } else { "" };
-            format!("{time} {size:>10} {} {name}{slash}", item.link)
-        },
-    )
+    each(output, "puts", items, |item: &Listed| {
+        let time = utc_time((item.put_ms / 1000).cast_signed());
+        let size = ByteSize(item.size_bytes);
+        let name = printable(&item.name).replace('\n', "\\n");
+        let slash = if item.kind == Kind::Tree { "/" } else { "" };
+        format!("{time} {size:>10} {} {name}{slash}", item.link)
+    })
     .await
 }
 

@@ -37,7 +37,7 @@ impl Interrupt {
         let mut receiver = self.0.clone();
         // Without its sender no signal can come any more.
         if receiver.wait_for(|asked| *asked).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

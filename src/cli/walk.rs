@@ -238,7 +238,7 @@ impl<'n> Walk<'n> {
                 }
                 return Ok(self.send(name.to_bytes(), HeadKind::HardLink { first })?);
             }
-            let to_come = stat.st_nlink as u64 - 1;
+            let to_come = stat.st_nlink - 1;
             self.linked.insert(inode, (self.path.clone(), to_come));
         }
         // A named pipe put in its place meanwhile must not make the open wait.

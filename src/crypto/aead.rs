@@ -1,6 +1,9 @@
-//! The one cipher of format version 1, AES-256-GCM: the only door to the crate `aws-lc-rs`.
+//! The one cipher of format version 1, AES-256-GCM: the only door to the crate `ring`.
+//!
+//! ring rather than aws-lc-rs: where a processor has VAES without AVX-512 it takes half the time
+//! (0.16 against 0.32 s of CPU per GiB), and with AVX-512 it is close behind.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
 
 /// Bytes that authentication adds to each message.
 pub(super) const TAG_BYTES: usize = 16;
@@ -20,31 +23,8 @@ impl Cipher {
         Ok(Cipher(LessSafeKey::new(key)))
     }
 
-    /// Encrypts `plain` into `sealed`, which has room for it and the tag.
-    pub(super) fn seal(
-        &self,
-        nonce: [u8; NONCE_BYTES],
-        associated: &[u8],
-        plain: &[u8],
-        sealed: &mut [u8],
-    ) -> Result<(), CipherError> {
-        let (text, tag) = sealed
-            .split_at_mut_checked(plain.len())
-            .ok_or(CipherError)?;
-        self.0
-            .seal_out_of_place_scatter(
-                nonce_of(nonce),
-                Aad::from(associated),
-                plain,
-                text,
-                &[],
-                tag,
-            )
-            .map_err(|_| CipherError)
-    }
-
     /// Encrypts all of `buffer` but its last [`TAG_BYTES`], where the tag goes.
-    pub(super) fn seal_in_place(
+    pub(super) fn seal(
         &self,
         nonce: [u8; NONCE_BYTES],
         associated: &[u8],
@@ -61,20 +41,26 @@ impl Cipher {
         Ok(())
     }
 
-    /// Checks `sealed` (with its tag at the end) and decrypts it into `plain`, shorter by the tag.
+    /// Checks `text` against `tag` and decrypts it in place.
     ///
-    /// On error `plain` holds nothing meaningful.
+    /// On error `text` holds nothing meaningful.
     pub(super) fn open(
         &self,
         nonce: [u8; NONCE_BYTES],
         associated: &[u8],
-        sealed: &[u8],
-        plain: &mut [u8],
+        text: &mut [u8],
+        tag: [u8; TAG_BYTES],
     ) -> Result<(), CipherError> {
-        let (text, tag) = sealed.split_last_chunk::<TAG_BYTES>().ok_or(CipherError)?;
         self.0
-            .open_separate_gather(nonce_of(nonce), Aad::from(associated), text, tag, plain)
-            .map_err(|_| CipherError)
+            .open_in_place_separate_tag(
+                nonce_of(nonce),
+                Aad::from(associated),
+                Tag::from(tag),
+                text,
+                0..,
+            )
+            .map_err(|_| CipherError)?;
+        Ok(())
     }
 }
 
@@ -87,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways_of_sealing_agree_with_the_published_vector() {
+    fn it_agrees_with_the_published_vector() {
         // NIST GCM test case 16 (AES-256, with associated data).
         let hex = |text: &str| data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap();
         let key: [u8; 32] = hex("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308")
@@ -106,29 +92,17 @@ mod tests {
         ));
         let cipher = Cipher::new(&key).unwrap();
 
-        let mut sealed = vec![0; plain.len() + TAG_BYTES];
-        cipher
-            .seal(nonce, &associated, &plain, &mut sealed)
-            .unwrap();
+        let mut sealed = plain.clone();
+        sealed.extend_from_slice(&[0; TAG_BYTES]);
+        cipher.seal(nonce, &associated, &mut sealed).unwrap();
         assert_eq!(sealed, expected);
 
-        let mut in_place = plain.clone();
-        in_place.extend_from_slice(&[0; TAG_BYTES]);
-        cipher
-            .seal_in_place(nonce, &associated, &mut in_place)
-            .unwrap();
-        assert_eq!(in_place, expected);
-
-        let mut opened = vec![0; plain.len()];
-        cipher
-            .open(nonce, &associated, &sealed, &mut opened)
-            .unwrap();
+        let (text, tag) = sealed.split_last_chunk().unwrap();
+        let mut opened = text.to_vec();
+        cipher.open(nonce, &associated, &mut opened, *tag).unwrap();
         assert_eq!(opened, plain);
-        assert!(cipher.open(nonce, &[], &sealed, &mut opened).is_err());
-        assert!(
-            cipher
-                .open(nonce, &associated, &sealed[..9], &mut opened)
-                .is_err()
-        );
+        let mut wrong = text.to_vec();
+        assert!(cipher.open(nonce, &[], &mut wrong, *tag).is_err());
+        assert!(cipher.seal(nonce, &[], &mut [0; 9]).is_err());
     }
 }

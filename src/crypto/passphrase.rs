@@ -134,14 +134,11 @@ pub fn seal_container(
     sealed.extend_from_slice(&salt);
     sealed.extend_from_slice(&nonce);
     let header = sealed.clone();
-    sealed.resize(HEADER_BYTES + content.len() + TAG_BYTES, 0);
+    sealed.extend_from_slice(content);
+    sealed.extend_from_slice(&[0; TAG_BYTES]);
+    let body = sealed.get_mut(HEADER_BYTES..).unwrap_or_default();
     cost.derive(passphrase.as_bytes(), &salt)?
-        .seal(
-            nonce,
-            &header,
-            content,
-            sealed.get_mut(HEADER_BYTES..).unwrap_or_default(),
-        )
+        .seal(nonce, &header, body)
         .map_err(|_| PassphraseError::Wrong)?;
     Ok(sealed)
 }
@@ -160,7 +157,9 @@ pub fn open_container(sealed: &[u8], passphrase: &str) -> Result<Vec<u8>, Passph
     }
     let (header, content) = sealed
         .split_first_chunk::<HEADER_BYTES>()
-        .filter(|(_, content)| content.len() >= TAG_BYTES)
+        .ok_or(PassphraseError::Wrong)?;
+    let (content, tag) = content
+        .split_last_chunk::<TAG_BYTES>()
         .ok_or(PassphraseError::Wrong)?;
     let (fixed, rest) = header.split_at(10);
     if fixed.last() != Some(&KDF_ARGON2ID) {
@@ -179,9 +178,9 @@ pub fn open_container(sealed: &[u8], passphrase: &str) -> Result<Vec<u8>, Passph
         lanes,
     }
     .check()?;
-    let mut plain = vec![0; content.len() - TAG_BYTES];
+    let mut plain = content.to_vec();
     cost.derive(passphrase.as_bytes(), salt)?
-        .open(nonce, header, content, &mut plain)
+        .open(nonce, header, &mut plain, *tag)
         .map_err(|_| PassphraseError::Wrong)?;
     Ok(plain)
 }

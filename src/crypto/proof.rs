@@ -150,7 +150,7 @@ mod tests {
         ] {
             assert!(!secrets.check_proof(&other, &proof), "{other:?}");
         }
-        let mut next_epoch = secrets.clone();
+        let mut next_epoch = secrets;
         next_epoch.epoch += 1;
         assert!(!next_epoch.check_proof(&statement, &proof));
         let stranger = NetworkSecrets::generate(NetworkId([1; 16]), &entropy);

@@ -9,7 +9,7 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::aead::{Cipher, CipherError, TAG_BYTES};
-use super::compress::{compress, decompress};
+use super::compress::{compress, compressed_max, decompress};
 use super::keys::ConvergenceSecret;
 use super::layout::{
     Frame, Layout, PREFIX_BYTES, TABLE_NONCE, frame_count, frame_nonce, sealed_header_len,
@@ -94,10 +94,21 @@ pub fn seal(secret: &ConvergenceSecret, plain: &[u8], reserve: usize) -> Result<
     let mut bytes = BytesMut::with_capacity(reserve.max(sealed_len_max(plain.len())));
     bytes.resize(sealed_header_len(plain.len()), 0);
     let mut hasher = secret.hasher();
-    let mut frames = Vec::with_capacity(frame_count(plain.len()));
-    for plain in plain.chunks(FRAME_BYTES) {
-        frames.push(pack_frame(plain, &mut bytes, &mut hasher));
-    }
+    let mut scratch = vec![0; compressed_max(plain.len().min(FRAME_BYTES))];
+    let frames = plain
+        .chunks(FRAME_BYTES)
+        .map(|plain| {
+            let packed = compress(plain, &mut scratch);
+            let payload = packed.unwrap_or(plain);
+            hasher.update(payload);
+            bytes.extend_from_slice(payload);
+            bytes.extend_from_slice(&[0; TAG_BYTES]);
+            Frame {
+                compressed: packed.is_some(),
+                payload_len: payload.len() as u32,
+            }
+        })
+        .collect();
     let layout = Layout::new(plain_len, frames);
     let header = layout.header();
     // The header comes after the payloads, with its length, so that full frames keep the
@@ -105,7 +116,7 @@ pub fn seal(secret: &ConvergenceSecret, plain: &[u8], reserve: usize) -> Result<
     hasher.update(header);
     hasher.update(&(header.len() as u32).to_le_bytes());
     let key = BlockKey(*hasher.finalize().as_bytes());
-    encrypt(&key, &layout, plain, &mut bytes).map_err(|_| SealError::Engine)?;
+    encrypt(&key, &layout, &mut bytes).map_err(|_| SealError::Engine)?;
     Ok(Sealed {
         bytes,
         key,
@@ -113,64 +124,25 @@ pub fn seal(secret: &ConvergenceSecret, plain: &[u8], reserve: usize) -> Result<
     })
 }
 
-/// Makes room for one frame at the end of `bytes`, fills it if the frame compresses, and hashes
-/// its payload.
-fn pack_frame(plain: &[u8], bytes: &mut BytesMut, hasher: &mut blake3::Hasher) -> Frame {
-    let start = bytes.len();
-    bytes.resize(start + plain.len() + TAG_BYTES, 0);
-    let room = bytes.get_mut(start..).unwrap_or_default();
-    match compress(plain, room) {
-        Some(payload_len) => {
-            hasher.update(room.get(..payload_len).unwrap_or_default());
-            bytes.truncate(start + payload_len + TAG_BYTES);
-            Frame {
-                compressed: true,
-                payload_len: payload_len as u32,
-            }
-        }
-        None => {
-            hasher.update(plain);
-            Frame {
-                compressed: false,
-                payload_len: plain.len() as u32,
-            }
-        }
-    }
-}
-
-/// Encrypts the table and all frames to where they belong in `bytes`.
-fn encrypt(
-    key: &BlockKey,
-    layout: &Layout,
-    plain: &[u8],
-    bytes: &mut [u8],
-) -> Result<(), CipherError> {
+/// Writes the header to the front of `bytes` and encrypts all in place.
+fn encrypt(key: &BlockKey, layout: &Layout, bytes: &mut [u8]) -> Result<(), CipherError> {
     let cipher = Cipher::new(key.as_bytes())?;
     let header = layout.header();
-    let (prefix, table) = header.split_at_checked(PREFIX_BYTES).ok_or(CipherError)?;
+    let (prefix, _) = header.split_at_checked(PREFIX_BYTES).ok_or(CipherError)?;
     let (front, mut rest) = bytes
         .split_at_mut_checked(header.len() + TAG_BYTES)
         .ok_or(CipherError)?;
-    let (front_prefix, front_table) = front
-        .split_at_mut_checked(PREFIX_BYTES)
+    let (clear, _) = front
+        .split_at_mut_checked(header.len())
         .ok_or(CipherError)?;
-    front_prefix.copy_from_slice(prefix);
-    cipher.seal(TABLE_NONCE, prefix, table, front_table)?;
-
-    for (index, (frame, plain)) in layout
-        .frames()
-        .iter()
-        .zip(plain.chunks(FRAME_BYTES))
-        .enumerate()
-    {
+    clear.copy_from_slice(header);
+    let table = front.get_mut(PREFIX_BYTES..).ok_or(CipherError)?;
+    cipher.seal(TABLE_NONCE, prefix, table)?;
+    for (index, frame) in layout.frames().iter().enumerate() {
         let (room, after) = rest
             .split_at_mut_checked(frame.payload_len as usize + TAG_BYTES)
             .ok_or(CipherError)?;
-        if frame.compressed {
-            cipher.seal_in_place(frame_nonce(index), header, room)?;
-        } else {
-            cipher.seal(frame_nonce(index), header, plain, room)?;
-        }
+        cipher.seal(frame_nonce(index), header, room)?;
         rest = after;
     }
     Ok(())
@@ -178,18 +150,19 @@ fn encrypt(
 
 /// Opens a whole sealed chunk, given as consecutive parts (as the shards of a stripe are).
 ///
-/// Each frame is authenticated before any of it is returned; frames within one part are not
-/// copied before they are decrypted.
+/// Each frame is authenticated before any of it is returned.
 ///
 /// # Errors
 /// Any but `TooLarge`, `NoSuchFrames` for bytes that are not exactly what [`seal`] returned.
 pub fn open<P: AsRef<[u8]>>(key: &BlockKey, parts: &[P]) -> Result<Bytes, SealError> {
     let cipher = Cipher::new(key.as_bytes()).map_err(|_| SealError::Engine)?;
     let parts = Parts::new(parts);
-    let mut scratch = Vec::new();
-    let header_max = sealed_header_len(CHUNK_MAX_BYTES).min(parts.len);
-    let front = parts.get(0..header_max, &mut scratch)?;
-    let layout = Layout::open_with(&cipher, front)?;
+    let mut front = Vec::new();
+    parts.append(
+        0..sealed_header_len(CHUNK_MAX_BYTES).min(parts.len),
+        &mut front,
+    )?;
+    let layout = Layout::open_with(&cipher, &front)?;
     let sealed_len = layout.sealed_len() as usize;
     if parts.len < sealed_len {
         return Err(SealError::Truncated);
@@ -234,30 +207,36 @@ fn decrypt<P: AsRef<[u8]>>(
     mut offset: usize,
 ) -> Result<Bytes, SealError> {
     let missing = || SealError::NoSuchFrames(frames.clone());
-    let plain_range = layout.plain_range(frames.clone()).ok_or_else(missing)?;
+    let plain_len = layout
+        .plain_range(frames.clone())
+        .ok_or_else(missing)?
+        .len();
     let wanted = layout.frames().get(frames.clone()).ok_or_else(missing)?;
-    let mut plain = vec![0; plain_range.len()];
-    let mut gathered = Vec::new();
+    let mut plain = Vec::with_capacity(plain_len);
     let mut packed = Vec::new();
-    let targets = plain.chunks_mut(FRAME_BYTES);
-    for ((index, frame), target) in frames.clone().zip(wanted).zip(targets) {
-        let end = offset + frame.payload_len as usize + TAG_BYTES;
-        let sealed = parts.get(offset..end, &mut gathered)?;
-        offset = end;
-        let nonce = frame_nonce(index);
+    let open = |index, text: &mut [u8], tag_at: usize| {
+        let tag = parts.tag(tag_at)?;
+        cipher
+            .open(frame_nonce(index), layout.header(), text, tag)
+            .map_err(|_| SealError::Authentication)
+    };
+    for (index, frame) in frames.clone().zip(wanted) {
+        let end = offset + frame.payload_len as usize;
+        let start = plain.len();
         if frame.compressed {
-            packed.resize(frame.payload_len as usize, 0);
-            cipher
-                .open(nonce, layout.header(), sealed, &mut packed)
-                .map_err(|_| SealError::Authentication)?;
+            packed.clear();
+            parts.append(offset..end, &mut packed)?;
+            open(index, &mut packed, end)?;
+            plain.resize((start + FRAME_BYTES).min(plain_len), 0);
+            let target = plain.get_mut(start..).unwrap_or_default();
             if !decompress(&packed, target) {
                 return Err(SealError::Decompression(index));
             }
         } else {
-            cipher
-                .open(nonce, layout.header(), sealed, target)
-                .map_err(|_| SealError::Authentication)?;
+            parts.append(offset..end, &mut plain)?;
+            open(index, plain.get_mut(start..).unwrap_or_default(), end)?;
         }
+        offset = end + TAG_BYTES;
     }
     Ok(plain.into())
 }
@@ -274,34 +253,26 @@ impl<'a, P: AsRef<[u8]>> Parts<'a, P> {
         Parts { parts, len }
     }
 
-    /// The bytes `range`: in place if one part holds them, else gathered in `scratch`.
-    fn get<'b>(&self, range: Range<usize>, scratch: &'b mut Vec<u8>) -> Result<&'b [u8], SealError>
-    where
-        'a: 'b,
-    {
+    /// Appends the bytes `range` to `out`.
+    fn append(&self, range: Range<usize>, out: &mut Vec<u8>) -> Result<(), SealError> {
+        if range.end > self.len {
+            return Err(SealError::Truncated);
+        }
         let mut start = 0;
-        scratch.clear();
         for part in self.parts {
             let part = part.as_ref();
-            let end = start + part.len();
-            let from = range.start.max(start);
-            let to = range.end.min(end);
-            if from < to {
-                let piece = part
-                    .get(from - start..to - start)
-                    .ok_or(SealError::Truncated)?;
-                if piece.len() == range.len() {
-                    return Ok(piece);
-                }
-                scratch.extend_from_slice(piece);
-            }
-            start = end;
+            let from = range.start.clamp(start, start + part.len());
+            let to = range.end.clamp(start, start + part.len());
+            out.extend_from_slice(part.get(from - start..to - start).unwrap_or_default());
+            start += part.len();
         }
-        if scratch.len() == range.len() {
-            Ok(scratch)
-        } else {
-            Err(SealError::Truncated)
-        }
+        Ok(())
+    }
+
+    fn tag(&self, at: usize) -> Result<[u8; TAG_BYTES], SealError> {
+        let mut tag = Vec::with_capacity(TAG_BYTES);
+        self.append(at..at + TAG_BYTES, &mut tag)?;
+        tag.try_into().map_err(|_| SealError::Truncated)
     }
 }
 

@@ -198,7 +198,7 @@ fn a_frame_that_lies_about_its_length_is_stopped() {
     let mut bytes = vec![0; layout.sealed_len() as usize];
     let at = sealed_header_len(FRAME_BYTES);
     bytes[at..at + bomb.len()].copy_from_slice(&bomb);
-    encrypt(&key, &layout, &[0; FRAME_BYTES], &mut bytes).unwrap();
+    encrypt(&key, &layout, &mut bytes).unwrap();
     assert_eq!(
         open(&key, &[bytes]).unwrap_err(),
         SealError::Decompression(0)

@@ -81,7 +81,7 @@ fn each_fault_is_told_apart() {
         }
     );
     let swapped = if &text[40..41] == "a" { "b" } else { "a" };
-    let mut typo = text.clone();
+    let mut typo = text;
     typo.replace_range(40..41, swapped);
     assert_eq!(parse(&typo), TicketError::Checksum);
 

@@ -97,12 +97,15 @@ impl<T> PerProfile<T> {
     }
 }
 
+/// Data shards and parity shards.
+type Split<'a> = (Vec<&'a [u8]>, Vec<&'a mut [u8]>);
+
 /// Splits a stripe into its data shards and its parity shards.
 pub(super) fn split_stripe(
     profile: EcProfile,
     shard_len: usize,
     stripe: &mut [u8],
-) -> Result<(Vec<&[u8]>, Vec<&mut [u8]>), StripeError> {
+) -> Result<Split<'_>, StripeError> {
     if shard_len == 0 || stripe.len() != profile.total_shards() * shard_len {
         return Err(StripeError::Codec(
             "the stripe's length is not that of its shards".to_owned(),

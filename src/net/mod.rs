@@ -4,6 +4,7 @@
 //! simulations and of a lone peer.
 
 pub mod admission;
+pub mod bulk;
 pub mod codec;
 pub mod command;
 pub mod credentials;

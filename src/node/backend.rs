@@ -22,7 +22,6 @@ use crate::content::{
 };
 use crate::crypto::ConvergenceSecret;
 use crate::dag::{Link, Root};
-use crate::store::RealDisk;
 
 impl Backend for Node {
     fn status(&self) -> Answer<'_, Status> {
@@ -136,14 +135,8 @@ impl Node {
         let bytes = match request.quota_bytes {
             Some(bytes) => bytes,
             None => {
-                let dir = inner.options.data_dir.clone();
-                inner
-                    .blocks
-                    .pools()
-                    .disk
-                    .run(move || quota::auto_bytes(&RealDisk::open(&dir)?))
-                    .await
-                    .map_err(|error| AdminError::of(&error))?
+                let usage = inner.store.usage();
+                quota::half(usage.disk_free, usage.allocated)
             }
         };
         let setting = match request.quota_bytes {
@@ -236,8 +229,10 @@ impl Node {
             return Ok(ConvergenceSecret::random(&self.0.entropy));
         }
         self.identity().secrets.convergence().ok_or_else(|| {
-            AdminError::refused("this peer was invited for storage only: it has no secret to seal with")
-                .hint("put with --private, or join with a full ticket")
+            AdminError::refused(
+                "this peer was invited for storage only: it has no secret to seal with",
+            )
+            .hint("put with --private, or join with a full ticket")
         })
     }
 
@@ -268,7 +263,9 @@ impl Node {
         let is_range = request.start.is_some() || request.end.is_some();
         if link.root.is_tree() {
             if is_range {
-                return Err(AdminError::usage("a byte range of a directory makes no sense"));
+                return Err(AdminError::usage(
+                    "a byte range of a directory makes no sense",
+                ));
             }
             let reader = TreeReader::open(&link.root, source, &how)
                 .map_err(|error| content_error(&error))?;
@@ -282,7 +279,9 @@ impl Node {
         }
         let start = request.start.unwrap_or(0);
         // The last byte asked for is included.
-        let end = request.end.map_or(size, |last| last.saturating_add(1).min(size));
+        let end = request
+            .end
+            .map_or(size, |last| last.saturating_add(1).min(size));
         if is_range && (start >= size || start >= end) {
             return Err(AdminError::usage(format!(
                 "the range is outside of the {size} bytes of this file"

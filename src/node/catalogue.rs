@@ -43,7 +43,11 @@ impl From<Entry> for Listed {
         Listed {
             link: entry.link,
             name: entry.name,
-            kind: if entry.is_tree { Kind::Tree } else { Kind::File },
+            kind: if entry.is_tree {
+                Kind::Tree
+            } else {
+                Kind::File
+            },
             size_bytes: entry.size_bytes,
             put_ms: entry.put_ms,
         }

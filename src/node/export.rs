@@ -46,9 +46,7 @@ impl Node {
             .blocks
             .pools()
             .cpu
-            .run(move || {
-                seal_container(&backup, &request.passphrase, Cost::default(), &entropy)
-            })
+            .run(move || seal_container(&backup, &request.passphrase, Cost::default(), &entropy))
             .await
             .map_err(|error| AdminError::of(&error))?;
         let mut text = format!("{HEADING}\n");
@@ -77,9 +75,8 @@ pub async fn import(
     let backup = tokio::task::spawn_blocking(move || open(&sealed, &passphrase))
         .await
         .map_err(|error| AdminError::failed(error.to_string()))??;
-    let identity = match Identity::decode(&backup.identity).map_err(NodeError::from)? {
-        Some(identity) => identity,
-        None => return Err(AdminError::failed("the identity in the backup is damaged")),
+    let Some(identity) = Identity::decode(&backup.identity).map_err(NodeError::from)? else {
+        return Err(AdminError::failed("the identity in the backup is damaged"));
     };
     restore_list(&options, &backup.puts).await?;
     // Last: until then the import can simply be done again.
@@ -95,7 +92,10 @@ pub async fn import(
 
 fn open(text: &str, passphrase: &str) -> Result<Backup, AdminError> {
     let not_one = || AdminError::usage("this is not a key backup");
-    let body = text.trim_start().strip_prefix(HEADING).ok_or_else(not_one)?;
+    let body = text
+        .trim_start()
+        .strip_prefix(HEADING)
+        .ok_or_else(not_one)?;
     let packed: String = body.split_whitespace().collect();
     let sealed = BASE64
         .decode(packed.as_bytes())

@@ -169,10 +169,7 @@ fn limits_of(config: &Config) -> Limits {
     let mut limits = Limits::default();
     let chunk = limits.chunk_max_bytes as u64;
     let window = |bytes: u64, each: u64| usize::try_from(bytes / each).unwrap_or(1).clamp(1, 64);
-    limits.upload_window_chunks = window(
-        config.limits.upload_memory.0,
-        MEMORY_PER_CHUNK * chunk,
-    );
+    limits.upload_window_chunks = window(config.limits.upload_memory.0, MEMORY_PER_CHUNK * chunk);
     limits.download_window_blocks = window(config.limits.download_memory.0, 2 * chunk);
     limits
 }

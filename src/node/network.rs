@@ -248,13 +248,9 @@ impl Node {
 
     /// Joins the network of a ticket. The identity changes only when a member has answered.
     pub(super) async fn join_network(&self, request: &JoinRequest) -> Result<Joined, AdminError> {
-        let ticket: Ticket = request
-            .ticket
-            .trim()
-            .parse()
-            .map_err(|error: crate::crypto::ticket::TicketError| {
-                AdminError::usage(error.to_string())
-            })?;
+        let ticket: Ticket = request.ticket.trim().parse().map_err(
+            |error: crate::crypto::ticket::TicketError| AdminError::usage(error.to_string()),
+        )?;
         let before = self.identity().clone();
         if before.secrets.network == ticket.network() {
             return Err(AdminError::refused("this peer is in that network already"));
@@ -268,9 +264,7 @@ impl Node {
             .hint("join with a data directory of its own: cairn --data-dir DIR join TICKET"));
         }
         let now_ms = self.0.clock.now_ms();
-        let (secrets, chain) = ticket
-            .accept(self.own(), now_ms)
-            .map_err(NodeError::from)?;
+        let (secrets, chain) = ticket.accept(self.own(), now_ms).map_err(NodeError::from)?;
         let after = Identity {
             secrets,
             chain,

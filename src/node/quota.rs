@@ -46,7 +46,7 @@ impl Live {
 }
 
 /// Half of the free space, the own data counted as free.
-pub(super) fn auto_bytes(disk: &dyn Disk) -> Result<u64, OpenError> {
+fn auto_bytes(disk: &dyn Disk) -> Result<u64, OpenError> {
     let failed = |error| OpenError::Io {
         what: "looking at the disk".to_owned(),
         error,
@@ -58,5 +58,10 @@ pub(super) fn auto_bytes(disk: &dyn Disk) -> Result<u64, OpenError> {
         .iter()
         .map(|entry| entry.allocated)
         .sum();
-    Ok(((free + own) / 2).max(QUOTA_MIN_BYTES))
+    Ok(half(free, own))
+}
+
+/// Half of what is free, the `own` bytes counted as free.
+pub(super) fn half(free: u64, own: u64) -> u64 {
+    (free.saturating_add(own) / 2).max(QUOTA_MIN_BYTES)
 }

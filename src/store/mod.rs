@@ -1,1 +1,47 @@
 //! The only disk I/O of a peer's own data: shards, claims and small records in one log.
+//!
+//! The log (segment files) is the truth; the index database is a cache of it that can be thrown
+//! away. One writer, many readers. Knows nothing of the network, of keys or of what the blocks mean.
+//!
+//! Invariants:
+//! * What a call acknowledged was synced before.
+//! * No shard leaves without its hash checked against the address asked for.
+//! * The rows of the index are a function of the log: `draft` has that function, writing and
+//!   replaying both use it.
+//! * Nothing but `tables` names the database; nothing but `real_disk` makes a system call.
+
+mod compact;
+pub mod disk;
+mod draft;
+mod engine;
+mod error;
+mod handle;
+mod index;
+#[cfg(any(test, feature = "testkit"))]
+pub mod mem_disk;
+mod plan;
+mod quota;
+mod read;
+mod real_disk;
+mod record;
+mod recover;
+mod rows;
+mod segment;
+mod shared;
+mod tables;
+mod version;
+mod workers;
+mod writer;
+
+pub use disk::{Disk, DiskEntry, DiskFile};
+pub use error::{OpenError, StoreError};
+pub use handle::{KvChange, Store};
+#[cfg(any(test, feature = "testkit"))]
+pub use mem_disk::MemDisk;
+pub use quota::Usage;
+pub use real_disk::RealDisk;
+pub use record::{KV_KEY_MAX, KV_SPACE_MAX, KV_VALUE_MAX};
+pub use recover::OpenReport;
+pub use shared::StoreOptions;
+pub use version::{DATA_FORMAT, VERSION_FILE};
+pub use workers::{Compaction, Expiry};

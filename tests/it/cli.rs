@@ -1,1 +1,9 @@
-//! Tests of this area; see the layer of the same name.
+//! Commands as users run them, against a peer whose answers the tests decide.
+
+mod commands;
+mod devnet;
+mod fake;
+mod get;
+mod put;
+mod session;
+mod socket;

@@ -19,7 +19,7 @@ fn keep_putting(
 ) {
     let entropy = Entropy::seeded(seed);
     while !stop.load(Ordering::Relaxed) {
-        let size = 1 + entropy.below(3 << 20) as usize >> entropy.below(12);
+        let size = (1 + entropy.below(3 << 20) as usize) >> entropy.below(12);
         random_file(&scratch, size, entropy.u64());
         let digest = blake3::hash(&std::fs::read(&scratch).unwrap());
         let output = cairn(&data_dir).args(["-q", "put"]).arg(&scratch).output();

@@ -1,5 +1,12 @@
 //! Tests without a mount, with no sockets but loopback.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    missing_docs
+)]
+
 mod cli;
 mod config;
 mod content;
@@ -10,6 +17,7 @@ mod layering;
 mod net;
 mod netns;
 mod node;
+mod peers;
 mod placement;
 mod pure;
 mod store;

@@ -108,9 +108,10 @@ impl Lan {
                 .spawn()
                 .expect("the peer starts");
             self.nodes.push(node);
-            wait_until("the peer answers", Duration::from_secs(10), || {
-                let status = self.cairn(at).arg("status").output();
-                status.is_ok_and(|output| output.status.success())
+            // A command on a directory without a peer would start one of its own.
+            let socket = self.data_dir(at).join("control.sock");
+            wait_until("the peer answers", Duration::from_secs(20), || {
+                std::os::unix::net::UnixStream::connect(&socket).is_ok()
             });
             if at > 0 {
                 let ticket = line(&run(self.cairn(0).args(["-q", "invite"]), 0));
@@ -158,7 +159,7 @@ impl Lan {
             }
             let rules = format!(
                 "table inet wall {{ chain in {{ type filter hook input priority 0; \
-                 tcp dport {{ {ports} }} drop; tcp sport {{ {ports} }} drop; }} }}"
+                 tcp dport {{ {ports} }} drop; tcp sport {{ {ports} }} drop; }}; }}"
             );
             let status = Command::new("ip")
                 .args(["netns", "exec", &name, "nft", &rules])

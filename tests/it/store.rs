@@ -1,1 +1,12 @@
-//! Tests of this area; see the layer of the same name.
+//! The store against a model, crashes, faults, damage and quotas.
+
+#[cfg(feature = "testkit")]
+mod crash;
+#[cfg(feature = "testkit")]
+mod damage;
+#[cfg(feature = "testkit")]
+mod fault;
+#[cfg(feature = "testkit")]
+mod model;
+mod quota;
+pub(crate) mod support;

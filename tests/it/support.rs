@@ -167,7 +167,24 @@ impl Devnet {
         let child = command.spawn().expect("the peer starts");
         self.peers[at].pid = child.id();
         self.own.insert(at, child);
+        // A command on a directory without a peer would start one of its own.
+        let socket = self.peers[at].data_dir.join("control.sock");
+        wait_until("the peer answers", Duration::from_secs(20), || {
+            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        });
         self.wait_connected(at);
+    }
+
+    /// Bytes that all peers together occupy by their own account.
+    pub fn used_bytes(&self) -> u64 {
+        (0..self.peers.len())
+            .map(|at| {
+                let status = json(&run(self.cairn(at).args(["--json", "status"]), 0));
+                status["storage"]["used_bytes"]
+                    .as_u64()
+                    .expect("used_bytes")
+            })
+            .sum()
     }
 
     /// Waits until peer `at` answers and sees all peers that are alive.

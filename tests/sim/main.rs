@@ -1,6 +1,13 @@
 //! Whole clusters in one thread, from one seed. A failing seed is its own reproduction:
 //! `CAIRN_SIM_SEED=n cargo nextest run --features testkit -E 'test(one_seed)'`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    missing_docs
+)]
+
 use cairnfs::testkit::run_seed;
 
 fn scale() -> f64 {

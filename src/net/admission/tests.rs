@@ -1,3 +1,5 @@
+//! Admission between two ends, honest and hostile.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of `net::memory`.
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Tests of `net::mux`.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,7 +111,7 @@ fn store(len: usize) -> Request {
 }
 
 fn pattern(len: usize) -> Bytes {
-    (0..len).map(|at| (at * 31 >> 3) as u8).collect()
+    (0..len).map(|at| ((at * 31) >> 3) as u8).collect()
 }
 
 /// Answers every request with what `answer` says.

@@ -27,6 +27,7 @@ use super::roster::Roster;
 use crate::base::{Entropy, Limits, PeerId};
 use crate::crypto::Side;
 use crate::net::admission::{AdmissionError, Denied};
+use crate::net::bulk::BulkPlane;
 use crate::net::command::NetError;
 use crate::net::credentials::Credentials;
 use crate::net::links::{AttachError, Links};
@@ -53,6 +54,7 @@ pub(super) struct Shared {
     pub(super) entropy: Entropy,
     pub(super) limits: Arc<Limits>,
     pub(super) links: Links,
+    pub(super) plane: BulkPlane,
     pub(super) roster: Roster,
     pub(super) tasks: TaskTracker,
     pub(super) max_connections: usize,
@@ -375,6 +377,7 @@ impl Actor {
                 self.seen.pop_first();
             }
             self.seen.insert(knock.peer, ip);
+            self.shared.plane.seen_at(knock.peer, ip);
         }
         tracing::debug!(peer = %knock.peer, path = ?connection.map(|c| c.path), "peer admitted");
         if let Some((_, reply)) = self.dials.remove(&knock.connection) {

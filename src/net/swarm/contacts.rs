@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use super::addresses::{sockets, to_libp2p, with_host};
 use super::control::Controller;
-use super::plane::BulkPlane;
 use super::roster::Roster;
 use crate::base::{Entropy, PeerId};
 use crate::crypto::Contact;
+use crate::net::bulk::BulkPlane;
 use crate::net::command::NetError;
 use crate::net::links::Links;
 use crate::net::message::Request;

@@ -11,8 +11,8 @@ use tokio_util::task::TaskTracker;
 use super::contacts::dial;
 use super::control::{Control, Controller};
 use super::lookup::Finder;
-use super::plane::BulkPlane;
 use crate::base::PeerId;
+use crate::net::bulk::BulkPlane;
 use crate::net::command::{Command, NetError, Offer};
 use crate::net::links::Links;
 use crate::net::message::Request;
@@ -123,7 +123,7 @@ impl Machinery {
     async fn end(&self) {
         let orderly = async {
             self.stop.cancel();
-            self.plane.stop_listening();
+            self.plane.stop();
             self.links.shutdown().await;
             let (reply, stopped) = oneshot::channel();
             if self.controller.send(Control::Stop(reply)).await.is_ok() {

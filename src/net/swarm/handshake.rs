@@ -33,6 +33,7 @@ pub(super) struct Knock {
 }
 
 /// Where a handshake stands.
+#[expect(clippy::large_enum_variant, reason = "few exist, and none for long")]
 pub(super) enum Step {
     /// The peer proved its membership, and we ours.
     Proved(Knock, Result<(Greeted, ControlStream), AdmissionError>),

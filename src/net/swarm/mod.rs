@@ -19,10 +19,10 @@ mod handshake;
 mod inbound;
 mod lookup;
 mod options;
-mod plane;
 mod roster;
 mod start;
 mod tending;
+pub mod tls;
 
 pub use addresses::{BULK_PORT, CONTROL_PORT, default_listen};
 pub use options::{NetInfo, NetOptions, StartError, StartFailure};

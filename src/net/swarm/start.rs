@@ -27,11 +27,12 @@ use super::front::Machinery;
 use super::inbound;
 use super::lookup::Finder;
 use super::options::{NetInfo, NetOptions, StartError, StartFailure};
-use super::plane::BulkPlane;
-use super::roster::Roster;
+use super::roster::{News, Roster};
 use super::tending::{Ears, Tender};
-use crate::base::{Clock, Entropy, Pools};
-use crate::net::command::{Members, NetActorEnds};
+use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
+use crate::net::admission::Greeted;
+use crate::net::bulk::{BulkConfig, BulkPlane};
+use crate::net::command::{Command, Inbound, Members, NetActorEnds, Offer};
 use crate::net::links::{Links, Plane};
 use crate::net::mux::LinkContext;
 use crate::net::throttle::{PayloadBudget, Throttle};
@@ -43,6 +44,8 @@ const LISTEN_LIMIT: Duration = Duration::from_secs(3);
 const STRANGERS_MAX: usize = 32;
 /// News of members that may wait.
 const NEWS_QUEUE: usize = 1024;
+/// Admissions on the bulk plane that may wait to be learned from.
+const GREETED_QUEUE: usize = 64;
 
 /// A running network. Dropping it ends it at once; [`Network::stop`] does it in good order.
 #[derive(Debug)]
@@ -51,9 +54,9 @@ pub struct Network {
     records: watch::Receiver<Arc<Vec<Bytes>>>,
     throttle: Throttle,
     stop: CancellationToken,
-    front: JoinHandle<mpsc::Receiver<crate::net::command::Command>>,
+    front: JoinHandle<mpsc::Receiver<Command>>,
     publisher: JoinHandle<watch::Sender<Arc<Members>>>,
-    router: JoinHandle<mpsc::Sender<crate::net::command::Inbound>>,
+    router: JoinHandle<mpsc::Sender<Inbound>>,
 }
 
 impl Drop for Network {
@@ -104,20 +107,157 @@ pub async fn start(
     entropy: Entropy,
     pools: Pools,
 ) -> Result<Network, Box<StartFailure>> {
-    match listen(&options).await {
-        Ok(listening) => Ok(run(options, ends, listening, clock, entropy, pools).await),
-        Err(error) => Err(Box::new(StartFailure { error, ends })),
+    let swarm = match listen_control(&options).await {
+        Ok(swarm) => swarm,
+        Err(error) => return Err(Box::new(StartFailure { error, ends })),
+    };
+    let parts = Parts::new(&options, clock, &entropy, pools);
+    let opened = async {
+        let plane = parts.bulk_plane(&options, &entropy)?;
+        let bound = listen_bulk(&plane, &options.bulk_listen).await?;
+        Ok((plane, bound))
+    };
+    match opened.await {
+        Ok((plane, bulk)) => {
+            let listening = Listening { swarm, plane, bulk };
+            Ok(run(options, ends, parts, listening, entropy).await)
+        }
+        Err(error) => {
+            parts.stop.cancel();
+            Err(Box::new(StartFailure { error, ends }))
+        }
     }
 }
 
 /// Sockets that are open and not yet served.
 struct Listening {
-    swarm: Swarm<Behaviour>,
-    control: BTreeSet<Multiaddr>,
+    swarm: OpenSwarm,
+    plane: BulkPlane,
     bulk: Vec<SocketAddr>,
 }
 
-async fn listen(options: &NetOptions) -> Result<Listening, StartError> {
+struct OpenSwarm {
+    swarm: Swarm<Behaviour>,
+    addresses: BTreeSet<Multiaddr>,
+}
+
+/// What both planes share.
+struct Parts {
+    limits: Arc<Limits>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    throttle: Throttle,
+    links: Links,
+    roster: Roster,
+    news: mpsc::Receiver<News>,
+    arriving: mpsc::Receiver<Inbound>,
+    greeted_tx: mpsc::Sender<(PeerId, Greeted)>,
+    greeted: mpsc::Receiver<(PeerId, Greeted)>,
+}
+
+impl Parts {
+    fn new(options: &NetOptions, clock: Clock, entropy: &Entropy, pools: Pools) -> Parts {
+        let own = options.credentials.own();
+        let limits = Arc::new(options.limits.clone());
+        let tasks = TaskTracker::new();
+        let (news_tx, news) = mpsc::channel(NEWS_QUEUE);
+        let (greeted_tx, greeted) = mpsc::channel(GREETED_QUEUE);
+        let (arriving_tx, arriving) = mpsc::channel(limits.queue);
+        let throttle = Throttle::new(options.upload_limit, options.download_limit);
+        let context = LinkContext {
+            inbound: arriving_tx,
+            throttle: throttle.clone(),
+            budget: PayloadBudget::new(options.max_memory),
+            limits: Arc::clone(&limits),
+            tasks: tasks.clone(),
+        };
+        let max_peers = options.max_connections;
+        let roster = Roster::new(
+            options.credentials.clone(),
+            clock.clone(),
+            pools,
+            options.max_members,
+            options.max_spare_records,
+            news_tx,
+        );
+        Parts {
+            links: Links::new(own, context, clock, entropy.fork(), max_peers),
+            limits,
+            tasks,
+            stop: CancellationToken::new(),
+            throttle,
+            roster,
+            news,
+            arriving,
+            greeted_tx,
+            greeted,
+        }
+    }
+
+    fn bulk_plane(&self, options: &NetOptions, entropy: &Entropy) -> Result<BulkPlane, StartError> {
+        let own = options.credentials.own();
+        let roster = self.roster.clone();
+        let own_record = move || {
+            let record = roster.get(&own);
+            record.map_or_else(Bytes::new, |known| known.encoded.clone())
+        };
+        let config = BulkConfig {
+            device: options.credentials.device().clone(),
+            gate: options.credentials.gate().clone(),
+            links: self.links.clone(),
+            limits: Arc::clone(&self.limits),
+            entropy: entropy.fork(),
+            tasks: self.tasks.clone(),
+            own_record: Arc::new(own_record),
+            greeted: self.greeted_tx.clone(),
+        };
+        BulkPlane::new(config).map_err(|error| StartError::Transport(error.to_string()))
+    }
+}
+
+const BULK_LISTEN_KEY: &str = "network.bulk_listen";
+
+/// Listens on all addresses; answers where.
+async fn listen_bulk(
+    plane: &BulkPlane,
+    addresses: &[SocketAddr],
+) -> Result<Vec<SocketAddr>, StartError> {
+    let mut bound = Vec::new();
+    let mut first_error = None;
+    // The unspecified IPv6 address may take in IPv4 as well, which is no reason to complain.
+    let mut ordered = addresses.to_vec();
+    ordered.sort_by_key(|address| (!address.is_ipv6(), *address));
+    for address in ordered {
+        let covered = |at: &SocketAddr| {
+            let any = at.ip().is_unspecified() && address.ip().is_unspecified();
+            any && at.is_ipv6() && address.is_ipv4() && at.port() == address.port()
+        };
+        let key = BULK_LISTEN_KEY;
+        match plane.listen(address).await {
+            Ok(at) => bound.push(at),
+            Err(error) if is_in_use(&error) && bound.iter().any(covered) => {}
+            Err(error) if is_in_use(&error) => {
+                plane.stop();
+                let address = address.to_string();
+                return Err(StartError::InUse { key, address });
+            }
+            Err(error) => {
+                tracing::warn!(%address, %error, "cannot listen");
+                first_error.get_or_insert(StartError::Address {
+                    key,
+                    address: address.to_string(),
+                    why: error.to_string(),
+                });
+            }
+        }
+    }
+    match first_error.filter(|_| bound.is_empty()) {
+        Some(error) => Err(error),
+        None => Ok(bound),
+    }
+}
+
+async fn listen_control(options: &NetOptions) -> Result<OpenSwarm, StartError> {
     let credentials = &options.credentials;
     let failed = |error: BuildError| StartError::Transport(error.to_string());
     let keypair = build::keypair(&credentials.device().secret()).map_err(failed)?;
@@ -139,17 +279,13 @@ async fn listen(options: &NetOptions) -> Result<Listening, StartError> {
         behaviour::build(&keypair, &names, policy, dht, options.mdns).map_err(StartError::Mdns)?;
     let mut swarm =
         build::swarm(keypair, behaviour, options.limits.dial_timeout).map_err(failed)?;
-    let control = listen_control(&mut swarm, &options.listen).await?;
-    Ok(Listening {
-        swarm,
-        control,
-        bulk: Vec::new(),
-    })
+    let addresses = open_listeners(&mut swarm, &options.listen).await?;
+    Ok(OpenSwarm { swarm, addresses })
 }
 
 const LISTEN_KEY: &str = "network.listen";
 
-async fn listen_control(
+async fn open_listeners(
     swarm: &mut Swarm<Behaviour>,
     texts: &[String],
 ) -> Result<BTreeSet<Multiaddr>, StartError> {
@@ -230,10 +366,9 @@ fn is_in_use(error: &std::io::Error) -> bool {
 async fn run(
     options: NetOptions,
     ends: NetActorEnds,
+    parts: Parts,
     listening: Listening,
-    clock: Clock,
     entropy: Entropy,
-    pools: Pools,
 ) -> Network {
     let own = options.credentials.own();
     let NetActorEnds {
@@ -241,51 +376,39 @@ async fn run(
         members,
         inbound,
     } = ends;
-    let limits = Arc::new(options.limits);
-    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let (news_tx, news) = mpsc::channel(NEWS_QUEUE);
-    let roster = Roster::new(
-        options.credentials.clone(),
-        clock.clone(),
-        pools,
-        options.max_members,
-        options.max_spare_records,
-        news_tx,
-    );
-    let (arriving_tx, arriving) = mpsc::channel(limits.queue);
-    let throttle = Throttle::new(options.upload_limit, options.download_limit);
-    let context = LinkContext {
-        inbound: arriving_tx,
-        throttle: throttle.clone(),
-        budget: PayloadBudget::new(options.max_memory),
-        limits: Arc::clone(&limits),
-        tasks: tasks.clone(),
-    };
-    let links = Links::new(own, context, clock, entropy.fork(), options.max_connections);
+    let Listening { swarm, plane, bulk } = listening;
+    let Parts {
+        limits,
+        tasks,
+        stop,
+        throttle,
+        links,
+        roster,
+        news,
+        arriving,
+        greeted,
+        ..
+    } = parts;
     let (control_tx, controls) = mpsc::channel(CONTROL_QUEUE);
     let controller = Controller(control_tx);
     links.set_connector(Plane::Control, Arc::new(controller.clone()));
-    let plane = BulkPlane;
+    links.set_connector(Plane::Bulk, Arc::new(plane.clone()));
 
-    let (listening_tx, listening_rx) = watch::channel(listening.control);
+    let (listening_tx, listening_rx) = watch::channel(swarm.addresses);
     let (offers_tx, offers) = watch::channel(options.offer.clone());
-    let info = announce(
-        &roster,
-        &options.offer,
-        &listening_rx.borrow(),
-        &listening.bulk,
-    );
+    let info = announce(&roster, &options.offer, &listening_rx.borrow(), &bulk);
     let shared = Shared {
         own,
         credentials: options.credentials,
         entropy: entropy.fork(),
         limits: Arc::clone(&limits),
         links: links.clone(),
+        plane: plane.clone(),
         roster: roster.clone(),
         tasks: tasks.clone(),
         max_connections: options.max_connections,
     };
-    let actor = Actor::new(listening.swarm, shared, listening_tx);
+    let actor = Actor::new(swarm.swarm, shared, listening_tx);
     tasks.spawn(actor.run(controls));
 
     let tender = Tender {
@@ -296,7 +419,7 @@ async fn run(
         plane: plane.clone(),
         entropy: entropy.fork(),
         tasks: tasks.clone(),
-        bulk_bound: listening.bulk,
+        bulk_bound: bulk,
         max_connections: options.max_connections,
         exchanges: Tender::exchange_slots(),
     };
@@ -306,6 +429,7 @@ async fn run(
         listening: listening_rx,
     };
     until_stopped(&tasks, &stop, tender.run(ears));
+    until_stopped(&tasks, &stop, greet(greeted, roster.clone()));
     if roster.may_be_partial(options.known_records.len()) {
         roster.set_incomplete();
     }
@@ -366,7 +490,7 @@ async fn run(
 
 fn announce(
     roster: &Roster,
-    offer: &crate::net::command::Offer,
+    offer: &Offer,
     control: &BTreeSet<Multiaddr>,
     bulk: &[SocketAddr],
 ) -> NetInfo {
@@ -377,6 +501,13 @@ fn announce(
     };
     roster.set_own(offer, info.control.clone(), info.bulk.clone());
     info
+}
+
+/// Learns the records of those who were admitted on the bulk plane.
+async fn greet(mut greeted: mpsc::Receiver<(PeerId, Greeted)>, roster: Roster) {
+    while let Some((peer, greeted)) = greeted.recv().await {
+        roster.learn(vec![greeted.record], Some(peer)).await;
+    }
 }
 
 /// Runs a task of the network that has no end of its own.

@@ -68,7 +68,7 @@ impl Model {
             items.push(Item::Entry(Head {
                 name: name.to_vec(),
                 kind,
-            }))
+            }));
         };
         match self {
             Model::File(meta, bytes) => {
@@ -98,7 +98,7 @@ impl Model {
                 entry(HeadKind::HardLink { first });
             }
             Model::HardLink(_) => {
-                Model::File(META, b"own".to_vec()).walk_own(name, &path, files, items)
+                Model::File(META, b"own".to_vec()).walk_own(name, &path, files, items);
             }
         }
     }

@@ -1,0 +1,382 @@
+//! The index as readers and the writer see it: changes in memory on top of the database.
+//!
+//! Holds what is durable in the log, never more. Look-ups ask the changes first and the database
+//! next; a flush moves changes down before it forgets them, so a look-up at any moment is right.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::disk::Disk;
+use super::record::{KvKey, Position};
+use super::rows::{BlockRow, Checkpoint, ClaimRow, KvRow, Rows, SegmentRow};
+use super::tables::{IndexError, Tables};
+use crate::base::{BlockId, ClaimId, ShardId};
+
+/// The index's file.
+pub(super) const INDEX_FILE: &str = "store/index.redb";
+/// Damaged shards remembered between two flushes. More are found again when read again.
+const DAMAGED_MAX: usize = 1 << 16;
+
+/// Shared between the writer and all readers.
+#[derive(Debug)]
+pub(super) struct Index {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// `None` only while the database is being replaced.
+    tables: Option<Tables>,
+    /// Durable in the log and not yet in the database.
+    changes: Rows,
+    /// All segments, with their changes.
+    segments: BTreeMap<u32, SegmentRow>,
+    /// Shards that a reader found damaged, where they were.
+    damaged: BTreeMap<ShardId, Position>,
+}
+
+/// A page of rows, and the key after which to go on (`None`: that was all).
+pub(super) struct Page<K, V> {
+    pub(super) rows: Vec<(K, V)>,
+    pub(super) next: Option<K>,
+}
+
+impl Inner {
+    fn tables(&self) -> Result<&Tables, IndexError> {
+        self.tables
+            .as_ref()
+            .ok_or_else(|| IndexError::Damaged("it is being replaced".to_owned()))
+    }
+
+    fn mark(&self, id: &BlockId, row: &mut BlockRow) {
+        if self.damaged.is_empty() {
+            return;
+        }
+        for shard in &mut row.shards {
+            let name = ShardId {
+                block: *id,
+                index: shard.index,
+            };
+            shard.damaged |= self.damaged.get(&name) == Some(&shard.at);
+        }
+    }
+}
+
+impl Index {
+    /// An index on an open database, with the segments it knows.
+    pub(super) fn new(tables: Tables) -> Result<Self, IndexError> {
+        let segments = tables.segments()?;
+        Ok(Index {
+            inner: RwLock::new(Inner {
+                tables: Some(tables),
+                changes: Rows::default(),
+                segments,
+                damaged: BTreeMap::new(),
+            }),
+        })
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner
+            .read()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner
+            .write()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// Throws the database away and begins an empty one in its place.
+    pub(super) fn replace(&self, disk: &dyn Disk, cache_bytes: usize) -> Result<(), IndexError> {
+        let mut inner = self.write();
+        inner.tables = None;
+        inner.changes = Rows::default();
+        inner.segments = BTreeMap::new();
+        remove_file(disk)?;
+        inner.tables = Some(Tables::open(disk, INDEX_FILE, cache_bytes)?);
+        Ok(())
+    }
+
+    /// Closes the database. Look-ups fail from then on.
+    pub(super) fn close(&self) {
+        self.write().tables = None;
+    }
+
+    pub(super) fn block(&self, id: &BlockId) -> Result<Option<BlockRow>, IndexError> {
+        let inner = self.read();
+        let mut row = match inner.changes.blocks.get(id) {
+            Some(changed) => changed.clone(),
+            None => inner.tables()?.block(id)?,
+        };
+        if let Some(row) = &mut row {
+            inner.mark(id, row);
+        }
+        Ok(row)
+    }
+
+    /// The rows of many blocks, in their order.
+    pub(super) fn blocks(&self, ids: &[BlockId]) -> Result<Vec<Option<BlockRow>>, IndexError> {
+        let inner = self.read();
+        let changed = |id: &BlockId| inner.changes.blocks.get(id);
+        let unchanged: Vec<&BlockId> = ids.iter().filter(|id| changed(id).is_none()).collect();
+        let mut stored = inner.tables()?.blocks(&unchanged)?.into_iter();
+        let rows = ids.iter().map(|id| {
+            let mut row = match changed(id) {
+                Some(row) => row.clone(),
+                None => stored.next().flatten(),
+            };
+            if let Some(row) = &mut row {
+                inner.mark(id, row);
+            }
+            row
+        });
+        Ok(rows.collect())
+    }
+
+    pub(super) fn claim(&self, id: &ClaimId) -> Result<Option<ClaimRow>, IndexError> {
+        let inner = self.read();
+        match inner.changes.claims.get(id) {
+            Some(changed) => Ok(*changed),
+            None => inner.tables()?.claim(id),
+        }
+    }
+
+    pub(super) fn claims(
+        &self,
+        after: Option<&ClaimId>,
+        limit: usize,
+    ) -> Result<Page<ClaimId, ClaimRow>, IndexError> {
+        let inner = self.read();
+        let base = inner.tables()?.claims(after, limit)?;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let changes = inner.changes.claims.range((from, Bound::Unbounded));
+        Ok(overlay(base, limit, changes.map(|(id, row)| (*id, *row))))
+    }
+
+    pub(super) fn is_member(&self, short: u64, block: &BlockId) -> Result<bool, IndexError> {
+        let inner = self.read();
+        match inner.changes.members.get(&(short, *block)) {
+            Some(changed) => Ok(*changed),
+            None => inner.tables()?.is_member(short, block),
+        }
+    }
+
+    /// Blocks that claim number `short` names, with `later` changes on top.
+    pub(super) fn members(
+        &self,
+        short: u64,
+        after: Option<&BlockId>,
+        limit: usize,
+        later: &Rows,
+    ) -> Result<Page<BlockId, ()>, IndexError> {
+        let inner = self.read();
+        let base = inner.tables()?.members(short, after, limit)?;
+        let range = |rows: &Rows| -> Vec<(BlockId, Option<()>)> {
+            let from = after.map_or(Bound::Included((short, BlockId([0; 32]))), |block| {
+                Bound::Excluded((short, *block))
+            });
+            let to = Bound::Included((short, BlockId([0xff; 32])));
+            let members = rows.members.range((from, to));
+            members
+                .map(|((_, block), present)| (*block, present.then_some(())))
+                .collect()
+        };
+        let mut changes: BTreeMap<_, _> = range(&inner.changes).into_iter().collect();
+        changes.extend(range(later));
+        let base = base.into_iter().map(|block| (block, ())).collect();
+        Ok(overlay(base, limit, changes.into_iter()))
+    }
+
+    pub(super) fn kv(&self, key: &KvKey) -> Result<Option<KvRow>, IndexError> {
+        let inner = self.read();
+        match inner.changes.kv.get(key) {
+            Some(changed) => Ok(changed.clone()),
+            None => inner.tables()?.kv(key),
+        }
+    }
+
+    pub(super) fn kv_page(
+        &self,
+        prefix: &KvKey,
+        after: Option<&KvKey>,
+        limit: usize,
+    ) -> Result<Page<KvKey, KvRow>, IndexError> {
+        let inner = self.read();
+        let base = inner.tables()?.kv_page(prefix, after, limit)?;
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
+        let changes = inner
+            .changes
+            .kv
+            .range((from, Bound::Unbounded))
+            .take_while(|(key, _)| key.0.starts_with(&prefix.0));
+        Ok(overlay(
+            base,
+            limit,
+            changes.map(|(key, row)| (key.clone(), row.clone())),
+        ))
+    }
+
+    pub(super) fn segment(&self, id: u32) -> Option<SegmentRow> {
+        self.read().segments.get(&id).copied()
+    }
+
+    pub(super) fn segments(&self) -> BTreeMap<u32, SegmentRow> {
+        self.read().segments.clone()
+    }
+
+    /// Whether any segment of the range exists, other than `except`.
+    pub(super) fn any_segment(&self, oldest: u32, newest: u32, except: Option<u32>) -> bool {
+        if oldest > newest {
+            return false;
+        }
+        let inner = self.read();
+        let mut range = inner.segments.range(oldest..=newest);
+        range.any(|(id, _)| Some(*id) != except)
+    }
+
+    /// To where the database is up to date.
+    pub(super) fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
+        self.read().tables()?.checkpoint()
+    }
+
+    /// Number of changes that are not in the database.
+    pub(super) fn pending(&self) -> usize {
+        self.read().changes.len()
+    }
+
+    /// Adds what has become durable in the log.
+    pub(super) fn merge(&self, later: Rows) {
+        let mut inner = self.write();
+        for (id, row) in &later.segments {
+            match row {
+                Some(row) => inner.segments.insert(*id, *row),
+                None => inner.segments.remove(id),
+            };
+        }
+        inner.changes.merge(later);
+    }
+
+    /// Remembers that a reader found a shard damaged. Answers whether that is news.
+    pub(super) fn report_damage(&self, shard: ShardId, at: Position) -> bool {
+        let mut inner = self.write();
+        inner.damaged.len() < DAMAGED_MAX && inner.damaged.insert(shard, at) != Some(at)
+    }
+
+    /// Writes all changes to the database, durably.
+    pub(super) fn flush(&self, checkpoint: &Checkpoint) -> Result<(), IndexError> {
+        self.settle_damage()?;
+        {
+            let inner = self.read();
+            inner.tables()?.commit(&inner.changes, checkpoint)?;
+        }
+        // Only the writer changes rows, and it is here; readers meanwhile saw both.
+        self.write().changes = Rows::default();
+        Ok(())
+    }
+
+    /// Turns reports of damage into rows.
+    fn settle_damage(&self) -> Result<(), IndexError> {
+        let reports: BTreeSet<BlockId> = self
+            .read()
+            .damaged
+            .keys()
+            .map(|shard| shard.block)
+            .collect();
+        let mut rows = Rows::default();
+        for block in &reports {
+            if let Some(row) = self.block(block)? {
+                rows.blocks.insert(*block, Some(row));
+            }
+        }
+        let mut inner = self.write();
+        inner.changes.merge(rows);
+        inner
+            .damaged
+            .retain(|shard, _| !reports.contains(&shard.block));
+        Ok(())
+    }
+}
+
+/// Removes the index's file, if there is one.
+pub(super) fn remove_file(disk: &dyn Disk) -> Result<(), IndexError> {
+    match disk.remove(INDEX_FILE) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(IndexError::Io(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Puts changes on top of a page of at most `limit` stored rows.
+fn overlay<K: Ord + Clone, V>(
+    base: Vec<(K, V)>,
+    limit: usize,
+    changes: impl Iterator<Item = (K, Option<V>)>,
+) -> Page<K, V> {
+    // Beyond the last row of a full page, the database may have rows that are not here.
+    let bound = (base.len() >= limit).then(|| base.last().map(|(key, _)| key.clone()));
+    let mut next = bound.flatten();
+    let mut rows: BTreeMap<K, V> = base.into_iter().collect();
+    for (key, change) in changes {
+        if next.as_ref().is_some_and(|bound| key > *bound) {
+            break;
+        }
+        match change {
+            Some(value) => rows.insert(key, value),
+            None => rows.remove(&key),
+        };
+    }
+    let mut rows: Vec<(K, V)> = rows.into_iter().collect();
+    if rows.len() > limit {
+        rows.truncate(limit);
+        next = rows.last().map(|(key, _)| key.clone());
+    }
+    Page { rows, next }
+}
+
+/// A shared index.
+pub(super) type SharedIndex = Arc<Index>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_with_changes_on_top_miss_nothing() {
+        let stored: BTreeMap<u32, u32> = (0..50).map(|n| (n * 2, n)).collect();
+        let changes: BTreeMap<u32, Option<u32>> = (0..60)
+            .filter(|n| n % 3 == 0)
+            .map(|n| (n, (n % 2 == 0).then_some(1000 + n)))
+            .chain([(4, None), (6, None), (8, None)])
+            .collect();
+        let mut expected = stored.clone();
+        for (key, change) in &changes {
+            match change {
+                Some(value) => expected.insert(*key, *value),
+                None => expected.remove(key),
+            };
+        }
+        for limit in 1..20 {
+            let mut found = BTreeMap::new();
+            let mut after: Option<u32> = None;
+            loop {
+                let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+                let base = stored.range((from, Bound::Unbounded)).take(limit);
+                let later = changes.range((from, Bound::Unbounded));
+                let page = overlay(
+                    base.map(|(k, v)| (*k, *v)).collect(),
+                    limit,
+                    later.map(|(k, v)| (*k, *v)),
+                );
+                assert!(page.rows.len() <= limit);
+                found.extend(page.rows);
+                match page.next {
+                    Some(next) => after = Some(next),
+                    None => break,
+                }
+            }
+            assert_eq!(found, expected, "limit {limit}");
+        }
+    }
+}

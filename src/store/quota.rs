@@ -1,0 +1,276 @@
+//! Who may still write how much: the accounts of the data directory.
+//!
+//! Counted are allocated bytes of everything in the directory. New data stops a reserve below the
+//! quota, so that deleting, compacting and the index always have room. Three tiers share the
+//! reserve: data stops first, claims and small records later, clean-up never.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::rows::Totals;
+
+/// Bytes that a block's row may take in the index file, with half-empty pages and their copies.
+pub(super) const BLOCK_ROW_COST: u64 = 220;
+/// Likewise for one member of a claim.
+pub(super) const MEMBER_ROW_COST: u64 = 160;
+/// The index file before it has rows, and what a flush needs besides.
+const INDEX_BASE: u64 = 1 << 20;
+/// Extent tables and blocks that are begun.
+const SLACK: u64 = 128 << 10;
+const SMALL_MIN: u64 = 512 << 10;
+const SMALL_MAX: u64 = 64 << 20;
+const SEGMENT_MIN: u64 = 2 << 20;
+const SEGMENT_MAX: u64 = 256 << 20;
+
+/// What is written, for whom there is how much room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tier {
+    /// New shards: stop first.
+    Data,
+    /// Claims and small records.
+    Claims,
+}
+
+/// What the store occupies and may still take. Bytes, unless named otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// The limit for the whole data directory.
+    pub quota: u64,
+    /// Occupied by everything in the data directory.
+    pub allocated: u64,
+    /// Promised to writes under way.
+    pub reserved: u64,
+    /// New shards taken before the answer is `Full`.
+    pub intake_left: u64,
+    /// Free on the disk under it, for all its users.
+    pub disk_free: u64,
+    /// Shards held (number).
+    pub shards: u64,
+    /// Blocks of which at least one shard is held (number).
+    pub blocks: u64,
+    /// Data of the shards held.
+    pub shard_bytes: u64,
+    /// Segment files (number).
+    pub segments: u64,
+    /// Shards found damaged since the store was opened (number).
+    pub damaged_shards: u64,
+    /// Whether writes are refused until the store is reopened.
+    pub poisoned: bool,
+}
+
+#[derive(Debug, Default)]
+struct Amounts {
+    quota: u64,
+    reserve_free: u64,
+    segments: BTreeMap<u32, u64>,
+    segments_sum: u64,
+    other: u64,
+    index: u64,
+    reserved: u64,
+    disk_free: u64,
+    segment_bytes: Option<u64>,
+    totals: Totals,
+}
+
+/// The accounts. Cheap to clone; clones share them.
+#[derive(Debug, Clone)]
+pub(super) struct Ledger(Arc<Mutex<Amounts>>);
+
+/// Bytes set aside for one write; given back when dropped.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Reservation {
+    ledger: Ledger,
+    bytes: u64,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.ledger.amounts().reserved -= self.bytes;
+    }
+}
+
+impl Amounts {
+    /// How large a segment grows.
+    fn segment_bytes(&self) -> u64 {
+        let scaled = (self.quota / 32).clamp(SEGMENT_MIN, SEGMENT_MAX);
+        self.segment_bytes.unwrap_or(scaled)
+    }
+
+    const fn allocated(&self) -> u64 {
+        self.segments_sum + self.index + self.other
+    }
+
+    /// Room that the index may still need for the rows there are.
+    const fn index_growth(&self) -> u64 {
+        let rows = self.totals.blocks * BLOCK_ROW_COST + self.totals.members * MEMBER_ROW_COST;
+        (INDEX_BASE + rows).saturating_sub(self.index)
+    }
+
+    /// What only clean-up may use.
+    fn critical(&self) -> u64 {
+        self.segment_bytes() + self.index_growth() + SLACK + self.small() / 2
+    }
+
+    /// What claims and small records may use beyond new data.
+    fn small(&self) -> u64 {
+        (self.quota / 64).clamp(SMALL_MIN, SMALL_MAX)
+    }
+
+    fn left(&self, tier: Tier) -> u64 {
+        let reserve = match tier {
+            Tier::Data => self.critical() + self.small(),
+            Tier::Claims => self.critical() + self.small() / 2,
+        };
+        let by_quota = self.quota.saturating_sub(self.allocated());
+        let by_disk = self.disk_free.saturating_sub(self.reserve_free);
+        by_quota
+            .min(by_disk)
+            .saturating_sub(reserve + self.reserved)
+    }
+}
+
+impl Ledger {
+    pub(super) fn new(quota: u64, reserve_free: u64, segment_bytes: Option<u64>) -> Self {
+        Ledger(Arc::new(Mutex::new(Amounts {
+            quota,
+            reserve_free,
+            segment_bytes,
+            disk_free: u64::MAX,
+            ..Amounts::default()
+        })))
+    }
+
+    fn amounts(&self) -> MutexGuard<'_, Amounts> {
+        self.0.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    pub(super) fn set_quota(&self, quota: u64) {
+        self.amounts().quota = quota;
+    }
+
+    pub(super) fn segment_bytes(&self) -> u64 {
+        self.amounts().segment_bytes()
+    }
+
+    pub(super) fn set_segment(&self, id: u32, allocated: u64) {
+        let mut amounts = self.amounts();
+        let before = amounts.segments.insert(id, allocated).unwrap_or(0);
+        amounts.segments_sum = amounts.segments_sum - before + allocated;
+    }
+
+    pub(super) fn remove_segment(&self, id: u32) {
+        let mut amounts = self.amounts();
+        let before = amounts.segments.remove(&id).unwrap_or(0);
+        amounts.segments_sum -= before;
+    }
+
+    pub(super) fn forget_segments(&self) {
+        let mut amounts = self.amounts();
+        amounts.segments.clear();
+        amounts.segments_sum = 0;
+    }
+
+    /// Everything that is neither a segment nor the index.
+    pub(super) fn set_other(&self, allocated: u64) {
+        self.amounts().other = allocated;
+    }
+
+    pub(super) fn set_index(&self, allocated: u64) {
+        self.amounts().index = allocated;
+    }
+
+    pub(super) fn set_disk_free(&self, free: u64) {
+        self.amounts().disk_free = free;
+    }
+
+    pub(super) fn set_totals(&self, totals: Totals) {
+        self.amounts().totals = totals;
+    }
+
+    /// Bytes of `tier` that may still be written.
+    pub(super) fn left(&self, tier: Tier) -> u64 {
+        self.amounts().left(tier)
+    }
+
+    /// Sets `bytes` aside, or answers how many are left.
+    pub(super) fn reserve(&self, tier: Tier, bytes: u64) -> Result<Reservation, u64> {
+        let mut amounts = self.amounts();
+        let left = amounts.left(tier);
+        if bytes > left {
+            return Err(amounts.left(Tier::Data));
+        }
+        amounts.reserved += bytes;
+        Ok(Reservation {
+            ledger: self.clone(),
+            bytes,
+        })
+    }
+
+    /// Whether new data is near its end, so that compaction should try harder.
+    pub(super) fn is_tight(&self) -> bool {
+        let amounts = self.amounts();
+        amounts.left(Tier::Data) < 2 * amounts.segment_bytes()
+    }
+
+    /// Bytes that compaction may write before it gives anything back. Where the quota was lowered
+    /// below what is used, the disk alone decides: moving is then the way back.
+    pub(super) fn room_to_move(&self) -> u64 {
+        let amounts = self.amounts();
+        let by_disk = amounts.disk_free.saturating_sub(SLACK);
+        match amounts.quota.checked_sub(amounts.allocated() + SLACK) {
+            Some(below) => below.min(by_disk),
+            None => by_disk.min(amounts.segment_bytes()),
+        }
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        let amounts = self.amounts();
+        Usage {
+            quota: amounts.quota,
+            allocated: amounts.allocated(),
+            reserved: amounts.reserved,
+            intake_left: amounts.left(Tier::Data),
+            disk_free: amounts.disk_free,
+            shards: amounts.totals.shards,
+            blocks: amounts.totals.blocks,
+            shard_bytes: amounts.totals.shard_bytes,
+            segments: amounts.segments.len() as u64,
+            damaged_shards: 0,
+            poisoned: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reservations_come_and_go_and_lowering_stops_intake() {
+        let ledger = Ledger::new(64 << 20, 0, None);
+        let left = ledger.left(Tier::Data);
+        assert!(left > 50 << 20 && left < 64 << 20, "{left}");
+        let held = ledger.reserve(Tier::Data, left).unwrap();
+        assert_eq!(ledger.reserve(Tier::Data, 1).unwrap_err(), 0);
+        let small = ledger.reserve(Tier::Claims, 1000).unwrap();
+        drop(held);
+        drop(small);
+        assert_eq!(ledger.left(Tier::Data), left);
+        ledger.set_segment(1, 40 << 20);
+        assert!(ledger.left(Tier::Data) > 0);
+        ledger.set_quota(40 << 20);
+        assert_eq!(ledger.left(Tier::Data), 0);
+        ledger.remove_segment(1);
+        assert!(ledger.left(Tier::Data) > 0);
+    }
+
+    #[test]
+    fn the_disks_own_space_counts() {
+        let ledger = Ledger::new(1 << 40, 1 << 30, None);
+        ledger.set_disk_free(1 << 30);
+        assert_eq!(ledger.left(Tier::Data), 0);
+        ledger.set_disk_free(3 << 30);
+        assert!(ledger.left(Tier::Data) > 1 << 30);
+    }
+}

@@ -1,0 +1,664 @@
+//! The records of the log, to the byte. `docs/format/store.md` has the picture.
+//!
+//! A record is a fixed header, a meta part and, for shards, the data. The checksum is keyed with the
+//! store's identity and covers the record's place, so neither a misplaced record nor one that a
+//! peer hid inside a shard is ever taken for one. The data is covered by the hash in its stripe
+//! header instead.
+
+use bytes::Bytes;
+
+use crate::base::limits::{BATCH_BLOCKS_MAX, MESSAGE_PAYLOAD_MAX_BYTES, STRIPE_HEADER_MAX_BYTES};
+use crate::base::{BlockId, ClaimId, OwnerId, PeerId};
+use crate::erasure::StripeHeader;
+
+/// First bytes of every record.
+pub(super) const MAGIC: [u8; 4] = *b"CrnR";
+/// Version written by this program.
+const VERSION: u8 = 1;
+/// Bytes before the meta part.
+pub(super) const HEADER_LEN: usize = 48;
+/// Where the checksum begins; it covers what is before it.
+const CHECKSUM_AT: usize = 40;
+/// Bytes of a shard's meta part before its stripe header.
+const SHARD_META_LEN: usize = 72;
+/// Where a shard record has its stripe header.
+pub(super) const STRIPE_AT: usize = HEADER_LEN + SHARD_META_LEN;
+/// Records begin at multiples of this.
+pub(super) const ALIGN: usize = 8;
+/// Unit of punching; data large enough to be punched begins at a multiple of it.
+pub(super) const PAGE: usize = 4096;
+/// Data of at least so many bytes is aligned, so that it can be punched out.
+pub(super) const PUNCH_MIN: usize = 32 << 10;
+/// Most bytes of a meta part.
+pub(super) const META_MAX: usize = 256 << 10;
+/// Most tombstones in one record.
+pub(super) const TOMBS_MAX: usize = 4096;
+/// Longest key of a small record.
+pub const KV_KEY_MAX: usize = 1024;
+/// Longest value of a small record.
+pub const KV_VALUE_MAX: usize = 16 << 10;
+/// Longest name of a space of small records.
+pub const KV_SPACE_MAX: usize = 64;
+/// A value length that stands for a deletion.
+const DELETED: u32 = u32::MAX;
+
+/// The key of a store's record checksums.
+#[derive(Clone)]
+pub(super) struct ChecksumKey([u8; 32]);
+
+impl ChecksumKey {
+    pub(super) fn new(store_id: &[u8; 16]) -> Self {
+        ChecksumKey(blake3::derive_key(
+            "cairn store 1: checksum of log records",
+            store_id,
+        ))
+    }
+
+    pub(super) fn checksum(&self, parts: &[&[u8]]) -> [u8; 8] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        for part in parts {
+            hasher.update(part);
+        }
+        let mut short = [0; 8];
+        hasher.finalize_xof().fill(&mut short);
+        short
+    }
+}
+
+/// Where a record begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position {
+    pub(super) segment: u32,
+    pub(super) offset: u32,
+}
+
+/// How a claim ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClaimEnd {
+    /// Permanent.
+    Closed,
+    /// Given up or expired. The segments `oldest..=newest` may have records that name it.
+    Released { oldest: u32, newest: u32 },
+}
+
+/// A shard record that counts no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tomb {
+    pub(super) block: BlockId,
+    pub(super) index: u8,
+    pub(super) at: Position,
+}
+
+/// One small record: key with its space, and the value (`None`: deleted).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct KvPair {
+    pub(super) key: KvKey,
+    pub(super) value: Option<Bytes>,
+}
+
+/// A space and a key in it, as one sortable byte string: length of the space, space, key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct KvKey(pub(super) Vec<u8>);
+
+impl KvKey {
+    pub(super) fn new(space: &str, key: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(1 + space.len() + key.len());
+        bytes.push(space.len() as u8);
+        bytes.extend_from_slice(space.as_bytes());
+        bytes.extend_from_slice(key);
+        KvKey(bytes)
+    }
+
+    /// The key without its space.
+    pub(super) fn key(&self) -> &[u8] {
+        let space = self.0.first().map_or(0, |len| usize::from(*len));
+        self.0.get(1 + space..).unwrap_or_default()
+    }
+}
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// A shard is held; the data is not part of this value.
+    Shard {
+        block: BlockId,
+        index: u8,
+        /// Encoded stripe header.
+        header: Bytes,
+        /// A claim on the block, and its expiry.
+        claim: Option<(ClaimId, u64)>,
+        /// The segment from which compaction moved it.
+        moved_from: Option<u32>,
+    },
+    /// A claim on blocks, or (without blocks) a new expiry.
+    Claim {
+        claim: ClaimId,
+        expires_ms: u64,
+        blocks: Vec<BlockId>,
+    },
+    /// The end of a claim.
+    State { claim: ClaimId, end: ClaimEnd },
+    /// Shard records that count no longer.
+    Tombs(Vec<Tomb>),
+    /// Small records, applied together.
+    Kv(Vec<KvPair>),
+}
+
+/// Where the parts of a record are, relative to its begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) data_at: u32,
+    pub(super) data_len: u32,
+    pub(super) record_len: u32,
+}
+
+/// A record as read, without its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) seq: u64,
+    /// So many bytes of the segment were durable when this was written.
+    pub(super) synced_to: u32,
+    pub(super) extent: Extent,
+    pub(super) entry: Entry,
+}
+
+/// What stands before the data of a record, and how long the whole is.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    /// Header, meta and padding up to the data (or to the end, if there is none).
+    pub(super) head: Vec<u8>,
+    /// Zeros after the data.
+    pub(super) padding: usize,
+    pub(super) extent: Extent,
+}
+
+/// Rounds up to a multiple of `to`, a power of two.
+pub(super) const fn align_up(value: usize, to: usize) -> usize {
+    (value + to - 1) & !(to - 1)
+}
+
+/// Most bytes that a shard with this header and data adds to a segment.
+pub(super) const fn shard_record_max(header_len: usize, data_len: usize) -> usize {
+    let padding = if data_len >= PUNCH_MIN { PAGE } else { ALIGN };
+    align_up(STRIPE_AT + header_len + padding + data_len, ALIGN)
+}
+
+fn put_claim(out: &mut Vec<u8>, claim: &ClaimId) {
+    out.extend_from_slice(&claim.owner.0);
+    out.extend_from_slice(&claim.writer.0);
+    out.extend_from_slice(&claim.number.to_le_bytes());
+}
+
+fn encode_meta(entry: &Entry) -> Vec<u8> {
+    let mut out = Vec::new();
+    match entry {
+        Entry::Shard {
+            index,
+            header,
+            claim,
+            moved_from,
+            block: _,
+        } => {
+            let flags = u8::from(claim.is_some()) | u8::from(moved_from.is_some()) << 1;
+            out.extend_from_slice(&[*index, flags]);
+            out.extend_from_slice(&(header.len() as u16).to_le_bytes());
+            out.extend_from_slice(&moved_from.unwrap_or(0).to_le_bytes());
+            match claim {
+                Some((claim, expires_ms)) => {
+                    out.extend_from_slice(&expires_ms.to_le_bytes());
+                    put_claim(&mut out, claim);
+                }
+                None => out.resize(SHARD_META_LEN, 0),
+            }
+            out.extend_from_slice(header);
+        }
+        Entry::Claim {
+            claim,
+            expires_ms,
+            blocks,
+        } => {
+            out.extend_from_slice(&expires_ms.to_le_bytes());
+            put_claim(&mut out, claim);
+            out.extend_from_slice(&(blocks.len() as u32).to_le_bytes());
+            for block in blocks {
+                out.extend_from_slice(&block.0);
+            }
+        }
+        Entry::State { claim, end } => {
+            put_claim(&mut out, claim);
+            let (state, oldest, newest) = match end {
+                ClaimEnd::Closed => (1u32, 0, 0),
+                ClaimEnd::Released { oldest, newest } => (2, *oldest, *newest),
+            };
+            for number in [state, oldest, newest] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        Entry::Tombs(tombs) => {
+            out.extend_from_slice(&(tombs.len() as u32).to_le_bytes());
+            for tomb in tombs {
+                out.extend_from_slice(&tomb.block.0);
+                for number in [u32::from(tomb.index), tomb.at.segment, tomb.at.offset] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+            }
+        }
+        Entry::Kv(pairs) => {
+            out.extend_from_slice(&(pairs.len() as u32).to_le_bytes());
+            for pair in pairs {
+                let value_len = pair.value.as_ref().map_or(DELETED, |v| v.len() as u32);
+                out.extend_from_slice(&(pair.key.0.len() as u32).to_le_bytes());
+                out.extend_from_slice(&value_len.to_le_bytes());
+                out.extend_from_slice(&pair.key.0);
+                out.extend_from_slice(pair.value.as_deref().unwrap_or_default());
+            }
+        }
+    }
+    out
+}
+
+const fn kind(entry: &Entry) -> u8 {
+    match entry {
+        Entry::Shard { .. } => 1,
+        Entry::Claim { .. } => 2,
+        Entry::State { .. } => 3,
+        Entry::Tombs(_) => 4,
+        Entry::Kv(_) => 5,
+    }
+}
+
+/// Encodes a record that will begin at `at`.
+pub(super) fn encode(
+    key: &ChecksumKey,
+    at: Position,
+    seq: u64,
+    synced_to: u32,
+    entry: &Entry,
+    data_len: usize,
+) -> Encoded {
+    let meta = encode_meta(entry);
+    let head_len = HEADER_LEN + meta.len();
+    let begin = at.offset as usize;
+    let data_at = if data_len >= PUNCH_MIN {
+        align_up(begin + head_len, PAGE) - begin
+    } else {
+        align_up(head_len, ALIGN)
+    };
+    let record_len = align_up(data_at + data_len, ALIGN);
+    let extent = Extent {
+        data_at: data_at as u32,
+        data_len: data_len as u32,
+        record_len: record_len as u32,
+    };
+    let mut head = Vec::with_capacity(data_at);
+    head.extend_from_slice(&MAGIC);
+    head.extend_from_slice(&[VERSION, kind(entry), 0, 0]);
+    head.extend_from_slice(&seq.to_le_bytes());
+    for number in [
+        synced_to,
+        meta.len() as u32,
+        extent.data_at,
+        extent.data_len,
+        extent.record_len,
+        0,
+    ] {
+        head.extend_from_slice(&number.to_le_bytes());
+    }
+    let checksum = key.checksum(&[&place(at), &head, &meta]);
+    head.extend_from_slice(&checksum);
+    head.extend_from_slice(&meta);
+    head.resize(data_at, 0);
+    Encoded {
+        head,
+        padding: record_len - data_at - data_len,
+        extent,
+    }
+}
+
+fn place(at: Position) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&at.segment.to_le_bytes());
+    bytes[4..].copy_from_slice(&at.offset.to_le_bytes());
+    bytes
+}
+
+/// Reads numbers and byte strings off the front of a slice; `None` at its end.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn block(&mut self) -> Option<BlockId> {
+        self.array().map(BlockId)
+    }
+
+    fn claim(&mut self) -> Option<ClaimId> {
+        Some(ClaimId {
+            owner: OwnerId(self.array()?),
+            writer: PeerId(self.array()?),
+            number: self.u64()?,
+        })
+    }
+}
+
+fn decode_meta(kind: u8, meta: &[u8]) -> Option<Entry> {
+    let mut reader = Reader(meta);
+    let entry = match kind {
+        1 => {
+            let [index, flags] = reader.array()?;
+            let header_len = usize::from(reader.u16()?);
+            let moved_from = reader.u32()?;
+            let expires_ms = reader.u64()?;
+            let claim = reader.claim()?;
+            let header = reader.take(header_len)?;
+            if header_len > STRIPE_HEADER_MAX_BYTES {
+                return None;
+            }
+            Entry::Shard {
+                block: StripeHeader::address(header),
+                index,
+                header: Bytes::copy_from_slice(header),
+                claim: (flags & 1 != 0).then_some((claim, expires_ms)),
+                moved_from: (flags & 2 != 0).then_some(moved_from),
+            }
+        }
+        2 => {
+            let expires_ms = reader.u64()?;
+            let claim = reader.claim()?;
+            let count = reader.u32()? as usize;
+            if count > BATCH_BLOCKS_MAX {
+                return None;
+            }
+            let blocks = (0..count).map(|_| reader.block()).collect::<Option<_>>()?;
+            Entry::Claim {
+                claim,
+                expires_ms,
+                blocks,
+            }
+        }
+        3 => {
+            let claim = reader.claim()?;
+            let (state, oldest, newest) = (reader.u32()?, reader.u32()?, reader.u32()?);
+            let end = match state {
+                1 => ClaimEnd::Closed,
+                2 => ClaimEnd::Released { oldest, newest },
+                _ => return None,
+            };
+            Entry::State { claim, end }
+        }
+        4 => {
+            let count = reader.u32()? as usize;
+            if count > TOMBS_MAX {
+                return None;
+            }
+            let tomb = |reader: &mut Reader<'_>| {
+                Some(Tomb {
+                    block: reader.block()?,
+                    index: u8::try_from(reader.u32()?).ok()?,
+                    at: Position {
+                        segment: reader.u32()?,
+                        offset: reader.u32()?,
+                    },
+                })
+            };
+            Entry::Tombs(
+                (0..count)
+                    .map(|_| tomb(&mut reader))
+                    .collect::<Option<_>>()?,
+            )
+        }
+        5 => {
+            let count = reader.u32()? as usize;
+            let pair = |reader: &mut Reader<'_>| {
+                let key_len = reader.u32()? as usize;
+                let value_len = reader.u32()?;
+                let key = KvKey(reader.take(key_len)?.to_vec());
+                let value = if value_len == DELETED {
+                    None
+                } else {
+                    Some(Bytes::copy_from_slice(reader.take(value_len as usize)?))
+                };
+                Some(KvPair { key, value })
+            };
+            let mut pairs = Vec::new();
+            for _ in 0..count {
+                pairs.push(pair(&mut reader)?);
+            }
+            Entry::Kv(pairs)
+        }
+        _ => return None,
+    };
+    reader.0.is_empty().then_some(entry)
+}
+
+/// The outcome of looking for a record.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Decoded {
+    /// A sound record.
+    Record(Record),
+    /// It may be one; so many bytes from its begin are needed to tell.
+    NeedBytes(usize),
+    /// Not a record.
+    Bad,
+}
+
+/// Looks at the record that begins with `bytes` at `at`.
+pub(super) fn decode(key: &ChecksumKey, at: Position, bytes: &[u8]) -> Decoded {
+    let Some(header) = bytes.get(..HEADER_LEN) else {
+        return Decoded::NeedBytes(HEADER_LEN);
+    };
+    decode_whole(key, at, header, bytes).unwrap_or(Decoded::Bad)
+}
+
+fn decode_whole(key: &ChecksumKey, at: Position, header: &[u8], bytes: &[u8]) -> Option<Decoded> {
+    let mut reader = Reader(header);
+    let magic: [u8; 4] = reader.array()?;
+    let [version, kind, _, _] = reader.array()?;
+    if magic != MAGIC || version != VERSION {
+        return None;
+    }
+    let seq = reader.u64()?;
+    let synced_to = reader.u32()?;
+    let meta_len = reader.u32()? as usize;
+    let (data_at, data_len, record_len) = (reader.u32()?, reader.u32()?, reader.u32()?);
+    let _reserved = reader.u32()?;
+    let checksum: [u8; 8] = reader.array()?;
+    let plausible = meta_len <= META_MAX
+        && data_len as usize <= MESSAGE_PAYLOAD_MAX_BYTES
+        && data_at as usize >= HEADER_LEN + meta_len
+        && data_at as usize <= HEADER_LEN + meta_len + PAGE + ALIGN
+        && record_len as usize == align_up(data_at as usize + data_len as usize, ALIGN);
+    if !plausible {
+        return None;
+    }
+    let Some(meta) = bytes.get(HEADER_LEN..HEADER_LEN + meta_len) else {
+        return Some(Decoded::NeedBytes(HEADER_LEN + meta_len));
+    };
+    if key.checksum(&[&place(at), header.get(..CHECKSUM_AT)?, meta]) != checksum {
+        return None;
+    }
+    Some(Decoded::Record(Record {
+        seq,
+        synced_to,
+        extent: Extent {
+            data_at,
+            data_len,
+            record_len,
+        },
+        entry: decode_meta(kind, meta)?,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key() -> ChecksumKey {
+        ChecksumKey::new(&[3; 16])
+    }
+
+    fn at() -> Position {
+        Position {
+            segment: 7,
+            offset: 64,
+        }
+    }
+
+    fn samples() -> Vec<Entry> {
+        let claim = ClaimId {
+            owner: OwnerId([1; 16]),
+            writer: PeerId([2; 32]),
+            number: 3,
+        };
+        let header = Bytes::from_static(b"stripe header");
+        vec![
+            Entry::Shard {
+                block: StripeHeader::address(&header),
+                index: 5,
+                header: header.clone(),
+                claim: Some((claim, 99)),
+                moved_from: None,
+            },
+            Entry::Shard {
+                block: StripeHeader::address(&header),
+                index: 0,
+                header,
+                claim: None,
+                moved_from: Some(4),
+            },
+            Entry::Claim {
+                claim,
+                expires_ms: 12,
+                blocks: vec![BlockId([4; 32]), BlockId([5; 32])],
+            },
+            Entry::State {
+                claim,
+                end: ClaimEnd::Closed,
+            },
+            Entry::State {
+                claim,
+                end: ClaimEnd::Released {
+                    oldest: 1,
+                    newest: 9,
+                },
+            },
+            Entry::Tombs(vec![Tomb {
+                block: BlockId([6; 32]),
+                index: 2,
+                at: at(),
+            }]),
+            Entry::Kv(vec![
+                KvPair {
+                    key: KvKey::new("space", b"key"),
+                    value: Some(Bytes::from_static(b"value")),
+                },
+                KvPair {
+                    key: KvKey::new("s", b""),
+                    value: None,
+                },
+            ]),
+        ]
+    }
+
+    #[test]
+    fn records_round_trip_and_every_flipped_bit_is_noticed() {
+        for (number, entry) in samples().into_iter().enumerate() {
+            for data_len in [0, 100, PUNCH_MIN] {
+                let encoded = encode(&key(), at(), 42, 64, &entry, data_len);
+                let total = encoded.head.len() + data_len + encoded.padding;
+                assert_eq!(total, encoded.extent.record_len as usize);
+                assert_eq!(total % ALIGN, 0);
+                if data_len == PUNCH_MIN {
+                    assert_eq!((64 + encoded.extent.data_at as usize) % PAGE, 0);
+                }
+                let Decoded::Record(record) = decode(&key(), at(), &encoded.head) else {
+                    panic!("entry {number} does not decode");
+                };
+                assert_eq!((record.seq, record.synced_to), (42, 64));
+                assert_eq!(record.extent, encoded.extent);
+                assert_eq!(record.entry, entry);
+                if data_len > 0 {
+                    continue;
+                }
+                let covered = HEADER_LEN + encode_meta(&entry).len();
+                for bit in 0..covered * 8 {
+                    let mut bytes = encoded.head.clone();
+                    bytes[bit / 8] ^= 1 << (bit % 8);
+                    let outcome = decode(&key(), at(), &bytes);
+                    assert!(!matches!(outcome, Decoded::Record(_)), "bit {bit}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_counts_only_in_its_place_and_store() {
+        let encoded = encode(&key(), at(), 1, 64, &samples()[2], 0);
+        let elsewhere = Position {
+            segment: 7,
+            offset: 72,
+        };
+        assert_eq!(decode(&key(), elsewhere, &encoded.head), Decoded::Bad);
+        let other = ChecksumKey::new(&[4; 16]);
+        assert_eq!(decode(&other, at(), &encoded.head), Decoded::Bad);
+    }
+
+    #[test]
+    fn the_first_bytes_of_a_record_are_fixed() {
+        let encoded = encode(&key(), at(), 1, 64, &samples()[3], 0);
+        let text = data_encoding::HEXLOWER.encode(&encoded.head);
+        assert_eq!(
+            text,
+            concat!(
+                "43726e52",
+                "01",
+                "03",
+                "0000",
+                "0100000000000000",
+                "40000000",
+                "44000000",
+                "78000000",
+                "00000000",
+                "78000000",
+                "00000000",
+                "c3dc3f0d9c165210",
+                "01010101010101010101010101010101",
+                "0202020202020202020202020202020202020202020202020202020202020202",
+                "0300000000000000",
+                "010000000000000000000000",
+                "00000000"
+            )
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_anything_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(&key(), at(), &bytes);
+            for kind in 0..7 {
+                let _ = decode_meta(kind, &bytes);
+            }
+        }
+    }
+}

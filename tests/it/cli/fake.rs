@@ -1,0 +1,312 @@
+//! A peer without a network: it keeps the frames of each put and gives them back.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairnfs::admin::types::{
+    GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
+    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, PeerInfo, PutRequest, PutResult,
+    QuotaInfo, SetQuota, Stat, Status,
+};
+use cairnfs::admin::{
+    AdminError, AdminServer, Answer, Backend, ByteStream, DirLock, Download, ItemStream, serve,
+};
+use cairnfs::content::{Frame, FrameDecoder, FrameEncoder};
+use futures::{FutureExt, StreamExt, stream};
+
+use crate::support;
+
+/// What was put, or is to be got.
+#[derive(Clone, Default)]
+pub struct Stored {
+    pub request: PutRequest,
+    pub body: Vec<Bytes>,
+    /// Whether the body stays open after its last piece, as if the rest were slow.
+    pub hangs: bool,
+}
+
+/// A peer that answers from memory.
+#[derive(Default)]
+pub struct Fake {
+    pub stored: Mutex<BTreeMap<String, Stored>>,
+    /// Uploads that broke off.
+    pub broken: AtomicUsize,
+    /// What the next `put` answers without taking anything in.
+    pub refusal: Mutex<Option<AdminError>>,
+    pub quota: Mutex<QuotaInfo>,
+}
+
+impl Fake {
+    /// Makes `link` name these frames.
+    pub fn offer(&self, link: &str, kind: Kind, frames: &[Frame]) {
+        let mut encoder = FrameEncoder::default();
+        for frame in frames {
+            encoder.push(frame);
+        }
+        encoder.flush();
+        let body = std::iter::from_fn(|| encoder.pop()).collect();
+        self.offer_raw(link, kind, body, false);
+    }
+
+    /// Makes `link` name these bytes.
+    pub fn offer_raw(&self, link: &str, kind: Kind, body: Vec<Bytes>, hangs: bool) {
+        let request = PutRequest {
+            kind,
+            ..PutRequest::default()
+        };
+        let stored = Stored {
+            request,
+            body,
+            hangs,
+        };
+        self.stored.lock().unwrap().insert(link.to_owned(), stored);
+    }
+
+    pub fn find(&self, link: &str) -> Result<Stored, AdminError> {
+        let stored = self.stored.lock().unwrap().get(link).cloned();
+        stored.ok_or_else(|| AdminError::missing(format!("`{link}` is nowhere")).hint("look again"))
+    }
+
+    /// The frames of what was put.
+    pub fn frames(&self, link: &str) -> Vec<Frame> {
+        let mut decoder = FrameDecoder::default();
+        for piece in self.find(link).unwrap().body {
+            decoder.push(piece);
+        }
+        let frames = std::iter::from_fn(|| decoder.next_frame().unwrap()).collect();
+        decoder.finish().unwrap();
+        frames
+    }
+}
+
+fn ready<T: Send + 'static>(value: T) -> Answer<'static, T> {
+    async { Ok(value) }.boxed()
+}
+
+fn items<T: Send + 'static>(items: Vec<Result<T, AdminError>>) -> Answer<'static, ItemStream<T>> {
+    ready(stream::iter(items).boxed())
+}
+
+impl Backend for Fake {
+    fn status(&self) -> Answer<'_, Status> {
+        ready(Status {
+            peer: "12D3KooWfake".to_owned(),
+            pid: std::process::id(),
+            ..Status::default()
+        })
+    }
+
+    fn peers(&self) -> Answer<'_, Vec<PeerInfo>> {
+        let peer = |peer: &str, state: &str| PeerInfo {
+            peer: peer.to_owned(),
+            state: state.to_owned(),
+            ..PeerInfo::default()
+        };
+        ready(vec![
+            peer("12D3KooWfake", "own"),
+            peer("12D3KooWother", "away"),
+        ])
+    }
+
+    fn quota(&self) -> Answer<'_, QuotaInfo> {
+        ready(self.quota.lock().unwrap().clone())
+    }
+
+    fn set_quota(&self, request: SetQuota) -> Answer<'_, QuotaInfo> {
+        let mut quota = self.quota.lock().unwrap();
+        quota.auto = request.quota_bytes.is_none();
+        quota.quota_bytes = request.quota_bytes.unwrap_or(7);
+        ready(quota.clone())
+    }
+
+    fn invite(&self, request: InviteRequest) -> Answer<'_, Invited> {
+        ready(Invited {
+            ticket: format!("cairn-ticket:{:?}", request.expires_ms),
+            expires_ms: 0,
+            storage_only: request.storage_only,
+        })
+    }
+
+    fn join(&self, request: JoinRequest) -> Answer<'_, Joined> {
+        if !request.ticket.starts_with("cairn-ticket:") {
+            let error = AdminError::usage("this is not a ticket");
+            return async { Err(error) }.boxed();
+        }
+        ready(Joined {
+            network: "n".to_owned(),
+            members: 2,
+            storage_only: false,
+        })
+    }
+
+    fn put(&self, request: PutRequest, mut body: ByteStream) -> Answer<'_, PutResult> {
+        async move {
+            if let Some(refusal) = self.refusal.lock().unwrap().take() {
+                return Err(refusal);
+            }
+            let mut stored = Stored {
+                request,
+                ..Stored::default()
+            };
+            let mut hasher = blake3::Hasher::new();
+            while let Some(piece) = body.next().await {
+                let Ok(piece) = piece else {
+                    self.broken.fetch_add(1, Ordering::SeqCst);
+                    return Err(AdminError::failed("the upload broke off"));
+                };
+                hasher.update(&piece);
+                stored.body.push(piece);
+            }
+            let link = format!("cairn:{}", hasher.finalize().to_hex());
+            let size_bytes = stored.body.iter().map(|piece| piece.len() as u64).sum();
+            let kind = stored.request.kind;
+            self.stored.lock().unwrap().insert(link.clone(), stored);
+            Ok(PutResult {
+                link,
+                kind,
+                size_bytes,
+                survives: 1,
+                promised: 2,
+                peers: 5,
+                ..PutResult::default()
+            })
+        }
+        .boxed()
+    }
+
+    fn get(&self, request: GetRequest) -> Answer<'_, Download> {
+        async move {
+            let stored = self.find(&request.link)?;
+            let pieces = stream::iter(stored.body).map(Ok);
+            let rest = match stored.hangs {
+                true => stream::pending().boxed(),
+                false => stream::empty().boxed(),
+            };
+            Ok(Download {
+                head: GetHead {
+                    kind: stored.request.kind,
+                    size_bytes: request.end.unwrap_or(0) - request.start.unwrap_or(0),
+                },
+                body: pieces.chain(rest).boxed(),
+            })
+        }
+        .boxed()
+    }
+
+    fn ls(&self, request: LsRequest) -> Answer<'_, ItemStream<LsEntry>> {
+        let mut odd = LsEntry::default();
+        odd.set_name(b"odd\xff");
+        let named = LsEntry {
+            name: String::from_utf8_lossy(&request.path().unwrap()).into_owned(),
+            kind: "directory".to_owned(),
+            mode: 0o755,
+            ..LsEntry::default()
+        };
+        match request.link.as_str() {
+            "cairn:empty" => items(Vec::new()),
+            "cairn:torn" => items(vec![Ok(named), Err(AdminError::missing("2 of 4 shards"))]),
+            _ => items(vec![Ok(named), Ok(odd)]),
+        }
+    }
+
+    fn stat(&self, request: LinkRequest) -> Answer<'_, Stat> {
+        let unreadable_blocks = u64::from(request.link == "cairn:torn");
+        ready(Stat {
+            link: request.link,
+            blocks: 3,
+            unreadable_blocks,
+            ..Stat::default()
+        })
+    }
+
+    fn list(&self) -> Answer<'_, ItemStream<Listed>> {
+        let stored = self.stored.lock().unwrap();
+        let listed = stored.iter().map(|(link, stored)| {
+            Ok(Listed {
+                link: link.clone(),
+                name: stored.request.name.clone(),
+                ..Listed::default()
+            })
+        });
+        items(listed.collect())
+    }
+
+    fn key_export(&self, request: KeyExportRequest) -> Answer<'_, KeyExported> {
+        ready(KeyExported {
+            sealed: format!("sealed with {}", request.passphrase),
+            peer: "12D3KooWfake".to_owned(),
+        })
+    }
+}
+
+/// A data directory on which a [`Fake`] runs.
+pub struct FakePeer {
+    pub home: tempfile::TempDir,
+    pub data_dir: PathBuf,
+    pub fake: Arc<Fake>,
+    server: Option<AdminServer>,
+    _lock: DirLock,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl FakePeer {
+    pub fn start() -> FakePeer {
+        FakePeer::start_in("data")
+    }
+
+    /// With its data directory at `below` a temporary directory.
+    pub fn start_in(below: &str) -> FakePeer {
+        let home = tempfile::tempdir().unwrap();
+        let data_dir = home.path().join(below);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let lock = DirLock::acquire(&data_dir).unwrap();
+        let fake = Arc::new(Fake::default());
+        let guard = runtime.enter();
+        let server = serve(&lock, Arc::clone(&fake) as Arc<dyn Backend>).unwrap();
+        drop(guard);
+        FakePeer {
+            home,
+            data_dir,
+            fake,
+            server: Some(server),
+            _lock: lock,
+            runtime,
+        }
+    }
+
+    /// A command to this peer.
+    pub fn cairn(&self) -> Command {
+        support::cairn(&self.data_dir)
+    }
+
+    /// A path beside the data directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// Puts `path`; the link.
+    pub fn put(&self, path: &Path) -> String {
+        support::line(&support::run(self.cairn().args(["-q", "put"]).arg(path), 0))
+    }
+
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+}
+
+impl Drop for FakePeer {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            self.runtime.block_on(server.stop(Duration::from_secs(5)));
+        }
+    }
+}
