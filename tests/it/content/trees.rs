@@ -379,6 +379,26 @@ fn a_pack_does_not_wait_for_ever() {
 }
 
 #[test]
+fn a_huge_file_between_small_ones_closes_their_pack() {
+    let tree = directory([
+        ("a".to_owned(), file("small")),
+        ("b".to_owned(), file(random(48 << 20, 1))),
+        ("c".to_owned(), file("other")),
+    ]);
+    let items = tree.items();
+    run(async {
+        let pool = MemPool::new(1);
+        let whole = frames(&items, &[usize::MAX], false, false);
+        let root = put_frames(&pool, whole).await.unwrap();
+        assert!(pool.ids().len() > 8192, "{} blocks", pool.ids().len());
+        let other = MemPool::new(2);
+        let parts = frames(&items, &[100_000, 7, 3 << 20], false, false);
+        assert_eq!(put_frames(&other, parts).await.unwrap(), root);
+        assert_eq!(get(&pool, &root.0).await.unwrap(), items);
+    });
+}
+
+#[test]
 fn deep_and_wide_trees_pass() {
     run(async {
         let pool = MemPool::new(1);
