@@ -31,11 +31,11 @@ use super::roster::{News, Roster};
 use super::tending::{Ears, Tender};
 use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
 use crate::net::admission::Greeted;
+use crate::net::budget::PayloadBudget;
 use crate::net::bulk::{BulkConfig, BulkPlane};
 use crate::net::command::{Command, Inbound, Members, NetActorEnds, Offer};
 use crate::net::links::{Links, Plane};
 use crate::net::mux::LinkContext;
-use crate::net::budget::PayloadBudget;
 use crate::net::throttle::Throttle;
 use crate::placement::candidates::peer_point;
 
