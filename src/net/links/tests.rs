@@ -1,3 +1,5 @@
+//! The choice among the links to a peer: direct before relayed, healthy before failing.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
