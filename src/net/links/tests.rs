@@ -1,4 +1,4 @@
-//! The choice among the links to a peer: direct before relayed, healthy before failing.
+//! Tests of the links to peers: which is used, which replaces which, and how many there may be.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
