@@ -4,7 +4,6 @@
 
 mod args;
 mod devnet;
-mod emit;
 mod failure;
 mod get;
 mod key;
