@@ -21,4 +21,4 @@ pub use client::{Client, ConnectError};
 pub use error::{AdminError, Exit};
 pub use lock::{DirLock, LockError};
 pub use server::{AdminServer, serve};
-pub use socket::SOCKET_NAME;
+pub use socket::{SOCKET_NAME, is_served};
