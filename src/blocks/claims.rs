@@ -129,17 +129,24 @@ impl Blocks {
         Ok(left)
     }
 
-    /// Frees what only this claim kept, at `peers` and at the own store.
+    /// Frees what only this claim kept, at `peers` and at the own store; together with the
+    /// decision, `extra` rows become durable.
     pub(super) async fn release_claim(
         &self,
         claim: ClaimId,
         peers: &BTreeSet<PeerId>,
+        extra: Vec<KvChange>,
     ) -> Result<(), StoreError> {
         let mut peers = peers.clone();
         peers.insert(self.net.own());
-        let list = peers.iter().copied().collect();
-        self.owe(claim.number, claim.owner, State::Releasing, list)
-            .await?;
+        let row = self.debt(
+            claim.owner,
+            State::Releasing,
+            peers.iter().copied().collect(),
+        );
+        let mut rows = vec![(UPLOADS.to_owned(), key(claim.number), Some(row))];
+        rows.extend(extra);
+        self.store.kv_put(rows).await?;
         let left = self.tell(claim, State::Releasing, &peers).await;
         self.settle(claim, State::Releasing, &left).await
     }

@@ -44,6 +44,19 @@ pub enum PutError {
         /// Losses they had to survive.
         demanded: usize,
     },
+    /// Holders went away between storing their shards and promising to keep them.
+    #[error(
+        "{lost} peers stored their shards and did not confirm that they keep them: it would \
+         survive the loss of {survives}, not {demanded}, peers"
+    )]
+    Unconfirmed {
+        /// Such peers.
+        lost: usize,
+        /// Losses that the others survive.
+        survives: usize,
+        /// Losses that had to be survived.
+        demanded: usize,
+    },
     /// More losses are to be survived than the redundancy can.
     #[error(
         "{profile} can survive the loss of {most} peers at most, not {demanded}; ask for more parity with --redundancy"
@@ -82,7 +95,7 @@ impl Classify for PutError {
     fn class(&self) -> Class {
         match self {
             PutError::Full { .. } => Class::Full,
-            PutError::TooFewPeers { .. } => Class::Full,
+            PutError::TooFewPeers { .. } | PutError::Unconfirmed { .. } => Class::Full,
             PutError::Impossible { .. } => Class::Denied,
             PutError::TooLarge(_) | PutError::Internal(_) => Class::Bug,
             PutError::Store(_, class) => *class,

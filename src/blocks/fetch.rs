@@ -148,11 +148,20 @@ impl Fetching<'_> {
         }
         order.sort_by_key(|(trouble, rank, ..)| (*trouble, *rank));
         for (_, _, peer, wanted) in order {
-            self.queue.push_back(Ask {
+            // One answer brings one shard: a peer of several is asked for all of them at once.
+            let questions = match expected.get(&peer) {
+                Some(several) => several
+                    .iter()
+                    .map(|index| [index].into_iter().collect())
+                    .collect(),
+                None => vec![wanted],
+            };
+            let asks = questions.into_iter().map(|wanted| Ask {
                 peer,
                 wanted,
                 busy: 0,
             });
+            self.queue.extend(asks);
         }
     }
 

@@ -9,8 +9,10 @@ use tokio::time::Instant;
 
 use crate::base::PeerId;
 
-/// How long a peer that failed, lied or was full is asked last.
+/// How long a peer that failed is asked last, unless it answers well meanwhile.
 const PENALTY: Duration = Duration::from_secs(15);
+/// How long a peer that sent something bad is asked last, whatever it answers meanwhile.
+const DISTRUST: Duration = Duration::from_secs(120);
 /// How long a peer that said it is full is not offered shards.
 const FULL_FOR: Duration = Duration::from_secs(30);
 /// Weight of a new sample in the smoothed latency (RFC 6298 uses the same).
@@ -85,6 +87,7 @@ struct Stats {
     store: Latency,
     fetch: Latency,
     penalty_until: Option<Instant>,
+    distrust_until: Option<Instant>,
     full_until: Option<Instant>,
     lies: u32,
 }
@@ -122,8 +125,11 @@ impl PeerStats {
 
     /// It sent something that does not verify.
     pub fn lied(&self, peer: &PeerId) {
-        self.failed(peer);
-        self.with(peer, |stats| stats.lies = stats.lies.saturating_add(1));
+        let until = Instant::now() + DISTRUST;
+        self.with(peer, |stats| {
+            stats.lies = stats.lies.saturating_add(1);
+            stats.distrust_until = Some(until);
+        });
     }
 
     /// It has no room.
@@ -145,11 +151,12 @@ impl PeerStats {
         })
     }
 
-    /// Whether it failed lately.
+    /// Whether it failed or lied lately.
     pub fn is_penalised(&self, peer: &PeerId) -> bool {
         let now = Instant::now();
         self.with(peer, |stats| {
-            stats.penalty_until.is_some_and(|until| now < until)
+            let until = stats.penalty_until.max(stats.distrust_until);
+            until.is_some_and(|until| now < until)
         })
     }
 
@@ -212,5 +219,19 @@ mod tests {
         assert!(stats.said_full(&peer) && stats.is_penalised(&peer));
         tokio::time::advance(Duration::from_secs(31)).await;
         assert!(!stats.said_full(&peer) && !stats.is_penalised(&peer));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_good_answer_makes_up_for_a_failure_and_not_for_a_lie() {
+        let stats = PeerStats::default();
+        let peer = PeerId([1; 32]);
+        stats.failed(&peer);
+        stats.succeeded(&peer, Work::Fetch, Duration::from_millis(2));
+        assert!(!stats.is_penalised(&peer));
+        stats.lied(&peer);
+        stats.succeeded(&peer, Work::Fetch, Duration::from_millis(2));
+        assert!(stats.is_penalised(&peer));
+        tokio::time::advance(DISTRUST + Duration::from_secs(1)).await;
+        assert!(!stats.is_penalised(&peer));
     }
 }

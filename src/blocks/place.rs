@@ -26,7 +26,7 @@ const SECOND_TRY_AFTER: Duration = Duration::from_secs(4);
 const STRAGGLE_AFTER: Duration = Duration::from_millis(250);
 
 /// What became of a stripe that is kept.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Outcome {
     /// Distinct shards that are durable.
     pub placed: usize,
@@ -34,6 +34,8 @@ pub(super) struct Outcome {
     pub total: usize,
     /// Peers that may be lost.
     pub survives: usize,
+    /// Peers that hold some of it.
+    pub holders: BTreeSet<PeerId>,
     /// Bytes sent.
     pub new_bytes: u64,
 }
@@ -389,7 +391,8 @@ impl Placing {
             .filter(|peer| !session.blocks.stats.said_full(peer))
             .map(|peer| (self.load.get(peer).copied().unwrap_or(0), *peer))
             .filter(|(load, _)| also_loaded || *load == 0)
-            .min_by_key(|(load, _)| *load)
+            // Readers would wait for the second shard of a slow peer after the first.
+            .min_by_key(|(load, peer)| (*load, session.blocks.stats.is_slow(peer, Work::Store)))
             .map(|(_, peer)| peer)
     }
 
@@ -458,6 +461,7 @@ impl Placing {
                 placed: self.placed.len(),
                 total: profile.total_shards(),
                 survives,
+                holders: self.placed.into_values().flatten().collect(),
                 new_bytes: self.new_bytes,
             });
         }

@@ -14,7 +14,7 @@ use crate::base::limits::CHUNK_MAX_BYTES;
 use crate::base::{BlockId, BlockRef, ClaimId, Classify, EcProfile, OwnerId, PeerId};
 use crate::crypto::{self, ConvergenceSecret};
 use crate::erasure::{self, EncodedStripe};
-use crate::store::KvChange;
+use crate::store::{KvChange, StoreError};
 
 /// Bytes of shards that may wait for slow peers after the rest of their stripe is placed.
 const STRAGGLER_BYTES: usize = 64 << 20;
@@ -73,7 +73,10 @@ pub(super) struct Session {
 #[derive(Debug, Default)]
 struct State {
     seen: BTreeSet<BlockId>,
+    /// Peers that may hold something, or know the claim.
     used: BTreeSet<PeerId>,
+    /// Peers that hold something for certain.
+    holders: BTreeSet<PeerId>,
     report: UploadReport,
     survives: Option<usize>,
     failure: Option<PutError>,
@@ -161,16 +164,36 @@ impl Upload {
             session.release(&used).await;
             return Err(failure);
         }
+        let unkept = extra
+            .iter()
+            .map(|(space, key, _)| (space.clone(), key.clone(), None))
+            .collect();
+        let store = |error: StoreError| PutError::Store(error.to_string(), error.class());
         let unclosed = session
             .blocks
             .close_claim(session.claim, &used, extra)
             .await
-            .map_err(|error| PutError::Store(error.to_string(), error.class()))?;
-        let state = session.state();
-        let mut report = state.report.clone();
+            .map_err(store)?;
+        let mut report = session.state().report.clone();
+        let (survives, holders) = {
+            let state = session.state();
+            (state.survives.unwrap_or(0), state.holders.clone())
+        };
         // A holder that has not closed the claim may let its shards expire: count it as lost.
-        report.survives = state.survives.unwrap_or(0).saturating_sub(unclosed.len());
-        report.peers = used.len();
+        let lost = unclosed.intersection(&holders).count();
+        report.survives = survives.saturating_sub(lost);
+        report.peers = holders.len();
+        let demanded = session.options.survive.unwrap_or(0);
+        if report.survives < demanded {
+            let blocks = &session.blocks;
+            let released = blocks.release_claim(session.claim, &used, unkept).await;
+            released.map_err(store)?;
+            return Err(PutError::Unconfirmed {
+                lost,
+                survives: report.survives,
+                demanded,
+            });
+        }
         Ok(report)
     }
 
@@ -212,7 +235,11 @@ impl Session {
     }
 
     async fn release(&self, used: &BTreeSet<PeerId>) {
-        if let Err(error) = self.blocks.release_claim(self.claim, used).await {
+        if let Err(error) = self
+            .blocks
+            .release_claim(self.claim, used, Vec::new())
+            .await
+        {
             // The open claim stays in the own store and is released at the next start.
             tracing::warn!("a failed upload is not cleaned up yet: {error}");
         }
@@ -262,6 +289,7 @@ impl Session {
                 state.report.new_bytes += outcome.new_bytes;
                 let least = state.survives.unwrap_or(usize::MAX).min(outcome.survives);
                 state.survives = Some(least);
+                state.holders.extend(outcome.holders);
             }
             Err(failure) => {
                 self.state().failure.get_or_insert(failure);

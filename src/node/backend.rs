@@ -84,7 +84,7 @@ fn content_error(error: &ContentError) -> AdminError {
         ContentError::Put(PutError::Full { .. }) => shown.hint(
             "raise the quota of full peers (`cairn quota SIZE`), add peers, or accept less with --survive",
         ),
-        ContentError::Put(PutError::TooFewPeers { .. }) => {
+        ContentError::Put(PutError::TooFewPeers { .. } | PutError::Unconfirmed { .. }) => {
             shown.hint("start more peers, or accept less with --survive")
         }
         ContentError::Sender { class, .. } => AdminError {

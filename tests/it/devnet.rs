@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::support::{
-    Devnet, allocated, assert_same_tree, line, make_tree, random_file, run, scaled, wait_until,
+    Devnet, allocated, assert_same_tree, json, line, make_tree, random_file, run, scaled,
+    wait_until,
 };
 
 #[test]
@@ -36,14 +37,16 @@ fn hostile_and_slow_peers_cost_time_and_never_a_wrong_byte() {
     let source = net.dir.path().join("source");
     make_tree(&source, scaled(300), 3);
     // One peer refuses everything: five can survive the loss of one.
-    let output = run(
+    let output = json(&run(
         net.cairn(0)
-            .args(["-q", "put", "--survive", "1"])
+            .args(["--json", "put", "--survive", "1"])
             .arg(&source),
         0,
-    );
+    ));
+    assert!(output["survives"].as_u64() >= Some(1), "{output}");
+    assert_eq!(output["peers"], 5, "{output}");
     let target = net.dir.path().join("target");
-    net.get(5, &line(&output), &target);
+    net.get(5, output["link"].as_str().unwrap(), &target);
     assert_same_tree(&source, &target);
 }
 
