@@ -8,7 +8,14 @@
     missing_docs
 )]
 
-use cairnfs::testkit::run_seed;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairnfs::base::{EcProfile, OwnerId};
+use cairnfs::blocks::{GetError, UploadOptions};
+use cairnfs::crypto::ConvergenceSecret;
+use cairnfs::net::memory::LinkFaults;
+use cairnfs::testkit::{Cluster, ClusterOptions, run_seed};
 
 fn scale() -> f64 {
     let scale = std::env::var("CAIRN_TEST_SCALE");
@@ -25,6 +32,65 @@ fn what_was_acknowledged_is_readable_after_any_trouble() {
         acknowledged += outcome.acknowledged;
     }
     assert!(acknowledged as u64 > seeds * 5, "only {acknowledged} puts");
+}
+
+/// Some holders are connected and nothing gets through to them for a while, as when a connection
+/// breaks under a question. What happens to a read meanwhile.
+fn read_while_questions_are_lost(for_secs: u64) -> Result<Bytes, GetError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let cluster = Cluster::start(ClusterOptions::default(), 5).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let options = UploadOptions {
+            profile: EcProfile::DEFAULT,
+            secret: ConvergenceSecret::from_bytes([7; 32]),
+            survive: None,
+            owner: OwnerId([1; 16]),
+        };
+        let content = Bytes::from_static(b"read by one that hears little");
+        let upload = cluster.blocks(0).unwrap().upload(options).await.unwrap();
+        let reference = upload.submit(content.clone()).await.unwrap();
+        let reference = reference.await.unwrap();
+        upload.finish(Vec::new()).await.unwrap();
+        // One shard is here and two can be had: one too few.
+        let link = |loss: f64| {
+            for other in 0..3 {
+                let faults = LinkFaults {
+                    loss,
+                    ..ClusterOptions::default().faults
+                };
+                let (a, b) = (cluster.id(5).unwrap(), cluster.id(other).unwrap());
+                cluster.hub.link(a, b, faults);
+            }
+        };
+        link(1.0);
+        let blocks = cluster.blocks(5).unwrap().clone();
+        let read = tokio::spawn(async move {
+            let read = blocks.read_block(&reference, EcProfile::DEFAULT).await;
+            read.inspect(|bytes| assert_eq!(*bytes, content))
+        });
+        tokio::time::sleep(Duration::from_secs(for_secs)).await;
+        link(0.0);
+        read.await.unwrap()
+    })
+}
+
+#[test]
+fn holders_whose_answers_got_lost_are_asked_again() {
+    // Longer than one question may take, shorter than a read may.
+    read_while_questions_are_lost(12).unwrap();
+    let error = read_while_questions_are_lost(120).unwrap_err();
+    let GetError::NotEnough {
+        have, need, away, ..
+    } = error
+    else {
+        panic!("{error}");
+    };
+    assert_eq!((have, need, away), (3, 4, 3));
 }
 
 #[test]
