@@ -8,6 +8,7 @@
     missing_docs
 )]
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,14 +25,33 @@ fn scale() -> f64 {
 
 #[test]
 fn what_was_acknowledged_is_readable_after_any_trouble() {
-    let seeds = (20.0 * scale()) as u64;
-    let mut acknowledged = 0;
-    for seed in 0..seeds.max(1) {
-        let outcome = run_seed(seed, 20).unwrap();
-        assert!(outcome.lost.is_empty(), "seed {seed}: {:?}", outcome.lost);
-        acknowledged += outcome.acknowledged;
-    }
-    assert!(acknowledged as u64 > seeds * 5, "only {acknowledged} puts");
+    let seeds = ((20.0 * scale()) as u64).max(1);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let next = AtomicU64::new(0);
+    // Each life has a thread to itself, so how many go on at once changes none of them.
+    let live = || {
+        let mut acknowledged = 0;
+        let mut lost = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds {
+                return (acknowledged, lost);
+            }
+            let outcome = run_seed(seed, 20).unwrap();
+            acknowledged += outcome.acknowledged as u64;
+            let of_seed = outcome.lost.into_iter().map(|what| (seed, what));
+            lost.extend(of_seed);
+        }
+    };
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(live)).collect();
+        let ended = running.into_iter().map(|thread| thread.join().unwrap());
+        ended.collect()
+    });
+    let lost: Vec<_> = outcomes.iter().flat_map(|(_, lost)| lost).collect();
+    assert!(lost.is_empty(), "by seed: {lost:?}");
+    let acknowledged: u64 = outcomes.iter().map(|(acknowledged, _)| acknowledged).sum();
+    assert!(acknowledged > seeds * 5, "only {acknowledged} puts");
 }
 
 /// Some holders are connected and nothing gets through to them for a while, as when a connection
