@@ -1,6 +1,7 @@
 //! What a running peer can be asked, declared here and implemented by the composition root.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -8,9 +9,10 @@ use futures::future::BoxFuture;
 use futures::stream::Stream;
 
 use super::error::AdminError;
+use super::transfer::{frames_of, into_file};
 use super::types::{
     GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
-    KeyExported, LinkRequest, Listed, LsEntry, LsRequest, PeerInfo, PutRequest, PutResult,
+    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, PeerInfo, PutRequest, PutResult,
     QuotaInfo, SetQuota, Stat, Status,
 };
 
@@ -47,8 +49,23 @@ pub trait Backend: Send + Sync + 'static {
     fn join(&self, request: JoinRequest) -> Answer<'_, Joined>;
     /// Stores what `body` (frames) says.
     fn put(&self, request: PutRequest, body: ByteStream) -> Answer<'_, PutResult>;
+    /// Stores the content of a regular file, read from its present position.
+    fn put_file(&self, request: PutRequest, file: OwnedFd) -> Answer<'_, PutResult> {
+        self.put(request, frames_of(file))
+    }
     /// Brings back what a link names.
     fn get(&self, request: GetRequest) -> Answer<'_, Download>;
+    /// As [`Backend::get`], but the content of a file (not of a tree) goes into `file`, which is
+    /// empty, and the body has only what comes after it.
+    fn get_into(&self, request: GetRequest, file: OwnedFd) -> Answer<'_, Download> {
+        Box::pin(async move {
+            let mut download = self.get(request).await?;
+            if download.head.kind == Kind::File {
+                download.body = into_file(file, download.body);
+            }
+            Ok(download)
+        })
+    }
     /// The entries of a directory of a tree.
     fn ls(&self, request: LsRequest) -> Answer<'_, ItemStream<LsEntry>>;
     /// How much of a link's data is there now.

@@ -1,7 +1,8 @@
 //! The client's side: a running peer, reached over its socket, as a [`Backend`].
 
 use std::io;
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,8 +15,10 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
 use tokio::sync::{Mutex, oneshot};
 
+use super::attach;
 use super::backend::{Answer, Backend, ByteStream, Download, ItemStream};
 use super::error::AdminError;
 use super::query::to_query;
@@ -52,6 +55,7 @@ type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A connection to a running peer. One call at a time; a further one waits.
 pub struct Client {
+    data_dir: PathBuf,
     sender: Mutex<SendRequest<RequestBody>>,
     hello: Hello,
 }
@@ -72,13 +76,9 @@ impl Client {
             }
         })?;
         let silent = |error: &dyn std::fmt::Display| ConnectError::Silent(error.to_string());
-        let (sender, connection) = hyper::client::conn::http1::Builder::new()
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| silent(&error))?;
-        // Ends when the sender is dropped; its errors come out of the calls.
-        tokio::spawn(connection.map(drop));
+        let sender = handshake(stream).await.map_err(|error| silent(&error))?;
         let mut client = Client {
+            data_dir: data_dir.to_owned(),
             sender: Mutex::new(sender),
             hello: Hello {
                 version: String::new(),
@@ -116,27 +116,30 @@ impl Client {
         path: String,
         body: RequestBody,
     ) -> Result<Response<Incoming>, AdminError> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "peer")
-            .body(body)
-            .map_err(|error| AdminError::failed(format!("bad request: {error}")))?;
+        let request = request(method, path, body)?;
         let mut sender = self.sender.lock().await;
         // Until the answer to the call before was read to its end.
         sender.ready().await.map_err(|error| broken(&error))?;
         let sent = sender.send_request(request);
         drop(sender);
-        let response = sent.await.map_err(|error| broken(&error))?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status();
-        let body = whole(response.into_body()).await?;
-        Err(serde_json::from_slice(&body).unwrap_or_else(|_| {
-            let text = String::from_utf8_lossy(&body);
-            AdminError::failed(format!("the peer answered {status}: {text}"))
-        }))
+        successful(sent.await.map_err(|error| broken(&error))?).await
+    }
+
+    /// Sends a request without a body on a connection of its own, with which a file goes.
+    async fn send_with(
+        &self,
+        file: OwnedFd,
+        method: Method,
+        path: String,
+    ) -> Result<Response<Incoming>, AdminError> {
+        let request = request(method, path, empty())?;
+        let stream = socket::connect_in(&self.data_dir).await;
+        let stream = stream.map_err(|error| broken(&error))?;
+        let attached = attach::send(&stream, file).await;
+        attached.map_err(|error| broken(&error))?;
+        let mut sender = handshake(stream).await.map_err(|error| broken(&error))?;
+        let sent = sender.send_request(request).await;
+        successful(sent.map_err(|error| broken(&error))?).await
     }
 
     async fn fetch<T: DeserializeOwned>(
@@ -219,21 +222,23 @@ impl Backend for Client {
         })
     }
 
+    fn put_file(&self, request: PutRequest, file: OwnedFd) -> Answer<'_, PutResult> {
+        let path = format!("/v1/put{}", to_query(&request));
+        Box::pin(async move {
+            let response = self.send_with(file, Method::POST, path).await?;
+            let body = whole(response.into_body()).await?;
+            serde_json::from_slice(&body).map_err(|error| garbled(&error))
+        })
+    }
+
     fn get(&self, request: GetRequest) -> Answer<'_, Download> {
         let path = format!("/v1/get{}", to_query(&request));
-        Box::pin(async move {
-            let response = self.send(Method::GET, path, empty()).await?;
-            let head = response
-                .headers()
-                .get(HEAD_HEADER)
-                .ok_or_else(|| garbled(&"no head"))?;
-            let head = serde_json::from_slice(head.as_bytes()).map_err(|error| garbled(&error))?;
-            let body = response.into_body().into_data_stream();
-            Ok(Download {
-                head,
-                body: Box::pin(body.map_err(io::Error::other)),
-            })
-        })
+        Box::pin(async move { download(self.send(Method::GET, path, empty()).await?) })
+    }
+
+    fn get_into(&self, request: GetRequest, file: OwnedFd) -> Answer<'_, Download> {
+        let path = format!("/v1/get{}", to_query(&request));
+        Box::pin(async move { download(self.send_with(file, Method::GET, path).await?) })
     }
 
     fn ls(&self, request: LsRequest) -> Answer<'_, ItemStream<LsEntry>> {
@@ -251,6 +256,55 @@ impl Backend for Client {
     fn key_export(&self, request: KeyExportRequest) -> Answer<'_, KeyExported> {
         self.tell(Method::POST, "/v1/key/export", &request)
     }
+}
+
+/// HTTP on a new connection, which ends when the sender is dropped.
+async fn handshake(stream: UnixStream) -> Result<SendRequest<RequestBody>, hyper::Error> {
+    let (sender, connection) = hyper::client::conn::http1::Builder::new()
+        .handshake(TokioIo::new(stream))
+        .await?;
+    // Its errors come out of the calls.
+    tokio::spawn(connection.map(drop));
+    Ok(sender)
+}
+
+fn request(
+    method: Method,
+    path: String,
+    body: RequestBody,
+) -> Result<Request<RequestBody>, AdminError> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "peer")
+        .body(body)
+        .map_err(|error| AdminError::failed(format!("bad request: {error}")))
+}
+
+/// The response, or the error that it is.
+async fn successful(response: Response<Incoming>) -> Result<Response<Incoming>, AdminError> {
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let status = response.status();
+    let body = whole(response.into_body()).await?;
+    Err(serde_json::from_slice(&body).unwrap_or_else(|_| {
+        let text = String::from_utf8_lossy(&body);
+        AdminError::failed(format!("the peer answered {status}: {text}"))
+    }))
+}
+
+fn download(response: Response<Incoming>) -> Result<Download, AdminError> {
+    let head = response
+        .headers()
+        .get(HEAD_HEADER)
+        .ok_or_else(|| garbled(&"no head"))?;
+    let head = serde_json::from_slice(head.as_bytes()).map_err(|error| garbled(&error))?;
+    let body = response.into_body().into_data_stream();
+    Ok(Download {
+        head,
+        body: Box::pin(body.map_err(io::Error::other)),
+    })
 }
 
 /// Ends `body` when the answer is there, and breaks it off when nobody waits for the answer.

@@ -1,15 +1,16 @@
 //! The server's side: routes, and a listener that ends without losing a client.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,6 +21,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::attach;
 use super::backend::{Backend, Download};
 use super::error::AdminError;
 use super::lock::DirLock;
@@ -162,7 +164,17 @@ fn is_own(stream: &UnixStream, own_user: u32) -> bool {
         .is_ok_and(|peer| peer.uid() == own_user || peer.uid() == 0)
 }
 
+/// The file that came with a connection, until a call takes it.
+type Attached = Arc<Mutex<Option<OwnedFd>>>;
+
 async fn connection(stream: UnixStream, router: Router) {
+    let attached = tokio::time::timeout(HEAD_TIMEOUT, attach::receive(&stream)).await;
+    let attached: Attached = match attached {
+        Ok(Ok(file)) => Arc::new(Mutex::new(file)),
+        Ok(Err(error)) => return tracing::debug!(%error, "a control connection broke"),
+        Err(_) => return,
+    };
+    let router = router.layer(Extension(attached));
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -290,8 +302,23 @@ fn lines<T: Serialize + Send + 'static>(
     Body::from_stream(lines).into_response()
 }
 
-async fn put(State(shared): State<Shared>, request: QueryOf<PutRequest>, body: Body) -> Reply {
+fn take(attached: &Attached) -> Option<OwnedFd> {
+    attached
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take()
+}
+
+async fn put(
+    State(shared): State<Shared>,
+    Extension(attached): Extension<Attached>,
+    request: QueryOf<PutRequest>,
+    body: Body,
+) -> Reply {
     let request = query(request)?;
+    if let Some(file) = take(&attached) {
+        return json(shared.backend.put_file(request, file).await);
+    }
     let (pieces, received) = mpsc::channel(UPLOAD_QUEUE);
     tokio::spawn(pump(body, pieces));
     let received = futures::stream::unfold(received, |mut received| async {
@@ -318,8 +345,16 @@ async fn pump(body: Body, pieces: mpsc::Sender<io::Result<Bytes>>) {
     let _ = tokio::time::timeout(DISCARD_TIME, rest).await;
 }
 
-async fn download(State(shared): State<Shared>, request: QueryOf<GetRequest>) -> Reply {
-    let Download { head, body } = shared.backend.get(query(request)?).await?;
+async fn download(
+    State(shared): State<Shared>,
+    Extension(attached): Extension<Attached>,
+    request: QueryOf<GetRequest>,
+) -> Reply {
+    let request = query(request)?;
+    let Download { head, body } = match take(&attached) {
+        Some(file) => shared.backend.get_into(request, file).await?,
+        None => shared.backend.get(request).await?,
+    };
     let head = serde_json::to_string(&head)
         .map_err(|error| AdminError::failed(format!("the answer has no form: {error}")))?;
     Ok(([(HEAD_HEADER, head)], Body::from_stream(body)).into_response())

@@ -61,6 +61,15 @@ pub(super) async fn connect_in(dir: &Path) -> io::Result<UnixStream> {
     stream
 }
 
+/// Whether a process listens in `dir` now. Blocks, for as long as the kernel takes to say.
+pub fn is_served(dir: &Path) -> bool {
+    let connect = || {
+        let opened = open_dir(dir)?;
+        std::os::unix::net::UnixStream::connect(socket_path(dir, &opened))
+    };
+    connect().is_ok()
+}
+
 /// Removes the socket from `dir`, if there is one.
 pub(super) fn remove_in(dir: &Path) -> io::Result<()> {
     remove_from(&open_dir(dir)?)

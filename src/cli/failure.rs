@@ -34,13 +34,15 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// What to do about a target that is full.
+pub(super) const MAKE_ROOM: &str = "make room there, or choose another place with -o";
+
 /// An error of a file operation: what was done to which file, and whether it is full or denied.
 pub(super) fn file_error(what: &str, path: &std::path::Path, error: &io::Error) -> AdminError {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     let message = format!("cannot {what} {}: {error}", path.display());
     match error.kind() {
-        StorageFull | QuotaExceeded => AdminError::new(Exit::Refused, message)
-            .hint("make room there, or choose another place with -o"),
+        StorageFull | QuotaExceeded => AdminError::new(Exit::Refused, message).hint(MAKE_ROOM),
         FileTooLarge => AdminError::new(Exit::Refused, message)
             .hint("that filesystem or its limits take no file of this size"),
         _ => AdminError::failed(message),

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::args::GetArgs;
 use super::failure::{Failure, file_error};
-use super::materialise::{self, Received, Target};
+use super::materialise::{self, Part, Received, Target};
 use super::output::Output;
 use super::progress::Progress;
 use super::session::Session;
@@ -35,16 +35,24 @@ pub(super) async fn run(
         start: range.and_then(|range| range.start),
         end: range.and_then(|range| range.end),
     };
+    // Made before it is known whether the link names a file at all, so that the peer can write
+    // a file's content into it.
+    let part = path.as_deref().map(Part::beside).transpose()?;
+    let shared = part.as_ref().map(Part::share).transpose()?;
+    let found = match &part {
+        Some(part) => session.backend().get_into(request, part.share()?),
+        None => session.backend().get(request),
+    };
     let Download { head, body } = tokio::select! {
         biased;
         () = interrupt.wait() => return Err(Failure::Interrupted),
-        download = session.backend().get(request) => download?,
+        download = found => download?,
     };
-    let target = match (head.kind, &path) {
-        (Kind::File, None) => Target::Stdout,
-        (Kind::File, Some(path)) => Target::File(path.clone()),
-        (Kind::Tree, Some(path)) => Target::Tree(path.clone()),
-        (Kind::Tree, None) => {
+    let target = match (head.kind, part, &path) {
+        (Kind::File, None, _) => Target::Stdout,
+        (Kind::File, Some(part), _) => Target::File(part),
+        (Kind::Tree, _, Some(path)) => Target::Tree(path.clone()),
+        (Kind::Tree, _, None) => {
             return Err(
                 AdminError::usage("the link names a directory, which needs a place")
                     .hint("say where with -o DIR; `cairn ls LINK` lists it")
@@ -57,7 +65,11 @@ pub(super) async fn run(
         Target::Stdout => Progress::hidden(),
         _ => Progress::new(output, "getting", Some(head.size_bytes)),
     };
-    let received = receive(body, target, &progress, interrupt).await;
+    let receiving = receive(body, target, &progress, interrupt);
+    let received = match (head.kind, shared) {
+        (Kind::File, Some(file)) => progress.follow(file, receiving).await,
+        _ => receiving.await,
+    };
     progress.finish();
     let received = received?;
     if let Some(path) = &path {
@@ -104,7 +116,7 @@ async fn receive(
     interrupt: &Interrupt,
 ) -> Result<Received, Failure> {
     let (pieces, queue) = mpsc::channel(QUEUE);
-    let writer = tokio::task::spawn_blocking(move || materialise::run(&target, queue));
+    let writer = tokio::task::spawn_blocking(move || materialise::run(target, queue));
     let feed = async {
         while let Some(piece) = body.next().await {
             if let Ok(bytes) = &piece {

@@ -16,18 +16,19 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, open, renameat, renameat_wi
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
-use super::failure::{Failure, file_error};
+pub(super) use file::Part;
+
+use super::failure::{Failure, MAKE_ROOM, file_error};
 use crate::admin::AdminError;
-use crate::base::Entropy;
+use crate::base::{Class, Entropy};
 use crate::content::{Frame, FrameDecoder};
 
 /// Where the content goes.
-#[derive(Debug)]
 pub(super) enum Target {
     /// The standard output, as it comes.
     Stdout,
     /// A file that is not there yet.
-    File(PathBuf),
+    File(Part),
     /// A directory that is not there yet.
     Tree(PathBuf),
 }
@@ -47,15 +48,15 @@ pub(super) type Pieces = mpsc::Receiver<io::Result<Bytes>>;
 /// Writes the frames of `pieces` to `target`. Blocks; for a thread of its own.
 ///
 /// If it fails, or the pieces end before the frames do, nothing is left of what it made.
-pub(super) fn run(target: &Target, pieces: Pieces) -> Result<Received, Failure> {
+pub(super) fn run(target: Target, pieces: Pieces) -> Result<Received, Failure> {
     let mut frames = Frames {
         decoder: FrameDecoder::default(),
         pieces,
     };
     match target {
         Target::Stdout => to_stdout(&mut frames),
-        Target::File(path) => file::write(path, &mut frames),
-        Target::Tree(path) => tree::write(path, &mut frames),
+        Target::File(part) => part.write(&mut frames),
+        Target::Tree(path) => tree::write(&path, &mut frames),
     }
 }
 
@@ -71,7 +72,12 @@ impl Frames {
         loop {
             match self.decoder.next_frame() {
                 Ok(Some(Frame::Error(remark))) => {
-                    return Err(AdminError::new(remark.class.into(), remark.message));
+                    let error = AdminError::new(remark.class.into(), remark.message);
+                    return Err(match remark.class {
+                        // Reading needs no room but at its target.
+                        Class::Full => error.hint(MAKE_ROOM),
+                        _ => error,
+                    });
                 }
                 Ok(Some(frame)) => return Ok(frame),
                 Ok(None) => {}

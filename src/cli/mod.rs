@@ -4,7 +4,6 @@
 
 mod args;
 mod devnet;
-mod emit;
 mod failure;
 mod get;
 mod key;
@@ -30,14 +29,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
+use tokio::runtime::Builder;
 
 use self::args::{Cli, Command, ConfigCommand, KeyCommand};
 use self::failure::{Failure, INTERRUPTED};
 use self::output::Output;
 use self::session::Session;
 use self::signals::Interrupt;
-use crate::admin::AdminError;
-use crate::config::{Config, Environment, LogLevel, Paths};
+use crate::admin::{self, AdminError};
+use crate::config::{Config, ConfigError, Environment, LogLevel, Paths};
 
 pub use launch::{Launch, LaunchOptions, Running};
 pub use peer::PeerLauncher;
@@ -74,13 +74,35 @@ fn execute(cli: Cli, output: &Output, launcher: Arc<dyn Launch>) -> Result<(), F
         return Ok(output.write(&script)?);
     }
     raise_descriptor_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = runtime_for(&cli)
         .enable_all()
         .build()
         .map_err(|error| AdminError::failed(format!("cannot start threads: {error}")))?;
     let outcome = runtime.block_on(dispatch(cli, output, launcher));
     runtime.shutdown_timeout(THREADS_GRACE);
     outcome
+}
+
+/// A command that a running peer carries out needs one thread: starting and waking more would be
+/// most of the time that a small `get` takes.
+fn runtime_for(cli: &Cli) -> Builder {
+    let is_client = match &cli.command {
+        Command::Node(_) | Command::Devnet(_) => false,
+        _ => paths(cli).is_ok_and(|paths| admin::is_served(&paths.data_dir)),
+    };
+    if is_client {
+        Builder::new_current_thread()
+    } else {
+        Builder::new_multi_thread()
+    }
+}
+
+fn paths(cli: &Cli) -> Result<Paths, ConfigError> {
+    Paths::resolve(
+        cli.global.data_dir.as_deref(),
+        cli.global.config.as_deref(),
+        &Environment::of_process(),
+    )
 }
 
 /// A tree takes a descriptor for each level, a network one for each connection.
@@ -99,13 +121,7 @@ async fn dispatch(cli: Cli, output: &Output, launcher: Arc<dyn Launch>) -> Resul
         logging::start(output, LogLevel::Warn)?;
         return devnet::run(output, args, &interrupt).await;
     }
-    let global = &cli.global;
-    let paths = Paths::resolve(
-        global.data_dir.as_deref(),
-        global.config.as_deref(),
-        &Environment::of_process(),
-    )
-    .map_err(|error| session::config_error(&error))?;
+    let paths = paths(&cli).map_err(|error| session::config_error(&error))?;
     match &cli.command {
         Command::Node(args) => {
             let config = session::load_config(&paths)?;

@@ -1,8 +1,10 @@
 //! Progress bars, on a terminal only.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::fs::{SeekFrom, seek};
 
 use super::output::Output;
 
@@ -64,6 +66,27 @@ impl Progress {
     pub fn add(&self, bytes: u64) {
         if let Some(bar) = &self.0 {
             bar.inc(bytes);
+        }
+    }
+
+    /// Follows the position of `file`, which another process moves, for as long as `work` takes.
+    pub async fn follow<T>(&self, file: impl AsFd, work: impl Future<Output = T>) -> T {
+        let Some(bar) = &self.0 else {
+            return work.await;
+        };
+        let watch = async {
+            loop {
+                // Only a display: without a position it stays where it is.
+                if let Ok(position) = seek(&file, SeekFrom::Current(0)) {
+                    bar.set_position(position);
+                }
+                tokio::time::sleep(TICK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            never = watch => never,
         }
     }
 

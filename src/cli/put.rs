@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
-use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open};
 use tokio::sync::mpsc;
 
 use super::args::PutArgs;
-use super::emit::{Emitter, QUEUE};
 use super::failure::Failure;
 use super::output::Output;
 use super::progress::Progress;
 use super::session::Session;
 use super::show::peers_text;
 use super::survey;
-use super::walk::{Walk, WalkError};
+use super::walk::{CHANGED, Walk, WalkError, has_changed};
+use crate::admin::emit::{Emitter, QUEUE};
 use crate::admin::types::{Kind, PutRequest, PutResult};
 use crate::admin::{AdminError, ByteStream};
 use crate::base::ByteSize;
@@ -28,8 +28,13 @@ const WALK_GRACE: Duration = Duration::from_secs(1);
 
 /// What is put, opened.
 enum Source {
+    File(OwnedFd, Stat),
+    Walked(Walked),
+}
+
+/// What this process reads itself.
+enum Walked {
     Stream,
-    File(OwnedFd, u64),
     Tree(OwnedFd),
 }
 
@@ -43,32 +48,69 @@ pub(super) async fn run(
     let request = PutRequest {
         name: display_name(&args.path),
         kind: match source {
-            Source::Tree(_) => Kind::Tree,
-            Source::Stream | Source::File(..) => Kind::File,
+            Source::Walked(Walked::Tree(_)) => Kind::Tree,
+            Source::Walked(Walked::Stream) | Source::File(..) => Kind::File,
         },
         redundancy: args.redundancy.map(|profile| profile.to_string()),
         survive: args.survive,
         private: args.private,
     };
-    let total = match source {
-        Source::File(_, size) => Some(size),
-        Source::Stream | Source::Tree(_) => None,
+    let total = match &source {
+        Source::File(_, stat) => u64::try_from(stat.st_size).ok(),
+        Source::Walked(_) => None,
     };
     let progress = Progress::new(output, "putting", total);
-    if progress.is_shown() && matches!(source, Source::Tree(_)) {
+    if progress.is_shown() && request.kind == Kind::Tree {
         survey::in_background(args.path.clone(), progress.clone(), output.clone());
     }
-    let (pieces, received) = mpsc::channel(QUEUE);
-    let walk = Job {
-        source,
-        path: args.path.clone(),
-        data_dir: data_dir.to_owned(),
-        output: output.clone(),
+    let put = match source {
+        Source::File(file, before) => {
+            let put = put_file(session, request, &file, &progress).await;
+            // One that cannot be looked at any more counts as changed.
+            if put.is_ok() && !fstat(&file).is_ok_and(|after| !has_changed(&before, &after)) {
+                output.warn(&format!("{} {CHANGED}", args.path.display()));
+            }
+            put
+        }
+        Source::Walked(source) => {
+            let walk = Job {
+                source,
+                path: args.path.clone(),
+                data_dir: data_dir.to_owned(),
+                output: output.clone(),
+            };
+            put_frames(session, request, walk, &progress).await
+        }
     };
+    progress.finish();
+    report(output, &put?)
+}
+
+/// Hands the file itself to the peer, which reads it.
+async fn put_file(
+    session: &Session,
+    request: PutRequest,
+    file: &OwnedFd,
+    progress: &Progress,
+) -> Result<PutResult, AdminError> {
+    let copy = file
+        .try_clone()
+        .map_err(|error| AdminError::failed(format!("cannot hand the file over: {error}")))?;
+    let put = session.backend().put_file(request, copy);
+    progress.follow(file, put).await
+}
+
+/// Walks, and sends what is found.
+async fn put_frames(
+    session: &Session,
+    request: PutRequest,
+    walk: Job,
+    progress: &Progress,
+) -> Result<PutResult, AdminError> {
+    let (pieces, received) = mpsc::channel(QUEUE);
     let walk = tokio::task::spawn_blocking(move || walk.run(pieces));
     let body = counted(received, progress.clone());
     let put = session.backend().put(request, body).await;
-    progress.finish();
     // The body is gone by now, so the walk has ended or is about to; unless it waits for a
     // standard input from which nothing may ever come.
     let walked = match tokio::time::timeout(WALK_GRACE, walk).await {
@@ -76,12 +118,11 @@ pub(super) async fn run(
         Ok(Err(panic)) => Err(WalkError::Error(AdminError::failed(panic.to_string()))),
         Err(_) => Err(WalkError::Gone),
     };
-    let result = match (put, walked) {
+    match (put, walked) {
         // The peer only knows that the stream broke off.
-        (_, Err(WalkError::Error(error))) => return Err(error.into()),
-        (result, Ok(()) | Err(WalkError::Gone)) => result?,
-    };
-    report(output, &result)
+        (_, Err(WalkError::Error(error))) => Err(error),
+        (result, Ok(()) | Err(WalkError::Gone)) => result,
+    }
 }
 
 fn report(output: &Output, result: &PutResult) -> Result<(), Failure> {
@@ -136,7 +177,7 @@ fn display_name(path: &Path) -> String {
 
 fn open_source(path: &Path) -> Result<Source, AdminError> {
     if path.as_os_str() == "-" {
-        return Ok(Source::Stream);
+        return Ok(Source::Walked(Walked::Stream));
     }
     let failed = |error: rustix::io::Errno| {
         let error = io::Error::from(error);
@@ -147,11 +188,8 @@ fn open_source(path: &Path) -> Result<Source, AdminError> {
     let opened = open(path, flags, Mode::empty()).map_err(failed)?;
     let stat = fstat(&opened).map_err(failed)?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => Ok(Source::Tree(opened)),
-        FileType::RegularFile => {
-            let size = u64::try_from(stat.st_size).unwrap_or(0);
-            Ok(Source::File(opened, size))
-        }
+        FileType::Directory => Ok(Source::Walked(Walked::Tree(opened))),
+        FileType::RegularFile => Ok(Source::File(opened, stat)),
         _ => Err(AdminError::usage(format!(
             "{} is neither a file nor a directory",
             path.display()
@@ -162,7 +200,7 @@ fn open_source(path: &Path) -> Result<Source, AdminError> {
 
 /// A walk that has not begun.
 struct Job {
-    source: Source,
+    source: Walked,
     path: PathBuf,
     data_dir: PathBuf,
     output: Output,
@@ -174,9 +212,8 @@ impl Job {
         let out = Emitter::new(pieces.clone());
         let walk = Walk::new(&self.path, out, &notes, &self.data_dir);
         let walked = match self.source {
-            Source::Stream => walk.stream(io::stdin().as_fd()),
-            Source::File(file, _) => walk.file(&file),
-            Source::Tree(root) => walk.tree(root),
+            Walked::Stream => walk.stream(io::stdin().as_fd()),
+            Walked::Tree(root) => walk.tree(root),
         };
         if let Err(WalkError::Error(error)) = &walked {
             // Breaks the stream off before its end, so that nothing is kept; fails only if

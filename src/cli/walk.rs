@@ -10,12 +10,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat, fstat, openat, readlinkat, seek, statat,
-};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
-use super::emit::{Emitter, Gone};
+use crate::admin::emit::{Emitter, Gone};
+use crate::admin::transfer::SendError;
 use crate::admin::{AdminError, Exit};
 use crate::base::limits::{NAME_MAX_BYTES, TREE_DEPTH_MAX};
 use crate::content::{Head, HeadKind};
@@ -105,17 +104,10 @@ impl<'n> Walk<'n> {
         Ok(self.out.finish()?)
     }
 
-    /// Sends one file, opened by the caller.
-    pub(super) fn file(mut self, file: &OwnedFd) -> Result<(), WalkError> {
-        let stat = fstat(file).map_err(|error| self.failed("read", error))?;
-        self.content(file, &stat)?;
-        self.out.end()?;
-        Ok(self.out.finish()?)
-    }
-
     /// Sends a stream of unknown length.
     pub(super) fn stream(mut self, stream: impl AsFd) -> Result<(), WalkError> {
-        self.data(&stream, u64::MAX)?;
+        let sent = self.out.run(&stream, u64::MAX);
+        sent.map_err(|error| self.unsent(error))?;
         self.out.end()?;
         Ok(self.out.finish()?)
     }
@@ -142,6 +134,13 @@ impl<'n> Walk<'n> {
             AdminError::new(Exit::Failed, message)
                 .hint("nothing was stored; make it readable, or put a tree without it"),
         )
+    }
+
+    fn unsent(&self, error: SendError) -> WalkError {
+        match error {
+            SendError::Gone => WalkError::Gone,
+            SendError::Read(error) => self.failed("read", error),
+        }
     }
 
     fn note(&self, what: &str) {
@@ -260,82 +259,26 @@ impl<'n> Walk<'n> {
 
     /// Sends the bytes of a regular file, and its holes as holes.
     fn content(&mut self, file: &OwnedFd, before: &Stat) -> Result<(), WalkError> {
-        let size = u64::try_from(before.st_size).unwrap_or(0);
-        let allocated = u64::try_from(before.st_blocks).unwrap_or(0) * 512;
-        match size {
-            // Files of /proc say 0 and have content all the same.
-            0 => self.data(file, u64::MAX)?,
-            _ if allocated < size => self.sparse(file, size)?,
-            _ => self.data(file, size)?,
-        };
+        let sent = self.out.content(file, before);
+        sent.map_err(|error| self.unsent(error))?;
         let after = fstat(file).map_err(|error| self.failed("read", error))?;
-        let version = |stat: &Stat| {
-            (
-                stat.st_size,
-                stat.st_mtime,
-                stat.st_mtime_nsec,
-                stat.st_ctime,
-                stat.st_ctime_nsec,
-            )
-        };
-        // A new name of the same file changes the ctime too, but not the content.
-        let is_same = version(before) == version(&after)
-            || (before.st_nlink != after.st_nlink
-                && (before.st_size, before.st_mtime, before.st_mtime_nsec)
-                    == (after.st_size, after.st_mtime, after.st_mtime_nsec));
-        if !is_same {
-            self.note("changed while it was read; it is stored as it was read");
+        if has_changed(before, &after) {
+            self.note(CHANGED);
         }
         Ok(())
     }
+}
 
-    fn sparse(&mut self, file: &OwnedFd, size: u64) -> Result<u64, WalkError> {
-        let mut at = 0;
-        while at < size {
-            let data = match seek(file, SeekFrom::Data(at)) {
-                Ok(data) => data.min(size),
-                // No data from here to the end.
-                Err(Errno::NXIO) => size,
-                // A filesystem that cannot tell: one run of data.
-                Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
-                Err(error) => return Err(self.failed("read", error)),
-            };
-            if data > at {
-                self.out.hole(data - at)?;
-                at = data;
-            }
-            if at >= size {
-                break;
-            }
-            let hole = match seek(file, SeekFrom::Hole(at)) {
-                Ok(hole) => hole.min(size),
-                Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => size,
-                Err(error) => return Err(self.failed("read", error)),
-            };
-            seek(file, SeekFrom::Start(at)).map_err(|error| self.failed("read", error))?;
-            let read = self.data(file, hole - at)?;
-            if read == 0 {
-                // It was cut off meanwhile; the check after reading tells that.
-                break;
-            }
-            at += read;
-        }
-        Ok(at)
-    }
+/// What is said of a file that [`has_changed`].
+pub(super) const CHANGED: &str = "changed while it was read; it is stored as it was read";
 
-    /// Sends at most `limit` bytes from the present position; answers how many there were.
-    fn data(&mut self, file: impl AsFd, limit: u64) -> Result<u64, WalkError> {
-        let mut sent = 0;
-        while sent < limit {
-            match self.out.data(&file, limit - sent)? {
-                Ok(0) => break,
-                Ok(count) => sent += count as u64,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(self.failed("read", error)),
-            }
-        }
-        Ok(sent)
-    }
+/// Whether the content of a file may have changed between two looks at it.
+pub(super) fn has_changed(before: &Stat, after: &Stat) -> bool {
+    let content = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+    let change = |stat: &Stat| (stat.st_ctime, stat.st_ctime_nsec);
+    // A new name of the same file changes the ctime too, but not the content.
+    content(before) != content(after)
+        || (change(before) != change(after) && before.st_nlink == after.st_nlink)
 }
 
 fn mtime(stat: &Stat) -> Timestamp {

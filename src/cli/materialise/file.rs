@@ -1,87 +1,75 @@
-//! One file.
+//! One file, made under a temporary name.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, ftruncate, openat, seek, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
 use super::{Frame, Frames, Place, Received, nonsense};
-use crate::admin::AdminError;
+use crate::admin::transfer::Content;
+use crate::admin::{AdminError, Exit};
 use crate::cli::failure::{Failure, file_error};
 
-/// Content that is being written: data, and holes that are passed over.
-pub(super) struct Content {
+/// A new file without its final name. Dropped without [`Part::write`], nothing is left of it.
+pub(in crate::cli) struct Part {
+    place: Place,
     file: OwnedFd,
-    at: u64,
-    ends_in_hole: bool,
+    is_kept: bool,
 }
 
-impl Content {
-    pub(super) const fn new(file: OwnedFd) -> Self {
-        Content {
+impl Part {
+    /// Makes the file in the directory of `path`.
+    pub(in crate::cli) fn beside(path: &Path) -> Result<Part, AdminError> {
+        let place = Place::beside(path)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        // As any new file: what the umask leaves of it.
+        let mode = Mode::from_raw_mode(0o666);
+        let file = openat(&place.parent, &place.temporary, flags, mode)
+            .map_err(|error| file_error("make", path, &error.into()))?;
+        Ok(Part {
+            place,
             file,
-            at: 0,
-            ends_in_hole: false,
-        }
+            is_kept: false,
+        })
     }
 
-    pub(super) fn data(&mut self, mut bytes: &[u8]) -> Result<(), Errno> {
-        while !bytes.is_empty() {
-            match rustix::io::write(&self.file, bytes) {
-                Ok(0) => return Err(Errno::IO),
-                Ok(count) => {
-                    self.at += count as u64;
-                    bytes = bytes.get(count..).unwrap_or_default();
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.ends_in_hole = false;
-        Ok(())
+    /// The file, for another to write to.
+    pub(in crate::cli) fn share(&self) -> Result<OwnedFd, AdminError> {
+        let copy = self.file.as_fd().try_clone_to_owned();
+        copy.map_err(|error| file_error("write", &self.place.path, &error))
     }
 
-    pub(super) fn hole(&mut self, bytes: u64) -> Result<(), Errno> {
-        let end = self.at.checked_add(bytes).ok_or(Errno::FBIG)?;
-        self.at = seek(&self.file, SeekFrom::Start(end))?;
-        self.ends_in_hole = true;
-        Ok(())
-    }
-
-    /// The file with its final size, and that size.
-    pub(super) fn finish(self) -> Result<(OwnedFd, u64), Errno> {
-        if self.ends_in_hole {
-            ftruncate(&self.file, self.at)?;
-        }
-        Ok((self.file, self.at))
+    /// Writes what the frames say beyond what is written already, and gives the file its name.
+    pub(super) fn write(mut self, frames: &mut Frames) -> Result<Received, Failure> {
+        let received = fill(self.share()?, &self.place.path, frames)?;
+        self.place.commit()?;
+        self.is_kept = true;
+        Ok(received)
     }
 }
 
-pub(super) fn write(path: &Path, frames: &mut Frames) -> Result<Received, Failure> {
-    let place = Place::beside(path)?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    // As any new file: what the umask leaves of it.
-    let file = openat(
-        &place.parent,
-        &place.temporary,
-        flags,
-        Mode::from_raw_mode(0o666),
-    )
-    .map_err(|error| file_error("make", path, &error.into()))?;
-    let written = fill(file, path, frames).and_then(|received| place.commit().map(|()| received));
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = unlinkat(&place.parent, &place.temporary, AtFlags::empty());
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            // There is nobody to tell, and it may be gone already.
+            let _ = unlinkat(&self.place.parent, &self.place.temporary, AtFlags::empty());
+        }
     }
-    Ok(written?)
 }
 
 fn fill(file: OwnedFd, path: &Path, frames: &mut Frames) -> Result<Received, AdminError> {
     let failed = |error: Errno| file_error("write", path, &error.into());
     let mut content = Content::new(file);
     loop {
-        match frames.next()? {
+        let frame = frames.next().map_err(|mut error| {
+            // The peer knows of the file, not of its name.
+            if error.class == Exit::Refused {
+                error.error = format!("{}: {}", path.display(), error.error);
+            }
+            error
+        });
+        match frame? {
             Frame::Data(bytes) => content.data(&bytes).map_err(failed)?,
             Frame::Hole(bytes) => content.hole(bytes).map_err(failed)?,
             Frame::End => break,

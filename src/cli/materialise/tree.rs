@@ -11,9 +11,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::file::Content;
 use super::{Frame, Frames, Place, Received, nonsense};
 use crate::admin::AdminError;
+use crate::admin::transfer::Content;
 use crate::base::limits::TREE_DEPTH_MAX;
 use crate::cli::failure::{Failure, file_error};
 use crate::content::{Head, HeadKind};

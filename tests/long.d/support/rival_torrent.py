@@ -9,8 +9,12 @@ import time
 import libtorrent as lt
 
 role, torrent, directory, port = sys.argv[1:5]
-settings = {
+settings = {}
+settings |= {
     "listen_interfaces": f"127.0.0.1:{port}",
+    "enable_outgoing_utp": False,
+    "enable_incoming_utp": False,
+    "max_out_request_queue": 2000,
     "enable_dht": False,
     "enable_lsd": False,
     "enable_upnp": False,

@@ -170,7 +170,7 @@ def torrent(results, _args, file):
         "import libtorrent as lt, sys, os\n"
         "path, out = sys.argv[1:]\n"
         "fs = lt.file_storage(); lt.add_files(fs, path)\n"
-        "t = lt.create_torrent(fs)\n"
+        "t = lt.create_torrent(fs, 1 << 20, lt.create_torrent.v1_only)\n"
         "lt.set_piece_hashes(t, os.path.dirname(path))\n"
         "open(out, 'wb').write(lt.bencode(t.generate()))\n"
     )

@@ -1,4 +1,4 @@
-//! Frames from a walk into the channel that a peer takes them from.
+//! Frames from a reader of files into the channel that a peer takes them from.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,21 +14,22 @@ const READ_BYTES: usize = 512 << 10;
 /// Reads of at most this size share one buffer, whose content is copied out.
 const SHORT_BYTES: usize = 64 << 10;
 /// Pieces read ahead of the peer.
-pub(super) const QUEUE: usize = 4;
+pub const QUEUE: usize = 4;
 
 /// The receiver of the frames went away.
 #[derive(Debug)]
-pub(super) struct Gone;
+pub struct Gone;
 
 /// Writes frames into a channel. Blocks when its receiver is slow.
-pub(super) struct Emitter {
+pub struct Emitter {
     encoder: FrameEncoder,
     short: Vec<u8>,
     pieces: mpsc::Sender<io::Result<Bytes>>,
 }
 
 impl Emitter {
-    pub(super) fn new(pieces: mpsc::Sender<io::Result<Bytes>>) -> Self {
+    /// Sends into `pieces`.
+    pub fn new(pieces: mpsc::Sender<io::Result<Bytes>>) -> Self {
         Emitter {
             encoder: FrameEncoder::default(),
             short: vec![0; SHORT_BYTES],
@@ -45,17 +46,26 @@ impl Emitter {
     }
 
     /// A name, and what it stands for.
-    pub(super) fn entry(&mut self, head: Head) -> Result<(), Gone> {
+    ///
+    /// # Errors
+    /// If nobody takes it.
+    pub fn entry(&mut self, head: Head) -> Result<(), Gone> {
         self.send(&Frame::Entry(head))
     }
 
     /// A run of zeros that was never written.
-    pub(super) fn hole(&mut self, bytes: u64) -> Result<(), Gone> {
+    ///
+    /// # Errors
+    /// If nobody takes it.
+    pub fn hole(&mut self, bytes: u64) -> Result<(), Gone> {
         self.send(&Frame::Hole(bytes))
     }
 
     /// The end of a file or directory.
-    pub(super) fn end(&mut self) -> Result<(), Gone> {
+    ///
+    /// # Errors
+    /// If nobody takes it.
+    pub fn end(&mut self) -> Result<(), Gone> {
         self.send(&Frame::End)
     }
 
@@ -91,7 +101,10 @@ impl Emitter {
     }
 
     /// Everything was sent.
-    pub(super) fn finish(mut self) -> Result<(), Gone> {
+    ///
+    /// # Errors
+    /// If nobody takes the last of it.
+    pub fn finish(mut self) -> Result<(), Gone> {
         self.encoder.flush();
         while let Some(piece) = self.encoder.pop() {
             self.pieces.blocking_send(Ok(piece)).map_err(|_| Gone)?;
