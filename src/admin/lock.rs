@@ -62,11 +62,7 @@ impl DirLock {
             dir: dir.to_owned(),
             source,
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(failed)?;
+        make_dir(dir).map_err(failed)?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -104,9 +100,51 @@ impl DirLock {
     }
 }
 
+/// Makes `dir` and what of its ancestors is missing, so that they are still there after a power cut:
+/// a synced file is worth nothing in a directory that nobody finds.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = dir
+        .ancestors()
+        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
+        .collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    for made in missing.into_iter().rev() {
+        let parent = match made.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        match File::open(parent) {
+            Ok(parent) => parent.sync_all()?,
+            // One may write to a directory that one may not read; then it is up to the system.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directories_are_made_for_their_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/c");
+        make_dir(&path).unwrap();
+        make_dir(&path).unwrap();
+        for made in ["a", "a/b", "a/b/c"] {
+            let mode = std::fs::metadata(dir.path().join(made))
+                .unwrap()
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o777, 0o700, "{made}");
+        }
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert!(make_dir(&dir.path().join("file")).is_err());
+        assert!(make_dir(&dir.path().join("file/below")).is_err());
+    }
 
     #[test]
     fn one_at_a_time_and_the_holder_is_named() {

@@ -118,7 +118,7 @@ pub enum GetError {
         need: usize,
         /// Shards that did not verify.
         damaged: usize,
-        /// Peers that may hold more and do not answer.
+        /// Peers that may hold more, and are away or do not answer.
         away: usize,
     },
     /// The shards are good and the reference does not open them.
@@ -140,7 +140,7 @@ fn missing_hint(damaged: usize, away: usize) -> String {
         hint.push_str(&format!(", {damaged} damaged"));
     }
     if away > 0 {
-        hint.push_str(&format!("; {away} peers are away and may hold more"));
+        hint.push_str(&format!("; {away} peers do not answer and may hold more"));
     }
     hint
 }

@@ -3,6 +3,8 @@
 //! Order of asking: the own store, the computed holders, further candidates, then everybody with a
 //! batched question. Nothing leaves this file that was not checked against the block's address.
 
+mod absent;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use tokio::time::Instant;
 use super::candidates::Ranked;
 use super::peers::Work;
 use super::{Blocks, GetError};
-use crate::base::{BlockRef, EcProfile, IndexSet, PeerId};
+use crate::base::{BlockRef, Class, Classify, EcProfile, IndexSet, PeerId};
 use crate::crypto;
 use crate::erasure::{self, VerifiedShard};
 use crate::net::{NetError, Request, Response};
@@ -60,6 +62,8 @@ struct Fetching<'a> {
     damaged: usize,
     /// Peers that sent a bad shard of this block.
     liars: BTreeSet<PeerId>,
+    /// Peers that were asked and from which no answer came.
+    silent: BTreeSet<PeerId>,
 }
 
 impl Blocks {
@@ -81,6 +85,7 @@ impl Blocks {
             pending: Vec::new(),
             damaged: 0,
             liars: BTreeSet::new(),
+            silent: BTreeSet::new(),
         };
         fetching.run().await
     }
@@ -301,6 +306,9 @@ impl Fetching<'_> {
                     ..ask
                 });
             }
+            Ok(Response::Busy) | Err(NetError::Busy(_)) => {
+                self.silent.insert(peer);
+            }
             Ok(other) => {
                 let what: String = format!("{other:?}").chars().take(40).collect();
                 tracing::debug!(peer = %peer.short(), "no shard: {what}");
@@ -309,6 +317,9 @@ impl Fetching<'_> {
             Err(error) => {
                 tracing::debug!(peer = %peer.short(), "no shard: {error}");
                 stats.failed(&peer);
+                if error.class() == Class::Retry {
+                    self.silent.insert(peer);
+                }
             }
         }
     }
@@ -353,9 +364,15 @@ impl Fetching<'_> {
             .collect();
         let mut holders = Vec::new();
         while let Some((peer, answer)) = answers.next().await {
-            if let Ok(Response::Held { held }) = answer {
-                let held = held.first().copied().unwrap_or_default();
-                holders.push((peer, held));
+            match answer {
+                Ok(Response::Held { held }) => {
+                    let held = held.first().copied().unwrap_or_default();
+                    holders.push((peer, held));
+                }
+                Err(error) if error.class() == Class::Retry => {
+                    self.silent.insert(peer);
+                }
+                Ok(_) | Err(_) => {}
             }
         }
         drop(answers);
@@ -363,55 +380,6 @@ impl Fetching<'_> {
         for (peer, held) in holders {
             self.ask_again(peer, held);
         }
-    }
-
-    /// Peers that may hold more and do not answer now.
-    fn away(&self) -> Vec<PeerId> {
-        let members = self.blocks.net.members();
-        let listed = members.list.iter().filter(|m| m.capacity_bytes > 0);
-        listed
-            .filter(|member| !member.state.is_live())
-            .map(|member| member.peer)
-            .collect()
-    }
-
-    /// Waits for peers that are away, up to the configured time.
-    async fn wait_for_absent(&mut self) -> Result<Bytes, GetError> {
-        let deadline = Instant::now() + self.blocks.fetch_timeout;
-        let mut members = self.blocks.net.watch_members();
-        let mut away = self.away();
-        while !away.is_empty() {
-            let changed = tokio::time::timeout_at(deadline, members.changed()).await;
-            if !matches!(changed, Ok(Ok(()))) {
-                break;
-            }
-            let now = members.borrow_and_update().clone();
-            let back: Vec<PeerId> = away
-                .iter()
-                .copied()
-                .filter(|peer| now.get(peer).is_some_and(|m| m.state.is_live()))
-                .collect();
-            for peer in &back {
-                let wanted = IndexSet::first(self.profile.total_shards()).minus(self.at_hand());
-                self.queue.push_back(Ask {
-                    peer: *peer,
-                    wanted,
-                    busy: 0,
-                });
-            }
-            away.retain(|peer| !back.contains(peer));
-            if let Some(plaintext) = self.drain().await? {
-                return Ok(plaintext);
-            }
-        }
-        self.check_raw().await;
-        Err(GetError::NotEnough {
-            block: self.reference.id,
-            have: self.good.len(),
-            need: self.profile.data_shards(),
-            damaged: self.damaged,
-            away: self.away().len(),
-        })
     }
 
     /// Checks what arrived and books liars; afterwards all shards at hand are good.

@@ -1,35 +1,12 @@
-//! `kill -9` at random moments, damaged files, frozen peers: what was acknowledged stays.
+//! `kill -9` at random moments: what was acknowledged stays.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cairnfs::base::Entropy;
 
-use crate::support::{Devnet, cairn, line, random_file, run, scaled};
-
-/// Puts small and large files at `data_dir` until told to stop; what was acknowledged.
-fn keep_putting(
-    data_dir: PathBuf,
-    scratch: PathBuf,
-    seed: u64,
-    stop: Arc<AtomicBool>,
-    acknowledged: Arc<Mutex<Vec<(String, blake3::Hash)>>>,
-) {
-    let entropy = Entropy::seeded(seed);
-    while !stop.load(Ordering::Relaxed) {
-        let size = (1 + entropy.below(3 << 20) as usize) >> entropy.below(12);
-        random_file(&scratch, size, entropy.u64());
-        let digest = blake3::hash(&std::fs::read(&scratch).unwrap());
-        let output = cairn(&data_dir).args(["-q", "put"]).arg(&scratch).output();
-        if let Ok(output) = output
-            && output.status.success()
-        {
-            acknowledged.lock().unwrap().push((line(&output), digest));
-        }
-    }
-}
+use crate::support::{Devnet, keep_putting, run, scaled};
 
 #[test]
 fn acknowledged_puts_survive_kills_at_any_moment() {
@@ -44,7 +21,9 @@ fn acknowledged_puts_survive_kills_at_any_moment() {
             let data_dir = net.peers[0].data_dir.clone();
             let scratch = net.dir.path().join(format!("scratch-{round}"));
             let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
-            std::thread::spawn(move || keep_putting(data_dir, scratch, round, stop, acknowledged))
+            std::thread::spawn(move || {
+                keep_putting(&data_dir, &scratch, round, &stop, &acknowledged);
+            })
         };
         std::thread::sleep(Duration::from_millis(100 + entropy.below(900)));
         net.kill(victim);

@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cairnfs::base::Entropy;
@@ -103,9 +105,16 @@ impl Devnet {
     /// Starts `cairn devnet` and waits until it is ready.
     pub fn start_with(bin: &Path, arguments: &[&str]) -> Devnet {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        let home = dir.path().join("net");
+        Self::start_at(bin, dir, &home, arguments)
+    }
+
+    /// As [`Devnet::start_with`], with the peers below `home`, which may have been there before;
+    /// `dir` is for what the test itself makes.
+    pub fn start_at(bin: &Path, dir: tempfile::TempDir, home: &Path, arguments: &[&str]) -> Devnet {
         let mut child = Command::new(bin)
             .args(["--json", "devnet", "--dir"])
-            .arg(dir.path().join("net"))
+            .arg(home)
             .args(arguments)
             .env_remove("CAIRN_CONFIG")
             .stdin(Stdio::null())
@@ -140,11 +149,20 @@ impl Devnet {
 
     /// `kill -9` of peer `at`.
     pub fn kill(&mut self, at: usize) {
-        signal(self.peers[at].pid, "KILL");
+        self.end(at, "KILL");
+    }
+
+    /// Stops peer `at` in good order.
+    pub fn stop(&mut self, at: usize) {
+        self.end(at, "TERM");
+    }
+
+    fn end(&mut self, at: usize, signal_name: &str) {
+        signal(self.peers[at].pid, signal_name);
         if let Some(mut child) = self.own.remove(&at) {
             let _ = child.wait();
         }
-        wait_until("the peer is gone", Duration::from_secs(10), || {
+        wait_until("the peer is gone", Duration::from_secs(20), || {
             !alive(self.peers[at].pid)
         });
     }
@@ -167,24 +185,13 @@ impl Devnet {
         let child = command.spawn().expect("the peer starts");
         self.peers[at].pid = child.id();
         self.own.insert(at, child);
-        // A command on a directory without a peer would start one of its own.
-        let socket = self.peers[at].data_dir.join("control.sock");
-        wait_until("the peer answers", Duration::from_secs(20), || {
-            std::os::unix::net::UnixStream::connect(&socket).is_ok()
-        });
+        wait_answers(&self.peers[at].data_dir);
         self.wait_connected(at);
     }
 
     /// Bytes that all peers together occupy by their own account.
     pub fn used_bytes(&self) -> u64 {
-        (0..self.peers.len())
-            .map(|at| {
-                let status = json(&run(self.cairn(at).args(["--json", "status"]), 0));
-                status["storage"]["used_bytes"]
-                    .as_u64()
-                    .expect("used_bytes")
-            })
-            .sum()
+        self.peers.iter().map(|p| used_bytes(&p.data_dir)).sum()
     }
 
     /// Waits until peer `at` answers and sees all peers that are alive.
@@ -237,6 +244,88 @@ impl Drop for Devnet {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Waits until the peer of `data_dir` answers. A command on a directory without a peer would start
+/// one of its own.
+pub fn wait_answers(data_dir: &Path) {
+    let socket = data_dir.join("control.sock");
+    wait_until("the peer answers", Duration::from_secs(20), || {
+        std::os::unix::net::UnixStream::connect(&socket).is_ok()
+    });
+}
+
+/// Bytes that the peer of `data_dir` occupies by its own account.
+pub fn used_bytes(data_dir: &Path) -> u64 {
+    let status = json(&run(cairn(data_dir).args(["--json", "status"]), 0));
+    let used = &status["storage"]["used_bytes"];
+    used.as_u64().expect("used_bytes")
+}
+
+/// A peer process outside any [`Devnet`]; ends with this value.
+pub struct Node {
+    child: Child,
+}
+
+impl Node {
+    /// Starts a peer on `data_dir` and waits until it answers. Its log goes to `log`.
+    pub fn start(data_dir: &Path, log: &Path) -> Node {
+        let log = std::fs::File::create(log).expect("the log");
+        let child = cairn(data_dir)
+            .arg("node")
+            .env("CAIRN_LOG", "cairnfs=info")
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the peer starts");
+        let node = Node { child };
+        wait_answers(data_dir);
+        node
+    }
+
+    /// Stops it in good order, and requires that it says so.
+    pub fn stop(mut self) {
+        signal(self.child.id(), "TERM");
+        let status = self.child.wait().expect("the peer ends");
+        assert!(status.success(), "the peer ended with {status}");
+    }
+
+    /// `kill -9`.
+    pub fn kill(self) {}
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Fails only where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What was put, acknowledged, and must be there ever after: links, and digests of contents.
+pub type Acknowledged = Arc<Mutex<Vec<(String, blake3::Hash)>>>;
+
+/// Puts small and large files at `data_dir` until told to stop.
+pub fn keep_putting(
+    data_dir: &Path,
+    scratch: &Path,
+    seed: u64,
+    stop: &AtomicBool,
+    acknowledged: &Acknowledged,
+) {
+    let entropy = Entropy::seeded(seed);
+    while !stop.load(Ordering::Relaxed) {
+        let size = (1 + entropy.below(3 << 20) as usize) >> entropy.below(12);
+        random_file(scratch, size, entropy.u64());
+        let digest = blake3::hash(&std::fs::read(scratch).expect("the file is there"));
+        let output = cairn(data_dir).args(["-q", "put"]).arg(scratch).output();
+        if let Ok(output) = output
+            && output.status.success()
+        {
+            let mut acknowledged = acknowledged.lock().expect("no test thread panicked");
+            acknowledged.push((line(&output), digest));
+        }
     }
 }
 

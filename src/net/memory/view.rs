@@ -23,7 +23,7 @@ fn reach(viewer: &Peer, other: &Peer) -> Reach {
 
 fn member(viewer: &Peer, other: &Peer) -> Member {
     let zone = match other.profile.offer.zone.as_str() {
-        "" => format!("peer:{}", other.id().short()),
+        "" => other.own_zone.clone(),
         own_word => own_word.to_owned(),
     };
     Member {
@@ -33,7 +33,7 @@ fn member(viewer: &Peer, other: &Peer) -> Member {
         zone,
         storage_only: other.profile.storage_only,
         program: "memory".to_owned(),
-        addresses: vec![format!("memory:{}", other.id())],
+        addresses: vec![other.address.clone()],
         state: reach(viewer, other),
         rtt: None,
     }

@@ -3,7 +3,8 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use super::{Change, DiskOp, MemDisk};
+use super::file::Change;
+use super::{DiskOp, MemDisk};
 use crate::store::disk::DiskFile;
 
 /// One file of a [`MemDisk`].
