@@ -108,6 +108,11 @@ pub(super) struct InviteArgs {
     /// Who joins stores, serves and repairs, but cannot confirm a guess about anybody's content
     #[arg(long)]
     pub(super) storage_only: bool,
+    /// Those who join with this ticket share neither power, nor a house, nor an owner: each counts
+    /// as a zone of its own. Otherwise all of them count as one zone, and a stripe goes to one of
+    /// them only while there are others
+    #[arg(long)]
+    pub(super) separate_zones: bool,
     /// How long the ticket is good for, for instance 12h or 7d
     #[arg(long, value_name = "TIME", value_parser = crate::base::units::parse_duration)]
     pub(super) expires: Option<std::time::Duration>,

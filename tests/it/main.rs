@@ -13,6 +13,8 @@ mod content;
 mod crash;
 mod dag;
 mod devnet;
+#[cfg(feature = "testkit")]
+mod fuzz;
 mod layering;
 mod net;
 mod netns;

@@ -38,6 +38,8 @@ fn every_command_that_asks_has_one_document() {
     let invited = ask(&["invite", "--storage-only", "--expires", "2h"]);
     assert_eq!(invited["ticket"], "cairn-ticket:Some(7200000)");
     assert_eq!(invited["storage_only"], true);
+    assert_eq!(invited["separate_zones"], false);
+    assert_eq!(ask(&["invite", "--separate-zones"])["separate_zones"], true);
     assert_eq!(ask(&["join", "cairn-ticket:x"])["members"], 2);
 }
 
