@@ -22,6 +22,7 @@ mod node;
 mod peers;
 mod placement;
 mod pure;
+mod settings;
 mod store;
 mod support;
 mod swarm;
