@@ -15,6 +15,7 @@ mod dag;
 mod devnet;
 #[cfg(feature = "testkit")]
 mod fuzz;
+mod input;
 mod layering;
 mod net;
 mod netns;

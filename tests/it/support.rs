@@ -115,12 +115,19 @@ impl Devnet {
 
     /// Starts `cairn devnet` and waits until it is ready.
     pub fn start_with(bin: &Path, arguments: &[&str]) -> Devnet {
+        Self::start_env(bin, arguments, &[])
+    }
+
+    /// As [`Devnet::start_with`], with more in the environment of all its peers.
+    pub fn start_env(bin: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Devnet {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut child = Command::new(bin)
             .args(["--json", "devnet", "--dir"])
             .arg(dir.path().join("net"))
             .args(arguments)
             .env_remove("CAIRN_CONFIG")
+            .env_remove("CAIRN_FAULT")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
