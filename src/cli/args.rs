@@ -25,6 +25,7 @@ pub(super) struct Cli {
 
 /// Flags of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(super) struct Global {
     /// Directory of this peer's data [env: CAIRN_DATA_DIR; default: ~/.local/share/cairn, as root /var/lib/cairn]
     #[arg(long, global = true, value_name = "DIR")]

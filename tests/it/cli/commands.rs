@@ -189,3 +189,20 @@ fn a_closed_stdout_is_no_panic() {
         assert_eq!(text(&output.stderr), "");
     }
 }
+
+#[test]
+fn the_options_of_a_command_come_before_those_of_all() {
+    for command in ["put", "get", "invite", "devnet"] {
+        let mut help = std::process::Command::new(crate::support::bin());
+        let shown = text(&run(help.args([command, "--help"]), 0).stdout);
+        let (own, global) = shown.split_once("Options of every command:").unwrap();
+        assert!(
+            global.contains("--data-dir") && global.contains("--json"),
+            "{shown}"
+        );
+        assert!(
+            own.contains("\nOptions:") && !own.contains("--data-dir"),
+            "{shown}"
+        );
+    }
+}
