@@ -116,6 +116,9 @@ pub struct PeerInfo {
 pub struct InviteRequest {
     /// Whether who joins holds no convergence secret.
     pub storage_only: bool,
+    /// Whether each of those who join counts as a zone of its own.
+    #[serde(default)]
+    pub separate_zones: bool,
     /// How long the ticket is good for; none: the default.
     pub expires_ms: Option<u64>,
 }
@@ -129,6 +132,9 @@ pub struct Invited {
     pub expires_ms: u64,
     /// Whether who joins with it holds no convergence secret.
     pub storage_only: bool,
+    /// Whether each of those who join with it counts as a zone of its own.
+    #[serde(default)]
+    pub separate_zones: bool,
 }
 
 /// `cairn join`

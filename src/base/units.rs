@@ -89,11 +89,13 @@ impl FromStr for ByteSize {
             "g" | "gi" | "gib" => 1 << 30,
             "t" | "ti" | "tib" => 1 << 40,
             "p" | "pi" | "pib" => 1 << 50,
+            "e" | "ei" | "eib" => 1 << 60,
             "kb" => 1_000,
             "mb" => 1_000_000,
             "gb" => 1_000_000_000,
             "tb" => 1_000_000_000_000,
             "pb" => 1_000_000_000_000_000,
+            "eb" => 1_000_000_000_000_000_000,
             _ => return Err(fail()),
         };
         let bytes = number * factor as f64;

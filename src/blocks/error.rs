@@ -7,8 +7,9 @@ use crate::base::{BlockId, ByteSize, Class, Classify, EcProfile, PeerId};
 pub enum PutError {
     /// Peers refuse for lack of room.
     #[error(
-        "the pool is too full for {profile}: a stripe found room for {placed} of {wanted} shards \
-         and would survive the loss of {survives}, not {demanded}, peers; free now: {}",
+        "the pool is too full for {profile}: {placed} of {wanted} shards of a block found room, {}; \
+         free now: {}",
+        shortfall(*survives, *demanded),
         free_list(free)
     )]
     Full {
@@ -18,8 +19,8 @@ pub enum PutError {
         placed: usize,
         /// Shards that needed one.
         wanted: usize,
-        /// Losses that the placed ones survive.
-        survives: String,
+        /// Losses that the placed ones survive; none: they are too few to read it.
+        survives: Option<usize>,
         /// Losses they had to survive.
         demanded: usize,
         /// Free bytes that each peer last reported.
@@ -27,8 +28,9 @@ pub enum PutError {
     },
     /// Too few peers can be reached.
     #[error(
-        "too few peers: {live} live, {profile} placed {placed} of {wanted} shards and would \
-         survive the loss of {survives}, not {demanded}, peers"
+        "too few peers: {live} can be used now; {placed} of {wanted} shards of a block ({profile}) \
+         found a place, {}",
+        shortfall(*survives, *demanded)
     )]
     TooFewPeers {
         /// The redundancy asked for.
@@ -39,8 +41,8 @@ pub enum PutError {
         placed: usize,
         /// Shards that needed one.
         wanted: usize,
-        /// Losses that the placed ones survive.
-        survives: String,
+        /// Losses that the placed ones survive; none: they are too few to read it.
+        survives: Option<usize>,
         /// Losses they had to survive.
         demanded: usize,
     },
@@ -81,6 +83,26 @@ pub enum PutError {
     /// The upload was given up or the peer is stopping.
     #[error("the upload was stopped")]
     Stopped,
+}
+
+/// What was achieved, and what had to be.
+fn shortfall(survives: Option<usize>, demanded: usize) -> String {
+    let peers = |count| match count {
+        1 => "1 peer".to_owned(),
+        count => format!("{count} peers"),
+    };
+    let achieved = match survives {
+        None => "too few to read it".to_owned(),
+        Some(0) => "which survive no loss".to_owned(),
+        Some(count) => format!("which survive the loss of any {}", peers(count)),
+    };
+    match demanded {
+        0 => achieved,
+        _ => format!(
+            "{achieved}; it has to survive the loss of any {}",
+            peers(demanded)
+        ),
+    }
 }
 
 fn free_list(free: &[(PeerId, u64)]) -> String {

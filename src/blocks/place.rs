@@ -479,7 +479,7 @@ impl Placing {
             live: self.ranked.live().count(),
             placed: self.placed.len(),
             wanted: profile.total_shards(),
-            survives: survives_text(survives),
+            survives,
             demanded,
         })
     }
@@ -505,16 +505,9 @@ impl Placing {
             profile: self.session.options.profile,
             placed: self.placed.len(),
             wanted: self.session.options.profile.total_shards(),
-            survives: survives_text(survives),
+            survives,
             demanded,
             free,
         }
     }
-}
-
-fn survives_text(survives: Option<usize>) -> String {
-    survives.map_or_else(
-        || "no (it could not be read at all)".to_owned(),
-        |x| x.to_string(),
-    )
 }

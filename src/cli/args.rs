@@ -25,6 +25,7 @@ pub(super) struct Cli {
 
 /// Flags of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(super) struct Global {
     /// Directory of this peer's data [env: CAIRN_DATA_DIR; default: ~/.local/share/cairn, as root /var/lib/cairn]
     #[arg(long, global = true, value_name = "DIR")]
@@ -108,6 +109,11 @@ pub(super) struct InviteArgs {
     /// Who joins stores, serves and repairs, but cannot confirm a guess about anybody's content
     #[arg(long)]
     pub(super) storage_only: bool,
+    /// Those who join with this ticket share neither power, nor a house, nor an owner: each counts
+    /// as a zone of its own. Otherwise all of them count as one zone, and a stripe goes to one of
+    /// them only while there are others
+    #[arg(long)]
+    pub(super) separate_zones: bool,
     /// How long the ticket is good for, for instance 12h or 7d
     #[arg(long, value_name = "TIME", value_parser = crate::base::units::parse_duration)]
     pub(super) expires: Option<std::time::Duration>,

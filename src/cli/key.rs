@@ -3,15 +3,16 @@
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use super::args::KeyFileArgs;
 use super::failure::{Failure, file_error};
 use super::launch::{Launch, LaunchOptions};
 use super::output::Output;
 use super::session::{Session, load_config};
+use super::signals::Interrupt;
 use crate::admin::types::KeyExportRequest;
 use crate::admin::{AdminError, Client, ConnectError, DirLock};
 use crate::config::Paths;
@@ -29,7 +30,7 @@ pub(super) async fn export(
     if exists {
         return Err(exists_already(&args.file).into());
     }
-    let passphrase = passphrase(args, true)?;
+    let passphrase = passphrase(args, true).await?;
     let exported = session
         .backend()
         .key_export(KeyExportRequest { passphrase })
@@ -81,6 +82,7 @@ pub(super) async fn import(
     launcher: &dyn Launch,
     output: &Output,
     args: &KeyFileArgs,
+    interrupt: &Interrupt,
 ) -> Result<(), Failure> {
     match Client::connect(&paths.data_dir).await {
         Err(ConnectError::NoPeer) => {}
@@ -95,7 +97,11 @@ pub(super) async fn import(
         }
     }
     let sealed = read_backup(&args.file)?;
-    let passphrase = passphrase(args, false)?;
+    let passphrase = tokio::select! {
+        biased;
+        () = interrupt.wait() => return Err(Failure::Interrupted),
+        passphrase = passphrase(args, false) => passphrase?,
+    };
     let lock = DirLock::acquire(&paths.data_dir).map_err(|error| AdminError::of(&error))?;
     let options = LaunchOptions {
         paths: paths.clone(),
@@ -135,33 +141,50 @@ fn read_backup(file: &Path) -> Result<String, AdminError> {
     Ok(text.trim().to_owned())
 }
 
-/// Asks for the passphrase, or reads it from where the user said.
-fn passphrase(args: &KeyFileArgs, is_new: bool) -> Result<String, AdminError> {
-    let read = match &args.passphrase_file {
-        Some(file) if file.as_os_str() == "-" => first_line(io::stdin().lock(), file)?,
-        Some(file) => {
-            let open =
-                std::fs::File::open(file).map_err(|error| file_error("read", file, &error))?;
-            first_line(io::BufReader::new(open), file)?
-        }
-        None if io::stdin().is_terminal() => {
-            let first = ask("Passphrase: ")?;
-            if is_new && ask("Again: ")? != first {
-                return Err(AdminError::usage("the two passphrases differ"));
-            }
-            first
-        }
+/// Asks for the passphrase, or reads it from where the user said. When this is dropped, the
+/// terminal is as it was.
+async fn passphrase(args: &KeyFileArgs, is_new: bool) -> Result<String, AdminError> {
+    let silent = match &args.passphrase_file {
+        Some(_) => None,
+        None if io::stdin().is_terminal() => Some(SilentTerminal::new()?),
         None => {
             return Err(AdminError::usage("no terminal to ask for the passphrase")
                 .hint("give it with --passphrase-file FILE, or `-` for the standard input"));
         }
     };
+    let file = args.passphrase_file.clone();
+    // On a thread of its own: Ctrl-C must be heard meanwhile.
+    let read = tokio::task::spawn_blocking(move || match file {
+        Some(file) => passphrase_of(&file),
+        None => asked(is_new),
+    });
+    let read = read
+        .await
+        .map_err(|panic| AdminError::failed(panic.to_string()));
+    drop(silent);
+    let read = read??;
     if is_new && read.chars().count() < PASSPHRASE_MIN_CHARS {
         return Err(AdminError::usage(format!(
             "the passphrase needs at least {PASSPHRASE_MIN_CHARS} characters"
         )));
     }
     Ok(read)
+}
+
+fn passphrase_of(file: &PathBuf) -> Result<String, AdminError> {
+    if file.as_os_str() == "-" {
+        return first_line(io::stdin().lock(), file);
+    }
+    let open = std::fs::File::open(file).map_err(|error| file_error("read", file, &error))?;
+    first_line(io::BufReader::new(open), file)
+}
+
+fn asked(is_new: bool) -> Result<String, AdminError> {
+    let first = ask("Passphrase: ")?;
+    if is_new && ask("Again: ")? != first {
+        return Err(AdminError::usage("the two passphrases differ"));
+    }
+    Ok(first)
 }
 
 fn first_line(mut from: impl BufRead, file: &Path) -> Result<String, AdminError> {
@@ -171,20 +194,42 @@ fn first_line(mut from: impl BufRead, file: &Path) -> Result<String, AdminError>
     Ok(line.trim_end_matches(['\n', '\r']).to_owned())
 }
 
-/// Asks on the terminal, which shows nothing of the answer.
+/// Asks on the terminal.
 fn ask(prompt: &str) -> Result<String, AdminError> {
     let failed = |error: io::Error| AdminError::failed(format!("cannot ask: {error}"));
-    let stdin = io::stdin();
-    let before = tcgetattr(&stdin).map_err(|error| failed(error.into()))?;
-    let mut silent = before.clone();
-    silent.local_modes.remove(LocalModes::ECHO);
-    silent.local_modes.insert(LocalModes::ECHONL);
+    // Whoever closed the standard error may still know what to type.
     let _ = write!(io::stderr(), "{prompt}");
-    tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(|error| failed(error.into()))?;
     let mut line = String::new();
-    let read = stdin.lock().read_line(&mut line);
-    // Without it the terminal stays silent; there is nothing better to do if this fails.
-    let _ = tcsetattr(&stdin, OptionalActions::Flush, &before);
-    read.map_err(failed)?;
+    if io::stdin().lock().read_line(&mut line).map_err(failed)? == 0 {
+        return Err(AdminError::usage("no passphrase was given"));
+    }
     Ok(line.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+/// The terminal shows nothing of what is typed while this lives, but the ends of lines.
+struct SilentTerminal(Termios);
+
+impl SilentTerminal {
+    fn new() -> Result<Self, AdminError> {
+        let failed = |error: rustix::io::Errno| {
+            AdminError::failed(format!(
+                "cannot ask for the passphrase: {}",
+                io::Error::from(error)
+            ))
+        };
+        let before = tcgetattr(io::stdin()).map_err(failed)?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        silent.local_modes.insert(LocalModes::ECHONL);
+        // What was typed before was not meant as a passphrase.
+        tcsetattr(io::stdin(), OptionalActions::Flush, &silent).map_err(failed)?;
+        Ok(SilentTerminal(before))
+    }
+}
+
+impl Drop for SilentTerminal {
+    fn drop(&mut self) {
+        // Without it the terminal stays silent; there is nothing better to do if this fails.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.0);
+    }
 }

@@ -136,7 +136,7 @@ async fn dispatch(cli: Cli, output: &Output, launcher: Arc<dyn Launch>) -> Resul
             let KeyCommand::Import(args) = &args.command else {
                 return Ok(());
             };
-            key::import(&paths, launcher.as_ref(), output, args).await
+            key::import(&paths, launcher.as_ref(), output, args, &interrupt).await
         }
         _ => {
             logging::start(output, LogLevel::Warn)?;

@@ -26,6 +26,7 @@ pub(super) async fn invite(
         .backend()
         .invite(InviteRequest {
             storage_only: args.storage_only,
+            separate_zones: args.separate_zones,
             expires_ms,
         })
         .await?;
@@ -46,19 +47,26 @@ pub(super) async fn invite(
     Ok(())
 }
 
+fn ticket_of_stdin() -> Result<String, AdminError> {
+    let mut text = String::new();
+    std::io::stdin()
+        .lock()
+        .take(TICKET_MAX_BYTES)
+        .read_to_string(&mut text)
+        .map_err(|error| AdminError::failed(format!("cannot read the ticket: {error}")))?;
+    Ok(text.trim().to_owned())
+}
+
 pub(super) async fn join(
     session: &Session,
     output: &Output,
     args: JoinArgs,
 ) -> Result<(), Failure> {
     let ticket = if args.ticket == "-" {
-        let mut text = String::new();
-        std::io::stdin()
-            .lock()
-            .take(TICKET_MAX_BYTES)
-            .read_to_string(&mut text)
-            .map_err(|error| AdminError::failed(format!("cannot read the ticket: {error}")))?;
-        text.trim().to_owned()
+        // On a thread of its own: Ctrl-C must be heard meanwhile.
+        tokio::task::spawn_blocking(ticket_of_stdin)
+            .await
+            .map_err(|panic| AdminError::failed(panic.to_string()))??
     } else {
         args.ticket
     };

@@ -3,14 +3,18 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::fs::{SeekFrom, seek};
 
 use super::output::Output;
 
 const TICK: Duration = Duration::from_millis(100);
-const WITH_TOTAL: &str = "{spinner} {msg} [{bar:30}] {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
-const WITHOUT_TOTAL: &str = "{spinner} {msg} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}";
+/// Columns of a terminal that does not say how many it has.
+const COLUMNS: u16 = 80;
+/// Columns of everything but the bar itself, at its widest.
+const AROUND_BAR: u16 = 68;
+/// A bar that is shorter tells nothing, a longer one nothing more.
+const BAR: std::ops::RangeInclusive<u16> = 6..=40;
 
 /// Shows how far a transfer is. Gone from the screen when dropped.
 #[derive(Clone)]
@@ -22,14 +26,16 @@ impl Progress {
         if !output.shows_progress() {
             return Progress(None);
         }
-        let bar = output.bars().add(ProgressBar::no_length());
+        // Complete before it is drawn for the first time.
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         bar.set_message(what.to_owned());
-        bar.enable_steady_tick(TICK);
-        let progress = Progress(Some(bar));
-        progress.style(WITHOUT_TOTAL, output);
+        let progress = Progress(Some(bar.clone()));
+        progress.style(template(total_bytes.is_some(), columns(), output.colour()));
         if let Some(total) = total_bytes {
-            progress.set_total(output, total);
+            bar.set_length(total);
         }
+        output.bars().add(bar.clone());
+        bar.enable_steady_tick(TICK);
         progress
     }
 
@@ -38,12 +44,7 @@ impl Progress {
         Progress(None)
     }
 
-    fn style(&self, template: &str, output: &Output) {
-        let template = if output.colour() {
-            template.replace("{bar:30}", "{bar:30.cyan/blue}")
-        } else {
-            template.to_owned()
-        };
+    fn style(&self, template: String) {
         if let (Some(bar), Ok(style)) = (&self.0, ProgressStyle::with_template(&template)) {
             bar.set_style(style);
         }
@@ -57,8 +58,8 @@ impl Progress {
     /// Now the total is known.
     pub fn set_total(&self, output: &Output, total_bytes: u64) {
         if let Some(bar) = &self.0 {
-            self.style(WITH_TOTAL, output);
             bar.set_length(total_bytes);
+            self.style(template(true, columns(), output.colour()));
         }
     }
 
@@ -94,6 +95,127 @@ impl Progress {
     pub fn finish(&self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
+        }
+    }
+}
+
+/// Columns of the terminal behind the standard error.
+fn columns() -> u16 {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    size.ok()
+        .map(|size| size.ws_col)
+        .filter(|columns| *columns > 0)
+        .unwrap_or(COLUMNS)
+}
+
+/// What fits on one line of so many columns: a line that wraps is drawn again and again.
+fn template(has_total: bool, columns: u16, is_coloured: bool) -> String {
+    let bar = columns.saturating_sub(AROUND_BAR).min(*BAR.end());
+    if !has_total {
+        return match columns {
+            46.. => "{spinner} {msg} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}",
+            26.. => "{msg} {binary_bytes}",
+            _ => "{binary_bytes}",
+        }
+        .to_owned();
+    }
+    if bar >= *BAR.start() {
+        let colour = if is_coloured { ".cyan/blue" } else { "" };
+        return format!(
+            "{{spinner}} {{msg}} [{{bar:{bar}{colour}}}] {{binary_bytes}}/{{binary_total_bytes}}  \
+             {{binary_bytes_per_sec}}  {{eta}} left"
+        );
+    }
+    match columns {
+        66.. => {
+            "{spinner} {msg} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left"
+        }
+        40.. => "{msg} {percent:>3}%  {binary_bytes_per_sec}  {eta} left",
+        16.. => "{msg} {percent:>3}%",
+        _ => "{percent}%",
+    }
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use indicatif::TermLike;
+
+    use super::*;
+
+    /// Keeps what is drawn.
+    #[derive(Debug, Clone)]
+    struct Paper {
+        columns: u16,
+        drawn: Arc<Mutex<String>>,
+    }
+
+    impl TermLike for Paper {
+        fn width(&self) -> u16 {
+            self.columns
+        }
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)?;
+            self.write_str("\n")
+        }
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.drawn.lock().unwrap().push_str(text);
+            Ok(())
+        }
+        fn clear_line(&self) -> io::Result<()> {
+            self.drawn.lock().unwrap().clear();
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_bar_is_one_line_on_every_terminal() {
+        for columns in 12..=220 {
+            for total in [None, Some(0), Some(1), Some(1_073_741_000_000)] {
+                let paper = Paper {
+                    columns,
+                    drawn: Arc::default(),
+                };
+                let target = ProgressDrawTarget::term_like(Box::new(paper.clone()));
+                let bar = ProgressBar::with_draw_target(None, target);
+                let progress = Progress(Some(bar.clone()));
+                progress.style(template(total.is_some(), columns, false));
+                bar.set_message("getting");
+                if let Some(total) = total {
+                    bar.set_length(total);
+                }
+                paper.drawn.lock().unwrap().clear();
+                bar.set_position(1_048_473_000_000.min(total.unwrap_or(u64::MAX)));
+                bar.force_draw();
+                let drawn = paper.drawn.lock().unwrap().clone();
+                let shown = drawn.trim_end();
+                assert!(!shown.is_empty(), "{columns}");
+                assert!(
+                    !shown.contains('\n') && shown.chars().count() <= usize::from(columns),
+                    "{columns}: {shown:?}"
+                );
+                if total.is_some() && columns >= 74 {
+                    assert!(shown.contains('['), "{columns}: {shown}");
+                }
+            }
         }
     }
 }

@@ -71,7 +71,7 @@ pub struct Network {
     pub max_connections: u32,
     /// Most members kept in the member list; others are looked up in the DHT.
     pub max_members: u32,
-    /// Most memory for messages under way.
+    /// Most memory for what others send unasked, until it is stored.
     pub max_memory: ByteSize,
     /// Most bytes sent in a second; 0: no limit.
     pub upload_limit: ByteSize,

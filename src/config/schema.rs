@@ -70,12 +70,12 @@ keys! {
         "Whether peers of the same network are found on the local network by multicast DNS.";
     network.zone, "name, or \"\" for what the invitation says",
         "Failure domain: peers that share power, a house or an owner should name the same zone, so that no stripe depends on one.";
-    network.max_connections, "count",
+    network.max_connections, "count, at least 8",
         "Most connections at once, of both planes and directions.";
     network.max_members, "count",
         "Most members kept in the member list; in a larger network the others are looked up in the DHT.";
-    network.max_memory, "size",
-        "Most memory for messages that are being sent or received.";
+    network.max_memory, "size, at least 16 MiB",
+        "Most memory for what others send unasked, until it is stored.";
     network.upload_limit, "size per second, 0 for none",
         "Most bytes sent in a second, all peers together.";
     network.download_limit, "size per second, 0 for none",
@@ -88,7 +88,7 @@ keys! {
     put.redundancy, "DATA+PARITY shards",
         "Redundancy of new data: any DATA of all shards bring it back, so PARITY peers may be lost.";
 
-    fetch.timeout, "duration",
+    fetch.timeout, "duration, more than 0",
         "How long a read waits for shards that no reachable peer has before it fails.";
 
     limits.upload_memory, "size, at least 16 MiB",

@@ -17,6 +17,8 @@ pub use keys::{ConvergenceSecret, NetworkSecrets};
 pub use layout::Layout;
 pub use member::{Membership, MembershipChain, Terms};
 pub use proof::{Side, Statement};
+#[cfg(feature = "testkit")]
+pub use seal::forge;
 pub use seal::{SealError, Sealed, open, open_frames, seal, sealed_len_max};
 pub use sign::{Purpose, Signature, SigningKey};
 pub use ticket::{Contact, Ticket};

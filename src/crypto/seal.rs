@@ -241,6 +241,28 @@ fn decrypt<P: AsRef<[u8]>>(
     Ok(plain.into())
 }
 
+/// Encrypts what claims to be a header and its frames, and need not be: what a hostile writer can
+/// make (feature `testkit`). Payloads are cut as the table says, as far as the bytes go.
+#[cfg(feature = "testkit")]
+pub fn forge(key: &BlockKey, header: &[u8], mut payloads: &[u8]) -> Option<Vec<u8>> {
+    let cipher = Cipher::new(key.as_bytes()).ok()?;
+    let (prefix, table) = header.split_at_checked(PREFIX_BYTES)?;
+    let mut sealed = [header, &[0; TAG_BYTES]].concat();
+    cipher
+        .seal(TABLE_NONCE, prefix, sealed.get_mut(PREFIX_BYTES..)?)
+        .ok()?;
+    let (words, _) = table.as_chunks::<4>();
+    for (index, word) in words.iter().skip(1).enumerate() {
+        let len = (u32::from_le_bytes(*word) & 0x7fff_ffff) as usize;
+        let (payload, rest) = payloads.split_at(len.min(payloads.len()));
+        let mut frame = [payload, &[0; TAG_BYTES]].concat();
+        cipher.seal(frame_nonce(index), header, &mut frame).ok()?;
+        sealed.extend_from_slice(&frame);
+        payloads = rest;
+    }
+    Some(sealed)
+}
+
 /// Consecutive slices, read as if they were one.
 struct Parts<'a, P> {
     parts: &'a [P],

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use tokio::sync::{mpsc, oneshot};
 
 use super::command::Inbound;
-use super::message::{Refusal, Response};
+use super::message::{Refusal, Request, Response};
 use crate::base::units::parse_duration;
 
 /// How a peer misbehaves.
@@ -21,6 +21,8 @@ pub enum Fault {
     Refuse,
     /// It takes every request and answers none.
     Silent,
+    /// It keeps every shard that it is to store in memory, for ever, and answers nothing to that.
+    Hoard,
 }
 
 impl FromStr for Fault {
@@ -30,11 +32,12 @@ impl FromStr for Fault {
             None if text == "corrupt" => Ok(Fault::Corrupt),
             None if text == "refuse" => Ok(Fault::Refuse),
             None if text == "silent" => Ok(Fault::Silent),
+            None if text == "hoard" => Ok(Fault::Hoard),
             Some(("delay", time)) => parse_duration(time)
                 .map(Fault::Delay)
                 .map_err(|error| error.to_string()),
             _ => Err(format!(
-                "unknown fault `{text}`: one of corrupt, refuse, silent, delay:3s"
+                "unknown fault `{text}`: one of corrupt, refuse, silent, hoard, delay:3s"
             )),
         }
     }
@@ -61,6 +64,10 @@ async fn pass(original: Inbound, fault: Fault, forward: mpsc::Sender<Inbound>) {
         let _ = original.reply.send(refusal);
         return;
     }
+    if fault == Fault::Hoard && matches!(original.request, Request::Store { .. }) {
+        let _kept = original;
+        return std::future::pending().await;
+    }
     let (reply, answer) = oneshot::channel();
     let request = Inbound {
         from: original.from,
@@ -77,7 +84,7 @@ async fn pass(original: Inbound, fault: Fault, forward: mpsc::Sender<Inbound>) {
         Fault::Delay(time) => tokio::time::sleep(time).await,
         Fault::Silent => std::future::pending().await,
         Fault::Corrupt => flip(&mut response),
-        Fault::Refuse => {}
+        Fault::Refuse | Fault::Hoard => {}
     }
     let _ = original.reply.send(response);
 }

@@ -184,15 +184,22 @@ impl Node {
 
     /// Makes a ticket; the first one opens the network.
     pub(super) async fn invite_peer(&self, request: &InviteRequest) -> Result<Invited, AdminError> {
+        let identity = self.identity().clone();
+        let now_ms = self.0.clock.now_ms();
+        if request.separate_zones && !may_vouch(&identity, now_ms)? {
+            return Err(AdminError::refused(
+                "this peer was admitted without --separate-zones itself: whoever it invites counts \
+                 to its own zone",
+            )
+            .hint("invite on a peer that was vouched for, or leave --separate-zones out"));
+        }
         self.go_online(&[]).await?;
         self.mark_networked()?;
         self.announce_offer().await;
-        let identity = self.identity().clone();
-        let now_ms = self.0.clock.now_ms();
         let ttl_ms = request.expires_ms.unwrap_or(TICKET_TTL.as_millis() as u64);
         let terms = Terms {
             storage_only: request.storage_only,
-            independent: false,
+            independent: request.separate_zones,
             expires_ms: now_ms.saturating_add(ttl_ms),
         };
         let contacts = self.contacts();
@@ -210,6 +217,7 @@ impl Node {
             ticket: ticket.to_string(),
             expires_ms: terms.expires_ms,
             storage_only: ticket.terms().storage_only,
+            separate_zones: request.separate_zones,
         })
     }
 
@@ -329,6 +337,16 @@ impl Node {
             *network = Network::lone(self.own(), self.current_offer(), ends);
         }
     }
+}
+
+/// Whether this peer can vouch that others fail independently: nobody on the way from the founder
+/// left that out.
+fn may_vouch(identity: &Identity, now_ms: u64) -> Result<bool, NodeError> {
+    let chain = &identity.chain;
+    let member = chain
+        .verify(chain.network(), now_ms)
+        .map_err(|error| NodeError::Network(error.to_string(), error.class()))?;
+    Ok(member.zone.is_none())
 }
 
 /// Rows that differ between two lists of records.

@@ -15,6 +15,8 @@ pub mod disk;
 mod draft;
 mod engine;
 mod error;
+#[cfg(feature = "testkit")]
+pub mod forge;
 mod handle;
 mod house;
 mod index;

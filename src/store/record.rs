@@ -20,7 +20,7 @@ const VERSION: u8 = 1;
 /// Bytes before the meta part.
 pub(super) const HEADER_LEN: usize = 48;
 /// Where the checksum begins; it covers what is before it.
-const CHECKSUM_AT: usize = 40;
+pub(super) const CHECKSUM_AT: usize = 40;
 /// Where a shard record has its stripe header.
 pub(super) const STRIPE_AT: usize = HEADER_LEN + SHARD_META_LEN;
 /// Records begin at multiples of this.
@@ -229,7 +229,7 @@ pub(super) fn encode(
     }
 }
 
-fn place(at: Position) -> [u8; 8] {
+pub(super) fn place(at: Position) -> [u8; 8] {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&at.segment.to_le_bytes());
     bytes[4..].copy_from_slice(&at.offset.to_le_bytes());

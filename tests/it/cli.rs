@@ -7,3 +7,4 @@ mod get;
 mod put;
 mod session;
 mod socket;
+mod terminal;

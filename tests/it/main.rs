@@ -14,6 +14,9 @@ mod crash;
 mod dag;
 mod damage;
 mod devnet;
+#[cfg(feature = "testkit")]
+mod fuzz;
+mod input;
 mod layering;
 mod net;
 mod netns;
@@ -22,6 +25,7 @@ mod peers;
 mod placement;
 mod power;
 mod pure;
+mod settings;
 mod store;
 mod support;
 mod swarm;

@@ -11,17 +11,17 @@ use serde_json::Value;
 use crate::support::{bin, line, random_file, run, scaled, signal, wait_until};
 
 /// How soon a peer that can be reached again must be in use.
-const BACK_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const BACK_WITHIN: Duration = Duration::from_secs(30);
 
 /// A switch with one namespace for each peer; all of it goes away with this value.
-struct Lan {
+pub(crate) struct Lan {
     tag: String,
     count: usize,
-    dir: tempfile::TempDir,
-    nodes: Vec<Child>,
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) nodes: Vec<Child>,
 }
 
-fn ip(arguments: &str) -> bool {
+pub(crate) fn ip(arguments: &str) -> bool {
     tool("ip", arguments)
 }
 
@@ -36,7 +36,7 @@ fn tool(program: &str, arguments: &str) -> bool {
 
 impl Lan {
     /// `None`, loudly, where namespaces cannot be made.
-    fn new(count: usize, tag: &str) -> Option<Lan> {
+    pub(crate) fn new(count: usize, tag: &str) -> Option<Lan> {
         let tag = format!("cairn-{tag}-{}", std::process::id());
         if !ip(&format!("netns add {tag}-sw")) || !tool("nft", "--version") {
             eprintln!("SKIPPED: network namespaces need root, iproute2 and nftables");
@@ -69,11 +69,11 @@ impl Lan {
         Some(lan)
     }
 
-    fn name(&self, at: usize) -> String {
+    pub(crate) fn name(&self, at: usize) -> String {
         format!("{}-{at}", self.tag)
     }
 
-    fn data_dir(&self, at: usize) -> PathBuf {
+    pub(crate) fn data_dir(&self, at: usize) -> PathBuf {
         self.dir.path().join(format!("peer-{at}"))
     }
 
@@ -88,31 +88,19 @@ impl Lan {
         command
     }
 
-    fn cairn(&self, at: usize) -> Command {
+    pub(crate) fn cairn(&self, at: usize) -> Command {
         let mut command = self.inside(at, &bin());
         command.arg("--data-dir").arg(self.data_dir(at));
         command
     }
 
     /// Starts all peers on the default ports and joins them to one network.
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         for at in 0..self.count {
             std::fs::create_dir_all(self.data_dir(at)).expect("a data directory");
             let config = "[storage]\nquota = \"1 GiB\"\n[network]\nmdns = false\n";
             std::fs::write(self.data_dir(at).join("config.toml"), config).expect("a config");
-            let node = self
-                .cairn(at)
-                .arg("node")
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("the peer starts");
-            self.nodes.push(node);
-            // A command on a directory without a peer would start one of its own.
-            let socket = self.data_dir(at).join("control.sock");
-            wait_until("the peer answers", Duration::from_secs(20), || {
-                std::os::unix::net::UnixStream::connect(&socket).is_ok()
-            });
+            self.start_node(at);
             if at > 0 {
                 let ticket = line(&run(self.cairn(0).args(["-q", "invite"]), 0));
                 run(self.cairn(at).args(["-q", "join", &ticket]), 0);
@@ -125,14 +113,40 @@ impl Lan {
         }
     }
 
-    fn peer_id(&self, at: usize) -> String {
+    /// Starts the process of peer `at` and waits until it answers.
+    pub(crate) fn start_node(&mut self, at: usize) {
+        let mut command = self.cairn(at);
+        let node = command
+            .arg("node")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the peer starts");
+        match self.nodes.get_mut(at) {
+            Some(place) => *place = node,
+            None => self.nodes.push(node),
+        }
+        // A command on a directory without a peer would start one of its own.
+        let socket = self.data_dir(at).join("control.sock");
+        wait_until("the peer answers", Duration::from_secs(20), || {
+            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        });
+    }
+
+    /// Stops the process of peer `at` in good order.
+    pub(crate) fn stop_node(&mut self, at: usize) {
+        signal(self.nodes[at].id(), "TERM");
+        let _ = self.nodes[at].wait();
+    }
+
+    pub(crate) fn peer_id(&self, at: usize) -> String {
         let output = run(self.cairn(at).args(["--json", "status"]), 0);
         let value: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         value["peer"].as_str().expect("a peer id").to_owned()
     }
 
     /// The transport that `at` uses to reach `other` now.
-    fn path(&self, at: usize, other: usize) -> Option<String> {
+    pub(crate) fn path(&self, at: usize, other: usize) -> Option<String> {
         let id = self.peer_id(other);
         let output = self.cairn(at).args(["--json", "peers"]).output().ok()?;
         let value: Value = serde_json::from_slice(&output.stdout).ok()?;

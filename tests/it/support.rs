@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cairnfs::base::Entropy;
+use cairnfs::config::{Address, Config};
 use serde_json::Value;
 
 /// The binary with fault injection (tests are built with the `testkit` feature).
@@ -81,6 +82,18 @@ pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Changes the config file of a data directory; the defaults if there is none.
+pub fn edit_config(data_dir: &Path, change: impl FnOnce(&mut Config)) {
+    std::fs::create_dir_all(data_dir).expect("the data directory");
+    let file = data_dir.join("config.toml");
+    let mut config = match std::fs::read_to_string(&file) {
+        Ok(text) => Config::parse(&text).expect("a sound config"),
+        Err(_) => Config::default(),
+    };
+    change(&mut config);
+    std::fs::write(&file, config.to_toml()).expect("the config is written");
+}
+
 /// One peer of a [`Devnet`].
 #[derive(Debug, Clone)]
 pub struct Peer {
@@ -104,19 +117,36 @@ impl Devnet {
 
     /// Starts `cairn devnet` and waits until it is ready.
     pub fn start_with(bin: &Path, arguments: &[&str]) -> Devnet {
+        Self::start_env(bin, arguments, &[])
+    }
+
+    /// As [`Devnet::start_with`], with more in the environment of all its peers.
+    pub fn start_env(bin: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Devnet {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let home = dir.path().join("net");
-        Self::start_at(bin, dir, &home, arguments)
+        Self::launch(bin, dir, &home, arguments, environment)
     }
 
     /// As [`Devnet::start_with`], with the peers below `home`, which may have been there before;
     /// `dir` is for what the test itself makes.
     pub fn start_at(bin: &Path, dir: tempfile::TempDir, home: &Path, arguments: &[&str]) -> Devnet {
+        Self::launch(bin, dir, home, arguments, &[])
+    }
+
+    fn launch(
+        bin: &Path,
+        dir: tempfile::TempDir,
+        home: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Devnet {
         let mut child = Command::new(bin)
             .args(["--json", "devnet", "--dir"])
             .arg(home)
             .args(arguments)
             .env_remove("CAIRN_CONFIG")
+            .env_remove("CAIRN_FAULT")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -167,8 +197,22 @@ impl Devnet {
         });
     }
 
-    /// Starts peer `at` again, with a fault if the binary has been built for it.
+    /// Starts peer `at` again, with a fault if the binary has been built for it, and waits until
+    /// it sees all others.
     pub fn restart(&mut self, at: usize, fault: Option<&str>) {
+        self.start_again(at, fault);
+        self.wait_connected(at);
+    }
+
+    /// Stops peer `at`, changes its config, and starts it again; others may not be met yet.
+    pub fn reconfigure(&mut self, at: usize, change: impl FnOnce(&mut Config)) {
+        self.kill(at);
+        edit_config(&self.peers[at].data_dir, change);
+        self.start_again(at, None);
+    }
+
+    /// Starts peer `at` again and waits until it answers.
+    pub fn start_again(&mut self, at: usize, fault: Option<&str>) {
         let bin = if fault.is_some() {
             FAULTY_BIN.into()
         } else {
@@ -186,7 +230,25 @@ impl Devnet {
         self.peers[at].pid = child.id();
         self.own.insert(at, child);
         wait_answers(&self.peers[at].data_dir);
-        self.wait_connected(at);
+    }
+
+    /// Starts one more peer, which is in no network yet; its index.
+    pub fn add_peer(&mut self, name: &str) -> usize {
+        let data_dir = self.dir.path().join(name);
+        edit_config(&data_dir, |config| {
+            let first = Config::load(&self.peers[0].data_dir.join("config.toml"));
+            *config = first.expect("the config of the first peer");
+            config.network.zone = String::new();
+            // Whatever ports are free.
+            config.network.listen = ["tcp/0", "udp/0/quic-v1"]
+                .map(|end| Address(format!("/ip4/127.0.0.1/{end}")))
+                .into();
+            config.network.bulk_listen = vec![([127, 0, 0, 1], 0).into()];
+        });
+        self.peers.push(Peer { data_dir, pid: 0 });
+        let at = self.peers.len() - 1;
+        self.start_again(at, None);
+        at
     }
 
     /// Bytes that all peers together occupy by their own account.

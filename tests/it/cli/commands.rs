@@ -38,6 +38,8 @@ fn every_command_that_asks_has_one_document() {
     let invited = ask(&["invite", "--storage-only", "--expires", "2h"]);
     assert_eq!(invited["ticket"], "cairn-ticket:Some(7200000)");
     assert_eq!(invited["storage_only"], true);
+    assert_eq!(invited["separate_zones"], false);
+    assert_eq!(ask(&["invite", "--separate-zones"])["separate_zones"], true);
     assert_eq!(ask(&["join", "cairn-ticket:x"])["members"], 2);
 }
 
@@ -185,5 +187,22 @@ fn a_closed_stdout_is_no_panic() {
         command.args(arguments).stdout(writer);
         let output = run(&mut command, 0);
         assert_eq!(text(&output.stderr), "");
+    }
+}
+
+#[test]
+fn the_options_of_a_command_come_before_those_of_all() {
+    for command in ["put", "get", "invite", "devnet"] {
+        let mut help = std::process::Command::new(crate::support::bin());
+        let shown = text(&run(help.args([command, "--help"]), 0).stdout);
+        let (own, global) = shown.split_once("Options of every command:").unwrap();
+        assert!(
+            global.contains("--data-dir") && global.contains("--json"),
+            "{shown}"
+        );
+        assert!(
+            own.contains("\nOptions:") && !own.contains("--data-dir"),
+            "{shown}"
+        );
     }
 }

@@ -129,6 +129,7 @@ impl Backend for Fake {
             ticket: format!("cairn-ticket:{:?}", request.expires_ms),
             expires_ms: 0,
             storage_only: request.storage_only,
+            separate_zones: request.separate_zones,
         })
     }
 

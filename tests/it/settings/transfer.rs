@@ -1,0 +1,181 @@
+//! Rates, memory and patience of transfers.
+
+use std::io::Read;
+use std::process::Stdio;
+use std::time::Duration;
+
+use cairnfs::base::ByteSize;
+
+use super::{peak_bytes, time};
+use crate::support::{Devnet, random_file, run, wait_until};
+
+const MIB: u64 = 1 << 20;
+/// Bytes per second.
+const RATE: u64 = 512 << 10;
+const SIZE: usize = 4 << 20;
+/// A limited transfer of `SIZE` takes at least so long: its burst is passed at once.
+const LEAST: Duration = Duration::from_secs(7);
+
+/// Two peers, of which only the second stores.
+fn putter_and_holder() -> Devnet {
+    let mut net = Devnet::start(&["--peers", "2", "--redundancy", "1+0"]);
+    net.reconfigure(0, |config| config.storage.offer = false);
+    net.wait_connected(0);
+    net.wait_connected(1);
+    net
+}
+
+#[test]
+fn what_is_sent_is_limited() {
+    let mut net = putter_and_holder();
+    let file = net.dir.path().join("file");
+    let mut took = Vec::new();
+    for (seed, limit) in [(1, 0), (2, RATE)] {
+        net.reconfigure(0, |config| config.network.upload_limit = ByteSize(limit));
+        net.wait_connected(0);
+        random_file(&file, SIZE, seed);
+        took.push(time(net.cairn(0).args(["-q", "put"]).arg(&file)));
+    }
+    assert!(took[1] >= LEAST && took[0] < took[1], "{took:?}");
+}
+
+#[test]
+fn what_is_received_is_limited() {
+    let mut net = putter_and_holder();
+    let file = net.dir.path().join("file");
+    random_file(&file, SIZE, 1);
+    let link = net.put(0, &file);
+    let mut took = Vec::new();
+    for limit in [0, RATE] {
+        net.reconfigure(0, |config| config.network.download_limit = ByteSize(limit));
+        net.wait_connected(0);
+        took.push(time(net.cairn(0).args(["-q", "get", &link])));
+    }
+    assert!(took[1] >= LEAST && took[0] < took[1], "{took:?}");
+}
+
+#[test]
+fn a_read_waits_as_long_as_configured() {
+    let mut net = putter_and_holder();
+    let file = net.dir.path().join("file");
+    random_file(&file, 100_000, 1);
+    let link = net.put(0, &file);
+    net.kill(1);
+    let mut took = Vec::new();
+    for seconds in [1, 9] {
+        net.reconfigure(0, |config| {
+            config.fetch.timeout = Duration::from_secs(seconds);
+        });
+        let begun = std::time::Instant::now();
+        run(net.cairn(0).args(["-q", "get", &link]), 3);
+        took.push(begun.elapsed());
+    }
+    assert!(took[1] >= Duration::from_secs(9), "{took:?}");
+    assert!(took[0] < took[1], "{took:?}");
+}
+
+#[test]
+fn a_put_takes_as_much_memory_as_allowed() {
+    let mut net = putter_and_holder();
+    let file = net.dir.path().join("file");
+    let mut peaks = Vec::new();
+    for (seed, memory) in [(1, 16), (2, 256)] {
+        net.reconfigure(0, |config| {
+            config.limits.upload_memory = ByteSize::mib(memory);
+            // So slow that everything that may wait does.
+            config.network.upload_limit = ByteSize::mib(16);
+        });
+        net.wait_connected(0);
+        random_file(&file, 96 << 20, seed);
+        net.put(0, &file);
+        peaks.push(peak_bytes(net.peers[0].pid));
+    }
+    assert!(peaks[0] + 32 * MIB < peaks[1], "{peaks:?}");
+}
+
+#[test]
+fn a_get_takes_as_much_memory_as_allowed() {
+    let mut net = putter_and_holder();
+    let file = net.dir.path().join("file");
+    random_file(&file, 128 << 20, 1);
+    let link = net.put(0, &file);
+    let mut peaks: Vec<u64> = Vec::new();
+    for memory in [16, 256] {
+        net.reconfigure(0, |config| {
+            config.limits.download_memory = ByteSize::mib(memory);
+        });
+        net.wait_connected(0);
+        let pid = net.peers[0].pid;
+        // A reader that has stopped: all that is fetched ahead of it stays in memory.
+        let mut get = net
+            .cairn(0)
+            .args(["-q", "get", &link])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first = [0; 1000];
+        get.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+        if let Some(small) = peaks.first() {
+            wait_until("much is fetched ahead", Duration::from_secs(60), || {
+                peak_bytes(pid) > small + 32 * MIB
+            });
+        } else {
+            std::thread::sleep(Duration::from_secs(5));
+        }
+        let mut rest = Vec::new();
+        get.stdout.take().unwrap().read_to_end(&mut rest).unwrap();
+        assert!(get.wait().unwrap().success());
+        assert_eq!(first.len() + rest.len(), 128 << 20);
+        peaks.push(peak_bytes(pid));
+    }
+    assert!(peaks[0] + 32 * MIB < peaks[1], "{peaks:?}");
+}
+
+#[test]
+fn payloads_take_no_more_memory_than_allowed() {
+    let mut net = putter_and_holder();
+    let file = net.dir.path().join("file");
+    net.reconfigure(0, |config| {
+        config.limits.upload_memory = ByteSize::mib(256);
+    });
+    let mut grown = Vec::new();
+    for (seed, memory) in [(1, 16), (2, 128)] {
+        random_file(&file, 64 << 20, seed);
+        net.kill(1);
+        crate::support::edit_config(&net.peers[1].data_dir, |config| {
+            config.network.max_memory = ByteSize::mib(memory);
+        });
+        // It keeps what it is to store, and answers nothing.
+        net.restart(1, Some("hoard"));
+        net.wait_connected(0);
+        let pid = net.peers[1].pid;
+        let before = peak_bytes(pid);
+        let mut put = net
+            .cairn(0)
+            .args(["-q", "put"])
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        if grown.is_empty() {
+            std::thread::sleep(Duration::from_secs(8));
+        } else {
+            wait_until("much is hoarded", Duration::from_secs(60), || {
+                peak_bytes(pid) > before + 44 * MIB
+            });
+        }
+        grown.push(peak_bytes(pid) - before);
+        put.kill().unwrap();
+        put.wait().unwrap();
+    }
+    assert!(grown[0] < 32 * MIB && grown[1] > 44 * MIB, "{grown:?}");
+    // Nothing is wrong with a peer that did so.
+    net.kill(1);
+    net.restart(1, None);
+    random_file(&file, 1 << 20, 3);
+    wait_until("a put works again", Duration::from_secs(30), || {
+        let put = net.cairn(0).args(["-q", "put"]).arg(&file).output();
+        put.is_ok_and(|put| put.status.success())
+    });
+}
