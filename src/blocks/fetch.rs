@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use super::candidates::Ranked;
 use super::peers::Work;
 use super::{Blocks, GetError};
-use crate::base::{BlockRef, EcProfile, IndexSet, PeerId};
+use crate::base::{BlockRef, Class, Classify, EcProfile, IndexSet, PeerId};
 use crate::crypto;
 use crate::erasure::{self, VerifiedShard};
-use crate::net::{NetError, Request, Response};
+use crate::net::{NetError, Reach, Request, Response};
 use crate::placement;
 
 /// Pause before a busy peer is asked again.
@@ -26,6 +26,9 @@ const BUSY_PAUSE: Duration = Duration::from_millis(30);
 const BUSY_TRIES: u32 = 20;
 /// How long the question "who holds this?" may take.
 const HAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often candidates that are not on the member list and could not be reached are asked again.
+const UNLISTED_PAUSE: Duration = Duration::from_secs(2);
 
 /// A question to be put to one peer.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +63,8 @@ struct Fetching<'a> {
     damaged: usize,
     /// Peers that sent a bad shard of this block.
     liars: BTreeSet<PeerId>,
+    /// Peers that could not be asked.
+    unreached: BTreeSet<PeerId>,
 }
 
 impl Blocks {
@@ -81,6 +86,7 @@ impl Blocks {
             pending: Vec::new(),
             damaged: 0,
             liars: BTreeSet::new(),
+            unreached: BTreeSet::new(),
         };
         fetching.run().await
     }
@@ -300,6 +306,9 @@ impl Fetching<'_> {
             Err(error) => {
                 tracing::debug!(peer = %peer.short(), "no shard: {error}");
                 stats.failed(&peer);
+                if error.class() == Class::Retry {
+                    self.unreached.insert(peer);
+                }
             }
         }
     }
@@ -322,13 +331,13 @@ impl Fetching<'_> {
 
     /// Asks all live peers that were not asked yet what they hold, and queues those that do.
     async fn ask_everybody(&mut self) {
+        let group = self.reference.id.group();
+        self.ranked = self.blocks.ranked_anew(group).await;
         let members = self.blocks.net.members();
-        let others: Vec<PeerId> = members
-            .list
-            .iter()
-            .filter(|member| member.state.is_live() && !self.asked.contains(&member.peer))
-            .map(|member| member.peer)
-            .collect();
+        let listed = members.list.iter().filter(|m| m.state.is_live());
+        let mut others: BTreeSet<PeerId> = listed.map(|member| member.peer).collect();
+        others.extend(self.ranked.live());
+        others.retain(|peer| !self.asked.contains(peer));
         let block = self.reference.id;
         let mut answers: FuturesUnordered<_> = others
             .into_iter()
@@ -357,31 +366,40 @@ impl Fetching<'_> {
     }
 
     /// Peers that may hold more and do not answer now.
-    fn away(&self) -> Vec<PeerId> {
+    fn away(&self) -> BTreeSet<PeerId> {
         let members = self.blocks.net.members();
         let listed = members.list.iter().filter(|m| m.capacity_bytes > 0);
-        listed
-            .filter(|member| !member.state.is_live())
-            .map(|member| member.peer)
-            .collect()
+        let away = listed.filter(|member| matches!(member.state, Reach::Away { .. }));
+        let mut away: BTreeSet<PeerId> = away.map(|member| member.peer).collect();
+        let unlisted = self.ranked.unlisted();
+        away.extend(unlisted.filter(|peer| self.unreached.contains(peer)));
+        away
     }
 
-    /// Waits for peers that are away, up to the configured time.
+    /// Waits for peers that are away, up to the configured time. The list tells when its members
+    /// are back; others have to be asked.
     async fn wait_for_absent(&mut self) -> Result<Bytes, GetError> {
         let deadline = Instant::now() + self.blocks.fetch_timeout;
         let mut members = self.blocks.net.watch_members();
         let mut away = self.away();
+        let mut ask_unlisted_at = Instant::now() + UNLISTED_PAUSE;
         while !away.is_empty() {
-            let changed = tokio::time::timeout_at(deadline, members.changed()).await;
-            if !matches!(changed, Ok(Ok(()))) {
-                break;
+            let pause = deadline.min(ask_unlisted_at);
+            match tokio::time::timeout_at(pause, members.changed()).await {
+                Ok(Err(_)) => break,
+                Err(_) if Instant::now() >= deadline => break,
+                Ok(Ok(())) | Err(_) => {}
             }
             let now = members.borrow_and_update().clone();
-            let back: Vec<PeerId> = away
-                .iter()
-                .copied()
-                .filter(|peer| now.get(peer).is_some_and(|m| m.state.is_live()))
-                .collect();
+            let asks_unlisted = Instant::now() >= ask_unlisted_at;
+            if asks_unlisted {
+                ask_unlisted_at = Instant::now() + UNLISTED_PAUSE;
+            }
+            let may_be_back = |peer: &PeerId| match now.get(peer) {
+                Some(member) => member.state.is_live(),
+                None => asks_unlisted,
+            };
+            let back: Vec<PeerId> = away.iter().copied().filter(may_be_back).collect();
             for peer in &back {
                 let wanted = IndexSet::first(self.profile.total_shards()).minus(self.at_hand());
                 self.queue.push_back(Ask {
@@ -389,11 +407,14 @@ impl Fetching<'_> {
                     wanted,
                     busy: 0,
                 });
+                away.remove(peer);
+                self.unreached.remove(peer);
             }
-            away.retain(|peer| !back.contains(peer));
             if let Some(plaintext) = self.drain().await? {
                 return Ok(plaintext);
             }
+            let unlisted = self.ranked.unlisted();
+            away.extend(unlisted.filter(|peer| self.unreached.contains(peer)));
         }
         self.check_raw().await;
         Err(GetError::NotEnough {

@@ -192,7 +192,7 @@ impl Links {
         if *peer == self.inner.own {
             return Reach::Own;
         }
-        self.lock().reach(peer)
+        self.lock().reach(peer, Instant::now())
     }
 
     /// Smoothed round-trip time to `peer`, also of links that are gone.
@@ -250,7 +250,8 @@ impl Links {
     fn detach(&self, link: &Link, end: &LinkEnd) {
         let failed = !matches!(end, LinkEnd::Closed);
         let now_ms = self.inner.clock.now_ms();
-        self.lock().remove(link, failed.then_some(now_ms));
+        let failed_at_ms = failed.then_some(now_ms);
+        self.lock().remove(link, Instant::now(), failed_at_ms);
         self.inner.wanted_changed.notify_one();
         self.changed();
     }

@@ -22,8 +22,8 @@ pub mod swarm;
 pub mod throttle;
 
 pub use command::{
-    Command, Inbound, Lookup, Member, Members, NetActorEnds, NetError, NetHandle, Offer, Path,
-    Reach,
+    Command, Inbound, Lookup, LookupCounter, LookupTotals, Member, Members, NetActorEnds, NetError,
+    NetHandle, Offer, Path, Reach,
 };
 pub use message::{PeerRecord, Refusal, Request, Response};
 

@@ -13,6 +13,7 @@ mod content;
 mod crash;
 mod dag;
 mod devnet;
+mod dht;
 mod layering;
 mod net;
 mod netns;

@@ -19,6 +19,9 @@ use crate::placement::candidates::Point;
 /// The list is published at most this often.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
 
+/// It is looked over this often although nothing seems to have changed.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(30);
+
 /// A record that is new here, and who told it.
 #[derive(Debug, Clone)]
 pub(super) struct News {
@@ -237,6 +240,8 @@ impl Roster {
                     () = self.inner.changed.notified() => {}
                     // Its sender lives as long as `links`.
                     _ = reach_changes.changed() => {}
+                    // Failures that nobody repeats count no more after a while.
+                    () = tokio::time::sleep(REVIEW_INTERVAL) => {}
                 }
             };
             tokio::select! {
