@@ -212,7 +212,7 @@ impl Blocks {
         } else {
             Request::ReleaseClaim { claim }
         };
-        let answer = self.net.request(peer, request, self.limits.request_timeout);
+        let answer = self.ask(peer, request, self.limits.request_timeout);
         matches!(answer.await, Ok(Response::Done))
     }
 

@@ -342,12 +342,12 @@ impl Fetching<'_> {
         let mut answers: FuturesUnordered<_> = others
             .into_iter()
             .map(|peer| {
-                let net = &self.blocks.net;
+                let blocks = self.blocks;
                 async move {
                     let request = Request::Have {
                         blocks: vec![block],
                     };
-                    (peer, net.request(peer, request, HAVE_TIMEOUT).await)
+                    (peer, blocks.ask(peer, request, HAVE_TIMEOUT).await)
                 }
             })
             .collect();

@@ -11,7 +11,7 @@ use crate::net::{Request, Response};
 use crate::placement;
 
 /// Peers asked at a time.
-const ASKED_AT_ONCE: usize = 64;
+const ASKED_AT_ONCE: usize = 32;
 
 /// The state of one block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,12 +65,17 @@ impl Blocks {
                     blocks: batch.to_vec(),
                 };
                 let timeout = self.limits.request_timeout;
-                (peer, self.net.request(peer, request, timeout).await)
+                (peer, self.ask(peer, request, timeout).await)
             })
             .buffer_unordered(ASKED_AT_ONCE);
         while let Some((peer, answer)) = answers.next().await {
-            if let Ok(Response::Held { held }) = answer {
-                holders.insert(peer, held);
+            match answer {
+                Ok(Response::Held { held }) => {
+                    holders.insert(peer, held);
+                }
+                other => {
+                    tracing::debug!(peer = %peer.short(), ?other, "does not say what it holds")
+                }
             }
         }
         drop(answers);

@@ -122,6 +122,11 @@ impl Drop for Grid {
         for node in self.nodes.iter_mut().flatten() {
             let _ = node.wait();
         }
+        // What the peers wrote tells why.
+        if std::thread::panicking() && std::env::var_os("CAIRN_TEST_KEEP").is_some() {
+            self.dir.disable_cleanup(true);
+            println!("kept: {}", self.dir.path().display());
+        }
     }
 }
 
@@ -140,6 +145,7 @@ fn start(dir: &Path, at: usize, ready: usize, settings: &Settings) -> Child {
         settings.storage, settings.network
     );
     std::fs::write(own.join("config.toml"), config).expect("a config");
+    let log = std::fs::File::create(own.join("stderr")).expect("a log file");
     let node = Command::new(bin())
         .env_remove("CAIRN_CONFIG")
         .env_remove("CAIRN_FAULT")
@@ -148,7 +154,7 @@ fn start(dir: &Path, at: usize, ready: usize, settings: &Settings) -> Child {
         .arg("node")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(log)
         .spawn()
         .expect("the peer starts");
     // A command on a directory without a peer would start one of its own.

@@ -183,7 +183,7 @@ async fn six_peers_know_each_other_over_the_bulk_plane() {
     }
     for peer in &peers {
         assert!(peer.sees(6).await, "{:?}", peer.handle.members());
-        assert!(peer.handle.members().complete);
+        assert!(within(SECOND * 5, || peer.handle.members().complete).await);
         let bulk = |m: &cairnfs::net::Member| {
             matches!(
                 m.state,

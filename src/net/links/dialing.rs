@@ -43,7 +43,7 @@ impl Links {
                 control = self.attempt(peer, Plane::Control);
             }
             if bulk.is_none() && control.is_none() {
-                let is_full = !self.has_room_for(&peer);
+                let is_full = !self.lock().has_room_to_dial(&peer);
                 return Err(if is_full { NetError::Busy(peer) } else { error });
             }
             let failure = tokio::select! {
@@ -72,7 +72,7 @@ impl Links {
         loop {
             let idle = {
                 let table = self.lock();
-                if table.is_shut() || table.has_room_for(peer) {
+                if table.is_shut() || table.has_room_to_dial(peer) {
                     return;
                 }
                 table.least_needed(Instant::now())

@@ -131,6 +131,17 @@ impl Table {
         links.map(|held| held.link.clone()).collect()
     }
 
+    /// Whether one more may be dialled, if all that are being dialled come about.
+    pub(super) fn has_room_to_dial(&self, peer: &PeerId) -> bool {
+        let is_taken = |entry: &Entry| {
+            let is_dialling = entry.planes.iter().any(|plane| plane.attempt.is_some());
+            is_dialling || !entry.links.is_empty()
+        };
+        let is_counted = self.entries.get(peer).is_some_and(is_taken);
+        let taken = self.entries.values().filter(|entry| is_taken(entry));
+        !self.shut && (is_counted || taken.count() < self.max_peers)
+    }
+
     pub(super) fn may_attach(
         &self,
         peer: &PeerId,
@@ -273,7 +284,7 @@ impl Table {
 
     /// Joins or registers an attempt.
     pub(super) fn start(&mut self, peer: PeerId, plane: Plane, now: Instant) -> Start {
-        if self.forbids(&peer).is_some() || !self.has_room_for(&peer) {
+        if self.forbids(&peer).is_some() || !self.has_room_to_dial(&peer) {
             return Start::No;
         }
         let Some(connector) = self.connectors.get(plane as usize).cloned().flatten() else {

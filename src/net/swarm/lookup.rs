@@ -25,7 +25,7 @@ use crate::placement::candidates::{Point, distance, point};
 /// Peers asked for records at a time.
 const ASKED_AT_ONCE: usize = 8;
 /// So many are asked in any case, if there are as many.
-const ENOUGH: usize = 20;
+const ENOUGH: usize = 8;
 /// Rounds of such questions.
 const ROUNDS_MAX: u32 = 16;
 /// How long one peer may take to answer.

@@ -197,6 +197,13 @@ impl Roster {
         encoded
     }
 
+    /// Whether the list was compared with that of another member.
+    pub(super) fn set_settled(&self, settled: bool) {
+        if self.lock().set_settled(settled) {
+            self.inner.changed.notify_one();
+        }
+    }
+
     /// Remembers that members were left out before.
     pub(super) fn set_incomplete(&self) {
         self.lock().set_incomplete();

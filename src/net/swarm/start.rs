@@ -436,6 +436,10 @@ async fn run(
     if roster.may_be_partial(options.known_records.len()) {
         roster.set_incomplete();
     }
+    let knows_nobody = options.known_records.is_empty()
+        && options.contacts.is_empty()
+        && options.bootstrap.is_empty();
+    roster.set_settled(knows_nobody);
     roster.learn_all(options.known_records, None).await;
     let greeter = Greeter {
         own,
