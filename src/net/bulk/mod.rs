@@ -212,7 +212,7 @@ impl BulkPlane {
             binding,
         };
         let record = (config.own_record)();
-        let room = || match config.links.has_room_for(&peer) {
+        let room = || match config.links.welcomes(&peer) {
             true => Ok(()),
             false => Err(Denied::Full),
         };

@@ -75,7 +75,7 @@ impl Links {
                 if table.is_shut() || table.has_room_to_dial(peer) {
                     return;
                 }
-                table.least_needed(Instant::now())
+                table.least_needed(true, Instant::now())
             };
             for link in idle {
                 tracing::debug!(peer = %link.peer(), "closed to make room");

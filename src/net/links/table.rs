@@ -114,8 +114,8 @@ impl Table {
     }
 
     /// The links of the peer that can best be done without: nothing is under way on them, nobody
-    /// asked to keep them if there are others, and the oldest first.
-    pub(super) fn least_needed(&self, now: Instant) -> Vec<Link> {
+    /// asked to keep them (or, with `also_wanted`, only if there are no others), and the oldest first.
+    pub(super) fn least_needed(&self, also_wanted: bool, now: Instant) -> Vec<Link> {
         let is_idle = |held: &Held| {
             let is_settled = now.duration_since(held.since) >= SETTLED;
             is_settled && held.link.is_open() && held.link.in_flight() == 0
@@ -123,7 +123,8 @@ impl Table {
         let idle = self.entries.iter().filter_map(|(peer, entry)| {
             let since = entry.links.iter().map(|held| held.since).min()?;
             let all_idle = entry.links.iter().all(is_idle);
-            all_idle.then_some((self.wanted.contains(peer), since, entry))
+            let is_wanted = self.wanted.contains(peer);
+            (all_idle && (also_wanted || !is_wanted)).then_some((is_wanted, since, entry))
         });
         let least = idle.min_by_key(|(is_wanted, since, _)| (*is_wanted, *since));
         let links = least.map(|(.., entry)| entry.links.iter());

@@ -486,6 +486,10 @@ impl Actor {
             return;
         };
         self.connections.touch(connection, Instant::now());
+        if !dialed && !self.shared.links.welcomes(&peer) {
+            self.shared.tasks.spawn(handshake::turn_away(stream));
+            return;
+        }
         let dialer = if dialed { self.shared.own } else { peer };
         let attached = self.shared.links.attach(peer, path, dialer, stream);
         if !dialed {

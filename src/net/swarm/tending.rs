@@ -321,7 +321,12 @@ impl Tender {
     fn choose_peers(&self, waiting: &mut Waiting) {
         let mut nearest = self.roster.listed();
         nearest.retain(|peer| *peer != self.own);
-        let most = FULL_MESH.min(self.comfortable_links());
+        // As many others want this peer as it wants itself, and as much room again is for those that
+        // are needed for a moment.
+        let most = match self.comfortable_links() {
+            enough if nearest.len() <= enough.min(FULL_MESH) => enough,
+            _ => FULL_MESH.min(self.max_connections / 4).max(1),
+        };
         let mut chosen: BTreeSet<PeerId> = nearest.iter().copied().take(most / 2).collect();
         let mut others: Vec<_> = nearest.split_off(chosen.len());
         others.sort_by_cached_key(|peer| {
