@@ -262,14 +262,6 @@ fn the_default_addresses_serve_both_families() {
         return;
     };
     lan.start();
-    let output = run(lan.cairn(0).args(["--json", "status"]), 0);
-    let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let announced: Vec<&str> = status["addresses"]
-        .as_array()
-        .expect("addresses")
-        .iter()
-        .filter_map(Value::as_str)
-        .collect();
     for address in [
         "10.77.0.1:4748",
         "[fd77::1]:4748",
@@ -278,7 +270,13 @@ fn the_default_addresses_serve_both_families() {
         "/ip4/10.77.0.1/udp/4747/quic-v1",
         "/ip6/fd77::1/udp/4747/quic-v1",
     ] {
-        assert!(announced.contains(&address), "{address} of {announced:?}");
+        // The system tells of interfaces one by one.
+        wait_until(&format!("{address} is announced"), BACK_WITHIN, || {
+            let output = run(lan.cairn(0).args(["--json", "status"]), 0);
+            let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            let announced = status["addresses"].as_array().expect("addresses");
+            announced.iter().any(|announced| announced == address)
+        });
     }
     lan.round_trip(0, 1, 8);
     // Then only IPv6 is left, and after that only IPv4.
