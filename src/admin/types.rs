@@ -38,10 +38,29 @@ pub struct Status {
     pub members: u32,
     /// Members connected, itself not included.
     pub connected: u32,
+    /// Whether it knows every member, so that it needs no look-ups.
+    pub knows_all: bool,
+    /// What its look-ups in the DHT cost since it was started.
+    pub lookups: LookupInfo,
     /// What it stores.
     pub storage: QuotaInfo,
     /// Its background jobs.
     pub workers: Vec<WorkerStatus>,
+}
+
+/// What look-ups in the DHT cost, all together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LookupInfo {
+    /// Look-ups made.
+    pub count: u64,
+    /// Rounds of questions.
+    pub hops: u64,
+    /// Messages sent.
+    pub messages: u64,
+    /// Bytes of peer records received.
+    pub record_bytes: u64,
+    /// Milliseconds taken.
+    pub time_ms: u64,
 }
 
 /// One background job.

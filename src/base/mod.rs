@@ -9,6 +9,7 @@ pub mod entropy;
 pub mod error;
 pub mod ids;
 pub mod limits;
+pub mod memory;
 pub mod profile;
 pub mod reference;
 pub mod tasks;

@@ -1,7 +1,11 @@
 //! The peers that may hold a group's shards, in order of preference.
+//!
+//! A peer that knows every member computes them. Another one looks members up in the DHT and keeps
+//! what it found for a while: one look-up serves all groups whose candidates lie in the part of the
+//! key space that its answer covers.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -9,27 +13,62 @@ use tokio::time::Instant;
 use super::Blocks;
 use crate::base::limits::CANDIDATES;
 use crate::base::{Group, PeerId};
-use crate::net::{Member, Members};
-use crate::placement::{self, Cluster, Offering};
+use crate::net::{Member, Members, Reach};
+use crate::placement::{self, Cluster, Coverage, Offering, Point, peer_point, point};
 
 /// How long the answer of a look-up is used.
 const LOOKUP_FRESH: Duration = Duration::from_secs(60);
-/// Most answers kept.
-const LOOKUPS_MAX: usize = 4096;
+/// The same for an answer that names fewer candidates than there may be: of a small network, or
+/// of a peer that is just losing or finding its contacts.
+const SHORT_FRESH: Duration = Duration::from_secs(5);
+/// Most members kept from look-ups.
+const FOUND_MAX: usize = 4096;
+/// Most parts of the key space kept.
+const PARTS_MAX: usize = 1024;
+/// Look-ups at a time. Those for targets far apart do not wait for one another; others may find
+/// that the one before them has found theirs as well.
+const LANES: usize = 4;
 
-/// Answers of look-ups, for a peer that does not know every member.
-#[derive(Debug, Default)]
+/// Members beyond the list.
+type Others = BTreeMap<PeerId, Arc<Member>>;
+
+/// What is known of members beyond the list, and the ranking table of all that are known.
+#[derive(Debug)]
 pub(super) struct Cache {
-    /// The ranking table of a complete member list, and the list it was made from.
-    cluster: Mutex<Option<(Arc<Members>, Arc<Cluster>)>>,
-    lookups: Mutex<BTreeMap<Group, LookedUp>>,
+    found: Mutex<Found>,
+    /// Always the same value, so that the table need not be made anew.
+    nobody: Arc<Others>,
+    table: Mutex<Option<Table>>,
+    lanes: [tokio::sync::Mutex<()>; LANES],
 }
 
-/// The cached answer of a look-up.
-#[derive(Debug, Clone)]
-struct LookedUp {
-    at: Instant,
-    found: Arc<Vec<Member>>,
+impl Default for Cache {
+    fn default() -> Self {
+        Cache {
+            found: Mutex::new(Found::nothing()),
+            nobody: Arc::default(),
+            table: Mutex::default(),
+            lanes: Default::default(),
+        }
+    }
+}
+
+/// Members found by look-ups.
+#[derive(Debug)]
+struct Found {
+    members: Arc<Others>,
+    seen: BTreeMap<PeerId, Instant>,
+    coverage: Coverage<Instant>,
+    /// Groups that were looked up themselves.
+    answered: BTreeMap<Group, Instant>,
+}
+
+/// A ranking table and what it was made from.
+#[derive(Debug)]
+struct Table {
+    listed: Arc<Members>,
+    found: Arc<Others>,
+    cluster: Arc<Cluster>,
 }
 
 /// A group's candidates, best first, with what is known of them.
@@ -40,23 +79,21 @@ pub(super) struct Ranked {
     /// Members known when this was computed.
     pub members: Arc<Members>,
     /// Members beyond those, found by look-up.
-    found: Arc<Vec<Member>>,
+    found: Arc<Others>,
 }
 
 impl Ranked {
     /// What is known of a candidate.
     pub fn member(&self, peer: &PeerId) -> Option<&Member> {
-        self.members
-            .get(peer)
-            .or_else(|| self.found.iter().find(|m| m.peer == *peer))
+        let found = || self.found.get(peer).map(Arc::as_ref);
+        self.members.get(peer).or_else(found)
     }
 
-    /// Whether it can be asked now: connected, or just found by a look-up.
+    /// Whether it can be asked now: connected, or not connected and not known to be away. In a
+    /// large network nobody is connected with everybody.
     pub fn is_live(&self, peer: &PeerId) -> bool {
-        match self.members.get(peer) {
-            Some(member) if member.state.is_live() => true,
-            _ => self.found.iter().any(|m| m.peer == *peer),
-        }
+        self.member(peer)
+            .is_some_and(|member| !matches!(member.state, Reach::Away { .. }))
     }
 
     /// Candidates that can be asked and offer room.
@@ -68,58 +105,60 @@ impl Ranked {
 impl Blocks {
     /// The candidates of `group`.
     ///
-    /// Computed from the member list when that is complete, else from a DHT look-up (cached).
+    /// Computed from the member list when that is complete, else also from DHT look-ups (cached).
     pub(super) async fn ranked(&self, group: Group) -> Ranked {
-        let members = self.net.members();
-        if members.complete {
-            return Ranked {
-                order: self.cluster(&members).rank(group),
-                members,
-                found: Arc::new(Vec::new()),
-            };
+        let listed = self.net.members();
+        if listed.complete {
+            return self.rank(group, listed, self.nobody());
         }
-        let found = self.looked_up(group).await;
-        let others = found.iter().filter(|m| members.get(&m.peer).is_none());
-        let cluster = Cluster::new(members.list.iter().chain(others).map(offering));
+        if let Some(found) = self.candidates.known(&listed, group) {
+            return self.rank(group, listed, found);
+        }
+        let target = point(&placement::group_key(group));
+        let lane = usize::from(target.first().copied().unwrap_or(0)) * LANES / 256;
+        let Some(lane) = self.candidates.lanes.get(lane) else {
+            return self.rank(group, listed, self.nobody());
+        };
+        let turn = lane.lock().await;
+        let found = match self.candidates.known(&listed, group) {
+            Some(found) => found,
+            None => self.look_up(group, &target).await,
+        };
+        drop(turn);
+        self.rank(group, listed, found)
+    }
+
+    /// The candidates of `group`, looked up anew if members may be missing from the list.
+    pub(super) async fn ranked_anew(&self, group: Group) -> Ranked {
+        let listed = self.net.members();
+        let found = if listed.complete {
+            self.nobody()
+        } else {
+            let target = point(&placement::group_key(group));
+            self.look_up(group, &target).await
+        };
+        self.rank(group, listed, found)
+    }
+
+    fn nobody(&self) -> Arc<Others> {
+        Arc::clone(&self.candidates.nobody)
+    }
+
+    fn rank(&self, group: Group, members: Arc<Members>, found: Arc<Others>) -> Ranked {
         Ranked {
-            order: cluster.rank(group),
+            order: self.candidates.cluster(&members, &found).rank(group),
             members,
             found,
         }
     }
 
-    /// The ranking table of a complete member list; made anew only when the list has changed.
-    fn cluster(&self, members: &Arc<Members>) -> Arc<Cluster> {
-        let mut cached = self
-            .candidates
-            .cluster
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner());
-        match cached.as_ref() {
-            Some((of, cluster)) if Arc::ptr_eq(of, members) => Arc::clone(cluster),
-            _ => {
-                let cluster = Arc::new(Cluster::new(members.list.iter().map(offering)));
-                *cached = Some((Arc::clone(members), Arc::clone(&cluster)));
-                cluster
-            }
-        }
-    }
-
-    async fn looked_up(&self, group: Group) -> Arc<Vec<Member>> {
-        let now = Instant::now();
-        let lock = || {
-            self.candidates
-                .lookups
-                .lock()
-                .unwrap_or_else(|poison| poison.into_inner())
-        };
-        if let Some(known) = lock().get(&group)
-            && now.duration_since(known.at) < LOOKUP_FRESH
+    /// Looks a group up and keeps the answer; all members that are known then.
+    async fn look_up(&self, group: Group, target: &Point) -> Arc<Others> {
+        match self
+            .net
+            .closest(placement::group_key(group), CANDIDATES)
+            .await
         {
-            return Arc::clone(&known.found);
-        }
-        let key = placement::group_key(group);
-        let found = match self.net.closest(key, CANDIDATES).await {
             Ok(lookup) => {
                 tracing::debug!(
                     group = group.0,
@@ -128,23 +167,126 @@ impl Blocks {
                     messages = lookup.messages,
                     "looked up a placement group"
                 );
-                lookup.found
+                self.candidates.take(group, target, lookup.found)
             }
             Err(error) => {
                 tracing::debug!(group = group.0, "look-up failed: {error}");
-                return Arc::new(Vec::new());
+                Arc::clone(&self.candidates.found().members)
             }
+        }
+    }
+}
+
+impl Cache {
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// The members that look-ups found, if the candidates of `group` are certainly known.
+    fn known(&self, listed: &Arc<Members>, group: Group) -> Option<Arc<Others>> {
+        let members = {
+            let mut found = self.found();
+            found.forget(Instant::now());
+            if found.answered.contains_key(&group) || found.coverage.covers_all() {
+                return Some(Arc::clone(&found.members));
+            }
+            Arc::clone(&found.members)
         };
-        let found = Arc::new(found);
-        let mut cache = lock();
-        if cache.len() >= LOOKUPS_MAX {
-            cache.retain(|_, known| now.duration_since(known.at) < LOOKUP_FRESH);
+        let cluster = self.cluster(listed, &members);
+        let candidates = cluster.closest(group);
+        let farthest = peer_point(&candidates.get(CANDIDATES - 1)?.peer);
+        let target = point(&placement::group_key(group));
+        let is_covered = self.found().coverage.covers_ball(&target, &farthest);
+        is_covered.then_some(members)
+    }
+
+    /// Takes in the answer of a look-up.
+    fn take(&self, group: Group, target: &Point, answer: Vec<Member>) -> Arc<Others> {
+        let now = Instant::now();
+        let mut found = self.found();
+        found.forget(now);
+        if found.seen.len() + answer.len() > FOUND_MAX {
+            // Rare: more members than this were candidates of something within the minute.
+            *found = Found::nothing();
         }
-        if cache.len() < LOOKUPS_MAX {
-            let found = Arc::clone(&found);
-            cache.insert(group, LookedUp { at: now, found });
+        // A short answer is forgotten sooner than others.
+        let is_short = answer.len() < CANDIDATES;
+        let since = if is_short {
+            now.checked_sub(LOOKUP_FRESH - SHORT_FRESH).unwrap_or(now)
+        } else {
+            now
+        };
+        match answer.last() {
+            Some(farthest) if !is_short => {
+                let farthest = peer_point(&farthest.peer);
+                found.coverage.add_ball(target, &farthest, now);
+            }
+            _ => found.coverage.add_all(since),
         }
-        found
+        found.answered.insert(group, since);
+        let mut members = (*found.members).clone();
+        for member in answer {
+            let seen = found.seen.entry(member.peer).or_insert(since);
+            *seen = since.max(*seen);
+            members.insert(member.peer, Arc::new(member));
+        }
+        found.members = Arc::new(members);
+        Arc::clone(&found.members)
+    }
+
+    /// The ranking table of the listed and the found; made anew only when either has changed.
+    fn cluster(&self, listed: &Arc<Members>, found: &Arc<Others>) -> Arc<Cluster> {
+        let mut cached = self
+            .table
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner());
+        match cached.as_ref() {
+            Some(table)
+                if Arc::ptr_eq(&table.listed, listed) && Arc::ptr_eq(&table.found, found) =>
+            {
+                Arc::clone(&table.cluster)
+            }
+            _ => {
+                let others = found.values().map(Arc::as_ref);
+                let others = others.filter(|member| listed.get(&member.peer).is_none());
+                let all = listed.list.iter().chain(others);
+                let cluster = Arc::new(Cluster::new(all.map(offering)));
+                *cached = Some(Table {
+                    listed: Arc::clone(listed),
+                    found: Arc::clone(found),
+                    cluster: Arc::clone(&cluster),
+                });
+                cluster
+            }
+        }
+    }
+}
+
+impl Found {
+    fn nothing() -> Found {
+        Found {
+            members: Arc::default(),
+            seen: BTreeMap::new(),
+            coverage: Coverage::new(PARTS_MAX),
+            answered: BTreeMap::new(),
+        }
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let Some(oldest) = now.checked_sub(LOOKUP_FRESH) else {
+            return;
+        };
+        self.coverage.forget_before(oldest);
+        self.answered.retain(|_, since| *since >= oldest);
+        let before = self.seen.len();
+        self.seen.retain(|_, seen| *seen >= oldest);
+        if self.seen.len() < before {
+            let kept = self.members.iter();
+            let kept = kept.filter(|(peer, _)| self.seen.contains_key(peer));
+            self.members = Arc::new(kept.map(|(peer, m)| (*peer, Arc::clone(m))).collect());
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::base::error::Classify;
 use crate::base::wire;
 use crate::base::worker::{Next, Worker};
 use crate::base::{ClaimId, OwnerId, PeerId};
-use crate::net::{Request, Response};
+use crate::net::{Reach, Request, Response};
 use crate::store::{KvChange, StoreError};
 
 /// Key-value space of uploads that owe something to holders.
@@ -219,7 +219,7 @@ impl Blocks {
         } else {
             Request::ReleaseClaim { claim }
         };
-        let answer = self.net.request(peer, request, self.limits.request_timeout);
+        let answer = self.ask(peer, request, self.limits.request_timeout);
         matches!(answer.await, Ok(Response::Done))
     }
 
@@ -269,11 +269,13 @@ impl ClaimSettler {
                 number,
             };
             let members = blocks.net.members();
-            let (reachable, rest): (BTreeSet<_>, BTreeSet<_>) = debt
-                .peers
-                .iter()
-                .copied()
-                .partition(|peer| members.get(peer).is_some_and(|m| m.state.is_live()));
+            // One that is no member of a list that is not whole may be reached all the same.
+            let may_answer = |peer: &PeerId| match members.get(peer) {
+                Some(member) => !matches!(member.state, Reach::Away { .. }),
+                None => !members.complete,
+            };
+            let (reachable, rest): (BTreeSet<_>, BTreeSet<_>) =
+                debt.peers.iter().copied().partition(may_answer);
             let overdue = blocks.clock.now_ms().saturating_sub(debt.since_ms)
                 > 2 * blocks.limits.claim_ttl.as_millis() as u64;
             if reachable.is_empty() && !overdue {

@@ -342,23 +342,23 @@ impl Fetching<'_> {
 
     /// Asks all live peers that were not asked yet what they hold, and queues those that do.
     async fn ask_everybody(&mut self) {
+        let group = self.reference.id.group();
+        self.ranked = self.blocks.ranked_anew(group).await;
         let members = self.blocks.net.members();
-        let others: Vec<PeerId> = members
-            .list
-            .iter()
-            .filter(|member| member.state.is_live() && !self.asked.contains(&member.peer))
-            .map(|member| member.peer)
-            .collect();
+        let listed = members.list.iter().filter(|m| m.state.is_live());
+        let mut others: BTreeSet<PeerId> = listed.map(|member| member.peer).collect();
+        others.extend(self.ranked.live());
+        others.retain(|peer| !self.asked.contains(peer));
         let block = self.reference.id;
         let mut answers: FuturesUnordered<_> = others
             .into_iter()
             .map(|peer| {
-                let net = &self.blocks.net;
+                let blocks = self.blocks;
                 async move {
                     let request = Request::Have {
                         blocks: vec![block],
                     };
-                    (peer, net.request(peer, request, HAVE_TIMEOUT).await)
+                    (peer, blocks.ask(peer, request, HAVE_TIMEOUT).await)
                 }
             })
             .collect();

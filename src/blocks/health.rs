@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::stream::StreamExt;
 
 use super::Blocks;
 use crate::base::limits::BATCH_BLOCKS_MAX;
-use crate::base::{BlockId, EcProfile, IndexSet, PeerId};
+use crate::base::{BlockId, EcProfile, Group, IndexSet, PeerId};
 use crate::net::{Request, Response};
 use crate::placement;
+
+/// Peers asked at a time.
+const ASKED_AT_ONCE: usize = 32;
 
 /// The state of one block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,31 +44,38 @@ impl Blocks {
         (result, peers.len())
     }
 
-    /// What every live peer holds of a batch.
+    /// What every live peer holds of a batch: those of the list, and the candidates of each block.
     async fn holders(&self, batch: &[BlockId]) -> BTreeMap<PeerId, Vec<IndexSet>> {
-        let members = self.net.members();
         let own = self.net.own();
         let mut holders: BTreeMap<PeerId, Vec<IndexSet>> = BTreeMap::new();
         if let Ok(held) = self.store.held(batch).await {
             holders.insert(own, held);
         }
-        let others = members.list.iter().filter(|m| m.state.is_live());
-        let mut answers: FuturesUnordered<_> = others
-            .filter(|member| member.peer != own)
-            .map(|member| async {
+        let members = self.net.members();
+        let listed = members.list.iter().filter(|m| m.state.is_live());
+        let mut peers: BTreeSet<PeerId> = listed.map(|member| member.peer).collect();
+        let groups: BTreeSet<Group> = batch.iter().map(BlockId::group).collect();
+        for group in groups {
+            peers.extend(self.ranked(group).await.live());
+        }
+        peers.remove(&own);
+        let mut answers = futures::stream::iter(peers)
+            .map(|peer| async move {
                 let request = Request::Have {
                     blocks: batch.to_vec(),
                 };
                 let timeout = self.limits.request_timeout;
-                (
-                    member.peer,
-                    self.net.request(member.peer, request, timeout).await,
-                )
+                (peer, self.ask(peer, request, timeout).await)
             })
-            .collect();
+            .buffer_unordered(ASKED_AT_ONCE);
         while let Some((peer, answer)) = answers.next().await {
-            if let Ok(Response::Held { held }) = answer {
-                holders.insert(peer, held);
+            match answer {
+                Ok(Response::Held { held }) => {
+                    holders.insert(peer, held);
+                }
+                other => {
+                    tracing::debug!(peer = %peer.short(), ?other, "does not say what it holds");
+                }
             }
         }
         drop(answers);

@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of files, directories or links: it turns a chunk into a [`crate::base::BlockRef`] and back.
 
+mod ask;
 mod candidates;
 mod claims;
 mod error;

@@ -112,7 +112,7 @@ impl Session {
                 expires_ms,
                 blocks: vec![block],
             };
-            match blocks.net.request(peer, request, SECOND_TRY_AFTER).await {
+            match blocks.ask(peer, request, SECOND_TRY_AFTER).await {
                 Ok(Response::Held { held }) => Some(held),
                 _ => None,
             }
@@ -157,43 +157,32 @@ impl Session {
         };
         drop(shard);
         let begun = Instant::now();
-        let timeout = blocks.limits.request_timeout;
-        let mut pause = Duration::from_millis(20);
-        loop {
-            let left = timeout.saturating_sub(begun.elapsed());
-            let answer = blocks.net.request(peer, request.clone(), left).await;
-            match answer {
-                Ok(Response::Stored) => {
-                    blocks.stats.succeeded(&peer, Work::Store, begun.elapsed());
-                    blocks.stats.has_room(&peer);
-                    return Ok(());
-                }
-                Ok(Response::Busy) | Err(NetError::Busy(_))
-                    if begun.elapsed() + pause < timeout =>
-                {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
-                }
-                Ok(Response::Refused {
-                    reason: Refusal::Full,
-                    free_bytes,
-                }) => {
-                    blocks.stats.is_full(&peer);
-                    return Err(Failure::Full(free_bytes));
-                }
-                Ok(Response::Refused { reason, .. }) => {
-                    blocks.stats.failed(&peer);
-                    return Err(Failure::Refused(reason));
-                }
-                Ok(other) => {
-                    blocks.stats.failed(&peer);
-                    let what = format!("{other:?}").chars().take(40).collect();
-                    return Err(Failure::Peer(NetError::Protocol(peer, what)));
-                }
-                Err(error) => {
-                    blocks.stats.failed(&peer);
-                    return Err(Failure::Peer(error));
-                }
+        let answer = blocks.ask(peer, request, blocks.limits.request_timeout);
+        match answer.await {
+            Ok(Response::Stored) => {
+                blocks.stats.succeeded(&peer, Work::Store, begun.elapsed());
+                blocks.stats.has_room(&peer);
+                Ok(())
+            }
+            Ok(Response::Refused {
+                reason: Refusal::Full,
+                free_bytes,
+            }) => {
+                blocks.stats.is_full(&peer);
+                Err(Failure::Full(free_bytes))
+            }
+            Ok(Response::Refused { reason, .. }) => {
+                blocks.stats.failed(&peer);
+                Err(Failure::Refused(reason))
+            }
+            Ok(other) => {
+                blocks.stats.failed(&peer);
+                let what = format!("{other:?}").chars().take(40).collect();
+                Err(Failure::Peer(NetError::Protocol(peer, what)))
+            }
+            Err(error) => {
+                blocks.stats.failed(&peer);
+                Err(Failure::Peer(error))
             }
         }
     }

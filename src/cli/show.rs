@@ -12,7 +12,7 @@ use super::output::{Output, Table, printable};
 use super::session::Session;
 use super::time::utc_time;
 use crate::admin::types::{
-    Kind, LinkRequest, Listed, LsEntry, LsRequest, PeerInfo, QuotaInfo, SetQuota,
+    Kind, LinkRequest, Listed, LookupInfo, LsEntry, LsRequest, PeerInfo, QuotaInfo, SetQuota,
 };
 use crate::admin::{AdminError, ItemStream};
 use crate::base::ByteSize;
@@ -50,6 +50,16 @@ pub(super) async fn status(session: &Session, output: &Output) -> Done {
             format!("{} known, {} connected", status.members, status.connected),
         ),
     ];
+    if status.lookups.count > 0 {
+        let LookupInfo {
+            count,
+            hops,
+            messages,
+            ..
+        } = status.lookups;
+        let text = format!("{count}, in {hops} rounds with {messages} messages");
+        rows.push(("look-ups", text));
+    }
     if !status.zone.is_empty() {
         rows.push(("zone", status.zone.clone()));
     }

@@ -1,7 +1,7 @@
 //! The seam between everything above and any network: data, not a trait.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -102,6 +102,46 @@ pub struct Lookup {
     pub hops: u32,
     /// Messages sent.
     pub messages: u32,
+}
+
+/// What all look-ups of a peer cost so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LookupTotals {
+    /// Look-ups made.
+    pub count: u64,
+    /// Rounds of questions of all of them.
+    pub hops: u64,
+    /// Messages sent for all of them.
+    pub messages: u64,
+    /// Bytes of records received for all of them.
+    pub record_bytes: u64,
+    /// Time that they took, one after the other.
+    pub time: Duration,
+}
+
+/// Counts look-ups: written by whoever makes them, read by whoever shows them.
+#[derive(Debug, Default)]
+pub struct LookupCounter(Mutex<LookupTotals>);
+
+impl LookupCounter {
+    /// One more look-up.
+    pub fn add(&self, lookup: &Lookup, record_bytes: u64, time: Duration) {
+        let mut totals = self.lock();
+        totals.count += 1;
+        totals.hops += u64::from(lookup.hops);
+        totals.messages += u64::from(lookup.messages);
+        totals.record_bytes += record_bytes;
+        totals.time += time;
+    }
+
+    /// All so far.
+    pub fn totals(&self) -> LookupTotals {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LookupTotals> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What this peer offers the network now.
@@ -208,6 +248,7 @@ pub struct NetHandle {
     own: PeerId,
     commands: mpsc::Sender<Command>,
     members: watch::Receiver<Arc<Members>>,
+    lookups: Arc<LookupCounter>,
 }
 
 /// The actor's ends of a [`NetHandle`].
@@ -219,6 +260,8 @@ pub struct NetActorEnds {
     pub members: watch::Sender<Arc<Members>>,
     /// Where requests of other peers go (bounded; full: answer `Busy`).
     pub inbound: mpsc::Sender<Inbound>,
+    /// Where look-ups are counted.
+    pub lookups: Arc<LookupCounter>,
 }
 
 impl NetHandle {
@@ -227,16 +270,19 @@ impl NetHandle {
         let (command_tx, command_rx) = mpsc::channel(queue);
         let (members_tx, members_rx) = watch::channel(Arc::new(Members::default()));
         let (inbound_tx, inbound_rx) = mpsc::channel(queue);
+        let lookups = Arc::new(LookupCounter::default());
         (
             NetHandle {
                 own,
                 commands: command_tx,
                 members: members_rx,
+                lookups: Arc::clone(&lookups),
             },
             NetActorEnds {
                 commands: command_rx,
                 members: members_tx,
                 inbound: inbound_tx,
+                lookups,
             },
             inbound_rx,
         )
@@ -250,6 +296,11 @@ impl NetHandle {
     /// The members known now.
     pub fn members(&self) -> Arc<Members> {
         self.members.borrow().clone()
+    }
+
+    /// What look-ups cost so far.
+    pub fn lookups(&self) -> LookupTotals {
+        self.lookups.totals()
     }
 
     /// A receiver that sees every change of the member list.

@@ -155,10 +155,28 @@ impl Links {
         self.lock().has_room_for(peer)
     }
 
+    /// As [`Links::has_room_for`], of a peer that comes by itself; if there is no room, a link that
+    /// nobody needs is closed, so that there is when it comes again.
+    pub fn welcomes(&self, peer: &PeerId) -> bool {
+        let needless = {
+            let table = self.lock();
+            if table.has_room_for(peer) {
+                return true;
+            }
+            table.least_needed(false, Instant::now())
+        };
+        for link in needless {
+            tracing::debug!(peer = %link.peer(), "closed to make room for another");
+            link.close();
+        }
+        false
+    }
+
     /// Sends a request over the best link, making one if there is none.
     ///
     /// A request whose link ends under it is sent once more if there is another one: all
-    /// requests are idempotent. Dropping the future cancels.
+    /// requests are idempotent. `Busy` if the peer closes its links in good order without an answer:
+    /// it has no room for one more. Dropping the future cancels.
     pub async fn request(
         &self,
         to: PeerId,
@@ -173,7 +191,13 @@ impl Links {
             }
             match self.best(&to) {
                 Some(other) if !other.is_same(&link) => other.request(request, deadline).await,
-                _ if link.is_leaving() => self.link_to(to).await?.request(request, deadline).await,
+                _ if link.is_leaving() => {
+                    let again = self.link_to(to).await?;
+                    match again.request(request, deadline).await {
+                        Err(NetError::Lost(_)) if again.is_leaving() => Err(NetError::Busy(to)),
+                        outcome => outcome,
+                    }
+                }
                 _ => Err(NetError::Lost(to)),
             }
         };
@@ -192,7 +216,7 @@ impl Links {
         if *peer == self.inner.own {
             return Reach::Own;
         }
-        self.lock().reach(peer)
+        self.lock().reach(peer, Instant::now())
     }
 
     /// Smoothed round-trip time to `peer`, also of links that are gone.
@@ -250,7 +274,8 @@ impl Links {
     fn detach(&self, link: &Link, end: &LinkEnd) {
         let failed = !matches!(end, LinkEnd::Closed);
         let now_ms = self.inner.clock.now_ms();
-        self.lock().remove(link, failed.then_some(now_ms));
+        let failed_at_ms = failed.then_some(now_ms);
+        self.lock().remove(link, Instant::now(), failed_at_ms);
         self.inner.wanted_changed.notify_one();
         self.changed();
     }

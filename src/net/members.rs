@@ -91,6 +91,8 @@ pub struct MemberTable {
     /// By distance from the own peer, so the first ones are those to keep.
     listed: BTreeMap<Point, Arc<Known>>,
     complete: bool,
+    /// Whether what others know was compared with this.
+    settled: bool,
     spare: Spare,
 }
 
@@ -104,6 +106,7 @@ impl MemberTable {
             max: max_members.max(1),
             listed: BTreeMap::new(),
             complete: true,
+            settled: true,
             spare: Spare::new(max_spare),
         }
     }
@@ -168,9 +171,17 @@ impl MemberTable {
         self.listed.values()
     }
 
-    /// Whether no member was ever left out of the list.
+    /// Whether the list has every member: it was compared with that of another member, and none was
+    /// ever left out.
     pub const fn is_complete(&self) -> bool {
-        self.complete
+        self.complete && self.settled
+    }
+
+    /// Whoever has just come knows some members, and not whether there are more.
+    pub const fn set_settled(&mut self, settled: bool) -> bool {
+        let is_news = self.settled != settled;
+        self.settled = settled;
+        is_news
     }
 
     /// Remembers that members are missing (they were left out before a restart).
@@ -207,7 +218,7 @@ impl MemberTable {
         list.sort_unstable_by_key(|member| member.peer);
         Members {
             list,
-            complete: self.complete,
+            complete: self.is_complete(),
         }
     }
 
@@ -366,6 +377,20 @@ mod tests {
         let sorted = all.is_sorted_by_key(|known| distance(known.point(), &[0; 32]));
         assert!(sorted);
         assert_eq!(table.closest(&[0; 32], 2).len(), 2);
+    }
+
+    #[test]
+    fn a_list_is_complete_once_it_was_compared() {
+        let mut table = MemberTable::new(PeerId([0; 32]), 3, 5);
+        assert!(table.set_settled(false) && !table.set_settled(false));
+        table.learn(Arc::new(known(1, 1)));
+        assert!(!table.members(idle).complete);
+        assert!(table.set_settled(true));
+        assert!(table.members(idle).complete);
+        for tag in 0..9 {
+            table.learn(Arc::new(known(tag, 1)));
+        }
+        assert!(!table.members(idle).complete);
     }
 
     #[test]

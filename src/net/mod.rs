@@ -22,14 +22,35 @@ pub mod swarm;
 pub mod throttle;
 
 pub use command::{
-    Command, Inbound, Lookup, Member, Members, NetActorEnds, NetError, NetHandle, Offer, Path,
-    Reach,
+    Command, Inbound, Lookup, LookupCounter, LookupTotals, Member, Members, NetActorEnds, NetError,
+    NetHandle, Offer, Path, Reach,
 };
 pub use message::{PeerRecord, Refusal, Request, Response};
 
 #[cfg(test)]
 pub(crate) mod testing {
-    //! How many random cases the property tests of this layer try.
+    //! What tests of this layer share.
+
+    /// The golden frames whose name begins so: the rest of the name, and the bytes.
+    pub(crate) fn golden(kind: &str) -> Vec<(String, Vec<u8>)> {
+        let lines = include_str!("../../tests/fixtures/wire.txt").lines();
+        let lines = lines.filter_map(|line| line.strip_prefix(kind)?.strip_prefix(' '));
+        let decode = |hex: &str| data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap();
+        lines
+            .map(|line| {
+                let (name, hex) = line.split_once(' ').unwrap();
+                (name.to_owned(), decode(hex))
+            })
+            .collect()
+    }
+
+    /// The lines that would be golden.
+    pub(crate) fn lines(kind: &str, frames: &[(String, Vec<u8>)]) -> String {
+        let line = |(name, bytes): &(String, Vec<u8>)| {
+            format!("{kind} {name} {}\n", data_encoding::HEXLOWER.encode(bytes))
+        };
+        frames.iter().map(line).collect()
+    }
 
     use proptest::prelude::ProptestConfig;
 

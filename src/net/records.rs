@@ -142,6 +142,7 @@ mod tests {
     use crate::net::admission::Lists;
     use crate::net::credentials::Credentials;
     use crate::net::credentials::testing::founded;
+    use crate::net::testing::{golden, lines};
 
     fn record(credentials: &Credentials, seq: u64) -> PeerRecord {
         PeerRecord {
@@ -176,6 +177,17 @@ mod tests {
                 Claimed::decode(&bad.into()).and_then(|c| c.verify(credentials.gate(), None, NOW));
             assert!(refused.is_err(), "byte {at}");
         }
+    }
+
+    #[test]
+    fn a_signed_record_has_the_form_that_is_written_down() {
+        let credentials = founded(1, Lists::default());
+        let signed = sign(&record(&credentials, NOW), credentials.device());
+        let written = [("signed".to_owned(), signed.to_vec())];
+        assert_eq!(golden("record"), written, "\n{}", lines("record", &written));
+        let claim = Claimed::decode(&golden("record")[0].1.clone().into()).unwrap();
+        assert_eq!(claim.record, record(&credentials, NOW));
+        assert!(claim.verify(credentials.gate(), None, NOW).is_ok());
     }
 
     #[test]

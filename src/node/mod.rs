@@ -12,6 +12,7 @@ mod network;
 mod offer;
 mod quota;
 mod show;
+mod thrift;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -233,6 +234,7 @@ impl Node {
         self.run_worker(compaction);
         self.run_worker(expiry);
         self.run_worker(offer::OfferKeeper::new(self.clone()));
+        self.run_worker(thrift::Thrift::new(self.0.blocks.pools().clone()));
     }
 
     fn run_worker<W: Worker>(&self, worker: W) {

@@ -32,6 +32,10 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the records of known peers are written down, unless one came or went.
 const PERSIST_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Room for the records of members beyond the list, however short that is: those that one look-up
+/// finds must not displace one another.
+const SPARE_RECORDS_MIN: usize = 256;
+
 /// What serves the seam.
 pub(super) enum Network {
     /// Nobody but this peer; no socket.
@@ -72,6 +76,7 @@ fn options_of(
     options.mdns = network.mdns;
     options.offer = offer;
     options.max_members = network.max_members as usize;
+    options.max_spare_records = options.max_members.max(SPARE_RECORDS_MIN);
     options.max_connections = network.max_connections as usize;
     options.upload_limit = network.upload_limit.0;
     options.download_limit = network.download_limit.0;

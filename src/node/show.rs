@@ -3,11 +3,11 @@
 use std::sync::atomic::Ordering;
 
 use super::Node;
-use crate::admin::types::{LsEntry, PeerInfo, QuotaInfo, Status, WorkerStatus};
+use crate::admin::types::{LookupInfo, LsEntry, PeerInfo, QuotaInfo, Status, WorkerStatus};
 use crate::base::ByteSize;
 use crate::dag::directory::printable;
 use crate::dag::{Entry, EntryKind, Meta, NodeAt, Timestamp};
-use crate::net::{Member, Path, Reach};
+use crate::net::{LookupTotals, Member, Path, Reach};
 
 impl Node {
     pub(super) async fn show_status(&self) -> Status {
@@ -47,6 +47,8 @@ impl Node {
             uptime_ms: inner.started.elapsed().as_millis() as u64,
             members: members.list.len() as u32,
             connected: connected as u32,
+            knows_all: members.complete,
+            lookups: lookups(&inner.net.lookups()),
             storage: self.show_quota(),
             workers,
         }
@@ -92,6 +94,16 @@ impl Node {
         let own = own.to_string();
         peers.sort_by_key(|peer| peer.peer != own);
         peers
+    }
+}
+
+fn lookups(totals: &LookupTotals) -> LookupInfo {
+    LookupInfo {
+        count: totals.count,
+        hops: totals.hops,
+        messages: totals.messages,
+        record_bytes: totals.record_bytes,
+        time_ms: totals.time.as_millis() as u64,
     }
 }
 

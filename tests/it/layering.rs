@@ -25,6 +25,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("libp2p_stream", &["net/swarm/"]),
     ("tokio_rustls", &["net/"]),
     ("rustls", &["net/"]),
+    ("libc", &["base/memory.rs"]),
     ("redb", &["store/tables.rs"]),
     ("reed_solomon_erasure", &["erasure/reed_solomon.rs"]),
     ("rusty_erasure", &["erasure/simd.rs"]),

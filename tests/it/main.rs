@@ -14,6 +14,7 @@ mod crash;
 mod dag;
 mod damage;
 mod devnet;
+mod dht;
 #[cfg(feature = "testkit")]
 mod fuzz;
 mod input;

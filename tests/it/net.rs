@@ -222,7 +222,7 @@ async fn those_who_wait_for_admission_are_bounded_and_members_come_through() {
 async fn a_full_peer_says_so_and_keeps_those_it_has() {
     let network = Network::found(1);
     let full = Peer::start(&network.identity(), limits(), 1, "127.0.0.1:0").await;
-    let (a, b) = (network.peer().await, network.peer().await);
+    let (a, mut b) = (network.peer().await, network.peer().await);
     a.plane
         .connect_to(full.id, &[full.address])
         .await
@@ -232,11 +232,28 @@ async fn a_full_peer_says_so_and_keeps_those_it_has() {
         refused,
         Err(BulkError::Admission(AdmissionError::Refused(Denied::Full)))
     ));
-    // Neither does it dial beyond the limit.
+    let connected = || -> Vec<PeerId> {
+        let connected = full.links.connected();
+        connected.iter().map(|(peer, _)| *peer).collect()
+    };
+    assert_eq!(connected(), [a.id]);
+    // Neither does it dial beyond the limit: somebody it wants to ask takes the place of one that
+    // nobody needs.
+    b.serve(|_| held());
     full.knows(&b);
     let asked = full.links.request(b.id, &have(), soon()).await;
-    assert!(matches!(asked, Err(NetError::Unreachable(_))));
-    assert_eq!(full.links.connected().len(), 1);
+    assert_eq!(asked, Ok(held()));
+    assert_eq!(connected(), [b.id]);
+    // And so does somebody who comes, at the second attempt.
+    sleep(Duration::from_secs(1)).await;
+    let address = [full.address];
+    assert!(a.plane.connect_to(full.id, &address).await.is_err());
+    until("the other has left", || connected().is_empty()).await;
+    a.plane
+        .connect_to(full.id, &address)
+        .await
+        .expect("there is room again");
+    assert_eq!(connected(), [a.id]);
 }
 
 #[tokio::test]

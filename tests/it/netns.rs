@@ -64,6 +64,11 @@ impl Lan {
                 "-n {name} addr add 10.77.0.{}/24 dev eth0",
                 at + 1
             )));
+            // Without asking the neighbours first, which would take a second.
+            assert!(ip(&format!(
+                "-n {name} addr add fd77::{}/64 dev eth0 nodad",
+                at + 1
+            )));
             assert!(ip(&format!("-n {name} link set eth0 up")));
         }
         Some(lan)
@@ -262,4 +267,92 @@ fn a_peer_is_used_again_after_it_moved_or_slept() {
         lan.path(0, 1).is_some()
     });
     lan.round_trip(0, 1, 7);
+}
+
+/// Both families listen on one port, whatever the system's default is.
+#[test]
+fn the_default_addresses_serve_both_families() {
+    let Some(mut lan) = Lan::new(2, "dual") else {
+        return;
+    };
+    lan.start();
+    for address in [
+        "10.77.0.1:4748",
+        "[fd77::1]:4748",
+        "/ip4/10.77.0.1/tcp/4747",
+        "/ip6/fd77::1/tcp/4747",
+        "/ip4/10.77.0.1/udp/4747/quic-v1",
+        "/ip6/fd77::1/udp/4747/quic-v1",
+    ] {
+        // The system tells of interfaces one by one.
+        wait_until(&format!("{address} is announced"), BACK_WITHIN, || {
+            let output = run(lan.cairn(0).args(["--json", "status"]), 0);
+            let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            let announced = status["addresses"].as_array().expect("addresses");
+            announced.iter().any(|announced| announced == address)
+        });
+    }
+    lan.round_trip(0, 1, 8);
+    // Then only IPv6 is left, and after that only IPv4.
+    let name = lan.name(1);
+    assert!(ip(&format!("-n {name} addr del 10.77.0.2/24 dev eth0")));
+    wait_until("IPv6 alone serves", BACK_WITHIN, || {
+        let peers = lan.cairn(0).arg("peers").output();
+        peers.is_ok_and(|peers| !String::from_utf8_lossy(&peers.stdout).contains("10.77.0.2"))
+            && lan.path(0, 1).as_deref() == Some("bulk")
+            && lan.path(1, 0).as_deref() == Some("bulk")
+    });
+    lan.round_trip(1, 0, 9);
+    assert!(ip(&format!("-n {name} addr add 10.77.0.2/24 dev eth0")));
+    assert!(ip(&format!("-n {name} addr del fd77::2/64 dev eth0")));
+    wait_until("IPv4 alone serves", BACK_WITHIN, || {
+        let peers = lan.cairn(0).arg("peers").output();
+        peers.is_ok_and(|peers| !String::from_utf8_lossy(&peers.stdout).contains("fd77::2"))
+            && lan.path(0, 1).as_deref() == Some("bulk")
+            && lan.path(1, 0).as_deref() == Some("bulk")
+    });
+    lan.round_trip(0, 1, 10);
+}
+
+/// Two peers of one machine, both with the default ports.
+#[test]
+fn a_port_in_use_is_told_with_its_remedy() {
+    let Some(mut lan) = Lan::new(1, "ports") else {
+        return;
+    };
+    lan.start();
+    run(lan.cairn(0).args(["-q", "invite"]), 0);
+    let second = lan.dir.path().join("second");
+    std::fs::create_dir_all(&second).expect("a data directory");
+    let invite = |config: &str, code: i32| {
+        std::fs::write(second.join("config.toml"), config).expect("a config");
+        let mut invite = lan.inside(0, &bin());
+        invite.arg("--data-dir").arg(&second).args(["-q", "invite"]);
+        let output = run(&mut invite, code);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let head = "[storage]\nquota = \"1 GiB\"\n[network]\nmdns = false\n";
+    let tcp_alone = format!("{head}listen = [\"/ip4/0.0.0.0/tcp/4747\"]\n");
+    let bulk_alone = format!("{head}listen = [\"/ip4/0.0.0.0/tcp/4757\"]\n");
+    let family = format!("{bulk_alone}bulk_listen = [\"[::]:4748\"]\n");
+    for (config, port) in [
+        (head, "tcp/4747"),
+        (tcp_alone.as_str(), "tcp/4747"),
+        (bulk_alone.as_str(), "0.0.0.0:4748"),
+        (family.as_str(), "[::]:4748"),
+    ] {
+        let said = invite(config, 1);
+        for part in [
+            port,
+            "in use",
+            "network.listen",
+            "network.bulk_listen",
+            "config",
+        ] {
+            assert!(said.contains(part), "{part} is not in: {said}");
+        }
+    }
+    // What it says helps.
+    let free = format!("{bulk_alone}bulk_listen = [\"0.0.0.0:0\"]\n");
+    invite(&free, 0);
 }

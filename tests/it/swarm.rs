@@ -183,7 +183,7 @@ async fn six_peers_know_each_other_over_the_bulk_plane() {
     }
     for peer in &peers {
         assert!(peer.sees(6).await, "{:?}", peer.handle.members());
-        assert!(peer.handle.members().complete);
+        assert!(within(SECOND * 5, || peer.handle.members().complete).await);
         let bulk = |m: &cairnfs::net::Member| {
             matches!(
                 m.state,
@@ -353,6 +353,21 @@ async fn look_ups_find_the_closest_where_nobody_knows_everybody() {
         f64::from(messages) / LOOKUPS as f64,
     );
     assert!(share > 0.99);
+
+    // Whoever is neither listed nor remembered is found by its id.
+    for _ in 0..20 {
+        let asker = founder.entropy.below(PEERS as u64) as usize;
+        let other = (asker + 1 + founder.entropy.below(PEERS as u64 - 1) as usize) % PEERS;
+        let (asker, other) = (&peers[asker], peers[other].own);
+        let answer = asker.handle.request(other, have(), SECOND * 8).await;
+        assert!(answer.is_ok(), "{answer:?}");
+    }
+    let made: u64 = peers.iter().map(|peer| peer.handle.lookups().count).sum();
+    println!(
+        "{} look-ups of 20 peers by their ids",
+        made - LOOKUPS as u64
+    );
+    assert!(made > LOOKUPS as u64, "all were known");
 }
 
 /// Whoever is of another network, is denied, or knows the secrets and has no valid invitation is

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::super::GetError;
 use super::{Ask, Fetching};
 use crate::base::{IndexSet, PeerId};
+use crate::net::Reach;
 
 /// First pause before peers that did not answer are asked again; it doubles from one time to the next.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -22,7 +23,7 @@ impl Fetching<'_> {
         let members = self.blocks.net.members();
         let listed = members.list.iter().filter(|m| m.capacity_bytes > 0);
         listed
-            .filter(|member| !member.state.is_live())
+            .filter(|member| matches!(member.state, Reach::Away { .. }))
             .map(|member| member.peer)
             .collect()
     }
@@ -35,10 +36,14 @@ impl Fetching<'_> {
         let mut pause = PAUSE_MIN;
         loop {
             let now = members.borrow_and_update().clone();
-            let is_live = |peer: &PeerId| now.get(peer).is_some_and(|m| m.state.is_live());
+            // The list tells when its members are back; others have to be asked.
+            let may_answer = |peer: &PeerId| {
+                let listed = now.get(peer);
+                listed.is_none_or(|member| !matches!(member.state, Reach::Away { .. }))
+            };
             // One that is silent because it went away is waited for as others are.
             away.append(&mut self.silent);
-            let back: Vec<PeerId> = away.iter().copied().filter(is_live).collect();
+            let back: Vec<PeerId> = away.iter().copied().filter(may_answer).collect();
             for peer in back {
                 away.remove(&peer);
                 if !self.liars.contains(&peer) {

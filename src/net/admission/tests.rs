@@ -8,6 +8,7 @@ use tokio::io::DuplexStream;
 use super::*;
 use crate::base::Clock;
 use crate::crypto::{MembershipChain, NetworkSecrets, SigningKey, Terms};
+use crate::net::testing::{golden, lines};
 
 struct Member {
     gate: Gate,
@@ -314,5 +315,55 @@ proptest! {
             let outcome = admit(&mut b, &ends, &listener.gate, &entropy, Bytes::new(), || Ok(()));
             assert!(outcome.await.is_err());
         });
+    }
+}
+
+/// Every step of the exchange, and what its reader makes of it.
+#[test]
+fn every_step_has_the_form_that_is_written_down() {
+    let frame = |step, meta: Vec<u8>| {
+        let frame = Outgoing::assemble(Kind::Hello, step, 0, &meta, Bytes::new());
+        frame.head.to_vec()
+    };
+    let nonce = Nonce {
+        version: ADMISSION_VERSION,
+        nonce: [0x11; PROOF_BYTES],
+    };
+    let proof = Proof {
+        epoch: 3,
+        mac: [0x22; PROOF_BYTES],
+    };
+    let chain = Chain {
+        chain: Bytes::from_static(b"chain"),
+        record: Bytes::from_static(b"record"),
+    };
+    let verdict = |denied| frame(STEP_VERDICT, wire::encode(&Verdict { denied }));
+    let steps = [
+        ("nonce", frame(STEP_NONCE, wire::encode(&nonce))),
+        ("proof", frame(STEP_PROOF, wire::encode(&proof))),
+        ("chain", frame(STEP_CHAIN, wire::encode(&chain))),
+        ("welcome", verdict(None)),
+        ("denied-chain", verdict(Some(Denied::Chain))),
+        ("denied-listed", verdict(Some(Denied::Listed))),
+        ("denied-full", verdict(Some(Denied::Full))),
+    ];
+    let steps = steps.map(|(name, bytes)| (name.to_owned(), bytes));
+    assert_eq!(golden("hello"), steps, "\n{}", lines("hello", &steps));
+    let meta = |at: usize| golden("hello")[at].1[HEADER_BYTES..].to_vec();
+    let read: Nonce = wire::decode(&meta(0), HELLO_META_MAX_BYTES).unwrap();
+    assert_eq!((read.version, read.nonce), (nonce.version, nonce.nonce));
+    let read: Proof = wire::decode(&meta(1), HELLO_META_MAX_BYTES).unwrap();
+    assert_eq!((read.epoch, read.mac), (proof.epoch, proof.mac));
+    let read: Chain = wire::decode(&meta(2), HELLO_META_MAX_BYTES).unwrap();
+    assert_eq!((read.chain, read.record), (chain.chain, chain.record));
+    let reasons = [
+        None,
+        Some(Denied::Chain),
+        Some(Denied::Listed),
+        Some(Denied::Full),
+    ];
+    for (at, denied) in (3..).zip(reasons) {
+        let read: Verdict = wire::decode(&meta(at), HELLO_META_MAX_BYTES).unwrap();
+        assert_eq!(read.denied, denied);
     }
 }

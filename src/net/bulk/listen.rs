@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsStream;
 
 use super::strangers::Stranger;
@@ -16,11 +16,37 @@ use crate::net::mux::Link;
 /// Pause after the system refused to accept (out of descriptors, mostly).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Of connections that the system has finished and nobody took yet.
+const BACKLOG: u32 = 1024;
+
+/// An IPv6 socket is for IPv6 alone, as on the control plane: so both families can listen on one
+/// port, whatever the system's default is.
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if address.is_ipv6() {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    // So that a peer can be started again while connections of the one before fade away.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Whether somebody listens on `address` already. libp2p does not notice: it shares its ports with
+/// all who are willing to, so two peers would get every other connection of one another.
+pub fn is_taken(address: SocketAddr) -> bool {
+    let is_in_use = |error: io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    address.port() != 0 && open(address).is_err_and(is_in_use)
+}
+
 impl BulkPlane {
     /// Listens on `address` and takes connections until [`BulkPlane::stop`]. Answers where it
     /// listens, with the port that the system chose for port 0.
     pub async fn listen(&self, address: SocketAddr) -> io::Result<SocketAddr> {
-        let listener = TcpListener::bind(address).await?;
+        let listener = open(address)?;
         let bound = listener.local_addr()?;
         let plane = self.clone();
         self.inner.config.tasks.spawn(async move {

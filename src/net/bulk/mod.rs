@@ -30,6 +30,7 @@ use super::mux::Link;
 use super::swarm::tls::{PeerTls, TlsError, peer_of};
 use crate::base::{Class, Classify, Entropy, Limits, PeerId};
 use crate::crypto::{Side, SigningKey};
+pub use listen::is_taken;
 use strangers::Strangers;
 use stream::ReadAhead;
 
@@ -87,6 +88,18 @@ pub enum BulkError {
     /// No address is known.
     #[error("no address of the bulk plane is known")]
     NoAddress,
+}
+
+impl BulkError {
+    /// Whether either end is connected with as many peers as it may.
+    const fn is_full(&self) -> bool {
+        use AdmissionError::{Denied as Denying, Refused};
+        matches!(
+            self,
+            BulkError::Attach(AttachError::Full(_))
+                | BulkError::Admission(Denying(Denied::Full) | Refused(Denied::Full))
+        )
+    }
 }
 
 impl Classify for BulkError {
@@ -199,7 +212,7 @@ impl BulkPlane {
             binding,
         };
         let record = (config.own_record)();
-        let room = || match config.links.has_room_for(&peer) {
+        let room = || match config.links.welcomes(&peer) {
             true => Ok(()),
             false => Err(Denied::Full),
         };
@@ -250,6 +263,7 @@ impl Connector for BulkPlane {
                 // The other one of two simultaneous connections serves as well.
                 Ok(_) | Err(BulkError::Attach(AttachError::Superseded)) => Ok(()),
                 Err(BulkError::Attach(AttachError::Closed)) => Err(NetError::Closed),
+                Err(error) if error.is_full() => Err(NetError::Busy(peer)),
                 Err(error) if error.class() == Class::Denied => Err(NetError::Denied(peer)),
                 Err(BulkError::Timeout) => Err(NetError::Timeout(peer)),
                 Err(_) => Err(NetError::Unreachable(peer)),

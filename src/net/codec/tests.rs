@@ -5,10 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::base::{BlockId, ClaimId, IndexSet, OwnerId, PeerId};
 use crate::net::message::Refusal;
-use crate::net::testing::cases;
-
-/// One message of each kind: name, frame in hexadecimal.
-const GOLDEN: &str = include_str!("../../../tests/fixtures/wire.txt");
+use crate::net::testing::{cases, golden, lines};
 
 fn claim() -> ClaimId {
     ClaimId {
@@ -130,50 +127,90 @@ fn parse(frame: &[u8]) -> (Header, Bytes, Bytes) {
     )
 }
 
+const ID: u64 = 0x0102_0304_0506_0708;
+
+fn bytes_of(frame: &Outgoing) -> Vec<u8> {
+    [&frame.head[..], &frame.payload[..]].concat()
+}
+
 #[test]
 fn every_message_has_the_form_that_is_written_down() {
-    let requests = requests().into_iter().map(|(name, request)| {
-        let frame = encode_request(0x0102_0304_0506_0708, &request).unwrap();
-        (format!("request {name}"), frame)
-    });
-    let responses = responses().into_iter().map(|(name, response)| {
-        let frame = encode_response(0x0102_0304_0506_0708, &response).unwrap();
-        (format!("response {name}"), frame)
-    });
-    let lines: Vec<String> = requests
-        .chain(responses)
-        .map(|(name, frame)| {
-            let bytes = [&frame.head[..], &frame.payload[..]].concat();
-            format!("{name} {}", data_encoding::HEXLOWER.encode(&bytes))
+    let asked: Vec<_> = requests()
+        .iter()
+        .map(|(name, request)| {
+            let frame = encode_request(ID, request).unwrap();
+            ((*name).to_owned(), bytes_of(&frame))
         })
         .collect();
-    let golden: Vec<&str> = GOLDEN.lines().filter(|l| !l.starts_with('#')).collect();
-    assert_eq!(golden, lines, "\n{}\n", lines.join("\n"));
+    assert_eq!(golden("request"), asked, "\n{}", lines("request", &asked));
+    let answered: Vec<_> = responses()
+        .iter()
+        .map(|(name, response)| {
+            let frame = encode_response(ID, response).unwrap();
+            ((*name).to_owned(), bytes_of(&frame))
+        })
+        .collect();
+    let shown = lines("response", &answered);
+    assert_eq!(golden("response"), answered, "\n{shown}");
 }
 
 #[test]
 fn the_golden_frames_are_read() {
-    let mut requests = requests().into_iter();
-    let mut responses = responses().into_iter();
-    for line in GOLDEN.lines().filter(|line| !line.starts_with('#')) {
-        let (name, hex) = line.rsplit_once(' ').unwrap();
-        let frame = data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap();
-        let (header, meta, payload) = parse(&frame);
-        assert_eq!(header.id, 0x0102_0304_0506_0708);
-        match header.kind {
-            Kind::Request => {
-                let (expected, request) = requests.next().unwrap();
-                assert_eq!(name, format!("request {expected}"));
-                assert_eq!(decode_request(header.opcode, &meta, payload), Ok(request));
-            }
-            _ => {
-                let (expected, response) = responses.next().unwrap();
-                assert_eq!(name, format!("response {expected}"));
-                assert_eq!(decode_response(header.opcode, &meta, payload), Ok(response));
-            }
-        }
+    for ((name, frame), (expected, request)) in golden("request").iter().zip(requests()) {
+        let (header, meta, payload) = parse(frame);
+        assert_eq!((header.id, header.kind), (ID, Kind::Request));
+        assert_eq!(name, expected);
+        assert_eq!(decode_request(header.opcode, &meta, payload), Ok(request));
     }
-    assert!(requests.next().is_none() && responses.next().is_none());
+    for ((name, frame), (expected, response)) in golden("response").iter().zip(responses()) {
+        let (header, meta, payload) = parse(frame);
+        assert_eq!((header.id, header.kind), (ID, Kind::Response));
+        assert_eq!(name, expected);
+        assert_eq!(decode_response(header.opcode, &meta, payload), Ok(response));
+    }
+}
+
+/// The frames that are no messages, and the head of a message whose payload comes in segments.
+#[test]
+fn every_other_frame_has_the_form_that_is_written_down() {
+    let bare = |kind| (Header::bare(kind, ID), &b""[..]);
+    let segment = Header {
+        payload_len: 5,
+        ..Header::bare(Kind::Data, ID)
+    };
+    let later = Header {
+        meta_len: 2,
+        payload_len: 3,
+        opcode: 1,
+        ..Header::bare(Kind::Unknown(9), ID)
+    };
+    let announced = Header {
+        meta_len: 0,
+        payload_len: INLINE_MAX_BYTES as u32 + 1,
+        opcode: 3,
+        ..Header::bare(Kind::Response, ID)
+    };
+    let frames = [
+        ("data", (segment, &b"shard"[..])),
+        ("cancel", bare(Kind::Cancel)),
+        ("ping", bare(Kind::Ping)),
+        ("pong", bare(Kind::Pong)),
+        ("goodbye", (Header::bare(Kind::Goodbye, 0), &b""[..])),
+        ("of-a-later-kind", (later, &[1, 2, 3, 4, 5][..])),
+        ("head-before-segments", (announced, &b""[..])),
+    ];
+    let bytes = |(header, rest): &(Header, &[u8])| [&header.encode()[..], rest].concat();
+    let written: Vec<_> = frames
+        .iter()
+        .map(|(name, frame)| ((*name).to_owned(), bytes(frame)))
+        .collect();
+    assert_eq!(golden("frame"), written, "\n{}", lines("frame", &written));
+    for ((_, bytes), (name, (header, rest))) in golden("frame").iter().zip(frames) {
+        let (head, behind) = bytes.split_first_chunk::<HEADER_BYTES>().unwrap();
+        assert_eq!(Header::decode(head), Ok(header), "{name}");
+        assert_eq!(behind, rest, "{name}");
+        assert_eq!(behind.len(), header.meta_len as usize + header.inline_len());
+    }
 }
 
 #[test]

@@ -13,6 +13,9 @@ use crate::net::mux::Link;
 /// How long the bulk plane is tried alone.
 const HEAD_START: Duration = Duration::from_millis(300);
 
+/// How often it is looked for a link that is no longer in use.
+const ROOM_PAUSE: Duration = Duration::from_millis(20);
+
 impl Links {
     /// The best link to `peer`, or a new one.
     pub(super) async fn link_to(&self, peer: PeerId) -> Result<Link, NetError> {
@@ -24,6 +27,7 @@ impl Links {
         if let Some(error) = self.lock().forbids(&peer) {
             return Err(error);
         }
+        self.make_room(&peer).await;
         let mut error = NetError::Unreachable(peer);
         let mut bulk = self.attempt(peer, Plane::Bulk);
         let mut control: Option<Attempt> = None;
@@ -39,7 +43,8 @@ impl Links {
                 control = self.attempt(peer, Plane::Control);
             }
             if bulk.is_none() && control.is_none() {
-                return Err(error);
+                let is_full = !self.lock().has_room_to_dial(&peer);
+                return Err(if is_full { NetError::Busy(peer) } else { error });
             }
             let failure = tokio::select! {
                 biased;
@@ -57,6 +62,27 @@ impl Links {
                 Err(failed) if !matches!(error, NetError::Denied(_)) => error = failed,
                 _ => {}
             }
+        }
+    }
+
+    /// Waits until one more peer may be connected; closes a link that nobody uses for that. The
+    /// caller's deadline ends it.
+    async fn make_room(&self, peer: &PeerId) {
+        let mut changes = self.changes();
+        loop {
+            let idle = {
+                let table = self.lock();
+                if table.is_shut() || table.has_room_to_dial(peer) {
+                    return;
+                }
+                table.least_needed(true, Instant::now())
+            };
+            for link in idle {
+                tracing::debug!(peer = %link.peer(), "closed to make room");
+                link.close();
+            }
+            // Closing takes a message in each direction; a link in use becomes free in silence.
+            let _ = tokio::time::timeout(ROOM_PAUSE, changes.changed()).await;
         }
     }
 
@@ -85,14 +111,10 @@ impl Links {
             tracing::debug!(%peer, ?plane, ?outcome, "connection attempt");
             let jitter = links.inner.entropy.unit();
             let now_ms = links.inner.clock.now_ms();
-            let is_news = links.lock().ended(
-                &peer,
-                plane,
-                outcome.is_ok(),
-                Instant::now(),
-                now_ms,
-                jitter,
-            );
+            let is_news =
+                links
+                    .lock()
+                    .ended(&peer, plane, &outcome, Instant::now(), now_ms, jitter);
             if is_news {
                 links.changed();
             }

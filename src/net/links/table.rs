@@ -14,10 +14,14 @@ use crate::net::mux::Link;
 
 /// Two connections within this time count as simultaneous.
 const SIMULTANEOUS: Duration = Duration::from_secs(5);
+/// Whoever asked for a link has used it by then, or does not need it.
+const SETTLED: Duration = Duration::from_millis(500);
 /// Pause after the first failed attempt; doubled with each further one.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 /// Longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// A failure of a peer that nobody tries to reach again says nothing any more after this.
+const FAILURE_FRESH: Duration = Duration::from_secs(60);
 /// Peers without a link that are remembered, for each that may have one.
 const REMEMBERED_PER_SLOT: usize = 8;
 
@@ -40,6 +44,8 @@ struct Entry {
     links: Vec<Held>,
     rtt: Option<Duration>,
     failing_since_ms: Option<u64>,
+    /// The last failure of that series.
+    failed_at: Option<Instant>,
     planes: [PlaneState; 2],
 }
 
@@ -103,6 +109,40 @@ impl Table {
         !self.shut && (self.is_linked(peer) || self.linked().count() < self.max_peers)
     }
 
+    pub(super) const fn is_shut(&self) -> bool {
+        self.shut
+    }
+
+    /// The links of the peer that can best be done without: nothing is under way on them, nobody
+    /// asked to keep them (or, with `also_wanted`, only if there are no others), and the oldest first.
+    pub(super) fn least_needed(&self, also_wanted: bool, now: Instant) -> Vec<Link> {
+        let is_idle = |held: &Held| {
+            let is_settled = now.duration_since(held.since) >= SETTLED;
+            is_settled && held.link.is_open() && held.link.in_flight() == 0
+        };
+        let idle = self.entries.iter().filter_map(|(peer, entry)| {
+            let since = entry.links.iter().map(|held| held.since).min()?;
+            let all_idle = entry.links.iter().all(is_idle);
+            let is_wanted = self.wanted.contains(peer);
+            (all_idle && (also_wanted || !is_wanted)).then_some((is_wanted, since, entry))
+        });
+        let least = idle.min_by_key(|(is_wanted, since, _)| (*is_wanted, *since));
+        let links = least.map(|(.., entry)| entry.links.iter());
+        let links = links.into_iter().flatten();
+        links.map(|held| held.link.clone()).collect()
+    }
+
+    /// Whether one more may be dialled, if all that are being dialled come about.
+    pub(super) fn has_room_to_dial(&self, peer: &PeerId) -> bool {
+        let is_taken = |entry: &Entry| {
+            let is_dialling = entry.planes.iter().any(|plane| plane.attempt.is_some());
+            is_dialling || !entry.links.is_empty()
+        };
+        let is_counted = self.entries.get(peer).is_some_and(is_taken);
+        let taken = self.entries.values().filter(|entry| is_taken(entry));
+        !self.shut && (is_counted || taken.count() < self.max_peers)
+    }
+
     pub(super) fn may_attach(
         &self,
         peer: &PeerId,
@@ -155,7 +195,7 @@ impl Table {
     }
 
     /// Forgets an ended link.
-    pub(super) fn remove(&mut self, link: &Link, failed_at_ms: Option<u64>) {
+    pub(super) fn remove(&mut self, link: &Link, now: Instant, failed_at_ms: Option<u64>) {
         let Some(entry) = self.entries.get_mut(&link.peer()) else {
             return;
         };
@@ -163,6 +203,7 @@ impl Table {
         entry.links.retain(|held| !held.link.is_same(link));
         if entry.links.is_empty() && entry.failing_since_ms.is_none() {
             entry.failing_since_ms = failed_at_ms;
+            entry.failed_at = failed_at_ms.map(|_| now);
         }
     }
 
@@ -172,9 +213,14 @@ impl Table {
         Some(open.link.clone())
     }
 
-    pub(super) fn reach(&self, peer: &PeerId) -> Reach {
+    pub(super) fn reach(&self, peer: &PeerId, now: Instant) -> Reach {
         let entry = self.entries.get(peer);
-        match (self.best(peer), entry.and_then(|e| e.failing_since_ms)) {
+        let is_fresh = |entry: &&Entry| {
+            let recent = |at| now.duration_since(at) < FAILURE_FRESH;
+            self.wanted.contains(peer) || entry.failed_at.is_some_and(recent)
+        };
+        let failing = entry.filter(is_fresh).and_then(|e| e.failing_since_ms);
+        match (self.best(peer), failing) {
             (Some(link), _) => Reach::Connected(link.path()),
             (None, Some(since_ms)) => Reach::Away { since_ms },
             (None, None) => Reach::Idle,
@@ -239,7 +285,7 @@ impl Table {
 
     /// Joins or registers an attempt.
     pub(super) fn start(&mut self, peer: PeerId, plane: Plane, now: Instant) -> Start {
-        if self.forbids(&peer).is_some() || !self.has_room_for(&peer) {
+        if self.forbids(&peer).is_some() || !self.has_room_to_dial(&peer) {
             return Start::No;
         }
         let Some(connector) = self.connectors.get(plane as usize).cloned().flatten() else {
@@ -266,7 +312,7 @@ impl Table {
         &mut self,
         peer: &PeerId,
         plane: Plane,
-        succeeded: bool,
+        outcome: &Result<(), NetError>,
         now: Instant,
         now_ms: u64,
         jitter: f64,
@@ -278,7 +324,7 @@ impl Table {
             return false;
         };
         state.attempt = None;
-        if succeeded {
+        if outcome.is_ok() {
             return false;
         }
         let pause = PAUSE_MIN
@@ -287,7 +333,13 @@ impl Table {
         state.failures = state.failures.saturating_add(1);
         state.not_before = Some(now + pause.mul_f64(0.75 + jitter / 2.0));
         let others_try = entry.planes.iter().any(|plane| plane.attempt.is_some());
-        let is_news = entry.links.is_empty() && !others_try && entry.failing_since_ms.is_none();
+        // One that is connected with as many as it may is there all the same.
+        let is_there = matches!(outcome, Err(NetError::Busy(_)));
+        let failed = entry.links.is_empty() && !others_try && !is_there;
+        let is_news = failed && entry.failing_since_ms.is_none();
+        if failed {
+            entry.failed_at = Some(now);
+        }
         if is_news {
             entry.failing_since_ms = Some(now_ms);
         }

@@ -311,3 +311,52 @@ async fn changes_are_told_and_shutdown_ends_everything() {
         .expect("no task is left behind");
     assert_eq!(links.reach(&OWN), Reach::Own);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_makes_room_by_the_link_that_is_needed_least() {
+    let links = links(2);
+    plan(&links, Plane::Bulk, 0, true);
+    let third = PeerId([9; 32]);
+    attach(&links, SMALLER, bulk(), OWN).unwrap();
+    links.keep(BTreeSet::from([SMALLER]));
+    attach(&links, third, bulk(), OWN).unwrap();
+    sleep(Duration::from_secs(2)).await;
+    let (outcome, took) = ask(&links).await;
+    assert_eq!(outcome, Ok(Response::Done));
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    // The older one is wanted, so it is the other that went.
+    let connected: Vec<PeerId> = links.connected().iter().map(|(peer, _)| *peer).collect();
+    assert_eq!(connected, [SMALLER, PEER]);
+    // Closed in good order: nothing speaks against asking it again.
+    assert_eq!(links.reach(&third), Reach::Idle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_waits_for_room_while_all_links_are_in_use() {
+    let links = links(1);
+    plan(&links, Plane::Bulk, 0, true);
+    // Takes requests and never answers.
+    let (near, _far) = tokio::io::duplex(64 << 10);
+    links.attach(SMALLER, bulk(), OWN, near).unwrap();
+    let other = links.clone();
+    let busy = tokio::spawn(async move { other.request(SMALLER, &have(), soon()).await });
+    sleep(Duration::from_secs(1)).await;
+    let (outcome, took) = ask(&links).await;
+    assert_eq!(outcome, Ok(Response::Done));
+    assert!(took > Duration::from_secs(4), "{took:?}");
+    assert_eq!(busy.await.unwrap(), Err(NetError::Lost(SMALLER)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_failure_says_nothing_of_a_peer_that_nobody_tries_to_reach() {
+    let links = links(8);
+    plan(&links, Plane::Bulk, 0, false);
+    assert!(ask(&links).await.0.is_err());
+    assert_eq!(links.reach(&PEER), Reach::Away { since_ms: 1_000 });
+    sleep(Duration::from_secs(70)).await;
+    assert_eq!(links.reach(&PEER), Reach::Idle);
+    // Of one that is tried again and again it is no old failure.
+    links.keep(BTreeSet::from([PEER]));
+    sleep(Duration::from_secs(300)).await;
+    assert!(matches!(links.reach(&PEER), Reach::Away { .. }));
+}

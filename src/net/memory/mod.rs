@@ -118,6 +118,7 @@ impl MemoryHub {
             commands,
             members,
             inbound: inbound_tx,
+            lookups: _,
         } = ends;
         let life = self.lock().join(peer, members, inbound_tx);
         let hub = self.clone();

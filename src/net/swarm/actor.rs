@@ -17,7 +17,7 @@ use tokio_util::compat::FuturesAsyncReadCompatExt;
 use tokio_util::task::TaskTracker;
 
 use super::addresses::{from_libp2p, ip_of, path_of, peer_of, to_libp2p, with_ip, without_peer};
-use super::behaviour::Behaviour;
+use super::behaviour::{Behaviour, mode};
 use super::connections::{Connections, Stage};
 use super::control::{Control, Found};
 use super::door::Purpose;
@@ -176,13 +176,8 @@ impl Actor {
                 self.learned.insert(known.peer(), known);
             }
             Control::Serve(serve) => {
-                let mode = if serve {
-                    kad::Mode::Server
-                } else {
-                    kad::Mode::Client
-                };
                 let kad = self.swarm.behaviour_mut().kad.inner();
-                kad.set_mode(Some(mode));
+                kad.set_mode(Some(mode(serve)));
             }
             Control::Stop(_) => {}
         }
@@ -491,6 +486,10 @@ impl Actor {
             return;
         };
         self.connections.touch(connection, Instant::now());
+        if !dialed && !self.shared.links.welcomes(&peer) {
+            self.shared.tasks.spawn(handshake::turn_away(stream));
+            return;
+        }
         let dialer = if dialed { self.shared.own } else { peer };
         let attached = self.shared.links.attach(peer, path, dialer, stream);
         if !dialed {

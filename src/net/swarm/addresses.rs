@@ -53,6 +53,20 @@ pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     })
 }
 
+/// Where an address of plain TCP listens.
+pub(super) fn tcp_socket(address: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = address.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => IpAddr::V4(ip),
+        Protocol::Ip6(ip) => IpAddr::V6(ip),
+        _ => return None,
+    };
+    match (parts.next()?, parts.next()) {
+        (Protocol::Tcp(port), None) => Some(SocketAddr::new(ip, port)),
+        _ => None,
+    }
+}
+
 /// The same address at another IP; `None` if families differ or it has none.
 pub(super) fn with_ip(address: &Multiaddr, ip: IpAddr) -> Option<Multiaddr> {
     let mut parts: Vec<Protocol<'_>> = address.iter().collect();
@@ -128,8 +142,7 @@ pub(super) fn announced_control<'a>(
 pub(super) fn announced_bulk(bound: &[SocketAddr], interfaces: &BTreeSet<IpAddr>) -> Vec<String> {
     let expanded = bound.iter().flat_map(|socket| {
         let ips: Vec<IpAddr> = if socket.ip().is_unspecified() {
-            let both = socket.is_ipv6();
-            let fits = |ip: &&IpAddr| ip.is_ipv4() == socket.is_ipv4() || both;
+            let fits = |ip: &&IpAddr| ip.is_ipv4() == socket.is_ipv4();
             interfaces.iter().filter(fits).copied().collect()
         } else {
             vec![socket.ip()]
@@ -168,6 +181,9 @@ mod tests {
         let interfaces = [ip_of(&local).unwrap(), ip_of(&lan).unwrap()].into();
         let any = "0.0.0.0:4748".parse().unwrap();
         assert_eq!(announced_bulk(&[any], &interfaces), ["10.0.0.7:4748"]);
+        // Each family has a socket of its own.
+        let any_v6 = "[::]:4748".parse().unwrap();
+        assert!(announced_bulk(&[any_v6], &interfaces).is_empty());
         let fixed = "127.0.0.1:9".parse().unwrap();
         assert_eq!(announced_bulk(&[fixed], &interfaces), ["127.0.0.1:9"]);
     }

@@ -77,6 +77,17 @@ pub(super) struct DhtSettings {
     pub(super) bucket_size: NonZeroUsize,
     /// How often the routing table is refreshed by look-ups.
     pub(super) refresh: Duration,
+    /// Whether this peer answers the questions of others: only those that offer storage do.
+    pub(super) serves: bool,
+}
+
+/// How a peer takes part in the DHT.
+pub(super) const fn mode(serves: bool) -> kad::Mode {
+    if serves {
+        kad::Mode::Server
+    } else {
+        kad::Mode::Client
+    }
 }
 
 pub(super) fn build(
@@ -131,6 +142,26 @@ fn kademlia(own: PeerId, names: &Names, dht: DhtSettings) -> kad::Behaviour<Memo
         },
     );
     let mut kad = kad::Behaviour::with_config(own, store, config);
-    kad.set_mode(Some(kad::Mode::Server));
+    kad.set_mode(Some(mode(dht.serves)));
     kad
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_peers_that_offer_storage_serve_the_dht() {
+        let keypair = identity::Keypair::generate_ed25519();
+        let names = Names::new("test");
+        for (serves, expected) in [(true, kad::Mode::Server), (false, kad::Mode::Client)] {
+            let settings = DhtSettings {
+                bucket_size: NonZeroUsize::MIN,
+                refresh: Duration::from_secs(1),
+                serves,
+            };
+            let own = keypair.public().to_peer_id();
+            assert_eq!(kademlia(own, &names, settings).mode(), expected);
+        }
+    }
 }

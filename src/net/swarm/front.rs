@@ -15,7 +15,7 @@ use crate::base::PeerId;
 use crate::net::bulk::BulkPlane;
 use crate::net::command::{Command, NetError, Offer};
 use crate::net::links::Links;
-use crate::net::message::Request;
+use crate::net::message::{Request, Response};
 
 /// How long an orderly end may take before what is left is cut off.
 const END_LIMIT: Duration = Duration::from_secs(8);
@@ -76,7 +76,7 @@ impl Machinery {
                     let answer = tokio::select! {
                         biased;
                         () = reply.closed() => return,
-                        answer = machinery.links.request(to, &request, deadline) => answer,
+                        answer = machinery.request(to, &request, deadline) => answer,
                     };
                     let _ = reply.send(answer);
                 });
@@ -100,6 +100,30 @@ impl Machinery {
                 });
             }
             Command::Shutdown { .. } => {}
+        }
+    }
+
+    /// Sends a request, also to a member of whom nothing is known but its id: the list has room for
+    /// a part of the network only, and what look-ups found is forgotten in time.
+    async fn request(
+        &self,
+        to: PeerId,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Response, NetError> {
+        let outcome = self.links.request(to, request, deadline).await;
+        let is_unknown = || self.finder.roster.get(&to).is_none();
+        if !matches!(outcome, Err(NetError::Unreachable(_))) || !is_unknown() {
+            return outcome;
+        }
+        let found = self.finder.closest(to.to_multihash().to_vec(), 1);
+        match tokio::time::timeout_at(deadline, found).await {
+            Ok(_) if is_unknown() => outcome,
+            Ok(_) => {
+                self.links.retry_now(&to);
+                self.links.request(to, request, deadline).await
+            }
+            Err(_) => Err(NetError::Timeout(to)),
         }
     }
 

@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use libp2p::swarm::{ConnectionId, Stream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
 use crate::base::{Entropy, PeerId};
 use crate::crypto::Side;
 use crate::net::admission::{AdmissionError, Ends, Gate, Greeted, admit};
+use crate::net::codec::{Header, Kind};
 
 /// What takes the place of a channel binding: the transport (Noise or TLS 1.3) has authenticated
 /// both peer ids, which every proof covers.
 const BINDING: &[u8] = b"cairn libp2p control plane 1";
+/// How long a goodbye may take.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 /// Said when the own gate listens.
 const READY: u8 = 1;
 
@@ -79,4 +82,17 @@ pub(super) async fn agree(knock: Knock, mut stream: ControlStream, limit: Durati
         .await
         .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
     Step::Agreed(knock, outcome)
+}
+
+/// Says goodbye on a stream for requests at once, so that the peer knows that nothing is wrong:
+/// there is no room.
+pub(super) async fn turn_away<S: AsyncWrite>(stream: S) {
+    let mut stream = std::pin::pin!(stream);
+    let goodbye = Header::bare(Kind::Goodbye, 0).encode();
+    let farewell = async {
+        stream.write_all(&goodbye).await?;
+        stream.shutdown().await
+    };
+    // Whoever does not listen learns it by the end of the stream.
+    let _ = tokio::time::timeout(FAREWELL_LIMIT, farewell).await;
 }

@@ -16,7 +16,7 @@ use super::control::Controller;
 use super::roster::Roster;
 use crate::base::PeerId;
 use crate::base::limits::RECORDS_PER_MESSAGE;
-use crate::net::command::{Lookup, NetError, Reach};
+use crate::net::command::{Lookup, LookupCounter, NetError, Reach};
 use crate::net::links::Links;
 use crate::net::members::Known;
 use crate::net::message::{Request, Response};
@@ -25,7 +25,7 @@ use crate::placement::candidates::{Point, distance, point};
 /// Peers asked for records at a time.
 const ASKED_AT_ONCE: usize = 8;
 /// So many are asked in any case, if there are as many.
-const ENOUGH: usize = 20;
+const ENOUGH: usize = 8;
 /// Rounds of such questions.
 const ROUNDS_MAX: u32 = 16;
 /// How long one peer may take to answer.
@@ -38,6 +38,7 @@ pub(super) struct Finder {
     pub(super) controller: Controller,
     pub(super) links: Links,
     pub(super) roster: Roster,
+    pub(super) counter: Arc<LookupCounter>,
 }
 
 /// The records found so far, closest first.
@@ -75,6 +76,8 @@ impl Finder {
     pub(super) async fn closest(&self, key: Vec<u8>, count: usize) -> Result<Lookup, NetError> {
         let count = count.min(RECORDS_PER_MESSAGE);
         let target = point(&key);
+        let begun = Instant::now();
+        let mut record_bytes = 0;
         let near = self.controller.closest(key).await?;
         let mut lookup = Lookup {
             hops: near.rounds,
@@ -107,7 +110,9 @@ impl Finder {
             lookup.messages += to_ask.len() as u32;
             let answers = to_ask.iter().map(|peer| self.ask(*peer, &target, count));
             let told = join_all(answers).await;
-            let is_news = found.add(&target, count, told.into_iter().flatten());
+            record_bytes += told.iter().map(|(bytes, _)| bytes).sum::<u64>();
+            let told = told.into_iter().flat_map(|(_, known)| known);
+            let is_news = found.add(&target, count, told);
             // A round of close peers knew nobody closer, and so many were asked already.
             if !is_news && (later.is_empty() || asked.len() > ENOUGH) {
                 break;
@@ -123,6 +128,7 @@ impl Finder {
             }
         };
         lookup.found = found.closest(count).map(member).collect();
+        self.counter.add(&lookup, record_bytes, begun.elapsed());
         Ok(lookup)
     }
 
@@ -131,19 +137,22 @@ impl Finder {
         matches!(self.links.reach(peer), Reach::Away { .. })
     }
 
-    /// The records that a peer knows around `target`.
-    async fn ask(&self, peer: PeerId, target: &Point, count: usize) -> Vec<Arc<Known>> {
+    /// The records that a peer knows around `target`, and the bytes that it sent.
+    async fn ask(&self, peer: PeerId, target: &Point, count: usize) -> (u64, Vec<Arc<Known>>) {
         let request = Request::Records {
             near: Some(*target),
             limit: count as u32,
         };
         let deadline = Instant::now() + ANSWER_LIMIT;
         match self.links.request(peer, &request, deadline).await {
-            Ok(Response::Records { records }) => self.roster.learn_all(records, Some(peer)).await,
-            Ok(_) => Vec::new(),
+            Ok(Response::Records { records }) => {
+                let bytes = records.iter().map(|record| record.len() as u64).sum();
+                (bytes, self.roster.learn_all(records, Some(peer)).await)
+            }
+            Ok(_) => (0, Vec::new()),
             Err(error) => {
                 tracing::debug!(%peer, %error, "no records for a look-up");
-                Vec::new()
+                (0, Vec::new())
             }
         }
     }

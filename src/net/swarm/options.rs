@@ -114,7 +114,11 @@ pub enum StartError {
         why: String,
     },
     /// Another program, or another peer on this machine, uses the port.
-    #[error("`{address}` in {key} is in use by another program; choose another port there")]
+    #[error(
+        "`{address}` in {key} is in use by another program, perhaps by another peer on this machine: \
+         name other ports in network.listen and network.bulk_listen of this peer's config file \
+         (port 0: any that is free)"
+    )]
     InUse {
         /// The configuration key.
         key: &'static str,

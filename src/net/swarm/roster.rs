@@ -19,6 +19,9 @@ use crate::placement::candidates::Point;
 /// The list is published at most this often.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
 
+/// It is looked over this often although nothing seems to have changed.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(30);
+
 /// A record that is new here, and who told it.
 #[derive(Debug, Clone)]
 pub(super) struct News {
@@ -194,6 +197,13 @@ impl Roster {
         encoded
     }
 
+    /// Whether the list was compared with that of another member.
+    pub(super) fn set_settled(&self, settled: bool) {
+        if self.lock().set_settled(settled) {
+            self.inner.changed.notify_one();
+        }
+    }
+
     /// Remembers that members were left out before.
     pub(super) fn set_incomplete(&self) {
         self.lock().set_incomplete();
@@ -237,6 +247,8 @@ impl Roster {
                     () = self.inner.changed.notified() => {}
                     // Its sender lives as long as `links`.
                     _ = reach_changes.changed() => {}
+                    // Failures that nobody repeats count no more after a while.
+                    () = tokio::time::sleep(REVIEW_INTERVAL) => {}
                 }
             };
             tokio::select! {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::actor::{Actor, CONTROL_QUEUE, Shared};
-use super::addresses::{announced_bulk, announced_control, ip_of};
+use super::addresses::{announced_bulk, announced_control, ip_of, tcp_socket};
 use super::behaviour::{self, Behaviour, DhtSettings, Names};
 use super::build::{self, BuildError};
 use super::contacts::Greeter;
@@ -32,8 +32,8 @@ use super::tending::{Ears, Tender};
 use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
 use crate::net::admission::Greeted;
 use crate::net::budget::PayloadBudget;
-use crate::net::bulk::{BulkConfig, BulkPlane};
-use crate::net::command::{Command, Inbound, Members, NetActorEnds, Offer};
+use crate::net::bulk::{BulkConfig, BulkPlane, is_taken};
+use crate::net::command::{Command, Inbound, LookupCounter, Members, NetActorEnds, Offer};
 use crate::net::links::{Links, Plane};
 use crate::net::mux::LinkContext;
 use crate::net::throttle::Throttle;
@@ -58,6 +58,7 @@ pub struct Network {
     front: JoinHandle<mpsc::Receiver<Command>>,
     publisher: JoinHandle<watch::Sender<Arc<Members>>>,
     router: JoinHandle<mpsc::Sender<Inbound>>,
+    lookups: Arc<LookupCounter>,
 }
 
 impl Drop for Network {
@@ -93,6 +94,7 @@ impl Network {
             commands,
             members,
             inbound,
+            lookups: Arc::clone(&self.lookups),
         })
     }
 }
@@ -225,18 +227,10 @@ async fn listen_bulk(
 ) -> Result<Vec<SocketAddr>, StartError> {
     let mut bound = Vec::new();
     let mut first_error = None;
-    // The unspecified IPv6 address may take in IPv4 as well, which is no reason to complain.
-    let mut ordered = addresses.to_vec();
-    ordered.sort_by_key(|address| (!address.is_ipv6(), *address));
-    for address in ordered {
-        let covered = |at: &SocketAddr| {
-            let any = at.ip().is_unspecified() && address.ip().is_unspecified();
-            any && at.is_ipv6() && address.is_ipv4() && at.port() == address.port()
-        };
+    for address in addresses.iter().copied() {
         let key = BULK_LISTEN_KEY;
         match plane.listen(address).await {
             Ok(at) => bound.push(at),
-            Err(error) if is_in_use(&error) && bound.iter().any(covered) => {}
             Err(error) if is_in_use(&error) => {
                 plane.stop();
                 let address = address.to_string();
@@ -275,6 +269,7 @@ async fn listen_control(options: &NetOptions) -> Result<OpenSwarm, StartError> {
     let dht = DhtSettings {
         bucket_size: options.dht_bucket,
         refresh: options.dht_refresh,
+        serves: options.offer.capacity_bytes > 0,
     };
     let behaviour =
         behaviour::build(&keypair, &names, policy, dht, options.mdns).map_err(StartError::Mdns)?;
@@ -305,6 +300,12 @@ async fn open_listeners(
         );
         if !is_ip {
             return Err(fail("it must begin with /ip4/ or /ip6/"));
+        }
+        if tcp_socket(&address).is_some_and(is_taken) {
+            return Err(StartError::InUse {
+                key: LISTEN_KEY,
+                address: text.clone(),
+            });
         }
         match swarm.listen_on(address) {
             Ok(listener) => {
@@ -376,6 +377,7 @@ async fn run(
         commands,
         members,
         inbound,
+        lookups,
     } = ends;
     let Listening { swarm, plane, bulk } = listening;
     let Parts {
@@ -434,6 +436,10 @@ async fn run(
     if roster.may_be_partial(options.known_records.len()) {
         roster.set_incomplete();
     }
+    let knows_nobody = options.known_records.is_empty()
+        && options.contacts.is_empty()
+        && options.bootstrap.is_empty();
+    roster.set_settled(knows_nobody);
     roster.learn_all(options.known_records, None).await;
     let greeter = Greeter {
         own,
@@ -468,6 +474,7 @@ async fn run(
             controller: controller.clone(),
             links: links.clone(),
             roster,
+            counter: Arc::clone(&lookups),
         },
         links,
         controller,
@@ -486,6 +493,7 @@ async fn run(
         front,
         publisher,
         router,
+        lookups,
     }
 }
 

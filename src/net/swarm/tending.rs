@@ -31,6 +31,9 @@ const FORWARD_PAUSE: Duration = Duration::from_millis(300);
 const FORWARD_FANOUT: usize = 4;
 /// Mean time between two comparisons with somebody at random.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(60);
+/// With nobody to compare with for so long, the list counts as what there is: others would not
+/// answer look-ups either.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 /// Changes of the own addresses or offer are gathered for so long.
 const OWN_CHANGE_PAUSE: Duration = Duration::from_millis(200);
 /// Small changes of the free space wait this long.
@@ -74,6 +77,7 @@ struct Waiting {
     forward: Vec<(Bytes, Option<PeerId>)>,
     forward_due: Option<Instant>,
     compare_due: Instant,
+    settle_due: Option<Instant>,
     /// Since when.
     connected: BTreeMap<PeerId, Instant>,
     /// With whom to stay connected.
@@ -96,6 +100,7 @@ impl Tender {
             forward: Vec::new(),
             forward_due: None,
             compare_due: self.next_comparison(),
+            settle_due: Some(Instant::now() + SETTLE_LIMIT),
             connected: BTreeMap::new(),
             wanted: BTreeSet::new(),
             trim_due: None,
@@ -128,6 +133,10 @@ impl Tender {
                     waiting.announced = ears.offers.borrow_and_update().clone();
                     let listening = ears.listening.borrow_and_update().clone();
                     self.announce_own(&waiting.announced, &listening).await;
+                }
+                () = until(waiting.settle_due) => {
+                    waiting.settle_due = None;
+                    self.roster.set_settled(true);
                 }
                 () = until(waiting.forward_due) => {
                     waiting.forward_due = None;
@@ -284,9 +293,10 @@ impl Tender {
                 let is_last = records.len() < RECORDS_PER_MESSAGE;
                 roster.learn(records, Some(peer)).await;
                 if is_last {
-                    return;
+                    break;
                 }
             }
+            roster.set_settled(true);
         });
     }
 
@@ -311,7 +321,12 @@ impl Tender {
     fn choose_peers(&self, waiting: &mut Waiting) {
         let mut nearest = self.roster.listed();
         nearest.retain(|peer| *peer != self.own);
-        let most = FULL_MESH.min(self.comfortable_links());
+        // As many others want this peer as it wants itself, and as much room again is for those that
+        // are needed for a moment.
+        let most = match self.comfortable_links() {
+            enough if nearest.len() <= enough.min(FULL_MESH) => enough,
+            _ => FULL_MESH.min(self.max_connections / 4).max(1),
+        };
         let mut chosen: BTreeSet<PeerId> = nearest.iter().copied().take(most / 2).collect();
         let mut others: Vec<_> = nearest.split_off(chosen.len());
         others.sort_by_cached_key(|peer| {
