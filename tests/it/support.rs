@@ -18,6 +18,9 @@ use serde_json::Value;
 /// The binary with fault injection (tests are built with the `testkit` feature).
 pub const FAULTY_BIN: &str = env!("CARGO_BIN_EXE_cairn");
 
+/// How long a peer may take to answer after its start.
+const START_MAX: Duration = Duration::from_secs(20);
+
 /// The binary as users get it, if the test runner built one; else the other.
 pub fn bin() -> PathBuf {
     std::env::var_os("CAIRN_PLAIN_BIN").map_or_else(|| FAULTY_BIN.into(), PathBuf::from)
@@ -312,10 +315,11 @@ impl Drop for Devnet {
 /// Waits until the peer of `data_dir` answers. A command on a directory without a peer would start
 /// one of its own.
 pub fn wait_answers(data_dir: &Path) {
-    let socket = data_dir.join("control.sock");
-    wait_until("the peer answers", Duration::from_secs(20), || {
-        std::os::unix::net::UnixStream::connect(&socket).is_ok()
-    });
+    wait_until("the peer answers", START_MAX, || answers(data_dir));
+}
+
+fn answers(data_dir: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(data_dir.join("control.sock")).is_ok()
 }
 
 /// Bytes that the peer of `data_dir` occupies by its own account.
@@ -333,16 +337,23 @@ pub struct Node {
 impl Node {
     /// Starts a peer on `data_dir` and waits until it answers. Its log goes to `log`.
     pub fn start(data_dir: &Path, log: &Path) -> Node {
-        let log = std::fs::File::create(log).expect("the log");
+        let file = std::fs::File::create(log).expect("the log");
         let child = cairn(data_dir)
             .arg("node")
             .env("CAIRN_LOG", "cairnfs=info")
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(file)
             .spawn()
             .expect("the peer starts");
-        let node = Node { child };
-        wait_answers(data_dir);
+        let mut node = Node { child };
+        let begun = Instant::now();
+        while !answers(data_dir) {
+            let ended = node.child.try_wait().expect("a child process");
+            let told = || std::fs::read_to_string(log).unwrap_or_default();
+            assert!(ended.is_none(), "the peer ended at once: {}", told());
+            assert!(begun.elapsed() < START_MAX, "no answer: {}", told());
+            std::thread::sleep(Duration::from_millis(50));
+        }
         node
     }
 
