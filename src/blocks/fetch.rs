@@ -177,7 +177,7 @@ impl Fetching<'_> {
             if let Some(plaintext) = self.try_open().await? {
                 return Ok(Some(plaintext));
             }
-            while self.have() + self.pending.len() < self.profile.data_shards() {
+            while self.wants_another() {
                 match self.next_question() {
                     Some(question) => answers.push(question),
                     None => break,
@@ -198,6 +198,23 @@ impl Fetching<'_> {
                 }
             }
         }
+    }
+
+    /// Whether what is at hand and under way does not suffice. What slow or failing peers may
+    /// bring does not count while there is a better one to ask.
+    fn wants_another(&self) -> bool {
+        let needed = self.profile.data_shards().saturating_sub(self.have());
+        let stats = &self.blocks.stats;
+        let is_prompt =
+            |peer: &PeerId| !stats.is_slow(peer, Work::Fetch) && !stats.is_penalised(peer);
+        let prompt = || {
+            self.pending
+                .iter()
+                .filter(|(peer, ..)| is_prompt(peer))
+                .count()
+        };
+        self.pending.len() < needed
+            || (self.queue.front().is_some_and(|ask| is_prompt(&ask.peer)) && prompt() < needed)
     }
 
     fn have(&self) -> usize {
