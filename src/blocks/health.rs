@@ -74,7 +74,7 @@ impl Blocks {
                     holders.insert(peer, held);
                 }
                 other => {
-                    tracing::debug!(peer = %peer.short(), ?other, "does not say what it holds")
+                    tracing::debug!(peer = %peer.short(), ?other, "does not say what it holds");
                 }
             }
         }
