@@ -241,7 +241,9 @@ impl Placing {
             .collect();
         let profile = session.options.profile;
         // Peers that were full or failed a moment ago are tried again when the rest cannot do it.
-        let enough = placement::promised(profile, roomy.len()) >= self.demanded();
+        // Nobody promises as much as is demanded when that is nothing; and can do nothing.
+        let enough =
+            !roomy.is_empty() && placement::promised(profile, roomy.len()) >= self.demanded();
         let assigned = placement::assign(
             &self.ranked.order,
             |peer| {

@@ -7,6 +7,7 @@
 mod format;
 mod seeds;
 mod store;
+mod stored;
 mod text;
 mod wire;
 

@@ -1,11 +1,10 @@
 //! Values to begin with: real ones, and some that are known to be nasty. Always the same.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
-use super::format::{KEY, place};
-use super::store::{SEGMENT, version_text};
+use super::format::KEY;
+use super::store::version_text;
+use super::stored;
 use super::wire::{AdmissionEnd, NOBODY, NOW_MS, admission_end, founder};
 use super::{joined, split};
 use crate::admin::types::{
@@ -13,24 +12,14 @@ use crate::admin::types::{
     Status,
 };
 use crate::base::wire;
-use crate::base::{
-    BlockId, BlockRef, ClaimId, Class, Clock, EcProfile, Entropy, IndexSet, OwnerId, Pools,
-};
-use crate::config::Config;
+use crate::base::{BlockId, BlockRef, ClaimId, Class, EcProfile, Entropy, IndexSet, OwnerId};
 use crate::content::{Frame, FrameEncoder, Head, HeadKind, Remark};
-use crate::crypto::passphrase::{Cost, seal_container};
 use crate::crypto::{Contact, MembershipChain, Side, SigningKey, Terms, Ticket};
-use crate::dag::directory::Entries;
-use crate::dag::{
-    Entry, EntryKind, Extent, Extents, FileContent, Link, Meta, NodeAt, NodePacker, NodeRef, Root,
-    Shape, Span, Timestamp, TreeRoot, TreeTotals,
-};
-use crate::erasure::encode_stripe;
+use crate::dag::{Link, Meta, NodeAt, Root, Timestamp};
 use crate::net::admission::admit;
 use crate::net::codec::{HEADER_BYTES, Outgoing, encode_request, encode_response};
 use crate::net::{PeerRecord, Refusal, Request, Response, records};
 use crate::node::identity::Identity;
-use crate::store::{Disk, MemDisk, Store, StoreOptions, VERSION_FILE};
 
 /// What a decoder begins with; empty for a name that none has.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
@@ -43,18 +32,18 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "peer_record" => vec![record().to_vec()],
         "membership_chain" => chains().iter().map(MembershipChain::encode).collect(),
         "content_frames" => vec![frames()],
-        "sealed_chunk" => sealed(),
-        "stripe_header" => stripes()
+        "sealed_chunk" => stored::sealed(),
+        "stripe_header" => stored::stripes()
             .iter()
             .map(|data| split(data).0.to_vec())
             .collect(),
-        "stripe_shards" => stripes(),
-        "extent_node" => extents(),
-        "directory_node" => directories(),
-        "tree_root" => vec![tree()],
+        "stripe_shards" => stored::stripes(),
+        "extent_node" => stored::extents(),
+        "directory_node" => stored::directories(),
+        "tree_root" => vec![stored::tree()],
         "identity" => vec![Identity::generate(&Entropy::seeded(3)).encode()],
-        "key_container" => containers(),
-        "segment" => segments(),
+        "key_container" => stored::containers(),
+        "segment" => stored::segments(),
         "version_file" => vec![version_text(), b"cairn-data 2\nstore of later".to_vec()],
         "link" => links().iter().flat_map(text_and_payload).collect(),
         "ticket" => tickets(),
@@ -73,7 +62,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     }
 }
 
-fn claim() -> ClaimId {
+pub(super) fn claim() -> ClaimId {
     ClaimId {
         owner: OwnerId([1; 16]),
         writer: NOBODY,
@@ -275,7 +264,7 @@ fn text_and_payload(text: &String) -> Vec<Vec<u8>> {
     ]
 }
 
-fn block(tag: u8) -> BlockRef {
+pub(super) fn block(tag: u8) -> BlockRef {
     BlockRef {
         id: BlockId([tag; 32]),
         key: KEY,
@@ -353,232 +342,15 @@ fn frames() -> Vec<u8> {
         .collect()
 }
 
-/// Headers in clear with their payloads.
-fn sealed() -> Vec<Vec<u8>> {
-    let header = |plain_len: u32, words: &[u32]| {
-        let mut header = vec![1, 1];
-        header.extend_from_slice(&(words.len() as u16).to_le_bytes());
-        header.extend_from_slice(&plain_len.to_le_bytes());
-        for word in words {
-            header.extend_from_slice(&word.to_le_bytes());
-        }
-        header
-    };
-    // One zstd frame of one block: 65,536 times the letter a.
-    let run = [
-        0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0xff, 0x03, 0x00, 0x08, b'a',
-    ];
-    let packed = 1 << 31 | run.len() as u32;
-    vec![
-        joined(&header(0, &[]), b""),
-        joined(&header(5, &[5]), b"hello"),
-        joined(&header(65_536, &[packed]), &run),
-        joined(&header(65_540, &[packed, 4]), &[&run[..], b"tail"].concat()),
-    ]
-}
-
-/// Headers with the data shards.
-fn stripes() -> Vec<Vec<u8>> {
-    let profiles = [(1, 0), (4, 2), (2, 3)];
-    let stripes = profiles.map(|(data, parity)| {
-        let profile = EcProfile::new(data, parity).unwrap_or(EcProfile::DEFAULT);
-        let mut sealed = vec![0; 301];
-        Entropy::seeded(u64::from(data)).fill(&mut sealed);
-        match encode_stripe(sealed.as_slice().into(), profile) {
-            Ok(stripe) => {
-                let shards: Vec<u8> = stripe
-                    .shards
-                    .iter()
-                    .flat_map(|shard| shard.data().to_vec())
-                    .collect();
-                let header = stripe.shards.first().map(|shard| shard.header().to_vec());
-                joined(&header.unwrap_or_default(), &shards)
-            }
-            Err(error) => panic!("a stripe of our own: {error}"),
-        }
-    });
-    stripes.into()
-}
-
-fn extents() -> Vec<Vec<u8>> {
-    let rows: Vec<Extent> = (0..9u8)
-        .map(|number| Extent {
-            offset: u64::from(number) * 5000,
-            len: 4000,
-            block: block(number / 2),
-            block_offset: 7,
-        })
-        .collect();
-    let child = |start: u64, block| {
-        let node = NodeRef {
-            block,
-            offset: 64,
-            len: 256,
-        };
-        let end = start + 4000;
-        (Span { start, end }, node)
-    };
-    vec![
-        Extents::encode_leaf(&rows, &|_| child(0, None).1),
-        Extents::encode_index(1, &[child(0, None), child(5000, Some(block(3)))]),
-    ]
-}
-
-fn directories() -> Vec<Vec<u8>> {
-    let meta = Meta {
-        mode: 0o4755,
-        mtime: Timestamp {
-            seconds: -1,
-            nanos: 999_999_999,
-        },
-    };
-    let file = |body| EntryKind::File {
-        meta,
-        content: FileContent { size: 4000, body },
-    };
-    let below = NodePacker::new(1 << 20).push(b"node");
-    let extent = Extent {
-        offset: 0,
-        len: 4000,
-        block: block(1),
-        block_offset: 0,
-    };
-    let kinds = [
-        file(crate::dag::Body::Inline(vec![extent])),
-        file(crate::dag::Body::Inline(Vec::new())),
-        file(crate::dag::Body::Manifest(below)),
-        EntryKind::Directory {
-            meta,
-            entries: Some(below),
-        },
-        EntryKind::Directory {
-            meta,
-            entries: None,
-        },
-        EntryKind::Symlink {
-            mtime: meta.mtime,
-            target: b"../elsewhere".to_vec(),
-        },
-        EntryKind::HardLink {
-            first: b"a/b".to_vec(),
-        },
-    ];
-    let entries: Vec<_> = (b'a'..)
-        .zip(kinds)
-        .map(|(letter, kind)| Entry {
-            name: vec![letter, 0xff],
-            kind,
-        })
-        .collect();
-    let node = NodeRef {
-        block: None,
-        offset: 64,
-        len: 256,
-    };
-    let span = |first: &[u8], last: &[u8], count| crate::dag::NameSpan {
-        first: first.to_vec(),
-        last: last.to_vec(),
-        count,
-    };
-    let children = [
-        (span(b"a", b"f", 6), node),
-        (
-            span(b"g", b"g", 1),
-            NodeRef {
-                block: Some(block(2)),
-                ..node
-            },
-        ),
-    ];
-    vec![
-        Entries::encode_leaf(&entries, &|_| node),
-        Entries::encode_index(2, &children),
-    ]
-}
-
-fn tree() -> Vec<u8> {
-    let at = place(0);
-    TreeRoot {
-        meta: Meta {
-            mode: 0o755,
-            mtime: Timestamp {
-                seconds: 1,
-                nanos: 0,
-            },
-        },
-        entries: Some(NodeRef {
-            block: Some(at.block),
-            offset: 0,
-            len: 100,
-        }),
-        totals: TreeTotals {
-            files: 3,
-            bytes: 12_000,
-            ..TreeTotals::default()
-        },
-    }
-    .encode()
-}
-
-fn containers() -> Vec<Vec<u8>> {
-    let cost = Cost {
-        memory_kib: 32,
-        passes: 1,
-        lanes: 2,
-    };
-    match seal_container(b"backup", "passphrase", cost, &Entropy::seeded(3)) {
-        Ok(sealed) => vec![sealed],
-        Err(error) => panic!("a backup of our own: {error}"),
-    }
-}
-
-fn segments() -> Vec<Vec<u8>> {
-    let written = async {
-        let disk = MemDisk::new(1 << 30);
-        disk.create(VERSION_FILE)?
-            .write_at(0, &mut [std::io::IoSlice::new(&version_text())])?;
-        let options = StoreOptions::new(32 << 20, Entropy::seeded(7));
-        let clock = Clock::simulated(NOW_MS);
-        let opened = Store::open(Arc::new(disk.clone()), options, Pools::inline(), clock).await;
-        let (store, _) = opened.map_err(std::io::Error::other)?;
-        fill(&store).await.map_err(std::io::Error::other)?;
-        store.close().await.map_err(std::io::Error::other)?;
-        disk.open(SEGMENT)?.read_vec(0, 1 << 20)
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build();
-    match runtime.and_then(|runtime| runtime.block_on(written)) {
-        Ok(segment) => vec![segment],
-        Err(error) => panic!("a store of our own: {error}"),
-    }
-}
-
-/// A record of every kind.
-async fn fill(store: &Store) -> Result<(), crate::store::StoreError> {
-    let expires_ms = NOW_MS + 3_600_000;
-    let profile = EcProfile::new(2, 1).unwrap_or(EcProfile::DEFAULT);
-    let other = |number| ClaimId { number, ..claim() };
-    if let Ok(stripe) = encode_stripe(b"a stripe of few bytes".as_slice().into(), profile) {
-        for shard in stripe.shards {
-            let block = shard.id().block;
-            store.put(shard, claim(), expires_ms).await?;
-            store.claim(other(4), expires_ms, vec![block]).await?;
-        }
-    }
-    store.close_claim(claim()).await?;
-    store.release_claim(other(4)).await?;
-    let row = |key: &[u8], value| ("space".to_owned(), key.to_vec(), value);
-    let value = Some(Bytes::from_static(b"value"));
-    store
-        .kv_put(vec![row(b"a", value.clone()), row(b"b", value)])
-        .await?;
-    store.kv_put(vec![row(b"a", None)]).await
-}
+/// Every kind of value. (Not the defaults: their text changes with every word on a key.)
+const CONFIG: &str = "# a comment\n[storage]\nquota = \"200 GiB\"\nreserve_free = 1_000_000\n\
+    offer = false\n[network]\nlisten = [\n    \"/ip4/0.0.0.0/tcp/4747\", # another\n    \
+    \"/ip6/::/udp/4747/quic-v1\",\n]\nbulk_listen = ['[::]:4748']\nzone = \"the \\\"attic\\\"\"\n\
+    max_members = 0x10\n[put]\nredundancy = \"10+4\"\n[fetch]\ntimeout = \"1500ms\"\n\
+    [log]\nlevel = \"warn\"\n";
 
 fn configs() -> Vec<Vec<u8>> {
-    let mut all = vec![Config::default().to_toml().into_bytes()];
+    let mut all = vec![CONFIG.as_bytes().to_vec()];
     all.push(
         b"[storage]\nquota = 1e9\n[network]\nlisten = [1, \"/ip4\"]\n[x]\ny = {z = 1}".to_vec(),
     );
