@@ -21,6 +21,9 @@ pub struct ParseUnitError {
 const SIZE_HINT: &str = "size: write a number and a unit, for instance 500 MiB or 2 TB";
 const DURATION_HINT: &str = "duration: write a number and ms, s, m, h or d, for instance 30s or 7d";
 
+/// Longest duration, 278 years: it can be added to the time of any clock.
+const DURATION_MAX_MS: u64 = 1 << 43;
+
 const BINARY_UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 
 impl ByteSize {
@@ -149,7 +152,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseUnitError> {
         "d" => 86_400.0,
         _ => return Err(fail()),
     };
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| fail())
+    let exact = Duration::try_from_secs_f64(number * seconds).map_err(|_| fail())?;
+    let rounded = exact.saturating_add(Duration::from_micros(500));
+    match u64::try_from(rounded.as_millis()) {
+        Ok(ms) if ms <= DURATION_MAX_MS => Ok(Duration::from_millis(ms)),
+        _ => Err(fail()),
+    }
 }
 
 /// Writes a duration in the largest unit that loses nothing; the inverse of [`parse_duration`].
@@ -197,6 +205,9 @@ mod tests {
         for text in ["250ms", "30s", "5m", "12h", "7d"] {
             assert_eq!(format_duration(parse_duration(text).unwrap()), text);
         }
+        // Whole milliseconds, as they are written; nothing that no clock can count to.
+        assert_eq!(parse_duration("1.52003s"), parse_duration("1520ms"));
+        assert!(parse_duration("300000d").is_err());
         assert!(parse_duration("10").is_err());
         assert!(parse_duration("-1s").is_err());
     }
