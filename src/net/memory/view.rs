@@ -8,6 +8,24 @@ use crate::base::PeerId;
 use crate::net::command::{Lookup, Member, Members, Path, Reach};
 use crate::placement::candidates::{Point, distance};
 
+/// What is said of a peer by its id alone. Kept because making the text of an id takes long, and
+/// every change of the network shows every peer to every other.
+#[derive(Debug)]
+pub(super) struct Texts {
+    /// Its zone unless its offer names one.
+    own_zone: String,
+    address: String,
+}
+
+impl Texts {
+    pub(super) fn of(id: &PeerId) -> Self {
+        Texts {
+            own_zone: format!("peer:{}", id.short()),
+            address: format!("memory:{id}"),
+        }
+    }
+}
+
 /// How `viewer` reaches `other` now.
 fn reach(viewer: &Peer, other: &Peer) -> Reach {
     if viewer.id() == other.id() {
@@ -23,7 +41,7 @@ fn reach(viewer: &Peer, other: &Peer) -> Reach {
 
 fn member(viewer: &Peer, other: &Peer) -> Member {
     let zone = match other.profile.offer.zone.as_str() {
-        "" => other.own_zone.clone(),
+        "" => other.texts.own_zone.clone(),
         own_word => own_word.to_owned(),
     };
     Member {
@@ -33,7 +51,7 @@ fn member(viewer: &Peer, other: &Peer) -> Member {
         zone,
         storage_only: other.profile.storage_only,
         program: "memory".to_owned(),
-        addresses: vec![other.address.clone()],
+        addresses: vec![other.texts.address.clone()],
         state: reach(viewer, other),
         rtt: None,
     }

@@ -21,10 +21,7 @@ use crate::placement::candidates::{Point, peer_point, point};
 pub(super) struct Peer {
     pub(super) profile: MemoryPeer,
     pub(super) position: Point,
-    /// Its zone unless its offer names one. Kept because making the text of an id takes long, and
-    /// every change of the network shows every peer to every other.
-    pub(super) own_zone: String,
-    pub(super) address: String,
+    pub(super) texts: view::Texts,
     /// Of the partition; peers of different groups do not hear each other.
     pub(super) group: usize,
     /// When it last came, went or changed sides (ms since 1970).
@@ -171,8 +168,7 @@ impl World {
         let peer = self.peers.entry(id).or_insert_with(|| Peer {
             profile: profile.clone(),
             position,
-            own_zone: format!("peer:{}", id.short()),
-            address: format!("memory:{id}"),
+            texts: view::Texts::of(&id),
             group: 0,
             changed_ms: now_ms,
             number,
