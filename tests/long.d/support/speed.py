@@ -157,7 +157,7 @@ def first_byte(results, net):
 
 def kubo(results, _args, file):
     repo = WORK / "kubo"
-    answer = json.loads(run(VENV / "python", HERE / "rival_kubo.py", repo, file).splitlines()[-1])
+    answer = json.loads(run(VENV / "python", HERE / "rival_kubo.py", repo, file, cwd=WORK).splitlines()[-1])
     size = file.stat().st_size
     results.add(
         "kubo add", mb_per_s=size / 1e6 / answer["seconds"], cpu_per_gib=answer["cpu"] * GIB / size
