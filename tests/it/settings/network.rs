@@ -100,6 +100,8 @@ fn neighbours_are_found_by_multicast_only_if_wanted() {
         assert!(ip(&format!(
             "-n {name} addr add 10.77.0.5{host}/24 dev eth0"
         )));
+        // Addresses that the kernel made up do not change by themselves.
+        assert!(ip(&format!("-n {name} -6 addr flush dev eth0")));
     }
     for wanted in [false, true] {
         for at in 0..2 {

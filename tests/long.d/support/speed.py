@@ -233,7 +233,9 @@ class Tahoe:
     def start(self, node):
         self.processes.append(
             subprocess.Popen(
-                [VENV / "tahoe", "run", node], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                [VENV / "tahoe", "run", node],
+                # It ends when its standard input does.
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )
         )
 
@@ -260,7 +262,7 @@ class Tahoe:
 
     def connected(self):
         servers = json.loads(self.request("GET", "/?t=json"))["servers"]
-        return sum("Connected" in server["connection_status"] for server in servers)
+        return sum("connected" in server["connection_status"].lower() for server in servers)
 
     def pids(self):
         return [process.pid for process in self.processes]
