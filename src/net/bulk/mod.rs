@@ -38,6 +38,9 @@ use stream::ReadAhead;
 pub const BULK_PROTOCOL: &[u8] = b"cairn-bulk/1";
 /// Label of the exporter that a membership proof is bound to.
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-cairn-bulk-1";
+/// Most bytes sealed ahead of the socket: a call of the kernel wakes the other end, so a segment goes
+/// with one instead of several.
+const WRITE_BUFFER_BYTES: usize = 256 << 10;
 /// Peers whose addresses are kept.
 const ADDRESS_BOOK_MAX: usize = 65_536;
 
@@ -225,6 +228,12 @@ impl BulkPlane {
             room,
         );
         let (greeted, ()) = admission.await?;
+        // A stranger gets the small buffer.
+        let buffered = Some(WRITE_BUFFER_BYTES);
+        match &mut stream {
+            TlsStream::Client(stream) => stream.get_mut().1.set_buffer_limit(buffered),
+            TlsStream::Server(stream) => stream.get_mut().1.set_buffer_limit(buffered),
+        }
         let dialer = match side {
             Side::Dialer => self.inner.own,
             Side::Listener => peer,
