@@ -1,0 +1,1 @@
+//! A complete filesystem in memory.
