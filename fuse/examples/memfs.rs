@@ -42,15 +42,15 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let (dir, options, limits) = arguments()?;
     let fs = Arc::new(MemFs::new(limits));
     let runtime = tokio::runtime::Handle::current();
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mount =
         tokio::task::spawn_blocking(move || Mount::start(fs, &dir, &options, runtime)).await??;
     tokio::select! {
-        ended = mount.ended() => ended?,
-        signal = tokio::signal::ctrl_c() => {
-            signal?;
-            mount.unmount(Duration::from_secs(10)).await?;
-        }
+        ended = mount.ended() => return Ok(ended?),
+        signal = tokio::signal::ctrl_c() => signal?,
+        _ = terminate.recv() => (),
     }
+    mount.unmount(Duration::from_secs(10)).await?;
     Ok(())
 }
 
