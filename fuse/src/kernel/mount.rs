@@ -66,10 +66,10 @@ impl Mount {
         };
         let notifier = notifier::start(kernel, options.notices_max).map_err(other)?;
         let listed = system::find_mount(&dir).map_err(other)?;
-        if let Some(listed) = &listed {
-            if let Err(error) = system::set_read_ahead(listed, options.read_ahead_bytes) {
-                tracing::debug!(%error, "the kernel's own read-ahead stays");
-            }
+        if let Some(listed) = &listed
+            && let Err(error) = system::set_read_ahead(listed, options.read_ahead_bytes)
+        {
+            tracing::debug!(%error, "the kernel's own read-ahead stays");
         }
         let (ending, ended) = watch::channel(None);
         let thread = std::thread::Builder::new().name("fuse-session".into());

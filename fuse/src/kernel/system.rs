@@ -19,7 +19,7 @@ pub(super) fn find_mount(dir: &Path) -> io::Result<Option<Listed>> {
 
 fn parse_mounts(list: &[u8], dir: &[u8]) -> Option<Listed> {
     let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse().ok();
-    let mounts = list.split(|b| *b == b'\n').filter_map(|line| {
+    let mut mounts = list.split(|b| *b == b'\n').rev().filter_map(|line| {
         let mut fields = line.split(|b| *b == b' ');
         let device = fields.nth(2)?;
         let place = fields.nth(1)?;
@@ -27,7 +27,7 @@ fn parse_mounts(list: &[u8], dir: &[u8]) -> Option<Listed> {
         let device = (number(device.next()?)?, number(device.next()?)?);
         (unescape(place) == dir).then_some(Listed { device })
     });
-    mounts.last()
+    mounts.next()
 }
 
 /// The list writes blanks and the like as a backslash and three octal digits.

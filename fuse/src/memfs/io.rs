@@ -34,11 +34,11 @@ impl Tree {
         if let Some(mode) = change.mode {
             let perm = (mode & 0o7777) as u16;
             node.raw_mut().perm = perm;
-            if let Some(value) = node.xattrs.get_mut(acl::ACCESS) {
-                if let Some(mut acl) = Acl::parse(value)? {
-                    acl.chmod(perm);
-                    *value = acl.encode();
-                }
+            if let Some(value) = node.xattrs.get_mut(acl::ACCESS)
+                && let Some(mut acl) = Acl::parse(value)?
+            {
+                acl.chmod(perm);
+                *value = acl.encode();
             }
         }
         // chown(2) with nothing to change arrives as a change of nothing, and counts as one.

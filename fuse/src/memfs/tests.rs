@@ -437,14 +437,12 @@ fn listings_go_on_where_they_stopped_while_entries_come_and_go() {
         }
         // Some that were shown go, some that were not, and others come.
         for index in [round * 3, COUNT - 1 - round] {
-            if let Some(name) = names.get(index) {
-                if fs
-                    .unlink(&ROOT, Ino::ROOT, name.as_str().into())
-                    .now()
-                    .is_ok()
-                {
-                    removed.insert(name.clone());
-                }
+            let Some(name) = names.get(index) else {
+                continue;
+            };
+            let gone = fs.unlink(&ROOT, Ino::ROOT, name.as_str().into());
+            if gone.now().is_ok() {
+                removed.insert(name.clone());
             }
         }
         // Not for ever, or the listing would never end.

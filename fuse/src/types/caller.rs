@@ -32,10 +32,10 @@ impl Caller {
         let line = status.iter().flat_map(|status| status.lines());
         let line = line.filter_map(|line| line.strip_prefix("Groups:")).next();
         for group in line.unwrap_or_default().split_ascii_whitespace() {
-            if let Ok(group) = group.parse() {
-                if !groups.contains(&group) {
-                    groups.push(group);
-                }
+            if let Ok(group) = group.parse()
+                && !groups.contains(&group)
+            {
+                groups.push(group);
             }
         }
         groups

@@ -53,8 +53,7 @@ fn a_request_that_is_never_answered_ends_at_its_deadline() {
         return;
     }
     let m = Mounted::with(Trick::new(), impatient());
-    let gate = Arc::new(Semaphore::new(0));
-    m.fs.set(Mode::Gate(gate.clone()));
+    m.fs.set(Mode::Gate(Arc::new(Semaphore::new(0))));
     assert_eq!(errno(fs::metadata(m.path("trick")).unwrap_err()), libc::EIO);
     m.fs.set(Mode::Pass);
     fs::write(m.path("trick"), "back").unwrap();

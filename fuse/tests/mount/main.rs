@@ -1,5 +1,7 @@
 //! Real mounts: needs `/dev/fuse` and root. Where either is missing each test says so and passes.
 
+#![allow(clippy::unwrap_used)]
+
 mod adapter;
 mod notices;
 mod posix;

@@ -72,7 +72,9 @@ fn large_files_read_back_as_written() {
         return;
     }
     let m = mounted();
-    let text: Vec<u8> = (0..9_000_001u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
+    let text: Vec<u8> = (0..9_000_001u32)
+        .map(|i| (i.wrapping_mul(i) >> 7) as u8)
+        .collect();
     fs::write(m.path("a"), &text).unwrap();
     let file = File::open(m.path("a")).unwrap();
     uncache(&file);
