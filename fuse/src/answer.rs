@@ -8,8 +8,8 @@ use crate::Errno;
 /// What every operation of a [`FileSystem`](crate::FileSystem) returns.
 ///
 /// An answer from memory is sent by the thread that read the request: no task, no allocation, no
-/// second wake-up. `examples/dispatch.rs` measures what the choice costs. Whatever must wait moves
-/// what it borrowed into a future.
+/// second wake-up. `examples/dispatch.rs` measures what the choice costs: nanoseconds against the wake-up
+/// of another thread. Whatever must wait moves what it borrowed into a future.
 #[must_use]
 pub enum Answer<T> {
     /// Known already.

@@ -1,8 +1,10 @@
 //! What the kernel shows and takes beside the FUSE device: the list of mounts and `/sys`.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 /// A mount as the kernel lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,8 +82,7 @@ pub(super) fn unmount(dir: &Path, is_lazy: bool) -> io::Result<()> {
         Err(error) => return Err(error.into()),
     }
     let option = if is_lazy { "-uz" } else { "-u" };
-    let mut command = std::process::Command::new("fusermount3");
-    let output = command.arg(option).arg("--").arg(dir).output()?;
+    let output = run_helper(&[OsStr::new(option), OsStr::new("--"), dir.as_os_str()])?;
     if output.status.success() {
         return Ok(());
     }
@@ -93,6 +94,24 @@ pub(super) fn unmount(dir: &Path, is_lazy: bool) -> io::Result<()> {
         return Ok(());
     }
     Err(io::Error::other(said))
+}
+
+/// Runs the helper of unprivileged users, also where the search path lacks it: it was found there
+/// for mounting.
+fn run_helper(arguments: &[&OsStr]) -> io::Result<Output> {
+    let mut result = Err(io::ErrorKind::NotFound.into());
+    for helper in [
+        "fusermount3",
+        "/usr/bin/fusermount3",
+        "/bin/fusermount3",
+        "/sbin/fusermount3",
+    ] {
+        result = Command::new(helper).args(arguments).output();
+        if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            break;
+        }
+    }
+    result
 }
 
 /// The path as the list of mounts has it, found without a request to what is mounted there.
