@@ -1,0 +1,109 @@
+//! A request between the kernel's question and the answer: inline or moved, bounded, with a deadline.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::{Answer, Errno, FileSystem};
+
+/// Sends an answer. Each reply of the protocol crate can take a few kinds of value.
+pub(super) trait Finish<T>: Send + 'static {
+    fn finish(self, result: Result<T, Errno>);
+}
+
+/// What all requests of a mount share.
+pub(super) struct Flight<F> {
+    pub(super) fs: Arc<F>,
+    pub(super) runtime: Handle,
+    deadline: Duration,
+    permits: Arc<Semaphore>,
+    permits_all: usize,
+}
+
+impl<F: FileSystem> Flight<F> {
+    pub(super) fn new(fs: Arc<F>, runtime: Handle, deadline: Duration, in_flight: usize) -> Self {
+        Flight {
+            fs,
+            runtime,
+            deadline,
+            permits: Arc::new(Semaphore::new(in_flight)),
+            permits_all: in_flight,
+        }
+    }
+
+    /// How many requests are waited for.
+    pub(super) fn count(&self) -> usize {
+        self.permits_all - self.permits.available_permits()
+    }
+
+    /// Tells the filesystem something that has no answer.
+    pub(super) fn tell(&self, tell: impl FnOnce(&F)) {
+        if catch_unwind(AssertUnwindSafe(|| tell(&self.fs))).is_err() {
+            tracing::error!("a filesystem panicked");
+        }
+    }
+
+    /// Asks the filesystem and answers: at once if it can, else when it can or at the deadline.
+    pub(super) fn answer<T: Send + 'static>(
+        &self,
+        reply: impl Finish<T>,
+        ask: impl FnOnce(&F) -> Answer<T>,
+    ) {
+        self.answer_or_undo(reply, Errno::EIO, ask, |_, _| ());
+    }
+
+    /// The same for what must be taken back when nobody learned of it: lookups and handles.
+    /// `late` is the error at the deadline.
+    pub(super) fn answer_or_undo<T: Send + 'static>(
+        &self,
+        reply: impl Finish<T>,
+        late: Errno,
+        ask: impl FnOnce(&F) -> Answer<T>,
+        undo: impl FnOnce(&F, T) + Send + 'static,
+    ) {
+        // A panic must cost one request, not the thread that serves all others.
+        let future = match catch_unwind(AssertUnwindSafe(|| ask(&self.fs))) {
+            Ok(Answer::Ready(result)) => return reply.finish(result),
+            Ok(Answer::Later(future)) => future,
+            Err(_) => {
+                tracing::error!("a filesystem operation panicked; its caller got EIO");
+                return reply.finish(Err(Errno::EIO));
+            }
+        };
+        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
+            tracing::warn!(
+                max = self.permits_all,
+                "too many requests wait; one got EAGAIN"
+            );
+            return reply.finish(Err(Errno::EAGAIN));
+        };
+        let deadline = self.deadline;
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            let _permit = permit;
+            let mut future = pin!(AssertUnwindSafe(future).catch_unwind());
+            match timeout(deadline, &mut future).await {
+                Ok(Ok(result)) => return reply.finish(result),
+                Ok(Err(_)) => {
+                    tracing::error!("a filesystem operation panicked; its caller got EIO");
+                    return reply.finish(Err(Errno::EIO));
+                }
+                Err(_) => reply.finish(Err(late)),
+            }
+            // The operation goes on for as long again: half a write is worse than a late one. What
+            // it then answers is taken back, and what has not ended by then is dropped.
+            match timeout(deadline, future).await {
+                Ok(Ok(Ok(value))) => undo(&fs, value),
+                Ok(Ok(Err(_))) => (),
+                Ok(Err(_)) => tracing::error!("a filesystem operation panicked after its deadline"),
+                Err(_) => tracing::warn!("a filesystem operation was given up"),
+            }
+        });
+    }
+}

@@ -1,0 +1,90 @@
+//! How to mount.
+
+use std::time::Duration;
+
+use fuser::{Config, MountOption, SessionACL};
+
+/// How to mount. The defaults suit an ordinary, private mount.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// What `/proc/mounts` shows as the source.
+    pub fs_name: String,
+    /// What `/proc/mounts` shows after `fuse.` as the type.
+    pub subtype: String,
+    /// Refuse all changes.
+    pub read_only: bool,
+    /// Let other users in. An unprivileged user needs `user_allow_other` in `/etc/fuse.conf`.
+    pub allow_other: bool,
+    /// Let the kernel check permissions. Without it every caller may do everything.
+    pub default_permissions: bool,
+    /// Honour setuid and setgid on programs (root only).
+    pub suid: bool,
+    /// Honour device files (root only).
+    pub dev: bool,
+    /// Mount over a directory that is not empty.
+    pub over_non_empty: bool,
+    /// Threads that read requests: at least 2, because one alone cannot answer what it waits for.
+    pub threads: usize,
+    /// After this long a waiting request gets an error.
+    pub deadline: Duration,
+    /// Most requests waited for at once; what comes on top gets `EAGAIN`.
+    pub in_flight_max: usize,
+    /// Largest write and read request in bytes.
+    pub request_bytes_max: u32,
+    /// How far the kernel reads ahead, in bytes. More than it offers is set through `/sys` as root.
+    pub read_ahead_bytes: u32,
+    /// Most notices to the kernel that may wait; above, everything is invalidated.
+    pub notices_max: usize,
+}
+
+impl Default for MountOptions {
+    fn default() -> MountOptions {
+        MountOptions {
+            fs_name: "cairn".into(),
+            subtype: "cairn".into(),
+            read_only: false,
+            allow_other: false,
+            default_permissions: true,
+            suid: false,
+            dev: false,
+            over_non_empty: false,
+            threads: 2,
+            deadline: Duration::from_secs(60),
+            in_flight_max: 4096,
+            request_bytes_max: 1 << 20,
+            read_ahead_bytes: 1 << 20,
+            notices_max: 16_384,
+        }
+    }
+}
+
+impl MountOptions {
+    pub(super) fn config(&self) -> Config {
+        let mut options = vec![
+            MountOption::FSName(self.fs_name.clone()),
+            // Not `Subtype`: the crate hands that to the helper only, never to the kernel.
+            MountOption::CUSTOM(format!("subtype={}", self.subtype)),
+        ];
+        let mut add = |on: bool, option: MountOption| {
+            if on {
+                options.push(option);
+            }
+        };
+        add(self.read_only, MountOption::RO);
+        add(self.default_permissions, MountOption::DefaultPermissions);
+        let is_root = rustix::process::geteuid().is_root();
+        add(is_root && self.suid, MountOption::Suid);
+        add(is_root && self.dev, MountOption::Dev);
+        let mut config = Config::default();
+        config.mount_options = options;
+        config.acl = if self.allow_other {
+            SessionACL::All
+        } else {
+            SessionACL::Owner
+        };
+        config.n_threads = Some(self.threads.max(2));
+        // A descriptor for each thread: they do not contend for one queue.
+        config.clone_fd = true;
+        config
+    }
+}
