@@ -463,3 +463,15 @@ fn a_full_filesystem_says_so() {
         (0..10).try_for_each(|index| File::create_new(m.path(&format!("x{index}"))).map(drop));
     assert_eq!(many.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
 }
+
+#[test]
+fn files_are_no_terminals() {
+    if !can_mount() {
+        return;
+    }
+    let m = mounted();
+    let file = File::create_new(m.path("a")).unwrap();
+    assert!(!rustix::termios::isatty(&file));
+    let window = rustix::termios::tcgetwinsize(&file);
+    assert_eq!(window.unwrap_err(), Errno::NOTTY);
+}
