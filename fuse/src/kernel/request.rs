@@ -9,8 +9,9 @@ use crate::{Caller, Errno, Features, Fh, FileType, Ino, LockRange, LockRequest, 
 
 /// Asks for what the filesystem can use and the kernel has; `features` keeps what came of it.
 pub(super) fn negotiate(features: &mut Features, config: &mut KernelConfig) -> io::Result<()> {
+    // Not ATOMIC_O_TRUNC: with it the kernel has the file emptied before it finds that a running program
+    // must not be (ETXTBSY), and the program is lost. Without it, O_TRUNC is a change of size.
     let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_ATOMIC_O_TRUNC
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_AUTO_INVAL_DATA

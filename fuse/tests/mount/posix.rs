@@ -481,3 +481,28 @@ fn files_are_no_terminals() {
     let window = rustix::termios::tcgetwinsize(&file);
     assert_eq!(window.unwrap_err(), Errno::NOTTY);
 }
+
+#[test]
+fn a_running_program_is_not_emptied() {
+    if !can_mount() {
+        return;
+    }
+    let m = mounted();
+    let program = m.path("program");
+    // It runs until its input ends.
+    fs::copy("/bin/cat", &program).unwrap();
+    let len = fs::metadata(&program).unwrap().len();
+    let mut running = Command::new(&program)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    for flags in [libc::O_RDONLY | libc::O_TRUNC, libc::O_WRONLY] {
+        let flags = rustix::fs::OFlags::from_bits_retain(flags as u32);
+        let mode = rustix::fs::Mode::empty();
+        let refused = rustix::fs::open(&program, flags, mode);
+        assert_eq!(refused.unwrap_err(), Errno::TXTBSY);
+    }
+    assert_eq!(fs::metadata(&program).unwrap().len(), len);
+    drop(running.stdin.take());
+    assert!(running.wait().unwrap().success());
+}
