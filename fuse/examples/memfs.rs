@@ -1,6 +1,6 @@
 //! Mounts a filesystem in memory until Ctrl-C or an unmount from outside.
 //!
-//! `cargo run --release -p cairnfs-fuse --example memfs -- DIR [--allow-other] [--size MIB]`
+//! `cargo run --release -p cairnfs-fuse --example memfs -- DIR [--allow-other] [--size MIB] [--threads N]`
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use cairnfs_fuse::kernel::{Mount, MountOptions};
 use cairnfs_fuse::memfs::{Limits, MemFs};
 
-const USAGE: &str = "usage: memfs DIR [--allow-other] [--size MIB]";
+const USAGE: &str = "usage: memfs DIR [--allow-other] [--size MIB] [--threads N]";
 
 fn arguments() -> Result<(PathBuf, MountOptions, Limits), String> {
     let mut dir = None;
@@ -30,6 +30,11 @@ fn arguments() -> Result<(PathBuf, MountOptions, Limits), String> {
                 let size = arguments.next().unwrap_or_default();
                 let mib = size.to_str().and_then(|size| size.parse::<u64>().ok());
                 limits.bytes = mib.ok_or("--size takes a number of MiB")? << 20;
+            }
+            Some("--threads") => {
+                let count = arguments.next().unwrap_or_default();
+                let count = count.to_str().and_then(|count| count.parse().ok());
+                options.threads = count.ok_or("--threads takes a number")?;
             }
             Some(unknown) if unknown.starts_with("--") => return Err(USAGE.into()),
             _ => dir = Some(PathBuf::from(argument)),

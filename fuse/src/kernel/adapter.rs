@@ -9,20 +9,20 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, INodeNo, InitFlags, KernelConfig, LockOwner,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, INodeNo, IoctlFlags, KernelConfig,
+    LockOwner, PollEvents, PollFlags, PollNotifier, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
+    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::convert::{XattrReply, errno, lock_kind, set_time};
+use super::convert::{XattrReply, errno, set_time};
 use super::dirs::{DirReply, Room};
 use super::flight::{Finish as _, Flight};
 use super::options::MountOptions;
+use super::request::{caller, lock_request, negotiate, new_node};
 use crate::{
-    AllocMode, Answer, Caller, CopyRange, Entry, Errno, Features, Fh, FileSystem, FileType, Ino,
-    LockRange, LockRequest, Lookup, Name, NewNode, OpenFlags, Opened, Rename, RenameFlags, SetAttr,
-    Whence, Write,
+    AllocMode, Answer, CopyRange, Entry, Errno, Features, Fh, FileSystem, FileType, Ino, Lookup,
+    Name, OpenFlags, Opened, Rename, RenameFlags, SetAttr, Whence, Write,
 };
 
 /// Most bytes of one `copy_file_range`: what its answer can count, and no request for hours.
@@ -67,76 +67,9 @@ impl<F: FileSystem> Adapter<F> {
     }
 }
 
-fn caller(request: &Request) -> Caller {
-    Caller {
-        uid: request.uid(),
-        gid: request.gid(),
-        pid: request.pid(),
-    }
-}
-
-/// What a mode asks for.
-fn new_node(mode: u32, umask: u32, rdev: u32, kind: FileType) -> NewNode {
-    NewNode {
-        kind,
-        perm: mode & 0o7777,
-        umask: umask & 0o777,
-        rdev,
-    }
-}
-
-fn lock_request(
-    ino: INodeNo,
-    fh: FileHandle,
-    owner: LockOwner,
-    (start, end, kind, pid): (u64, u64, i32, u32),
-    waits: bool,
-) -> Result<LockRequest, Errno> {
-    let kind = lock_kind(kind)?;
-    Ok(LockRequest {
-        ino: Ino(ino.0),
-        fh: Fh(fh.0),
-        owner: owner.0,
-        range: LockRange {
-            start,
-            end,
-            kind,
-            pid,
-        },
-        waits,
-    })
-}
-
 impl<F: FileSystem> fuser::Filesystem for Adapter<F> {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_ATOMIC_O_TRUNC
-            | InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_AUTO_INVAL_DATA
-            | InitFlags::FUSE_ASYNC_DIO
-            | InitFlags::FUSE_CACHE_SYMLINKS
-            // The second version says with each write whether the writer loses setuid bits, and
-            // spares the question for `security.capability` before it.
-            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
-            | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP;
-        if self.features.posix_acl {
-            // A default ACL takes the umask's place, so the filesystem must apply it.
-            wanted |= InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK;
-        }
-        if self.features.stateless_dirs {
-            wanted |= InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-        }
-        if self.features.distributed_locks {
-            wanted |= InitFlags::FUSE_POSIX_LOCKS | InitFlags::FUSE_FLOCK_LOCKS;
-        }
-        let offered = wanted & config.capabilities();
-        if config.add_capabilities(offered).is_err() {
-            return Err(io::Error::other("the kernel took back what it offered"));
-        }
-        if !offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT) {
-            self.features.stateless_dirs = false;
-        }
+        negotiate(&mut self.features, config)?;
         // Out of range means the nearest in range, which is returned as the error.
         if let Err(most) = config.set_max_write(self.request_bytes_max) {
             let _ = config.set_max_write(most);
@@ -560,6 +493,45 @@ impl<F: FileSystem> fuser::Filesystem for Adapter<F> {
         let late = if waits { Errno::EINTR } else { Errno::EIO };
         let ask = |fs: &F| fs.setlk(&lock);
         self.flight.answer_or_undo(reply, late, ask, undo);
+    }
+
+    /// Every `isatty` of a program that opens a file ends here.
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _in_data: &[u8],
+        _out_bytes: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(fuser::Errno::ENOTTY);
+    }
+
+    /// The kernel then takes files to be always ready, and asks no more.
+    fn poll(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    /// Files have no blocks on a device.
+    fn bmap(&self, _request: &Request, _ino: INodeNo, _size: u32, _index: u64, reply: ReplyBmap) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    /// Asked only of mounts that leave permissions to the filesystem, which grant everything.
+    fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        reply.ok();
     }
 
     fn fallocate(

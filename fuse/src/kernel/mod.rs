@@ -17,6 +17,7 @@ mod flight;
 mod mount;
 mod notifier;
 mod options;
+mod request;
 mod system;
 
 pub use error::{MountError, UnmountError};

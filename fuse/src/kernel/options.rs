@@ -23,7 +23,10 @@ pub struct MountOptions {
     pub dev: bool,
     /// Mount over a directory that is not empty.
     pub over_non_empty: bool,
-    /// Threads that read requests: at least 2, because one alone cannot answer what it waits for.
+    /// Threads that read requests. One is enough, since none of them ever waits, and is fastest for
+    /// a single program: the kernel wakes several in turn, each on the CPU where it slept last
+    /// (measured for one request on two CPUs: 12 us with one thread, 51 with two, 26 with four; eight
+    /// jobs of 4 KiB reads gain a tenth with four).
     pub threads: usize,
     /// After this long a waiting request gets an error.
     pub deadline: Duration,
@@ -48,7 +51,7 @@ impl Default for MountOptions {
             suid: false,
             dev: false,
             over_non_empty: false,
-            threads: 2,
+            threads: 1,
             deadline: Duration::from_secs(60),
             in_flight_max: 4096,
             request_bytes_max: 1 << 20,
@@ -82,8 +85,8 @@ impl MountOptions {
         } else {
             SessionACL::Owner
         };
-        config.n_threads = Some(self.threads.max(2));
-        // A descriptor for each thread: they do not contend for one queue.
+        config.n_threads = Some(self.threads.max(1));
+        // A descriptor for each further thread: they do not contend for one queue.
         config.clone_fd = true;
         config
     }

@@ -456,10 +456,53 @@ fn a_full_filesystem_says_so() {
     let full = fs::write(m.path("a"), vec![1; 2 << 20]).unwrap_err();
     assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
     fs::remove_file(m.path("a")).unwrap();
-    fs::write(m.path("b"), vec![1; 1 << 20]).unwrap();
+    // The room is free when the kernel has forgotten the file, which it says in its own time: until
+    // then somebody could still open it through a descriptor.
+    let end = std::time::Instant::now() + crate::LONG;
+    while let Err(error) = fs::write(m.path("b"), vec![1; 1 << 20]) {
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+        assert!(std::time::Instant::now() < end, "the room stays taken");
+    }
     let stat = rustix::fs::statvfs(m.dir.path()).unwrap();
     assert_eq!((stat.f_bfree, stat.f_namemax), (0, 255));
     let many =
         (0..10).try_for_each(|index| File::create_new(m.path(&format!("x{index}"))).map(drop));
     assert_eq!(many.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+}
+
+#[test]
+fn files_are_no_terminals() {
+    if !can_mount() {
+        return;
+    }
+    let m = mounted();
+    let file = File::create_new(m.path("a")).unwrap();
+    assert!(!rustix::termios::isatty(&file));
+    let window = rustix::termios::tcgetwinsize(&file);
+    assert_eq!(window.unwrap_err(), Errno::NOTTY);
+}
+
+#[test]
+fn a_running_program_is_not_emptied() {
+    if !can_mount() {
+        return;
+    }
+    let m = mounted();
+    let program = m.path("program");
+    // It runs until its input ends.
+    fs::copy("/bin/cat", &program).unwrap();
+    let len = fs::metadata(&program).unwrap().len();
+    let mut running = Command::new(&program)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    for flags in [libc::O_RDONLY | libc::O_TRUNC, libc::O_WRONLY] {
+        let flags = rustix::fs::OFlags::from_bits_retain(flags as u32);
+        let mode = rustix::fs::Mode::empty();
+        let refused = rustix::fs::open(&program, flags, mode);
+        assert_eq!(refused.unwrap_err(), Errno::TXTBSY);
+    }
+    assert_eq!(fs::metadata(&program).unwrap().len(), len);
+    drop(running.stdin.take());
+    assert!(running.wait().unwrap().success());
 }
