@@ -48,8 +48,8 @@ pub enum PutError {
     },
     /// Holders went away between storing their shards and promising to keep them.
     #[error(
-        "{lost} peers stored their shards and did not confirm that they keep them: it would \
-         survive the loss of {survives}, not {demanded}, peers"
+        "{lost} of the holders did not confirm that they keep their shards; there are others, {}",
+        shortfall(Some(*survives), *demanded)
     )]
     Unconfirmed {
         /// Such peers.

@@ -47,7 +47,17 @@ struct Raw {
     data: Bytes,
 }
 
-type Answer = (Ask, Instant, Result<Response, NetError>);
+/// A question under way.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    /// Tells it from others, even to the same peer at the same moment.
+    number: u64,
+    peer: PeerId,
+    wanted: IndexSet,
+    since: Instant,
+}
+
+type Answer = (Ask, u64, Result<Response, NetError>);
 
 struct Fetching<'a> {
     blocks: &'a Blocks,
@@ -58,7 +68,9 @@ struct Fetching<'a> {
     raw: BTreeMap<u8, Raw>,
     queue: VecDeque<Ask>,
     asked: BTreeSet<PeerId>,
-    pending: Vec<(PeerId, IndexSet, Instant)>,
+    pending: Vec<Pending>,
+    /// Questions asked so far.
+    questions: u64,
     damaged: usize,
     /// Peers that sent a bad shard of this block.
     liars: BTreeSet<PeerId>,
@@ -83,6 +95,7 @@ impl Blocks {
             queue: VecDeque::new(),
             asked: BTreeSet::new(),
             pending: Vec::new(),
+            questions: 0,
             damaged: 0,
             liars: BTreeSet::new(),
             silent: BTreeSet::new(),
@@ -189,7 +202,7 @@ impl Fetching<'_> {
             let hedge = self.hedge_at();
             tokio::select! {
                 biased;
-                Some((ask, begun, answer)) = answers.next() => self.take(ask, begun, answer),
+                Some((ask, number, answer)) = answers.next() => self.take(ask, number, answer),
                 () = tokio::time::sleep_until(hedge), if !self.queue.is_empty() => {
                     self.note_lag();
                     if let Some(question) = self.next_question() {
@@ -210,7 +223,7 @@ impl Fetching<'_> {
         let prompt = || {
             self.pending
                 .iter()
-                .filter(|(peer, ..)| is_prompt(peer))
+                .filter(|pending| is_prompt(&pending.peer))
                 .count()
         };
         self.pending.len() < needed
@@ -231,14 +244,15 @@ impl Fetching<'_> {
         let outstanding = self
             .pending
             .iter()
-            .map(|(peer, _, since)| *since + stats.hedge_after(peer));
+            .map(|pending| pending.since + stats.hedge_after(&pending.peer));
         // One hedge at a time: the latest of those due, so that each new one gets its chance.
         outstanding.max().unwrap_or_else(Instant::now)
     }
 
     fn note_lag(&self) {
-        for (peer, _, since) in &self.pending {
-            self.blocks.stats.lags(peer, Work::Fetch, since.elapsed());
+        let stats = &self.blocks.stats;
+        for Pending { peer, since, .. } in &self.pending {
+            stats.lags(peer, Work::Fetch, since.elapsed());
         }
     }
 
@@ -249,7 +263,7 @@ impl Fetching<'_> {
             let under_way: IndexSet = self
                 .pending
                 .iter()
-                .map(|(_, wanted, _)| *wanted)
+                .map(|pending| pending.wanted)
                 .filter(|wanted| wanted.len() == 1)
                 .fold(IndexSet::EMPTY, IndexSet::union);
             let at_hand = self.at_hand();
@@ -269,8 +283,14 @@ impl Fetching<'_> {
                 continue;
             }
             self.asked.insert(ask.peer);
-            let now = Instant::now();
-            self.pending.push((ask.peer, wanted, now));
+            self.questions += 1;
+            let number = self.questions;
+            self.pending.push(Pending {
+                number,
+                peer: ask.peer,
+                wanted,
+                since: Instant::now(),
+            });
             let request = Request::Fetch {
                 block: self.reference.id,
                 wanted,
@@ -282,15 +302,17 @@ impl Fetching<'_> {
                     tokio::time::sleep(BUSY_PAUSE * ask.busy).await;
                 }
                 let answer = net.request(ask.peer, request, timeout).await;
-                (ask, now, answer)
+                (ask, number, answer)
             }));
         }
     }
 
-    fn take(&mut self, ask: Ask, begun: Instant, answer: Result<Response, NetError>) {
+    fn take(&mut self, ask: Ask, number: u64, answer: Result<Response, NetError>) {
         let peer = ask.peer;
-        self.pending
-            .retain(|(p, _, since)| (*p, *since) != (peer, begun));
+        let answered = self.pending.iter().position(|p| p.number == number);
+        let Some(begun) = answered.map(|at| self.pending.remove(at).since) else {
+            return;
+        };
         let stats = &self.blocks.stats;
         match answer {
             Ok(Response::Shard {

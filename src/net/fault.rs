@@ -23,6 +23,8 @@ pub enum Fault {
     Silent,
     /// It keeps every shard that it is to store in memory, for ever, and answers nothing to that.
     Hoard,
+    /// It stores shards and refuses to promise that it keeps them.
+    Renege,
 }
 
 impl FromStr for Fault {
@@ -33,11 +35,12 @@ impl FromStr for Fault {
             None if text == "refuse" => Ok(Fault::Refuse),
             None if text == "silent" => Ok(Fault::Silent),
             None if text == "hoard" => Ok(Fault::Hoard),
+            None if text == "renege" => Ok(Fault::Renege),
             Some(("delay", time)) => parse_duration(time)
                 .map(Fault::Delay)
                 .map_err(|error| error.to_string()),
             _ => Err(format!(
-                "unknown fault `{text}`: one of corrupt, refuse, silent, hoard, delay:3s"
+                "unknown fault `{text}`: one of corrupt, refuse, silent, hoard, renege, delay:3s"
             )),
         }
     }
@@ -55,7 +58,8 @@ pub fn inject(mut inbound: mpsc::Receiver<Inbound>, fault: Fault) -> mpsc::Recei
 }
 
 async fn pass(original: Inbound, fault: Fault, forward: mpsc::Sender<Inbound>) {
-    if fault == Fault::Refuse {
+    let is_promise = matches!(original.request, Request::CloseClaim { .. });
+    if fault == Fault::Refuse || (fault == Fault::Renege && is_promise) {
         let refusal = Response::Refused {
             reason: Refusal::Denied,
             free_bytes: 0,
@@ -84,7 +88,7 @@ async fn pass(original: Inbound, fault: Fault, forward: mpsc::Sender<Inbound>) {
         Fault::Delay(time) => tokio::time::sleep(time).await,
         Fault::Silent => std::future::pending().await,
         Fault::Corrupt => flip(&mut response),
-        Fault::Refuse | Fault::Hoard => {}
+        Fault::Refuse | Fault::Hoard | Fault::Renege => {}
     }
     let _ = original.reply.send(response);
 }

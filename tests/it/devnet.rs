@@ -114,3 +114,29 @@ fn a_full_pool_refuses_and_keeps_nothing_of_what_it_refused() {
         || net.used_bytes() <= used_before + (2 << 20),
     );
 }
+
+#[test]
+fn a_holder_that_does_not_promise_to_keep_its_shards_does_not_count() {
+    let mut net = Devnet::start(&[]);
+    net.kill(2);
+    net.restart(2, Some("renege"));
+    net.wait_connected(0);
+    let file = net.dir.path().join("file");
+    random_file(&file, 8 << 20, 5);
+    let refused = run(net.cairn(0).args(["put", "--survive", "2"]).arg(&file), 4);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(told.contains("did not confirm"), "{told}");
+    assert!(refused.stdout.is_empty());
+    let list = json(&run(net.cairn(0).args(["--json", "list"]), 0));
+    assert_eq!(list["puts"].as_array().map(Vec::len), Some(0), "{list}");
+    // With less demanded it is kept, and says what it is worth.
+    let kept = json(&run(net.cairn(0).args(["--json", "put"]).arg(&file), 0));
+    assert_eq!(kept["survives"], 1, "{kept}");
+    net.kill(2);
+    let output = run(
+        net.cairn(4)
+            .args(["-q", "get", kept["link"].as_str().unwrap()]),
+        0,
+    );
+    assert!(output.stdout == std::fs::read(&file).unwrap());
+}
