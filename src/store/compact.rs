@@ -229,11 +229,10 @@ impl Engine {
         let data_at = u64::from(at.offset) + u64::from(record.extent.data_at);
         let data = cursor
             .file
-            .read_vec(data_at, record.extent.data_len as usize);
-        let verified = data.ok().and_then(|data| {
-            let data = Bytes::from(data);
-            VerifiedShard::verify(*block, *index, header.clone(), data).ok()
-        });
+            .read_bytes(data_at, record.extent.data_len as usize);
+        let verified = data
+            .ok()
+            .and_then(|data| VerifiedShard::verify(*block, *index, header.clone(), data).ok());
         let Some(shard) = verified else {
             // What cannot be read or does not verify is as good as lost here.
             self.count_damage();

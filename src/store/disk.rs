@@ -7,6 +7,8 @@ use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 /// One open file. Usable from many threads; stays readable after it was removed.
 pub trait DiskFile: Send + Sync + Debug + 'static {
     /// Bytes up to the end of the file.
@@ -22,6 +24,11 @@ pub trait DiskFile: Send + Sync + Debug + 'static {
 
     /// Reads `len` bytes at `offset`; fewer only at the end of the file.
     fn read_vec(&self, offset: u64, len: usize) -> io::Result<Vec<u8>>;
+
+    /// Like [`DiskFile::read_vec`], for data that is probably not read again soon.
+    fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        self.read_vec(offset, len).map(Bytes::from)
+    }
 
     /// Writes all of `parts`, one after the other, at `offset`. Extends the file if need be.
     ///

@@ -8,9 +8,10 @@
 //! * No shard leaves without its hash checked against the address asked for.
 //! * The rows of the index are a function of the log: `draft` has that function, writing and
 //!   replaying both use it.
-//! * Nothing but `tables` names the database; nothing but `real_disk` makes a system call.
+//! * Nothing but `tables` names the database; nothing but `real_disk` and `direct` makes a system call.
 
 mod compact;
+mod direct;
 pub mod disk;
 mod draft;
 mod engine;

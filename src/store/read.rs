@@ -91,7 +91,7 @@ impl Shared {
             other => other?,
         };
         let len = shard.data_at as usize + shard.data_len as usize;
-        let bytes = Bytes::from(file.read_vec(u64::from(shard.at.offset), len)?);
+        let bytes = file.read_bytes(u64::from(shard.at.offset), len)?;
         let header_len = bytes
             .get(HEADER_LEN_AT..HEADER_LEN_AT + 2)
             .and_then(|two| <[u8; 2]>::try_from(two).ok())

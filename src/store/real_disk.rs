@@ -9,7 +9,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
     AtFlags, CWD, Dir, FallocateFlags, FileType, FlockOperation, Mode, OFlags, Stat, fallocate,
@@ -18,6 +20,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, pread, pwritev, retry_on_intr};
 
+use super::direct::{DirectFile, DirectIo};
 use super::disk::{Disk, DiskEntry, DiskFile};
 use super::error::OpenError;
 
@@ -33,6 +36,9 @@ const WALK_DEPTH_MAX: usize = 16;
 pub struct RealDisk {
     root: OwnedFd,
     _lock: OwnedFd,
+    direct: Arc<DirectIo>,
+    /// Files opened so far.
+    opened: AtomicU64,
 }
 
 impl RealDisk {
@@ -52,7 +58,12 @@ impl RealDisk {
         let lock = openat(&root, LOCK_NAME, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| OpenError::io(format!("opening {shown}/{LOCK_NAME}"))(errno.into()))?;
         match retry_on_intr(|| flock(&lock, FlockOperation::NonBlockingLockExclusive)) {
-            Ok(()) => Ok(RealDisk { root, _lock: lock }),
+            Ok(()) => Ok(RealDisk {
+                root,
+                _lock: lock,
+                direct: Arc::default(),
+                opened: AtomicU64::new(0),
+            }),
             Err(Errno::WOULDBLOCK) => Err(OpenError::InUse(shown.to_string())),
             Err(errno) => Err(OpenError::io(format!("locking {shown}"))(errno.into())),
         }
@@ -98,6 +109,15 @@ impl RealDisk {
         Ok(())
     }
 
+    fn file(&self, file: OwnedFd) -> Arc<dyn DiskFile> {
+        Arc::new(RealFile {
+            file,
+            number: self.opened.fetch_add(1, Ordering::Relaxed),
+            direct: DirectFile::default(),
+            io: Arc::clone(&self.direct),
+        })
+    }
+
     fn open_dir(&self, name: &str) -> io::Result<OwnedFd> {
         let path = if name.is_empty() { "." } else { name };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -139,14 +159,14 @@ impl Disk for RealDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = openat(&self.root, checked(name)?, flags, Mode::empty())?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(self.file(file))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let file = openat(&self.root, checked(name)?, flags, mode)?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(self.file(file))
     }
 
     fn create_dir(&self, name: &str) -> io::Result<()> {
@@ -203,11 +223,37 @@ impl Disk for RealDisk {
 
 /// One file of a [`RealDisk`].
 #[derive(Debug)]
-struct RealFile(OwnedFd);
+struct RealFile {
+    file: OwnedFd,
+    /// Tells it from others of this disk.
+    number: u64,
+    direct: DirectFile,
+    io: Arc<DirectIo>,
+}
+
+impl RealFile {
+    /// Writes through the page cache.
+    fn write_cached(&self, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let mut at = offset;
+        let mut rest = parts;
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            let count = rest.len().min(PARTS_MAX);
+            let batch = rest.get(..count).unwrap_or_default();
+            let written = retry_on_intr(|| pwritev(&self.file, batch, at))?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            at += written as u64;
+            IoSlice::advance_slices(&mut rest, written);
+        }
+        Ok(())
+    }
+}
 
 impl DiskFile for RealFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(u64::try_from(fstat(&self.0)?.st_size).unwrap_or(0))
+        Ok(u64::try_from(fstat(&self.file)?.st_size).unwrap_or(0))
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
@@ -216,7 +262,7 @@ impl DiskFile for RealFile {
             && !rest.is_empty()
         {
             let at = offset + done as u64;
-            match retry_on_intr(|| pread(&self.0, &mut *rest, at))? {
+            match retry_on_intr(|| pread(&self.file, &mut *rest, at))? {
                 0 => break,
                 count => done += count,
             }
@@ -230,7 +276,7 @@ impl DiskFile for RealFile {
         while bytes.len() < len {
             let at = offset + bytes.len() as u64;
             // The allocator may have given more room than asked for.
-            let count = retry_on_intr(|| pread(&self.0, spare_capacity(&mut bytes), at))?;
+            let count = retry_on_intr(|| pread(&self.file, spare_capacity(&mut bytes), at))?;
             if count == 0 {
                 break;
             }
@@ -239,38 +285,42 @@ impl DiskFile for RealFile {
         Ok(bytes)
     }
 
-    fn write_at(&self, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-        let mut at = offset;
-        let mut rest = parts;
-        IoSlice::advance_slices(&mut rest, 0);
-        while !rest.is_empty() {
-            let count = rest.len().min(PARTS_MAX);
-            let batch = rest.get(..count).unwrap_or_default();
-            let written = retry_on_intr(|| pwritev(&self.0, batch, at))?;
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            at += written as u64;
-            IoSlice::advance_slices(&mut rest, written);
+    fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let direct = self
+            .io
+            .read(&self.file, &self.direct, self.number, offset, len)?;
+        match direct {
+            Some(bytes) => Ok(bytes),
+            None => self.read_vec(offset, len).map(Bytes::from),
         }
-        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let cached = |at, bytes: &[u8]| self.write_cached(at, &mut [IoSlice::new(bytes)]);
+        match self
+            .io
+            .write(&self.file, &self.direct, offset, parts, cached)?
+        {
+            true => Ok(()),
+            false => self.write_cached(offset, parts),
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        Ok(retry_on_intr(|| fdatasync(&self.0))?)
+        Ok(retry_on_intr(|| fdatasync(&self.file))?)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        Ok(retry_on_intr(|| ftruncate(&self.0, len))?)
+        Ok(retry_on_intr(|| ftruncate(&self.file, len))?)
     }
 
     fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(retry_on_intr(|| fallocate(&self.0, flags, offset, len))?)
+        Ok(retry_on_intr(|| fallocate(&self.file, flags, offset, len))?)
     }
 
     fn allocated(&self) -> io::Result<u64> {
-        Ok(allocated(&fstat(&self.0)?))
+        Ok(allocated(&fstat(&self.file)?))
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
 
 use super::disk::DiskFile;
 use super::draft::Draft;
@@ -409,7 +408,7 @@ fn data_is_sound(
     };
     let data_at = u64::from(at.offset) + u64::from(record.extent.data_at);
     let data = file
-        .read_vec(data_at, record.extent.data_len as usize)
+        .read_bytes(data_at, record.extent.data_len as usize)
         .map_err(io_error(segment_name(at.segment)))?;
-    Ok(VerifiedShard::verify(*block, *index, header.clone(), Bytes::from(data)).is_ok())
+    Ok(VerifiedShard::verify(*block, *index, header.clone(), data).is_ok())
 }
