@@ -4,6 +4,7 @@ import os
 import resource
 import statistics
 import subprocess
+import sys
 import time
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -58,7 +59,9 @@ class Measured:
 
 def run(*command, **options):
     """Runs a command to its end; its standard output."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, **options)
+    done = subprocess.run(command, stdout=subprocess.PIPE, **options)
+    if done.returncode:
+        sys.exit(f"{command[0]} {command[1]} failed: {done.stdout.decode()[-2000:]}")
     return done.stdout.decode().strip()
 
 
