@@ -95,10 +95,14 @@ pub fn seal(secret: &ConvergenceSecret, plain: &[u8], reserve: usize) -> Result<
     bytes.resize(sealed_header_len(plain.len()), 0);
     let mut hasher = secret.hasher();
     let mut scratch = vec![0; compressed_max(plain.len().min(FRAME_BYTES))];
+    let mut patience = Patience::default();
     let frames = plain
         .chunks(FRAME_BYTES)
         .map(|plain| {
-            let packed = compress(plain, &mut scratch);
+            let packed = match patience.tries() {
+                true => patience.learn(compress(plain, &mut scratch)),
+                false => None,
+            };
             let payload = packed.unwrap_or(plain);
             hasher.update(payload);
             bytes.extend_from_slice(payload);
@@ -122,6 +126,44 @@ pub fn seal(secret: &ConvergenceSecret, plain: &[u8], reserve: usize) -> Result<
         key,
         plain_len,
     })
+}
+
+/// Which frames of a chunk are worth trying to compress: of those that follow some that could not be
+/// compressed, fewer and fewer. Most content is all of one kind, and trying is a tenth of sealing it.
+#[derive(Debug, Default)]
+struct Patience {
+    /// Frames that could not be compressed, since the last one that could.
+    failures: u32,
+    /// Frames to be stored before the next is tried.
+    pause: u32,
+}
+
+impl Patience {
+    /// Failures before the first pause.
+    const LIMIT: u32 = 2;
+    /// Longest pause.
+    const PAUSE_MAX: u32 = 7;
+
+    const fn tries(&mut self) -> bool {
+        match self.pause.checked_sub(1) {
+            Some(left) => {
+                self.pause = left;
+                false
+            }
+            None => true,
+        }
+    }
+
+    fn learn<T>(&mut self, packed: Option<T>) -> Option<T> {
+        if packed.is_some() {
+            self.failures = 0;
+        } else {
+            self.failures += 1;
+            let beyond = self.failures.saturating_sub(Self::LIMIT);
+            self.pause = ((1 << beyond.min(4)) - 1).min(Self::PAUSE_MAX);
+        }
+        packed
+    }
 }
 
 /// Writes the header to the front of `bytes` and encrypts all in place.

@@ -16,6 +16,8 @@ const UNIT_BYTES: usize = 1 << 10;
 const SPARE_MIN_BYTES: usize = 64 << 10;
 /// Spare memory kept for the next payloads.
 const SPARE_MAX_BYTES: usize = 16 << 20;
+/// Large payloads begin at a multiple of this, so that a disk can take them from where they are.
+const PAGE: usize = 4096;
 /// What was not needed for so long is given back to the system.
 const SPARE_PERIOD: Duration = Duration::from_secs(5);
 
@@ -58,8 +60,14 @@ impl PayloadBudget {
     /// Memory for a payload of `len` bytes, empty. With a reservation if the payload was not
     /// asked for: who asks bounds by itself what may come.
     pub fn buffer(&self, len: usize, reservation: Option<Reservation>) -> PayloadBuffer {
+        let mut bytes = self.spare.take(len);
+        if len >= SPARE_MIN_BYTES {
+            let before = bytes.as_ptr().align_offset(PAGE);
+            bytes.resize(before.min(bytes.capacity() - len), 0);
+        }
         PayloadBuffer {
-            bytes: self.spare.take(len),
+            before: bytes.len(),
+            bytes,
             spare: Arc::clone(&self.spare),
             _reservation: reservation,
         }
@@ -80,16 +88,22 @@ pub struct Reservation {
 /// A payload that is being received.
 #[derive(Debug)]
 pub struct PayloadBuffer {
-    /// The bytes so far.
-    pub bytes: Vec<u8>,
+    bytes: Vec<u8>,
+    /// Bytes in front of the payload.
+    before: usize,
     spare: Arc<Spare>,
     _reservation: Option<Reservation>,
 }
 
 impl PayloadBuffer {
+    /// The bytes so far, behind others that are left alone. Has room for as many as were announced.
+    pub const fn filling(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
     /// The payload, complete.
     pub fn freeze(self) -> Bytes {
-        if self.bytes.is_empty() {
+        if self.as_ref().is_empty() {
             Bytes::new()
         } else {
             Bytes::from_owner(self)
@@ -99,7 +113,7 @@ impl PayloadBuffer {
 
 impl AsRef<[u8]> for PayloadBuffer {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.get(self.before..).unwrap_or_default()
     }
 }
 
@@ -124,10 +138,12 @@ struct Buffers {
 
 impl Spare {
     fn take(&self, len: usize) -> Vec<u8> {
+        let mut need = len;
         if len >= SPARE_MIN_BYTES {
+            need += PAGE;
             let mut buffers = self.lock();
             // The newest first: the processor may still have it in its cache.
-            let fits = |buffer: &Vec<u8>| (len..=len + len / 4).contains(&buffer.capacity());
+            let fits = |buffer: &Vec<u8>| (need..=need + len / 4).contains(&buffer.capacity());
             if let Some(at) = buffers.free.iter().rposition(fits) {
                 let buffer = buffers.free.remove(at);
                 buffers.bytes -= buffer.capacity();
@@ -135,7 +151,7 @@ impl Spare {
                 return buffer;
             }
         }
-        Vec::with_capacity(len)
+        Vec::with_capacity(need)
     }
 
     fn put(&self, mut buffer: Vec<u8>) {
@@ -198,9 +214,12 @@ mod tests {
         let spare = || budget.spare.lock().bytes;
         let payload = |len| {
             let mut buffer = budget.buffer(len, None);
-            assert_eq!(buffer.bytes.len(), 0);
-            buffer.bytes.resize(len, 7);
-            buffer.freeze()
+            let start = buffer.filling().len();
+            buffer.filling().resize(start + len, 7);
+            let payload = buffer.freeze();
+            assert_eq!(payload, vec![7; len]);
+            assert!(payload.as_ptr().addr().is_multiple_of(PAGE));
+            payload
         };
         let first = payload(512 << 10);
         let place = first.as_ptr();
@@ -208,13 +227,13 @@ mod tests {
         drop(first);
         assert_eq!(spare(), 0);
         drop(part);
-        assert_eq!(spare(), 512 << 10);
+        assert_eq!(spare(), (512 << 10) + PAGE);
         let second = payload(500 << 10);
         assert_eq!(second.as_ptr(), place);
         // Neither much too large nor too small a buffer is taken.
         drop(second);
         drop((payload(200 << 10), payload(1 << 20)));
-        assert_eq!(spare(), (512 << 10) + (200 << 10) + (1 << 20));
+        assert_eq!(spare(), (512 << 10) + (200 << 10) + (1 << 20) + 3 * PAGE);
         // Bounded.
         let many: Vec<_> = (0..40).map(|_| payload(1 << 20)).collect();
         drop(many);

@@ -6,13 +6,14 @@
 //! Where the filesystem does not offer it (`O_DIRECT`), the cache is used for all.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::io::{pread, pwrite, retry_on_intr};
+use rustix::io::{pread, pwritev, retry_on_intr};
 
 /// Offsets, lengths and memory are multiples of this: as much as any device asks for.
 const UNIT: usize = 4096;
@@ -20,6 +21,8 @@ const UNIT: usize = 4096;
 const LEAST_BYTES: usize = 128 << 10;
 /// Bytes that are gathered for one write.
 const GATHER_BYTES: usize = 1 << 20;
+/// Most pieces of one write.
+const PIECES_MAX: usize = 64;
 /// Places that are remembered as read.
 const PLACES: usize = 4096;
 
@@ -164,49 +167,64 @@ impl DirectIo {
         let Some(descriptor) = self.open(file, direct) else {
             return Ok(false);
         };
-        let mut memory = self.take()?;
         let mut rest = Gather::new(parts);
-        let mut at = offset;
-        while at < end {
-            let (portion, is_whole) = if at < units.start {
-                ((units.start - at) as usize, false)
-            } else if at < units.end {
-                (((units.end - at) as usize).min(GATHER_BYTES), true)
-            } else {
-                ((end - at) as usize, false)
-            };
-            let portion = memory.all().get_mut(..portion).unwrap_or_default();
-            rest.fill(portion);
-            match is_whole {
-                true => self.write_units(descriptor, at, portion, &mut cached)?,
-                false => cached(at, portion)?,
-            }
-            at += portion.len() as u64;
+        let mut edge = vec![0; (units.start - offset) as usize];
+        rest.fill(&mut edge);
+        if !edge.is_empty() {
+            cached(offset, &edge)?;
+        }
+        let mut memory = self.take()?;
+        let mut at = units.start;
+        while at < units.end {
+            let (pieces, len) = rest.collect((units.end - at) as usize, memory.all());
+            let room = memory.all();
+            let slices: Vec<IoSlice<'_>> = pieces
+                .iter()
+                .map(|piece| match piece {
+                    Piece::There(bytes) => IoSlice::new(bytes),
+                    Piece::Gathered(range) => {
+                        IoSlice::new(room.get(range.clone()).unwrap_or_default())
+                    }
+                })
+                .collect();
+            self.write_units(descriptor, at, slices, &mut cached)?;
+            at += len as u64;
+        }
+        edge.resize((end - units.end) as usize, 0);
+        rest.fill(&mut edge);
+        if !edge.is_empty() {
+            cached(units.end, &edge)?;
         }
         *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory);
         Ok(true)
     }
 
+    /// Writes whole units; what cannot be written directly, through the cache.
     fn write_units(
         &self,
         descriptor: BorrowedFd<'_>,
-        offset: u64,
-        bytes: &[u8],
+        mut offset: u64,
+        mut slices: Vec<IoSlice<'_>>,
         cached: &mut impl FnMut(u64, &[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut done = 0;
-        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-            let at = offset + done as u64;
-            match retry_on_intr(|| pwrite(descriptor, rest, at)) {
+        let mut rest = slices.as_mut_slice();
+        while !rest.is_empty() {
+            match retry_on_intr(|| pwritev(descriptor, rest, offset)) {
                 // A part of a unit cannot be continued directly.
-                Ok(count) if count > 0 && count.is_multiple_of(UNIT) => done += count,
-                Ok(_) => return cached(at, rest),
-                Err(errno) if is_refusal(errno) => {
-                    self.refused.store(true, Ordering::Relaxed);
-                    return cached(at, rest);
+                Ok(count) if count > 0 && count.is_multiple_of(UNIT) => {
+                    offset += count as u64;
+                    IoSlice::advance_slices(&mut rest, count);
+                    continue;
                 }
+                Ok(_) => {}
+                Err(errno) if is_refusal(errno) => self.refused.store(true, Ordering::Relaxed),
                 Err(errno) => return Err(errno.into()),
             }
+            for slice in rest {
+                cached(offset, slice)?;
+                offset += slice.len() as u64;
+            }
+            return Ok(());
         }
         Ok(())
     }
@@ -227,6 +245,14 @@ fn is_refusal(errno: rustix::io::Errno) -> bool {
     matches!(errno, Errno::INVAL | Errno::OPNOTSUPP)
 }
 
+/// Part of a direct write.
+enum Piece<'p> {
+    /// Taken from where it is.
+    There(&'p [u8]),
+    /// A range of the memory for gathering.
+    Gathered(Range<usize>),
+}
+
 /// Takes the bytes of several slices in order.
 struct Gather<'p, 's> {
     parts: &'p [IoSlice<'s>],
@@ -239,18 +265,75 @@ impl<'p, 's> Gather<'p, 's> {
         Gather { parts, taken: 0 }
     }
 
+    /// What is left of the first slice that has something left.
+    fn first(&mut self) -> Option<&'p [u8]> {
+        loop {
+            let (first, others) = self.parts.split_first()?;
+            match first.get(self.taken..) {
+                Some(rest) if !rest.is_empty() => return Some(rest),
+                _ => (self.parts, self.taken) = (others, 0),
+            }
+        }
+    }
+
+    /// Fills `target`, as far as there are bytes.
     fn fill(&mut self, mut target: &mut [u8]) {
-        while let Some((first, others)) = self.parts.split_first() {
-            let source = first.get(self.taken..).unwrap_or_default();
+        while !target.is_empty()
+            && let Some(source) = self.first()
+        {
             let len = source.len().min(target.len());
-            let (now, later) = std::mem::take(&mut target).split_at_mut(len);
+            let (now, later) = target.split_at_mut(len);
             now.copy_from_slice(source.get(..len).unwrap_or_default());
             target = later;
             self.taken += len;
-            if len < source.len() {
-                return;
-            }
-            (self.parts, self.taken) = (others, 0);
         }
     }
+
+    /// Whole units for one write, at most `most` bytes, and how many they are. What lies right in
+    /// memory stays there; the rest is copied to `memory`.
+    fn collect(&mut self, most: usize, memory: &mut [u8]) -> (Vec<Piece<'p>>, usize) {
+        let mut pieces = Vec::new();
+        let (mut len, mut used) = (0usize, 0usize);
+        // Where the piece begins that is being gathered; it ends at a whole unit.
+        let mut begun = 0usize;
+        while len < most
+            && pieces.len() < PIECES_MAX
+            && let Some(source) = self.first()
+        {
+            let whole = source.len().min(most - len) / UNIT * UNIT;
+            let is_unit = (used - begun).is_multiple_of(UNIT);
+            if is_unit && whole > 0 && source.as_ptr().addr().is_multiple_of(UNIT) {
+                if used > begun {
+                    pieces.push(Piece::Gathered(begun..used));
+                    begun = used;
+                }
+                pieces.push(Piece::There(source.get(..whole).unwrap_or_default()));
+                self.taken += whole;
+                len += whole;
+                continue;
+            }
+            // At most up to where the next aligned bytes may begin.
+            let unit_left = UNIT - (used - begun) % UNIT;
+            let portion = match source.len() {
+                long if long >= UNIT => long.min(memory.len() - used),
+                short => short.min(unit_left),
+            };
+            let portion = portion.min(most - len);
+            let target = memory.get_mut(used..used + portion).unwrap_or_default();
+            if target.is_empty() {
+                break;
+            }
+            self.fill(target);
+            used += portion;
+            len += portion;
+        }
+        if used > begun {
+            pieces.push(Piece::Gathered(begun..used));
+        }
+        (pieces, len)
+    }
 }
+
+#[cfg(test)]
+#[path = "direct_laws.rs"]
+mod laws;
