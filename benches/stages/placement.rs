@@ -11,6 +11,7 @@ fn cluster(count: u64) -> Cluster {
         peer: PeerId(*blake3::hash(&tag.to_le_bytes()).as_bytes()),
         capacity_bytes: (1 + tag % 9) << 30,
         zone: format!("zone{}", tag % 20),
+        invitation: String::new(),
     }))
 }
 

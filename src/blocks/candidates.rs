@@ -295,5 +295,6 @@ fn offering(member: &Member) -> Offering {
         peer: member.peer,
         capacity_bytes: member.capacity_bytes,
         zone: member.zone.clone(),
+        invitation: member.invitation.clone(),
     }
 }

@@ -69,7 +69,7 @@ keys! {
     network.mdns, "true or false",
         "Whether peers of the same network are found on the local network by multicast DNS.";
     network.zone, "name, or \"\" for what the invitation says",
-        "Failure domain: peers that share power, a house or an owner should name the same zone, so that no stripe depends on one.";
+        "Failure domain: peers that share power, a house or an owner should name the same zone, so that no stripe depends on one. Those who joined with one ticket share one besides, unless it was made with --separate-zones.";
     network.max_connections, "count, at least 8",
         "Most connections at once, of both planes and directions.";
     network.max_members, "count",

@@ -175,8 +175,10 @@ pub struct Member {
     pub capacity_bytes: u64,
     /// Free bytes when it last said so.
     pub free_bytes: u64,
-    /// Failure domain that placement uses: its own word, or else its invitation.
+    /// Failure domain: its own word, or else its invitation.
     pub zone: String,
+    /// The invitation that it shares with others as a failure domain; empty: none.
+    pub invitation: String,
     /// Admitted by a storage-only ticket.
     pub storage_only: bool,
     /// Version of its program.

@@ -48,6 +48,7 @@ fn alone(own: PeerId, offer: &Offer) -> Member {
         capacity_bytes: offer.capacity_bytes,
         free_bytes: offer.free_bytes,
         zone,
+        invitation: String::new(),
         storage_only: false,
         program: env!("CARGO_PKG_VERSION").to_owned(),
         addresses: Vec::new(),

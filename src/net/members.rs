@@ -62,6 +62,7 @@ impl Known {
             free_bytes: self.record.free_bytes.min(self.record.capacity_bytes),
             // A peer without a zone shares its fate with nobody.
             zone: zone.map_or_else(|| format!("peer:{}", self.record.peer), String::clone),
+            invitation: self.admitted.zone.clone(),
             storage_only: self.admitted.storage_only,
             program: self.record.program.clone(),
             addresses: addresses.cloned().collect(),
@@ -401,6 +402,11 @@ mod tests {
         one.admitted.zone = "invitation:7".to_owned();
         assert_eq!(one.member(Reach::Idle, None).zone, "invitation:7");
         one.record.zone = "rack".to_owned();
-        assert_eq!(one.member(Reach::Idle, None).zone, "rack");
+        let member = one.member(Reach::Idle, None);
+        // Its own word does not make it forget who shares its ticket.
+        assert_eq!(
+            (&*member.zone, &*member.invitation),
+            ("rack", "invitation:7")
+        );
     }
 }

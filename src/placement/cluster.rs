@@ -17,6 +17,8 @@ pub struct Offering {
     pub capacity_bytes: u64,
     /// Its failure domain; empty: none known.
     pub zone: String,
+    /// The invitation that it shares with others; empty: none.
+    pub invitation: String,
 }
 
 /// The members that offer storage, reachable or not: what rankings are computed from.
@@ -33,9 +35,9 @@ impl Cluster {
     pub fn new(offerings: impl IntoIterator<Item = Offering>) -> Self {
         let mut by_peer: BTreeMap<PeerId, Offering> = BTreeMap::new();
         for offering in offerings {
-            let better = by_peer.get(&offering.peer).is_none_or(|known| {
-                (known.capacity_bytes, &known.zone) < (offering.capacity_bytes, &offering.zone)
-            });
+            let order = |o: &Offering| (o.capacity_bytes, o.zone.clone(), o.invitation.clone());
+            let known = by_peer.get(&offering.peer);
+            let better = known.is_none_or(|known| order(known) < order(&offering));
             if offering.capacity_bytes > 0 && better {
                 by_peer.insert(offering.peer, offering);
             }
@@ -71,6 +73,7 @@ impl Cluster {
                 peer: member.peer,
                 weight: weight(member.capacity_bytes, self.median_bytes),
                 zone: &member.zone,
+                invitation: &member.invitation,
             })
             .collect();
         rank(group, &candidates)

@@ -12,16 +12,19 @@ pub struct Candidate<'a> {
     pub peer: PeerId,
     /// Its weight, see [`super::hrw::weight`]; without weight it is no candidate.
     pub weight: f64,
-    /// Its failure domain. The empty one stands for "unknown": such peers share nothing.
+    /// Its failure domain, by its own word. The empty one stands for "unknown": such peers share nothing.
     pub zone: &'a str,
+    /// The invitation that it shares with others; empty if it was vouched for.
+    pub invitation: &'a str,
 }
 
 /// All candidates with weight in order of preference. The first n are the holders for a profile
 /// of n shards, those after them take over, in order, for holders that are full or away.
 ///
-/// Best score first, but a candidate whose zone was used is passed over while another zone is
-/// left; when all zones were used once, each may be used a second time, and so on. The order does
-/// not depend on that of the input, nor on n.
+/// Best score first, but a candidate whose zone or invitation was used is passed over while others are
+/// left; when all were used once, each may be used a second time, and so on. So nobody gathers a stripe
+/// by naming zones for many peers that one ticket let in; among those that share both the rarer zone
+/// comes first. The order does not depend on that of the input, nor on n.
 pub fn rank(group: Group, candidates: &[Candidate<'_>]) -> Vec<PeerId> {
     let mut scored: Vec<(f64, &Candidate<'_>)> = candidates
         .iter()
@@ -30,23 +33,30 @@ pub fn rank(group: Group, candidates: &[Candidate<'_>]) -> Vec<PeerId> {
         .collect();
     scored.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.peer.cmp(&b.1.peer)));
 
-    let mut used: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut rounds: Vec<(usize, PeerId)> = scored
-        .iter()
-        .map(|(_, candidate)| {
-            let round = if candidate.zone.is_empty() {
-                0
-            } else {
-                let times = used.entry(candidate.zone).or_default();
-                *times += 1;
-                *times - 1
-            };
-            (round, candidate.peer)
-        })
-        .collect();
-    // Stable: within a round the order by score stays.
-    rounds.sort_by_key(|(round, _)| *round);
-    rounds.into_iter().map(|(_, peer)| peer).collect()
+    let mut left: Vec<&Candidate<'_>> = scored.iter().map(|(_, candidate)| *candidate).collect();
+    let mut zones: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut invitations: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut ranked = Vec::with_capacity(left.len());
+    while !left.is_empty() {
+        let shared = |candidate: &&Candidate<'_>| {
+            let zone = zones.get(candidate.zone).copied().unwrap_or(0);
+            let invitation = invitations.get(candidate.invitation).copied().unwrap_or(0);
+            (zone.max(invitation), zone + invitation)
+        };
+        // The first of those that share least: the one with the best score.
+        let least = left.iter().enumerate().min_by_key(|(_, c)| shared(c));
+        let Some(at) = least.map(|(at, _)| at) else {
+            break;
+        };
+        let next = left.remove(at);
+        ranked.push(next.peer);
+        for (used, name) in [(&mut zones, next.zone), (&mut invitations, next.invitation)] {
+            if !name.is_empty() {
+                *used.entry(name).or_default() += 1;
+            }
+        }
+    }
+    ranked
 }
 
 /// Who gets which shard of a new stripe: pairs of shard index and peer, ascending by index.

@@ -35,6 +35,7 @@ fn members(
             peer: peer(tag),
             capacity_bytes: capacity(tag),
             zone: zone(tag),
+            invitation: String::new(),
         })
         .collect()
 }
@@ -103,7 +104,7 @@ proptest! {
         let candidates: Vec<Candidate<'_>> = zone_of
             .iter()
             .enumerate()
-            .map(|(tag, zone)| Candidate { peer: peer(tag as u64), weight: 1.0 + tag as f64, zone: &names[*zone] })
+            .map(|(tag, zone)| Candidate { peer: peer(tag as u64), weight: 1.0 + tag as f64, zone: &names[*zone], invitation: "" })
             .collect();
         let ranked = rank(Group(group), &candidates);
         let zone_by_peer: BTreeMap<PeerId, usize> =
@@ -118,6 +119,39 @@ proptest! {
                 prop_assert!(*count <= others + 1 || *others == size(other), "{used:?} {zone} {other}");
             }
         }
+    }
+
+    /// Whatever zones they name: of those that one ticket let in, one holds a shard of a stripe, as long
+    /// as there are others; and among themselves their zones count.
+    #[test]
+    fn one_ticket_gathers_no_stripe(
+        guests in 1u64..30,
+        others in 0u64..12,
+        racks in 1u64..8,
+        group in any::<u16>(),
+    ) {
+        let zones: Vec<String> = (0..guests).map(|tag| format!("rack{}", tag % racks)).collect();
+        let mut candidates: Vec<Candidate<'_>> = zones
+            .iter()
+            .zip(0..)
+            .map(|(zone, tag)| Candidate { peer: peer(tag), weight: 100.0, zone, invitation: "ticket" })
+            .collect();
+        let alone = (guests..guests + others).map(|tag| Candidate {
+            peer: peer(tag),
+            weight: 1.0,
+            zone: "",
+            invitation: "",
+        });
+        candidates.extend(alone);
+        let ranked = rank(Group(group), &candidates);
+        let guest_peers: BTreeMap<PeerId, &str> =
+            (0..guests).map(|tag| (peer(tag), zones[tag as usize].as_str())).collect();
+        let first = &ranked[..=others as usize];
+        prop_assert_eq!(first.iter().filter(|p| guest_peers.contains_key(*p)).count(), 1);
+        let in_order: Vec<&str> = ranked.iter().filter_map(|p| guest_peers.get(p).copied()).collect();
+        let rounds = racks.min(guests) as usize;
+        let distinct: BTreeSet<&str> = in_order.iter().take(rounds).copied().collect();
+        prop_assert_eq!(distinct.len(), rounds, "{:?}", in_order);
     }
 
     #[test]
@@ -205,6 +239,7 @@ fn a_joiner_takes_its_share_and_moves_nothing_else() {
         peer: peer(1 << 40),
         capacity_bytes: 1000,
         zone: String::new(),
+        invitation: String::new(),
     };
     let before = all_holders(&Cluster::new(before_list.clone()), n);
     let after = all_holders(

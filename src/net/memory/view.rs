@@ -49,6 +49,7 @@ fn member(viewer: &Peer, other: &Peer) -> Member {
         capacity_bytes: other.profile.offer.capacity_bytes,
         free_bytes: other.profile.offer.free_bytes,
         zone,
+        invitation: String::new(),
         storage_only: other.profile.storage_only,
         program: "memory".to_owned(),
         addresses: vec![other.texts.address.clone()],
