@@ -10,15 +10,15 @@ use crate::base::{ByteSize, Pools};
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Changes up to here within that time are those of a peer at rest.
 const REST_BYTES: u64 = 1 << 20;
-/// Growth since the last time that makes it worth while to look for what can go.
-const WORTH_BYTES: u64 = 4 << 20;
+/// Times that memory is given back in one rest: buffers that are kept for a while go later than others.
+const TIMES: u8 = 4;
 
 /// Gives freed memory back to the system when the peer has come to rest.
 pub(super) struct Thrift {
     pools: Pools,
     seen: u64,
-    /// What was left after the last time.
-    least: u64,
+    /// Times left in this rest.
+    times: u8,
 }
 
 impl Thrift {
@@ -26,7 +26,7 @@ impl Thrift {
         Thrift {
             pools,
             seen: 0,
-            least: 0,
+            times: TIMES,
         }
     }
 }
@@ -42,10 +42,12 @@ impl Worker for Thrift {
         };
         let is_at_rest = now.abs_diff(self.seen) <= REST_BYTES;
         self.seen = now;
-        if is_at_rest && now > self.least + WORTH_BYTES {
+        if !is_at_rest {
+            self.times = TIMES;
+        } else if let Some(left) = self.times.checked_sub(1) {
+            self.times = left;
             self.pools.cpu.run(give_back).await;
             self.seen = resident_bytes().unwrap_or(now);
-            self.least = self.seen;
         }
         Next::Idle(INTERVAL)
     }
