@@ -3,8 +3,11 @@
 
 use std::collections::VecDeque;
 
-use super::node::{NODE_MAX_BYTES, NodeRef, Shape};
+use super::node::{NODE_MAX_BYTES, NodeAt, NodeRef, Shape};
 use super::pack::Place;
+
+/// A node of less than this part of the budget is a poor one.
+const SCANTY: usize = 4;
 
 /// How large a writer makes its nodes.
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +96,8 @@ pub enum Close<S: Shape> {
 struct Level<S: Shape> {
     children: Vec<(S::Span, Place)>,
     cost: usize,
+    /// Cost at which a node is made of them.
+    limit: usize,
 }
 
 /// Collects a list into nodes. All nodes it gives out must be placed in that order.
@@ -100,6 +105,7 @@ pub struct LevelBuilder<S: Shape> {
     budget: NodeBudget,
     leaf: Vec<S::Draft>,
     leaf_cost: usize,
+    leaf_limit: usize,
     /// Index 0: what the nodes of level 1 will hold, and so on.
     levels: Vec<Level<S>>,
     full: VecDeque<Draft<S>>,
@@ -112,6 +118,7 @@ impl<S: Shape> LevelBuilder<S> {
             budget,
             leaf: Vec::new(),
             leaf_cost: 0,
+            leaf_limit: budget.bytes,
             levels: Vec::new(),
             full: VecDeque::new(),
         }
@@ -120,7 +127,7 @@ impl<S: Shape> LevelBuilder<S> {
     /// Appends an element. Afterwards [`LevelBuilder::take_full`] may have a node.
     pub fn push(&mut self, draft: S::Draft) {
         let cost = S::draft_cost(&draft);
-        if !self.leaf.is_empty() && self.leaf_cost + cost > self.budget.bytes {
+        if !self.leaf.is_empty() && self.leaf_cost + cost > self.leaf_limit {
             self.finish_leaf();
         }
         self.leaf_cost += cost;
@@ -129,7 +136,9 @@ impl<S: Shape> LevelBuilder<S> {
 
     /// Takes all elements if they are at most `most` and no node was made of any yet.
     pub fn take_few(&mut self, most: usize) -> Option<Vec<S::Draft>> {
-        if !self.levels.is_empty() || !self.full.is_empty() || self.leaf.len() > most {
+        let mut levels = self.levels.iter();
+        let has_nodes = levels.any(|level| !level.children.is_empty());
+        if has_nodes || !self.full.is_empty() || self.leaf.len() > most {
             return None;
         }
         self.leaf_cost = 0;
@@ -143,20 +152,17 @@ impl<S: Shape> LevelBuilder<S> {
 
     /// Tells where `draft` was put.
     pub fn placed(&mut self, draft: &Draft<S>, place: Place) {
-        let Some(span) = draft.span() else {
-            return;
-        };
-        let at = usize::from(draft.level);
-        while self.levels.len() <= at {
-            self.levels.push(Level {
-                children: Vec::new(),
-                cost: 0,
-            });
+        if let Some(span) = draft.span() {
+            self.append(draft.level, span, place);
         }
+    }
+
+    fn append(&mut self, below: u8, span: S::Span, place: Place) {
+        let at = usize::from(below);
+        self.reach(at);
         let cost = S::span_cost(&span);
-        let limit = self.budget.bytes;
         if let Some(level) = self.levels.get_mut(at) {
-            let overflow = !level.children.is_empty() && level.cost + cost > limit;
+            let overflow = !level.children.is_empty() && level.cost + cost > level.limit;
             let finished = overflow.then(|| {
                 level.cost = 0;
                 std::mem::take(&mut level.children)
@@ -165,11 +171,79 @@ impl<S: Shape> LevelBuilder<S> {
             level.children.push((span, place));
             if let Some(children) = finished {
                 self.full.push_back(Draft {
-                    level: draft.level + 1,
+                    level: below + 1,
                     body: DraftBody::Index(children),
                 });
             }
         }
+    }
+
+    fn reach(&mut self, level: usize) {
+        while self.levels.len() <= level {
+            self.levels.push(Level {
+                children: Vec::new(),
+                cost: 0,
+                limit: self.budget.bytes,
+            });
+        }
+    }
+
+    /// Tells that elements of this cost follow (children of a node of `level`, if it is not 0), and then
+    /// nodes that are there already: so that what waits and they become nodes of one size, and
+    /// not full ones with a rest.
+    pub(super) fn expect(&mut self, level: u8, cost: usize) {
+        let budget = self.budget.bytes;
+        let fair = |waiting: usize| {
+            let total = waiting + cost;
+            match total.div_ceil(budget) {
+                0 | 1 => budget,
+                nodes => (total / nodes + budget / (4 * SCANTY)).min(budget),
+            }
+        };
+        match level.checked_sub(1) {
+            None => self.leaf_limit = fair(self.leaf_cost),
+            Some(below) => {
+                let below = usize::from(below);
+                self.reach(below);
+                if let Some(level) = self.levels.get_mut(below) {
+                    level.limit = fair(level.cost);
+                }
+            }
+        }
+    }
+
+    /// Whether what waits below `level` is so little that a node of it would be a poor one.
+    pub(super) fn is_scanty(&self, level: u8) -> bool {
+        let little = |cost: usize| cost > 0 && cost < self.budget.bytes / SCANTY;
+        let mut below = self.levels.iter().take(usize::from(level));
+        little(self.leaf_cost) || below.any(|level| little(level.cost))
+    }
+
+    /// Makes a node of what waits below `level`. Place it, report it with [`LevelBuilder::placed`], and ask
+    /// again until there is none.
+    pub(super) fn settle(&mut self, level: u8) -> Option<Draft<S>> {
+        if let Some(draft) = self.full.pop_front() {
+            return Some(draft);
+        }
+        if !self.leaf.is_empty() {
+            self.finish_leaf();
+            return self.full.pop_front();
+        }
+        let below = self.levels.iter_mut().take(usize::from(level));
+        let mut waiting = below.enumerate().filter(|(_, l)| !l.children.is_empty());
+        waiting.next().map(|(at, level)| {
+            level.cost = 0;
+            Draft {
+                level: at as u8 + 1,
+                body: DraftBody::Index(std::mem::take(&mut level.children)),
+            }
+        })
+    }
+
+    /// Appends a node of `level` that is there already, with all that is below it. Nothing may wait
+    /// below: [`LevelBuilder::settle`]. Afterwards [`LevelBuilder::take_full`] may have a node.
+    pub(super) fn push_node(&mut self, level: u8, span: S::Span, at: NodeAt) {
+        self.append(level, span, at.into());
     }
 
     /// Call until it answers `Root` or `Empty`; nothing may be pushed afterwards.
@@ -180,9 +254,10 @@ impl<S: Shape> LevelBuilder<S> {
         if let Some(draft) = self.full.pop_front() {
             return Close::Place(draft);
         }
-        let top = self.levels.len().saturating_sub(1);
+        let mut levels = self.levels.iter();
+        let top = levels.rposition(|level| !level.children.is_empty());
         for (at, level) in self.levels.iter_mut().enumerate() {
-            if at == top
+            if Some(at) == top
                 && let [(_, place)] = level.children.as_slice()
             {
                 return Close::Root(*place);

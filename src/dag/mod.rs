@@ -16,6 +16,7 @@ pub mod file;
 pub mod link;
 pub mod node;
 pub mod pack;
+pub mod patch;
 pub mod root;
 mod table;
 pub mod walk;
@@ -28,6 +29,7 @@ pub use file::{Body, FileContent};
 pub use link::{Link, LinkError, Root};
 pub use node::{Node, NodeAt, NodeRef, Shape};
 pub use pack::{NodePacker, Place};
+pub use patch::{Patch, PatchStep};
 pub use root::{TreeRoot, TreeTotals};
 pub use walk::{Step, Walk};
 

@@ -5,15 +5,33 @@
 
 use bytes::Bytes;
 
-use super::node::NodeRef;
+use super::node::{NodeAt, NodeRef};
 use crate::base::BlockRef;
 
-/// Where a node was put: the how-manieth metadata chunk, and where in it.
+/// Where a node was put: the how-manieth metadata chunk, and where in it; or where it is already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Place {
-    chunk: usize,
+    chunk: Chunk,
     offset: u32,
     len: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Chunk {
+    /// One of those that are being filled.
+    New(usize),
+    /// A block of the pool.
+    Old(BlockRef),
+}
+
+impl From<NodeAt> for Place {
+    fn from(at: NodeAt) -> Place {
+        Place {
+            chunk: Chunk::Old(at.block),
+            offset: at.offset,
+            len: at.len,
+        }
+    }
 }
 
 impl Place {
@@ -68,7 +86,7 @@ impl NodePacker {
     /// How a node of the chunk that is being filled names the one at `place`.
     pub fn name(&self, place: Place) -> NodeRef {
         NodeRef {
-            block: self.sealed.get(place.chunk).copied(),
+            block: self.block(place),
             offset: place.offset,
             len: place.len,
         }
@@ -77,7 +95,7 @@ impl NodePacker {
     /// Appends an encoded node.
     pub fn push(&mut self, node: &[u8]) -> Place {
         let place = Place {
-            chunk: self.sealed.len(),
+            chunk: Chunk::New(self.sealed.len()),
             offset: self.open.len() as u32,
             len: node.len() as u32,
         };
@@ -101,6 +119,9 @@ impl NodePacker {
 
     /// The block of `place`, once it is sealed.
     pub fn block(&self, place: Place) -> Option<BlockRef> {
-        self.sealed.get(place.chunk).copied()
+        match place.chunk {
+            Chunk::New(chunk) => self.sealed.get(chunk).copied(),
+            Chunk::Old(block) => Some(block),
+        }
     }
 }
