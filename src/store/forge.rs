@@ -1,6 +1,7 @@
 //! Segments that somebody forged: sound checksums over any content (feature `testkit`).
 
-use super::record::{ALIGN, CHECKSUM_AT, ChecksumKey, HEADER_LEN, MAGIC, Position, place};
+use super::frame::{ALIGN, CHECKSUM_AT, ChecksumKey, HEADER_LEN, Position, place};
+use super::record::MAGIC;
 use super::segment::{SEGMENT_HEADER_LEN, encode_header};
 
 /// Gives a segment the header of segment `id` of the store `store_id`, and each record in it the

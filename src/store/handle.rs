@@ -292,6 +292,10 @@ impl Store {
         (Compaction::new(self.clone()), Expiry::new(self.clone()))
     }
 
+    pub(super) const fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
     pub(super) const fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }

@@ -8,9 +8,10 @@
 //! * No shard leaves without its hash checked against the address asked for.
 //! * The rows of the index are a function of the log: `draft` has that function, writing and
 //!   replaying both use it.
-//! * Nothing but `tables` names the database; nothing but `real_disk` and `direct` makes a system call.
+//! * Nothing but `database` names redb; nothing but `real_disk` and `direct` makes a system call.
 
 mod compact;
+mod database;
 mod direct;
 pub mod disk;
 mod draft;
@@ -18,11 +19,13 @@ mod engine;
 mod error;
 #[cfg(feature = "testkit")]
 pub mod forge;
+mod frame;
 mod handle;
 mod house;
 mod index;
 #[cfg(any(test, feature = "testkit"))]
 pub mod mem_disk;
+mod paged;
 mod plan;
 mod quota;
 mod read;
@@ -35,6 +38,7 @@ mod segment;
 mod shared;
 mod tables;
 mod version;
+mod volume;
 mod workers;
 mod writer;
 
@@ -49,4 +53,8 @@ pub use record::{KV_KEY_MAX, KV_SPACE_MAX, KV_VALUE_MAX};
 pub use replay::OpenReport;
 pub use shared::StoreOptions;
 pub use version::{DATA_FORMAT, VERSION_FILE};
+pub use volume::{
+    DirtyId, Group, Order, Page, Seq, Space, Volume, VolumeError, VolumeOpenError, VolumeOptions,
+    VolumeReport, VolumeUsage,
+};
 pub use workers::{Compaction, Expiry};

@@ -166,7 +166,7 @@ fn count_everything(shared: &Shared) -> Result<(), RecoverError> {
             }
         } else if entry.name == INDEX_FILE {
             index += entry.allocated;
-        } else {
+        } else if !shared.counts_itself(&entry.name) {
             other += entry.allocated;
         }
     }

@@ -1,0 +1,326 @@
+//! What the handle, the readers and the writer of one open volume have in common.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::error::VolumeError;
+use super::group::{Group, Seq};
+use super::overlay::{Pending, State};
+use super::rows::Tables;
+use crate::base::VolumeId;
+use crate::store::disk::Disk;
+use crate::store::frame::ChecksumKey;
+use crate::store::quota::{Ledger, Tier};
+
+/// What a changed row may take in the tables besides its bytes: a part of a page, and copies of pages.
+const ROW_COST: u64 = 160;
+
+/// How a volume's engine behaves.
+#[derive(Debug, Clone)]
+pub struct VolumeOptions {
+    /// Changes are durable after so long without being asked for.
+    pub commit_interval: Duration,
+    /// Bytes of journal that may wait to be written.
+    pub unwritten_bytes: usize,
+    /// A new segment of the journal is begun after so many bytes.
+    pub segment_bytes: u32,
+    /// The tables are brought up to date after so many changed rows ...
+    pub flush_rows: usize,
+    /// ... or after so many bytes of changes ...
+    pub flush_bytes: usize,
+    /// ... or after so many bytes of journal: what an opening after a crash has to read ...
+    pub flush_tail_bytes: u64,
+    /// ... or when nothing was written for so long.
+    pub flush_idle: Duration,
+    /// Memory that the tables may use as a cache.
+    pub cache_bytes: usize,
+    /// Bytes of dirty data that are carried forward at once.
+    pub carry_bytes: u64,
+    /// Whether opening passes over damage in the middle of the journal instead of refusing.
+    pub is_salvage: bool,
+}
+
+impl Default for VolumeOptions {
+    fn default() -> Self {
+        VolumeOptions {
+            commit_interval: Duration::from_secs(1),
+            unwritten_bytes: 32 << 20,
+            segment_bytes: 32 << 20,
+            flush_rows: 32 << 10,
+            flush_bytes: 16 << 20,
+            flush_tail_bytes: 64 << 20,
+            flush_idle: Duration::from_secs(5),
+            cache_bytes: 24 << 20,
+            carry_bytes: 8 << 20,
+            is_salvage: false,
+        }
+    }
+}
+
+/// What opening found and did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VolumeReport {
+    /// Groups that the tables did not have yet.
+    pub replayed_groups: u64,
+    /// Bytes of journal that were read for that.
+    pub replayed_bytes: u64,
+    /// Bytes of an unfinished write that were cut off. None of it was ever synced.
+    pub cut_bytes: u64,
+    /// Damaged regions of the journal that were passed over (only with `is_salvage`).
+    pub damaged_regions: u64,
+    /// The last group that is there.
+    pub last: Seq,
+}
+
+/// What a volume occupies, and what waits. Bytes, unless named otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VolumeUsage {
+    /// The last group that was applied.
+    pub applied: Seq,
+    /// The last group that is durable.
+    pub synced: Seq,
+    /// Changed rows that are not in the tables yet (number).
+    pub waiting_rows: u64,
+    /// Of journal that wait to be written.
+    pub unwritten: u64,
+    /// Dirty data that is kept.
+    pub dirty: u64,
+    /// Pieces of it (number).
+    pub dirty_count: u64,
+    /// The journal on the disk.
+    pub journal: u64,
+    /// The tables on the disk.
+    pub tables: u64,
+    /// Whether writes are refused until it is reopened.
+    pub poisoned: bool,
+}
+
+/// What the writer tells those who wait.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Progress {
+    /// The last group that is durable.
+    pub(super) synced: Seq,
+    /// How often the disk was full.
+    pub(super) fulls: u64,
+    /// How often the tables were brought up to date.
+    pub(super) flushes: u64,
+    /// Whether there will be none any more.
+    pub(super) is_over: bool,
+}
+
+/// What is asked of the writer.
+#[derive(Debug, Default)]
+pub(super) struct Wishes {
+    /// Make this group durable.
+    pub(super) sync: AtomicU64,
+    /// Bring the tables up to date.
+    pub(super) flush: AtomicBool,
+    pub(super) close: AtomicBool,
+}
+
+/// Shared by everything that belongs to one open volume.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) id: VolumeId,
+    pub(super) identity: [u8; 16],
+    pub(super) key: ChecksumKey,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) ledger: Ledger,
+    pub(super) options: VolumeOptions,
+    state: RwLock<State>,
+    /// Held for reading while a snapshot is read, for writing while the tables are opened anew.
+    pub(super) tables: RwLock<Option<Tables>>,
+    pub(super) wishes: Wishes,
+    pub(super) wake: Notify,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) journal_bytes: AtomicU64,
+    pub(super) tables_bytes: AtomicU64,
+    poison: Mutex<Option<String>>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        id: VolumeId,
+        identity: [u8; 16],
+        disk: Arc<dyn Disk>,
+        ledger: Ledger,
+        options: VolumeOptions,
+    ) -> Self {
+        Shared {
+            id,
+            identity,
+            key: super::group::checksum_key(&identity),
+            disk,
+            ledger,
+            options,
+            state: RwLock::default(),
+            tables: RwLock::default(),
+            wishes: Wishes::default(),
+            wake: Notify::new(),
+            progress: watch::Sender::new(Progress::default()),
+            journal_bytes: AtomicU64::new(0),
+            tables_bytes: AtomicU64::new(0),
+            poison: Mutex::default(),
+        }
+    }
+
+    pub(super) fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn tables(&self) -> RwLockReadGuard<'_, Option<Tables>> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn tables_mut(&self) -> RwLockWriteGuard<'_, Option<Tables>> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses writes from now on.
+    pub(super) fn poison(&self, why: String) {
+        tracing::error!(volume = %self.id, why, "the volume takes no more writes");
+        let mut poison = self.poison.lock().unwrap_or_else(PoisonError::into_inner);
+        poison.get_or_insert(why);
+        drop(poison);
+        self.progress.send_modify(|_| {});
+    }
+
+    /// Why writes are refused, if they are.
+    pub(super) fn poisoned(&self) -> Option<VolumeError> {
+        let poison = self.poison.lock().unwrap_or_else(PoisonError::into_inner);
+        poison.clone().map(VolumeError::Poisoned)
+    }
+
+    /// Whether writes are accepted.
+    pub(super) fn check_open(&self) -> Result<(), VolumeError> {
+        if self.wishes.close.load(Ordering::Acquire) {
+            return Err(VolumeError::Closed);
+        }
+        self.poisoned().map_or(Ok(()), Err)
+    }
+
+    /// Takes a group: visible from now on, durable later.
+    pub(super) fn apply(&self, group: &Group) -> Result<Seq, VolumeError> {
+        group.checked()?;
+        self.check_open()?;
+        let cost = group.journal_cost();
+        let in_tables = 2 * group.encoded.len() as u64 + ROW_COST * group.rows.len() as u64;
+        let tier = match group.is_cleanup {
+            true => Tier::Cleanup,
+            false => Tier::Data,
+        };
+        let reserved = self.ledger.reserve(tier, cost as u64 + in_tables);
+        let mut journal = reserved.map_err(|free_bytes| VolumeError::Full { free_bytes })?;
+        let tables = journal.split(in_tables);
+        let mut state = self.state_mut();
+        check_dirty(&state, group)?;
+        if state.snapshot.is_none() {
+            return Err(VolumeError::Closed);
+        }
+        if !self.takes(&state, group.rows.len(), group.encoded.len(), cost) {
+            return Err(VolumeError::Busy);
+        }
+        let is_first = state.pending.is_empty();
+        let seq = state.apply(group, journal, tables);
+        let is_much = self.flush_is_due(&state);
+        drop(state);
+        if is_first || is_much {
+            self.wake.notify_one();
+        }
+        Ok(seq)
+    }
+
+    /// Whether so much more may wait. What is alone is always taken.
+    fn takes(&self, state: &State, rows: usize, bytes: usize, cost: usize) -> bool {
+        let options = &self.options;
+        let fits = |waiting: usize, more: usize, limit: usize| {
+            waiting == 0 || waiting.saturating_add(more) <= limit
+        };
+        fits(state.unwritten, cost, options.unwritten_bytes)
+            && fits(state.waiting_rows(), rows, 4 * options.flush_rows)
+            && fits(state.waiting_bytes(), bytes, 4 * options.flush_bytes)
+    }
+
+    /// Whether there is room for more than a little.
+    pub(super) fn has_room(&self) -> bool {
+        let options = &self.options;
+        let state = self.state();
+        state.unwritten <= options.unwritten_bytes / 2
+            && state.waiting_rows() <= 3 * options.flush_rows
+            && state.waiting_bytes() <= 3 * options.flush_bytes
+    }
+
+    fn flush_is_due(&self, state: &State) -> bool {
+        state.old.is_none()
+            && (state.young.rows.len() >= self.options.flush_rows
+                || state.young.bytes >= self.options.flush_bytes)
+    }
+
+    /// Whether the writer should write now, and whether the tables should be brought up to date.
+    pub(super) fn needs(&self) -> (bool, bool) {
+        let state = self.state();
+        let synced = self.progress.borrow().synced;
+        let is_asked = self.wishes.sync.load(Ordering::Acquire) > synced.0;
+        let is_much = state.unwritten > self.options.unwritten_bytes / 2;
+        let commit = !state.pending.is_empty() && (is_asked || is_much);
+        let flush = self.flush_is_due(&state) || self.wishes.flush.load(Ordering::Acquire);
+        (commit, flush)
+    }
+
+    /// Everything that waits to be written, in order. With `freeze`, its rows are set apart in the same
+    /// moment.
+    pub(super) fn take(&self, freeze: bool) -> Vec<Pending> {
+        let mut state = self.state_mut();
+        if freeze {
+            state.freeze();
+        }
+        std::mem::take(&mut state.pending)
+    }
+
+    pub(super) fn tell(&self, change: impl FnOnce(&mut Progress)) {
+        self.progress.send_modify(change);
+    }
+
+    pub(super) fn full(&self) -> VolumeError {
+        VolumeError::Full {
+            free_bytes: self.ledger.left(Tier::Data),
+        }
+    }
+
+    /// Counts what the volume occupies.
+    pub(super) fn count(&self, journal: u64) {
+        if let Some(tables) = &*self.tables()
+            && let Ok(bytes) = tables.allocated()
+        {
+            self.tables_bytes.store(bytes, Ordering::Relaxed);
+        }
+        self.journal_bytes.store(journal, Ordering::Relaxed);
+        let tables = self.tables_bytes.load(Ordering::Relaxed);
+        self.ledger.set_volume(self.id, journal + tables);
+        if let Ok(free) = self.disk.free_bytes() {
+            self.ledger.set_disk_free(free);
+        }
+    }
+}
+
+fn check_dirty(state: &State, group: &Group) -> Result<(), VolumeError> {
+    let mut seen = std::collections::BTreeSet::new();
+    for (id, _) in &group.added {
+        if state.dirty.contains_key(id) || !seen.insert(*id) {
+            return Err(VolumeError::DirtyExists(*id));
+        }
+    }
+    for id in &group.released {
+        if !state.dirty.contains_key(id) || !seen.insert(*id) {
+            return Err(VolumeError::DirtyUnknown(*id));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! One million rows: opening reads little and takes little memory.
