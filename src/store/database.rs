@@ -13,9 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use redb::{
-    ReadOnlyTable, ReadableDatabase, StorageBackend, StorageError, TableDefinition, TableError,
-};
+use redb::{ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefinition, TableError};
 
 use super::disk::{DiskFile, write_all_at};
 use super::paged::PagedFile;
@@ -46,6 +44,9 @@ pub(super) enum DatabaseError {
     /// It is not what was written.
     #[error("the index is damaged: {0}")]
     Damaged(String),
+    /// It met an error before and answers no longer; opened anew it may.
+    #[error("the index failed before")]
+    Stale,
     /// The disk under it failed.
     #[error("the index cannot be read or written: {0}")]
     Io(io::Error),
@@ -58,6 +59,7 @@ impl DatabaseError {
                 DatabaseError::Damaged(error.to_string())
             }
             redb::Error::Io(error) => DatabaseError::Io(error),
+            redb::Error::PreviousIo | redb::Error::DatabaseClosed => DatabaseError::Stale,
             other => DatabaseError::Damaged(other.to_string()),
         }
     }
@@ -68,8 +70,9 @@ impl DatabaseError {
 pub(super) enum Medium {
     /// As it is; damage is met by [`How::is_checked`] and the checksums of values.
     Plain(Arc<dyn DiskFile>),
-    /// Every page verified as it is read.
-    Paged(PagedFile),
+    /// Every page verified as it is read. Failed writes are told by the file, not by the database, which
+    /// would not answer any more.
+    Paged(Arc<PagedFile>),
 }
 
 impl StorageBackend for Medium {
@@ -246,9 +249,7 @@ impl Database {
             let opened = read
                 .open_table(table.definition())
                 .map_err(|error| match error {
-                    TableError::Storage(StorageError::Io(error)) => {
-                        DatabaseError::from_redb(StorageError::Io(error))
-                    }
+                    TableError::Storage(error) => DatabaseError::from_redb(error),
                     other => DatabaseError::Damaged(other.to_string()),
                 })?;
             Ok(Snapshot {
@@ -354,7 +355,7 @@ fn guard<T>(
     work: impl FnOnce() -> Result<T, DatabaseError>,
 ) -> Result<T, DatabaseError> {
     if broken.load(Ordering::Relaxed) {
-        return Err(DatabaseError::Damaged("it failed before".to_owned()));
+        return Err(DatabaseError::Stale);
     }
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         broken.store(true, Ordering::Relaxed);

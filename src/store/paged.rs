@@ -4,10 +4,15 @@
 //! need not change together: after a crash they can disagree only where nothing is. Sums are gathered
 //! in memory and written before each sync, one page of them in front of the pages that they are of.
 //! The first page is the exception: the database changes it in place, and has sums of its own there.
+//!
+//! After a write or sync failed, the file on the disk is changed no more and what is written is kept aside: the
+//! database above goes on believing, so that what it committed before stays readable, and whoever uses it
+//! asks for the failure after each commit.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::disk::{DiskFile, write_all_at};
 
@@ -32,6 +37,15 @@ struct Sums {
 pub(super) struct PagedFile {
     file: Arc<dyn DiskFile>,
     inner: RwLock<Inner>,
+    failure: Mutex<Option<Failure>>,
+}
+
+/// The first write that failed.
+#[derive(Debug)]
+struct Failure {
+    error: io::Error,
+    /// Pages written since.
+    aside: BTreeMap<u64, Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -80,7 +94,42 @@ impl PagedFile {
                 len,
                 groups: BTreeMap::new(),
             }),
+            failure: Mutex::default(),
         })
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<Failure>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a write failed: nothing that was done since is on the disk.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failure().is_some()
+    }
+
+    /// Why a write failed, if one did. Gives back the memory of what came after it.
+    pub(super) fn take_stock(&self) -> io::Result<()> {
+        match &mut *self.failure() {
+            Some(failure) => {
+                failure.aside.clear();
+                let error = &failure.error;
+                Err(io::Error::new(error.kind(), error.to_string()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Does something to the file, unless something failed before.
+    fn attempt(&self, change: impl FnOnce() -> io::Result<()>) {
+        if self.has_failed() {
+            return;
+        }
+        if let Err(error) = change() {
+            self.failure().get_or_insert(Failure {
+                error,
+                aside: BTreeMap::new(),
+            });
+        }
     }
 
     fn inner(&self) -> RwLockReadGuard<'_, Inner> {
@@ -140,8 +189,24 @@ impl PagedFile {
         Ok(())
     }
 
-    /// Whole pages from the disk, verified.
+    /// Whole pages, verified.
     fn read_pages(&self, first: u64, out: &mut [u8]) -> io::Result<()> {
+        let failure = self.failure();
+        let Some(failure) = &*failure else {
+            drop(failure);
+            return self.read_stored(first, out);
+        };
+        for (page, out) in (first..).zip(out.chunks_mut(PAGE_BYTES as usize)) {
+            match failure.aside.get(&page) {
+                Some(bytes) => out.copy_from_slice(bytes),
+                None => self.read_stored(page, out)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whole pages from the disk, verified.
+    fn read_stored(&self, first: u64, out: &mut [u8]) -> io::Result<()> {
         let mut page = first;
         let mut rest = out;
         while !rest.is_empty() {
@@ -204,6 +269,18 @@ impl PagedFile {
     }
 
     fn write_pages(&self, first: u64, data: &[u8]) -> io::Result<()> {
+        self.attempt(|| self.store(first, data));
+        if let Some(failure) = &mut *self.failure() {
+            let pages = data.chunks(PAGE_BYTES as usize);
+            let pages = (first..).zip(pages.map(<[u8]>::to_vec));
+            failure.aside.extend(pages);
+        }
+        let mut inner = self.inner_mut();
+        inner.len = inner.len.max(first * PAGE_BYTES + data.len() as u64);
+        Ok(())
+    }
+
+    fn store(&self, first: u64, data: &[u8]) -> io::Result<()> {
         let mut page = first;
         let mut rest = data;
         while !rest.is_empty() {
@@ -218,8 +295,6 @@ impl PagedFile {
             page += pages(now.len() as u64);
             rest = later;
         }
-        let mut inner = self.inner_mut();
-        inner.len = inner.len.max(page * PAGE_BYTES);
         Ok(())
     }
 
@@ -227,7 +302,7 @@ impl PagedFile {
     pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
         let kept = pages(len);
         self.load(kept / GROUP_PAGES)?;
-        self.file.set_len(stored_len(len))?;
+        self.attempt(|| self.file.set_len(stored_len(len)));
         let mut inner = self.inner_mut();
         if len < inner.len {
             inner.groups.split_off(&(kept / GROUP_PAGES + 1));
@@ -244,6 +319,11 @@ impl PagedFile {
 
     /// Makes everything written so far durable, with its sums.
     pub(super) fn sync_data(&self) -> io::Result<()> {
+        self.attempt(|| self.sync());
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
         let mut dirty = Vec::new();
         for (group, sums) in &mut self.inner_mut().groups {
             if std::mem::take(&mut sums.is_dirty) {
@@ -316,7 +396,7 @@ mod tests {
         let (disk, stored) = file();
         let paged = PagedFile::new(Arc::clone(&stored)).unwrap();
         paged.set_len(10 * PAGE_BYTES).unwrap();
-        let data: Vec<u8> = (0..3 * 4096u32).map(|at| at as u8).collect();
+        let data: Vec<u8> = (0..3 * 4096u32).map(|at| (at + at / 4096) as u8).collect();
         paged.write(4 * PAGE_BYTES, &data).unwrap();
         paged.sync_data().unwrap();
         let mut out = vec![0; 4096];

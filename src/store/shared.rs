@@ -12,7 +12,7 @@ use super::index::{INDEX_FILE, SharedIndex};
 use super::quota::Ledger;
 use super::record::{ChecksumKey, Position};
 use super::segment::{is_segment, segment_name};
-use super::volume::volume_of;
+use super::volume::counted_by;
 use crate::base::{Clock, Entropy, ShardId, VolumeId};
 
 /// Segment files kept open.
@@ -147,9 +147,9 @@ impl Shared {
         self.volumes.lock().unwrap_or_else(|p| p.into_inner())
     }
 
-    /// Whether a file belongs to an open volume.
+    /// Whether a file is counted by an open volume.
     pub(super) fn counts_itself(&self, name: &str) -> bool {
-        volume_of(name).is_some_and(|id| self.ledger.has_volume(id))
+        counted_by(name).is_some_and(|id| self.ledger.has_volume(id))
     }
 
     /// Counts what neither the log nor an open volume writes.

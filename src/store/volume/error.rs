@@ -70,6 +70,10 @@ impl VolumeOpenError {
     pub(super) fn database(id: VolumeId) -> impl Fn(DatabaseError) -> VolumeOpenError {
         move |error| match error {
             DatabaseError::Damaged(what) => VolumeOpenError::Corrupt { id, what },
+            DatabaseError::Stale => VolumeOpenError::Corrupt {
+                id,
+                what: "its tables do not answer".to_owned(),
+            },
             DatabaseError::Io(error) => VolumeOpenError::Io {
                 what: "its tables".to_owned(),
                 error,
@@ -144,6 +148,10 @@ impl VolumeError {
     pub(super) fn database(id: VolumeId) -> impl Fn(DatabaseError) -> VolumeError {
         move |error| match error {
             DatabaseError::Damaged(what) => VolumeError::Corrupt { id, what },
+            DatabaseError::Stale => VolumeError::Corrupt {
+                id,
+                what: "its tables do not answer".to_owned(),
+            },
             DatabaseError::Io(error) => VolumeError::Io(error.to_string()),
         }
     }

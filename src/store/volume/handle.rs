@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use super::error::VolumeError;
 use super::group::{DirtyId, Group, PIECE_BYTES, Seq, Space, pieces_are_sound};
-use super::overlay::{Dirty, Place, View, is_before};
+use super::overlay::{Dirty, Place, State, View, is_before};
 use super::shared::{Shared, VolumeUsage};
 use crate::base::VolumeId;
 use crate::base::limits::ROW_PAGE_MAX;
-use crate::store::database::DatabaseError;
+use crate::store::database::{DatabaseError, Snapshot};
 
 /// The order of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,15 +179,14 @@ impl Volume {
     pub fn get_all(&self, rows: &[(Space, &[u8])]) -> Result<Vec<Option<Bytes>>, VolumeError> {
         let keys: Vec<Vec<u8>> = rows.iter().map(|(space, key)| full(*space, key)).collect();
         let shared = self.shared();
-        let _open = shared.tables();
-        let view = shared.state().view_of(keys.iter().map(Vec::as_slice));
-        let snapshot = view.snapshot.ok_or(VolumeError::Closed)?;
-        let look = |key: &Vec<u8>| match view.changes.get(key.as_slice()) {
-            Some(changed) => Ok(changed.clone()),
-            None => snapshot.get(key, |value| Some(Bytes::copy_from_slice(value))),
-        };
-        let found: Result<_, DatabaseError> = keys.iter().map(look).collect();
-        found.map_err(VolumeError::database(shared.id))
+        let view = |state: &State| state.view_of(keys.iter().map(Vec::as_slice));
+        shared.look(view, |view, snapshot| {
+            let look = |key: &Vec<u8>| match view.changes.get(key.as_slice()) {
+                Some(changed) => Ok(changed.clone()),
+                None => snapshot.get(key, |value| Some(Bytes::copy_from_slice(value))),
+            };
+            keys.iter().map(look).collect()
+        })
     }
 
     /// At most `limit` rows (and at most [`ROW_PAGE_MAX`]) of a space whose keys lie between two bounds, as
@@ -227,13 +226,10 @@ impl Volume {
         if is_nothing(from, to) {
             return Ok(Page::default());
         }
-        let shared = self.shared();
-        let _open = shared.tables();
-        let view = shared.state().view(from, to, limit, is_reversed);
-        page(view, from, to, is_reversed, limit).map_err(|error| match error {
-            Some(error) => VolumeError::database(shared.id)(error),
-            None => VolumeError::Closed,
-        })
+        self.shared().look(
+            |state| state.view(from, to, limit, is_reversed),
+            |view, snapshot| page(view, snapshot, from, to, is_reversed, limit),
+        )
     }
 
     /// At most `limit` pieces of dirty data from `from` on, with their lengths.
@@ -321,15 +317,15 @@ fn is_nothing(from: Bound<&[u8]>, to: Bound<&[u8]>) -> bool {
     }
 }
 
-/// Puts the changes of a view on top of the rows in the tables. `Err(None)` if they are closed.
+/// Puts the changes of a view on top of the rows in the tables.
 fn page(
     view: View,
+    snapshot: &Snapshot,
     from: Bound<&[u8]>,
     to: Bound<&[u8]>,
     is_reversed: bool,
     limit: usize,
-) -> Result<Page, Option<DatabaseError>> {
-    let snapshot = view.snapshot.ok_or(None)?;
+) -> Result<Page, DatabaseError> {
     let mut rows = view.changes;
     let mut bound = view.bound;
     let mut count = 0;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use super::error::VolumeOpenError;
 use super::handle::Volume;
-use super::journal::create_segment;
+use super::journal::{create_segment, journal_id};
 use super::overlay::Layer;
 use super::recover;
-use super::rows::{Checkpoint, Tables};
+use super::rows::{Checkpoint, Tables, tables_name};
 use super::shared::{Shared, VolumeOptions, VolumeReport};
 use super::writer;
 use crate::base::VolumeId;
@@ -23,7 +23,7 @@ use crate::store::segment::SEGMENT_HEADER_LEN;
 use crate::store::shared::Shared as StoreShared;
 
 /// Directory of all volumes.
-pub(in crate::store) const VOLUMES_DIR: &str = "volumes";
+const VOLUMES_DIR: &str = "volumes";
 const MARKER: &str = "VOLUME";
 /// Format written by this program.
 const VOLUME_FORMAT: u64 = 1;
@@ -37,9 +37,16 @@ pub(super) fn dir_name(id: VolumeId) -> String {
 }
 
 /// The volume to which a file of the data directory belongs.
-pub(in crate::store) fn volume_of(name: &str) -> Option<VolumeId> {
+fn volume_of(name: &str) -> Option<VolumeId> {
     let inner = name.strip_prefix(VOLUMES_DIR)?.strip_prefix('/')?;
     inner.split('/').next()?.parse().ok()
+}
+
+/// The volume to whose journal or tables a file belongs: what an open volume counts itself.
+pub(in crate::store) fn counted_by(name: &str) -> Option<VolumeId> {
+    let id = volume_of(name)?;
+    let base = name.rsplit('/').next()?;
+    (name == tables_name(id) || journal_id(base).is_some()).then_some(id)
 }
 
 fn marker_name(id: VolumeId) -> String {

@@ -18,6 +18,7 @@ use crate::base::VolumeId;
 use crate::store::database::{DatabaseError, Snapshot};
 use crate::store::disk::{DiskFile, is_full, write_all_at};
 use crate::store::frame::{Draft, Parts, Position, encode};
+use crate::store::quota::flush_cost;
 use crate::store::segment::{SEGMENT_HEADER_LEN, header_of};
 
 const NAME_PREFIX: &str = "journal-";
@@ -112,14 +113,32 @@ pub(super) struct Flushed {
 }
 
 impl Flush {
+    fn commit(&self) -> Result<Snapshot, DatabaseError> {
+        let free = self.shared.disk.free_bytes().map_err(DatabaseError::Io)?;
+        if free < flush_cost(self.rows.rows.len() as u64) + self.rows.bytes as u64 {
+            return Err(DatabaseError::Io(ErrorKind::StorageFull.into()));
+        }
+        let generation = self.shared.mend_tables()?;
+        let commit = || match &*self.shared.tables() {
+            Some(tables) => {
+                tables.commit(&self.rows, &self.dirty, &self.checkpoint)?;
+                tables.snapshot()
+            }
+            None => Err(DatabaseError::Stale),
+        };
+        match commit() {
+            // A reader met damage.
+            Err(DatabaseError::Stale) => {
+                self.shared.reopen_tables(generation)?;
+                commit()
+            }
+            other => other,
+        }
+    }
+
     /// Writes them.
     pub(super) fn run(self) -> Flushed {
-        let outcome = match &*self.shared.tables() {
-            Some(tables) => tables
-                .commit(&self.rows, &self.dirty, &self.checkpoint)
-                .and_then(|()| tables.snapshot()),
-            None => Err(DatabaseError::Damaged("they are closed".to_owned())),
-        };
+        let outcome = self.commit();
         Flushed {
             flush: self,
             outcome,

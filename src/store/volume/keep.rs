@@ -7,7 +7,6 @@ use std::sync::Arc;
 use super::group::{DirtyId, MOVES_MAX};
 use super::journal::{Engine, Fail, Flushed, journal_name};
 use super::overlay::{Dirty, Layer, Place};
-use super::rows::Tables;
 use crate::store::database::DatabaseError;
 use crate::store::disk::is_full;
 use crate::store::frame::record_max;
@@ -42,7 +41,8 @@ impl Engine {
                 drop(flush.rows);
                 shared.state_mut().thaw();
                 self.tail_bytes = self.tail_bytes.max(1);
-                if is_full && self.reopen().is_ok() {
+                if is_full {
+                    // They are opened anew when it is tried again.
                     shared.tell(|progress| progress.fulls += 1);
                 } else {
                     shared.poison(format!("bringing the tables up to date: {shown}"));
@@ -50,20 +50,6 @@ impl Engine {
             }
         }
         self.count();
-    }
-
-    /// Opens the tables anew: after a failed write they answer no longer.
-    fn reopen(&self) -> Result<(), DatabaseError> {
-        let shared = &self.shared;
-        let mut tables = shared.tables_mut();
-        shared.state_mut().snapshot = None;
-        *tables = None;
-        let cache_bytes = shared.options.cache_bytes;
-        let opened = Tables::open(shared.disk.as_ref(), shared.id, cache_bytes, false)?;
-        let snapshot = opened.snapshot()?;
-        shared.state_mut().snapshot = Some(Arc::new(snapshot));
-        *tables = Some(opened);
-        Ok(())
     }
 
     /// Removes segments that nothing needs, and carries dirty data forward.

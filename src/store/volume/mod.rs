@@ -28,4 +28,4 @@ pub use group::{DirtyId, Group, Seq, Space};
 pub use handle::{Order, Page, Volume};
 pub use shared::{VolumeOptions, VolumeReport, VolumeUsage};
 
-pub(super) use home::volume_of;
+pub(super) use home::counted_by;

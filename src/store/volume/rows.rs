@@ -78,6 +78,7 @@ impl Checkpoint {
 #[derive(Debug)]
 pub(super) struct Tables {
     database: Database,
+    paged: Arc<PagedFile>,
     file: Arc<dyn DiskFile>,
 }
 
@@ -148,8 +149,20 @@ impl Tables {
             is_checked: false,
             is_quick: true,
         };
-        let database = Database::open(Medium::Paged(paged), how, &[ROWS, DIRTY, META])?;
-        Ok(Tables { database, file })
+        let paged = Arc::new(paged);
+        let medium = Medium::Paged(Arc::clone(&paged));
+        let opened = Database::open(medium, how, &[ROWS, DIRTY, META]);
+        paged.take_stock().map_err(DatabaseError::Io)?;
+        Ok(Tables {
+            database: opened?,
+            paged,
+            file,
+        })
+    }
+
+    /// Whether a write failed: the last commit that succeeded can be read, and nothing can be written.
+    pub(super) fn has_failed(&self) -> bool {
+        self.paged.has_failed()
     }
 
     /// The rows as they are now.
@@ -184,7 +197,7 @@ impl Tables {
         dirty: &BTreeMap<DirtyId, Option<Arc<Place>>>,
         checkpoint: &Checkpoint,
     ) -> Result<(), DatabaseError> {
-        self.database.commit(|batch| {
+        let done = self.database.commit(|batch| {
             let changes = rows.rows.iter().map(|(key, value)| {
                 let value = value.as_ref().map(|value| Cow::Borrowed(&**value));
                 (Cow::Borrowed(&**key), value)
@@ -199,7 +212,9 @@ impl Tables {
             let value = Cow::Owned(checkpoint.encode());
             let meta = (Cow::Borrowed(CHECKPOINT_KEY), Some(value));
             batch.put(META, std::iter::once(meta))
-        })
+        });
+        self.paged.take_stock().map_err(DatabaseError::Io)?;
+        done
     }
 
     /// Bytes that they occupy on the disk.

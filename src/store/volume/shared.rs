@@ -8,15 +8,18 @@ use tokio::sync::{Notify, watch};
 
 use super::error::VolumeError;
 use super::group::{Group, Seq};
-use super::overlay::{Pending, State};
+use super::overlay::{Pending, State, View};
 use super::rows::Tables;
 use crate::base::VolumeId;
+use crate::store::database::{DatabaseError, Snapshot};
 use crate::store::disk::Disk;
 use crate::store::frame::ChecksumKey;
 use crate::store::quota::{Ledger, Tier};
 
 /// What a changed row may take in the tables besides its bytes: a part of a page, and copies of pages.
 const ROW_COST: u64 = 160;
+/// How often a look-up opens the tables anew before it gives up: others may meet damage at the same time.
+const LOOKS_MAX: usize = 8;
 
 /// How a volume's engine behaves.
 #[derive(Debug, Clone)]
@@ -132,7 +135,10 @@ pub(super) struct Shared {
     pub(super) options: VolumeOptions,
     state: RwLock<State>,
     /// Held for reading while a snapshot is read, for writing while the tables are opened anew.
-    pub(super) tables: RwLock<Option<Tables>>,
+    tables: RwLock<Option<Tables>>,
+    /// Counts how often they were opened anew.
+    generation: AtomicU64,
+    pub(super) closed: AtomicBool,
     pub(super) wishes: Wishes,
     pub(super) wake: Notify,
     pub(super) progress: watch::Sender<Progress>,
@@ -158,6 +164,8 @@ impl Shared {
             options,
             state: RwLock::default(),
             tables: RwLock::default(),
+            generation: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
             wishes: Wishes::default(),
             wake: Notify::new(),
             progress: watch::Sender::new(Progress::default()),
@@ -221,7 +229,7 @@ impl Shared {
         let tables = journal.split(in_tables);
         let mut state = self.state_mut();
         check_dirty(&state, group)?;
-        if state.snapshot.is_none() {
+        if self.is_over() {
             return Err(VolumeError::Closed);
         }
         if !self.takes(&state, group.rows.len(), group.encoded.len(), cost) {
@@ -292,6 +300,72 @@ impl Shared {
         VolumeError::Full {
             free_bytes: self.ledger.left(Tier::Data),
         }
+    }
+
+    /// Opens the tables anew if a write to them failed, or if they are closed because that failed before.
+    /// Answers their generation.
+    pub(super) fn mend_tables(&self) -> Result<u64, DatabaseError> {
+        let generation = self.generation.load(Ordering::Acquire);
+        let is_fine = self
+            .tables()
+            .as_ref()
+            .is_some_and(|tables| !tables.has_failed());
+        if !is_fine {
+            self.reopen_tables(generation)?;
+        }
+        Ok(self.generation.load(Ordering::Acquire))
+    }
+
+    /// Opens the tables anew, unless that was done since there was this generation of them. Waits for
+    /// readers, and for a flush that is under way.
+    pub(super) fn reopen_tables(&self, generation: u64) -> Result<(), DatabaseError> {
+        let mut tables = self.tables_mut();
+        if self.generation.load(Ordering::Acquire) != generation || self.is_over() {
+            return Ok(());
+        }
+        // Two must not write one file. Those whose write failed write no more, and stay for readers if there
+        // is no room for new ones either.
+        if !tables.as_ref().is_some_and(Tables::has_failed) {
+            self.state_mut().snapshot = None;
+            *tables = None;
+        }
+        let opened = Tables::open(self.disk.as_ref(), self.id, self.options.cache_bytes, false)?;
+        self.state_mut().snapshot = Some(Arc::new(opened.snapshot()?));
+        *tables = Some(opened);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Whether it was closed.
+    pub(super) fn is_over(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Reads from the tables. Where they met an error before, they are opened anew, so that damage costs
+    /// only what it hits.
+    pub(super) fn look<T>(
+        &self,
+        view: impl Fn(&State) -> View,
+        answer: impl Fn(View, &Snapshot) -> Result<T, DatabaseError>,
+    ) -> Result<T, VolumeError> {
+        for _ in 0..LOOKS_MAX {
+            let generation = self.generation.load(Ordering::Acquire);
+            {
+                let _open = self.tables();
+                let mut view = view(&self.state());
+                if let Some(snapshot) = view.snapshot.take() {
+                    match answer(view, &snapshot) {
+                        Err(DatabaseError::Stale) => {}
+                        other => return other.map_err(VolumeError::database(self.id)),
+                    }
+                } else if self.is_over() {
+                    return Err(VolumeError::Closed);
+                }
+            }
+            self.reopen_tables(generation)
+                .map_err(VolumeError::database(self.id))?;
+        }
+        Err(VolumeError::database(self.id)(DatabaseError::Stale))
     }
 
     /// Counts what the volume occupies.

@@ -81,6 +81,7 @@ pub(super) async fn run(engine: Engine, shared: Arc<Shared>, pools: Pools, mark:
     let close = move |_: &mut Engine| {
         // Readers that are under way end first.
         let mut tables = shared.tables_mut();
+        shared.closed.store(true, Ordering::Release);
         shared.state_mut().snapshot = None;
         *tables = None;
     };
