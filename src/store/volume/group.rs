@@ -27,6 +27,8 @@ const REMOVED: u32 = u32::MAX;
 const ADDED_LEN: usize = 16;
 /// Bytes of one piece that was moved.
 const MOVED_LEN: usize = 24;
+/// Numbers of groups and records never come so far.
+const NUMBER_MAX: u64 = 1 << 62;
 /// Most pieces in one record of moves.
 pub(super) const MOVES_MAX: usize = 1024;
 
@@ -180,7 +182,7 @@ pub(super) type Change = (Bytes, Option<Bytes>);
 
 /// What a record of the journal says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(in crate::store) enum Entry {
     /// Dirty data, which counts once a group names this record.
     Dirty { id: DirtyId, sums: Arc<[u8]> },
     Group {
@@ -195,7 +197,7 @@ pub(super) enum Entry {
 
 /// A record as read, without its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
+pub(in crate::store) struct Record {
     pub(super) seq: u64,
     pub(super) synced_to: u32,
     pub(super) extent: Extent,
@@ -204,7 +206,7 @@ pub(super) struct Record {
 
 /// The journal as a log.
 #[derive(Debug)]
-pub(super) struct JournalLog;
+pub(in crate::store) struct JournalLog;
 
 impl Log for JournalLog {
     const SEGMENT_MAGIC: [u8; 8] = *b"cairnjnl";
@@ -217,6 +219,9 @@ impl Log for JournalLog {
             Decoded::NeedBytes(more) => return Decoded::NeedBytes(more),
             Decoded::Bad => return Decoded::Bad,
         };
+        if frame.seq > NUMBER_MAX {
+            return Decoded::Bad;
+        }
         let data_len = frame.extent.data_len as usize;
         match decode_meta(frame.kind, frame.meta, data_len) {
             Some(entry) => Decoded::Record(Record {
@@ -235,7 +240,7 @@ impl Log for JournalLog {
 }
 
 /// The key of a volume's checksums.
-pub(super) fn checksum_key(identity: &[u8; 16]) -> ChecksumKey {
+pub(in crate::store) fn checksum_key(identity: &[u8; 16]) -> ChecksumKey {
     ChecksumKey::derived("cairn volume 1: checksum of journal records", identity)
 }
 
@@ -404,6 +409,9 @@ fn decode_meta(kind: u8, meta: &[u8], data_len: usize) -> Option<Entry> {
         }
         kind::GROUP => {
             let seq = Seq(u64::from_le_bytes(reader.array()?));
+            if seq.0 > NUMBER_MAX {
+                return None;
+            }
             let (changes, added, released) = (reader.u32()?, reader.u32()?, reader.u32()?);
             let entry = Entry::Group {
                 seq,
@@ -423,5 +431,162 @@ fn decode_meta(kind: u8, meta: &[u8], data_len: usize) -> Option<Entry> {
             reader.end(Entry::Moved(moves))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::frame::{Draft, encode};
+    use proptest::prelude::*;
+
+    fn at(offset: u32) -> Position {
+        Position { segment: 3, offset }
+    }
+
+    fn samples() -> Vec<(u8, Vec<u8>, Vec<u8>, Entry)> {
+        let key = checksum_key(&[3; 16]);
+        let id = DirtyId(5);
+        let data = vec![7; 2 * PIECE_BYTES + 1];
+        let sums = sums_of(&key, id, &data);
+        let mut group = Group::new();
+        group.put(Space(1), b"key", b"value").remove(Space(2), b"");
+        let (added, released) = (vec![(id, at(64))], vec![DirtyId(6), DirtyId(7)]);
+        let changes = vec![
+            (
+                Bytes::from_static(b"\x01key"),
+                Some(Bytes::from_static(b"value")),
+            ),
+            (Bytes::from_static(b"\x02"), None),
+        ];
+        let moves = vec![(id, at(64), at(4096)), (DirtyId(6), at(128), at(8192))];
+        vec![
+            (
+                kind::DIRTY,
+                encode_dirty(id, &sums),
+                data,
+                Entry::Dirty { id, sums },
+            ),
+            (
+                kind::GROUP,
+                encode_group(Seq(9), 2, &group.encoded, &added, &released),
+                Vec::new(),
+                Entry::Group {
+                    seq: Seq(9),
+                    changes,
+                    added,
+                    released,
+                },
+            ),
+            (
+                kind::MOVED,
+                encode_moved(&moves),
+                Vec::new(),
+                Entry::Moved(moves),
+            ),
+        ]
+    }
+
+    fn head(kind: u8, meta: &[u8], data_len: usize) -> Vec<u8> {
+        let draft = Draft {
+            kind,
+            seq: 42,
+            synced_to: 64,
+            meta,
+            data_len,
+        };
+        encode(&SHAPE, &checksum_key(&[3; 16]), at(64), draft).head
+    }
+
+    #[test]
+    fn records_round_trip_and_every_flipped_bit_is_noticed() {
+        let key = checksum_key(&[3; 16]);
+        for (kind, meta, data, entry) in samples() {
+            let head = head(kind, &meta, data.len());
+            let Decoded::Record(record) = JournalLog::decode(&key, at(64), &head) else {
+                panic!("{entry:?} does not decode");
+            };
+            assert_eq!((record.seq, record.synced_to), (42, 64));
+            assert_eq!(record.extent.data_len as usize, data.len());
+            assert_eq!(record.entry, entry);
+            for bit in 0..(frame::HEADER_LEN + meta.len()) * 8 {
+                let mut bytes = head.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                let outcome = JournalLog::decode(&key, at(64), &bytes);
+                assert!(!matches!(outcome, Decoded::Record(_)), "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_piece_of_dirty_data_has_its_own_checksum() {
+        let key = checksum_key(&[3; 16]);
+        let (id, mut data) = (DirtyId(5), vec![7; 3 * PIECE_BYTES + 9]);
+        let sums = sums_of(&key, id, &data);
+        assert_eq!(sums.len(), 4 * SUM_BYTES);
+        assert!(pieces_are_sound(&key, id, &sums, 0, &data));
+        assert!(pieces_are_sound(
+            &key,
+            id,
+            &sums,
+            2,
+            &data[2 * PIECE_BYTES..]
+        ));
+        // Not in another place, nor under another id, nor longer.
+        assert!(!pieces_are_sound(
+            &key,
+            id,
+            &sums,
+            1,
+            &data[2 * PIECE_BYTES..]
+        ));
+        assert!(!pieces_are_sound(&key, DirtyId(6), &sums, 0, &data));
+        assert!(!pieces_are_sound(
+            &key,
+            id,
+            &sums,
+            3,
+            &data[2 * PIECE_BYTES..]
+        ));
+        data[PIECE_BYTES] ^= 1;
+        assert!(pieces_are_sound(&key, id, &sums, 0, &data[..PIECE_BYTES]));
+        assert!(!pieces_are_sound(&key, id, &sums, 0, &data));
+    }
+
+    #[test]
+    fn the_bytes_of_a_move_are_fixed() {
+        let (kind, meta, _, _) = samples().swap_remove(2);
+        let text = data_encoding::HEXLOWER.encode(&head(kind, &meta, 0));
+        assert_eq!(text, MOVE);
+    }
+
+    const MOVE: &str = concat!(
+        "43726e4a",
+        "01",
+        "03",
+        "0000",
+        "2a00000000000000",
+        "40000000",
+        "34000000",
+        "68000000",
+        "00000000",
+        "68000000",
+        "00000000",
+        "35944795c0b6cf23",
+        "02000000",
+        "050000000000000003000000400000000300000000100000",
+        "060000000000000003000000800000000300000000200000",
+        "00000000",
+    );
+
+    proptest! {
+        #[test]
+        fn decoding_anything_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = JournalLog::decode(&checksum_key(&[3; 16]), at(64), &bytes);
+            for kind in 0..5 {
+                let _ = decode_meta(kind, &bytes, 0);
+                let _ = decode_meta(kind, &bytes, 20_000);
+            }
+        }
     }
 }

@@ -28,4 +28,6 @@ pub use group::{DirtyId, Group, Seq, Space};
 pub use handle::{Order, Page, Volume};
 pub use shared::{VolumeOptions, VolumeReport, VolumeUsage};
 
+#[cfg(feature = "testkit")]
+pub(super) use group::{JournalLog, checksum_key};
 pub(super) use home::counted_by;
