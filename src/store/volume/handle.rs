@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::error::VolumeError;
 use super::group::{DirtyId, Group, PIECE_BYTES, Seq, Space, pieces_are_sound};
 use super::overlay::{Dirty, Place, State, View, is_before};
-use super::shared::{Shared, VolumeUsage};
+use super::shared::{Progress, Shared, VolumeUsage};
 use crate::base::VolumeId;
 use crate::base::limits::ROW_PAGE_MAX;
 use crate::store::database::{DatabaseError, Snapshot};
@@ -81,10 +81,11 @@ impl Volume {
     pub async fn room(&self) -> Result<(), VolumeError> {
         let shared = self.shared();
         let mut progress = shared.progress.subscribe();
-        let fulls = progress.borrow_and_update().fulls;
+        let failures = |now: &Progress| (now.fulls, now.stalls);
+        let begun = failures(&progress.borrow_and_update());
         while !shared.has_room() {
             shared.check_open()?;
-            if progress.borrow_and_update().fulls != fulls {
+            if failures(&progress.borrow_and_update()) != begun {
                 return Err(shared.full());
             }
             let applied = shared.state().next_seq - 1;
@@ -154,7 +155,7 @@ impl Volume {
                 return Ok(());
             }
             shared.check_open()?;
-            if now.fulls != begun.fulls {
+            if (now.fulls, now.stalls) != (begun.fulls, begun.stalls) {
                 return Err(shared.full());
             }
             shared.wishes.flush.store(true, Ordering::Release);
@@ -280,7 +281,7 @@ impl Volume {
     pub async fn close(self) -> Result<(), VolumeError> {
         let shared = self.shared();
         let mut progress = shared.progress.subscribe();
-        let fulls = progress.borrow().fulls;
+        let begun = *progress.borrow();
         shared.wishes.close.store(true, Ordering::Release);
         shared.wake.notify_one();
         loop {
@@ -293,7 +294,8 @@ impl Volume {
         if let Some(poisoned) = shared.poisoned() {
             return Err(poisoned);
         }
-        if progress.borrow().fulls != fulls {
+        let now = *progress.borrow();
+        if (now.fulls, now.stalls) != (begun.fulls, begun.stalls) {
             return Err(shared.full());
         }
         Ok(())

@@ -43,7 +43,7 @@ impl Engine {
                 self.tail_bytes = self.tail_bytes.max(1);
                 if is_full {
                     // They are opened anew when it is tried again.
-                    shared.tell(|progress| progress.fulls += 1);
+                    shared.tell(|progress| progress.stalls += 1);
                 } else {
                     shared.poison(format!("bringing the tables up to date: {shown}"));
                 }

@@ -128,16 +128,16 @@ impl State {
         self.young.bytes + self.old.as_ref().map_or(0, |old| old.bytes)
     }
 
-    /// Takes a group. It was checked that it may be taken.
+    /// Takes a group, whose encoded changes are `changes`. It was checked that it may be taken.
     pub(super) fn apply(
         &mut self,
         group: &Group,
+        changes: Bytes,
         journal: Reservation,
         tables: Reservation,
     ) -> Seq {
         let seq = Seq(self.next_seq);
         self.next_seq += 1;
-        let changes = Bytes::copy_from_slice(&group.encoded);
         for (key, value) in &group.rows {
             let value = value.clone().map(|range| changes.slice(range));
             self.young.insert((changes.slice(key.clone()), value));

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
 use super::error::VolumeError;
@@ -106,8 +107,10 @@ pub struct VolumeUsage {
 pub(super) struct Progress {
     /// The last group that is durable.
     pub(super) synced: Seq,
-    /// How often the disk was full.
+    /// How often the disk had no room for the journal.
     pub(super) fulls: u64,
+    /// How often it had none for the tables.
+    pub(super) stalls: u64,
     /// How often the tables were brought up to date.
     pub(super) flushes: u64,
     /// Whether there will be none any more.
@@ -141,7 +144,7 @@ pub(super) struct Shared {
     pub(super) closed: AtomicBool,
     pub(super) wishes: Wishes,
     pub(super) wake: Notify,
-    pub(super) progress: watch::Sender<Progress>,
+    pub(super) progress: Arc<watch::Sender<Progress>>,
     pub(super) journal_bytes: AtomicU64,
     pub(super) tables_bytes: AtomicU64,
     poison: Mutex<Option<String>>,
@@ -168,7 +171,7 @@ impl Shared {
             closed: AtomicBool::new(false),
             wishes: Wishes::default(),
             wake: Notify::new(),
-            progress: watch::Sender::new(Progress::default()),
+            progress: Arc::new(watch::Sender::new(Progress::default())),
             journal_bytes: AtomicU64::new(0),
             tables_bytes: AtomicU64::new(0),
             poison: Mutex::default(),
@@ -227,17 +230,20 @@ impl Shared {
         let reserved = self.ledger.reserve(tier, cost as u64 + in_tables);
         let mut journal = reserved.map_err(|free_bytes| VolumeError::Full { free_bytes })?;
         let tables = journal.split(in_tables);
+        let changes = Bytes::copy_from_slice(&group.encoded);
         let mut state = self.state_mut();
-        check_dirty(&state, group)?;
-        if self.is_over() {
+        // Again, under the lock: the writer looks for the last groups after it was told to end.
+        if self.wishes.close.load(Ordering::Acquire) {
             return Err(VolumeError::Closed);
         }
+        check_dirty(&state, group)?;
         if !self.takes(&state, group.rows.len(), group.encoded.len(), cost) {
             return Err(VolumeError::Busy);
         }
-        let is_first = state.pending.is_empty();
-        let seq = state.apply(group, journal, tables);
-        let is_much = self.flush_is_due(&state);
+        let half = self.options.unwritten_bytes / 2;
+        let (is_first, was_little) = (state.pending.is_empty(), state.unwritten <= half);
+        let seq = state.apply(group, changes, journal, tables);
+        let is_much = self.flush_is_due(&state) || (was_little && state.unwritten > half);
         drop(state);
         if is_first || is_much {
             self.wake.notify_one();

@@ -5,12 +5,13 @@ use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::home::OpenMark;
 use super::journal::{Engine, Flush, Flushed};
-use super::shared::Shared;
+use super::shared::{Progress, Shared};
 use crate::base::Pools;
 
 /// The next thing to do.
@@ -28,6 +29,34 @@ enum Act {
     Look,
 }
 
+/// Tells those who wait that there is no writer any more, also where it panicked. Lets go of the disk
+/// before, so that whoever closed the volume finds it free.
+struct Ended {
+    shared: Option<Arc<Shared>>,
+    progress: Arc<watch::Sender<Progress>>,
+}
+
+impl Ended {
+    fn new(shared: &Arc<Shared>) -> Self {
+        Ended {
+            shared: Some(Arc::clone(shared)),
+            progress: Arc::clone(&shared.progress),
+        }
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.take()
+            && !shared.is_over()
+        {
+            shared.poison("its writer ended before its time".to_owned());
+        }
+        self.progress
+            .send_modify(|progress| progress.is_over = true);
+    }
+}
+
 struct Writer {
     shared: Arc<Shared>,
     pools: Pools,
@@ -40,6 +69,7 @@ struct Writer {
 
 /// Runs until nobody needs the volume any more.
 pub(super) async fn run(engine: Engine, shared: Arc<Shared>, pools: Pools, mark: OpenMark) {
+    let ended = Ended::new(&shared);
     let mut writer = Writer {
         shared,
         pools,
@@ -88,7 +118,8 @@ pub(super) async fn run(engine: Engine, shared: Arc<Shared>, pools: Pools, mark:
     let (engine, ()) = writer.work(engine, close).await;
     drop(engine);
     drop(mark);
-    writer.shared.tell(|progress| progress.is_over = true);
+    drop(writer);
+    drop(ended);
 }
 
 impl Writer {
@@ -105,7 +136,8 @@ impl Writer {
     }
 
     fn fulls(&self) -> u64 {
-        self.shared.progress.borrow().fulls
+        let progress = self.shared.progress.borrow();
+        progress.fulls + progress.stalls
     }
 
     fn committed(&mut self, flush: Option<Flush>, engine: &Engine) {
