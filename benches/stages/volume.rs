@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cairnfs::base::{Clock, Entropy, Pools, VolumeId};
 use cairnfs::store::{
-    DirtyId, Group, Order, RealDisk, Space, Store, StoreOptions, Volume, VolumeError, VolumeOptions,
+    DirtyId, Group, Order, RealDisk, Seq, Space, Store, StoreOptions, Volume, VolumeError,
+    VolumeOptions,
 };
 use criterion::{Criterion, Throughput};
 use tokio::runtime::Runtime;
@@ -42,9 +43,12 @@ async fn open(dir: &std::path::Path) -> (Store, Volume) {
     (store, opened.expect("a volume").0)
 }
 
-async fn apply(volume: &Volume, group: &Group) {
-    while let Err(error) = volume.apply(group) {
-        assert_eq!(error, VolumeError::Busy);
+async fn apply(volume: &Volume, group: &Group) -> Seq {
+    loop {
+        match volume.apply(group) {
+            Ok(seq) => return seq,
+            Err(error) => assert_eq!(error, VolumeError::Busy),
+        }
         volume.room().await.expect("room");
     }
 }
@@ -93,8 +97,8 @@ fn bench_sync(
                             let (first, volume) = (next, volume.clone());
                             tokio::spawn(async move {
                                 for number in 0..iterations {
-                                    let seq = volume.apply(&three_rows(first + number));
-                                    volume.sync(seq.expect("room")).await.expect("a sync");
+                                    let seq = apply(&volume, &three_rows(first + number)).await;
+                                    volume.sync(seq).await.expect("a sync");
                                 }
                             })
                         })
