@@ -1,7 +1,8 @@
 //! The only disk I/O of a peer's own data: shards, claims and small records in one log.
 //!
 //! The log (segment files) is the truth; the index database is a cache of it that can be thrown
-//! away. One writer, many readers. Knows nothing of the network, of keys or of what the blocks mean.
+//! away. One writer, many readers. Beside it each volume has an engine of its own (`volume`). Knows nothing of
+//! the network, of keys or of what blocks and rows mean.
 //!
 //! Invariants:
 //! * What a call acknowledged was synced before.
