@@ -14,6 +14,7 @@ mod erasure;
 mod net;
 mod placement;
 mod store;
+mod volume;
 
 criterion::criterion_group!(
     stages,
@@ -23,6 +24,7 @@ criterion::criterion_group!(
     erasure::benches,
     net::benches,
     placement::benches,
-    store::benches
+    store::benches,
+    volume::benches
 );
 criterion::criterion_main!(stages);

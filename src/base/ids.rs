@@ -72,6 +72,12 @@ byte_id!(
     16
 );
 
+byte_id!(
+    /// A volume: random, made with it.
+    VolumeId,
+    16
+);
+
 /// CIDv1, codec dag-cbor (0x71), multihash blake3 (0x1e) of 32 bytes.
 const BLOCK_CID_PREFIX: [u8; 4] = [0x01, 0x71, 0x1e, 0x20];
 /// CIDv1, codec raw (0x55), multihash blake3 (0x1e) of 32 bytes.
@@ -117,6 +123,24 @@ impl BlockId {
 impl fmt::Display for BlockId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&cid_text(BLOCK_CID_PREFIX, &self.0))
+    }
+}
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl FromStr for VolumeId {
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).ok();
+        let id = bytes.and_then(|bytes| bytes.try_into().ok());
+        id.map(VolumeId).ok_or_else(|| ParseIdError {
+            what: "volume id",
+            why: "it must be 32 hexadecimal digits in lower case".to_owned(),
+        })
     }
 }
 
@@ -190,7 +214,7 @@ macro_rules! debug_as_display {
         }
     )*};
 }
-debug_as_display!(BlockId, ShardHash, PeerId, NetworkId);
+debug_as_display!(BlockId, ShardHash, PeerId, NetworkId, VolumeId);
 
 /// A placement group: the blocks whose addresses share their first 16 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -26,6 +26,18 @@ pub const QUOTA_MIN_BYTES: u64 = 32 << 20;
 pub const TREE_DEPTH_MAX: usize = 1024;
 /// Longest name of a directory entry.
 pub const NAME_MAX_BYTES: usize = 255;
+/// Longest key of a row of a volume.
+pub const ROW_KEY_MAX_BYTES: usize = 1024;
+/// Longest value of a row of a volume.
+pub const ROW_VALUE_MAX_BYTES: usize = 16 << 10;
+/// Largest atomic group of changes of a volume, as it is stored, its dirty data not counted.
+pub const ROW_GROUP_MAX_BYTES: usize = 1 << 20;
+/// Most rows in one page of a scan.
+pub const ROW_PAGE_MAX: usize = 4096;
+/// Largest piece of dirty data in a volume's journal.
+pub const DIRTY_MAX_BYTES: usize = CHUNK_MAX_BYTES;
+/// Most pieces of dirty data that one group adds.
+pub const DIRTY_PER_GROUP_MAX: usize = 64;
 
 /// Bounds that a configuration or a test may tighten.
 #[derive(Debug, Clone)]

@@ -21,7 +21,7 @@ pub use claim::{ClaimId, OwnerId};
 pub use clock::Clock;
 pub use entropy::Entropy;
 pub use error::{Class, Classify};
-pub use ids::{BlockId, Group, IndexSet, NetworkId, PeerId, ShardHash, ShardId};
+pub use ids::{BlockId, Group, IndexSet, NetworkId, PeerId, ShardHash, ShardId, VolumeId};
 pub use limits::Limits;
 pub use profile::EcProfile;
 pub use reference::{BlockKey, BlockRef};

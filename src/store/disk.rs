@@ -92,6 +92,12 @@ pub trait Disk: Send + Sync + Debug + 'static {
     /// `NotFound` if there is none.
     fn remove(&self, name: &str) -> io::Result<()>;
 
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none.
+    fn remove_dir(&self, name: &str) -> io::Result<()>;
+
     /// Gives a file another name, replacing what had it.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 

@@ -2,7 +2,6 @@
 //! them durable with one sync, and only then lets the index and the callers know.
 
 use std::collections::BTreeSet;
-use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,8 +11,9 @@ use super::compact::{Cursor, Forgotten, Progress};
 use super::disk::{DiskFile, is_full};
 use super::draft::Draft;
 use super::error::StoreError;
+use super::frame::Parts;
 use super::quota::Tier;
-use super::record::{Encoded, Entry, KvPair, PAGE, Position, encode};
+use super::record::{Encoded, Entry, KvPair, Position, encode};
 use super::rows::Totals;
 use super::segment::SEGMENT_HEADER_LEN;
 use super::shared::Shared;
@@ -93,16 +93,10 @@ pub(super) struct Active {
     pub(super) end: u32,
 }
 
-struct Part {
-    head: Vec<u8>,
-    data: Bytes,
-    padding: usize,
-}
-
 /// Records that are planned and not yet written.
 pub(super) struct Batch {
     pub(super) draft: Draft,
-    parts: Vec<Part>,
+    parts: Parts,
     end: u32,
     /// Claims whose blocks are to be let go from now on, and those that are done.
     pub(super) releasing: Vec<ClaimId>,
@@ -131,8 +125,6 @@ pub(super) struct Engine {
     /// Background work found no room; the next operation tries again.
     pub(super) stuck: bool,
 }
-
-const PADDING: [u8; PAGE] = [0; PAGE];
 
 impl Engine {
     /// Whether there is work to do without being asked.
@@ -233,7 +225,7 @@ impl Engine {
                 Work::Flush => {
                     self.try_flush()?;
                 }
-                Work::Count => self.true_up(),
+                Work::Count => self.shared.count_rest(),
                 _ => {}
             }
         }
@@ -245,7 +237,7 @@ impl Engine {
     pub(super) fn begin(&self) -> Batch {
         Batch {
             draft: Draft::new(Arc::clone(&self.shared.index), self.totals),
-            parts: Vec::new(),
+            parts: Parts::default(),
             end: self.active.end,
             releasing: Vec::new(),
             drained: Vec::new(),
@@ -269,11 +261,7 @@ impl Engine {
         batch.draft.totals.next_seq += 1;
         batch.draft.apply(at, encoded.extent, entry)?;
         batch.end += encoded.extent.record_len;
-        batch.parts.push(Part {
-            head: encoded.head,
-            data,
-            padding: encoded.padding,
-        });
+        batch.parts.push(encoded, data);
         Ok(())
     }
 
@@ -306,18 +294,8 @@ impl Engine {
     /// Makes the batch durable and visible, and empties it.
     pub(super) fn write(&mut self, batch: &mut Batch) -> Result<(), Fail> {
         if !batch.parts.is_empty() {
-            let mut slices = Vec::with_capacity(batch.parts.len() * 3);
-            for part in &batch.parts {
-                slices.push(IoSlice::new(&part.head));
-                if !part.data.is_empty() {
-                    slices.push(IoSlice::new(&part.data));
-                }
-                if let Some(padding) = PADDING.get(..part.padding).filter(|p| !p.is_empty()) {
-                    slices.push(IoSlice::new(padding));
-                }
-            }
             let start = u64::from(self.active.end);
-            if let Err(error) = self.active.file.write_at(start, &mut slices) {
+            if let Err(error) = batch.parts.write_at(self.active.file.as_ref(), start) {
                 return Err(self.take_back(start, &error));
             }
             self.active

@@ -292,6 +292,10 @@ impl Store {
         (Compaction::new(self.clone()), Expiry::new(self.clone()))
     }
 
+    pub(super) const fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
     pub(super) const fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -345,7 +349,7 @@ impl Store {
             match self.pools.disk.run(move || look(&shared)).await {
                 Ok(found) => return Ok(found),
                 Err(ReadFail::Store(error)) => return Err(error),
-                Err(ReadFail::Index(generation, IndexError::Damaged(_)))
+                Err(ReadFail::Index(generation, IndexError::Damaged(_) | IndexError::Stale))
                     if rebuilds_left > 0 && self.shared.check_open().is_ok() =>
                 {
                     rebuilds_left -= 1;

@@ -9,12 +9,11 @@ use std::sync::atomic::Ordering;
 use super::disk::{DiskFile, is_full, write_all_at};
 use super::draft::{DeadData, Draft};
 use super::engine::{Active, Batch, Engine, Fail};
-use super::index::INDEX_FILE;
 use super::quota::flush_cost;
 use super::record::{PAGE, Position, align_up};
 use super::recover;
 use super::rows::{Checkpoint, Totals};
-use super::segment::{SEGMENT_HEADER_LEN, STORE_DIR, encode_header, is_segment, segment_name};
+use super::segment::{SEGMENT_HEADER_LEN, STORE_DIR, encode_header, segment_name};
 use super::shared::Shared;
 
 impl Engine {
@@ -70,25 +69,8 @@ impl Engine {
         })?;
         self.tail_bytes = 0;
         self.flush_rows = self.shared.options.flush_rows;
-        self.true_up();
+        self.shared.count_rest();
         Ok(())
-    }
-
-    /// Counts what the store does not write itself.
-    pub(super) fn true_up(&self) {
-        let Ok(entries) = self.shared.disk.walk(&|name| is_segment(name)) else {
-            return;
-        };
-        let (mut index, mut other) = (0, 0);
-        for entry in entries {
-            if entry.name == INDEX_FILE {
-                index += entry.allocated;
-            } else {
-                other += entry.allocated;
-            }
-        }
-        self.shared.ledger.set_index(index);
-        self.shared.ledger.set_other(other);
     }
 
     /// Removes segments in which nothing counts any more.

@@ -249,6 +249,21 @@ impl Disk for MemDisk {
         Ok(())
     }
 
+    fn remove_dir(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state
+            .before(DiskOp::Name, name)
+            .map_err(|(error, _)| error)?;
+        let within = format!("{name}/");
+        if state.names.keys().any(|name| name.starts_with(&within)) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        match state.dirs.remove(name) {
+            true => Ok(()),
+            false => Err(not_found()),
+        }
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state();
         state

@@ -1,16 +1,18 @@
 //! The only disk I/O of a peer's own data: shards, claims and small records in one log.
 //!
 //! The log (segment files) is the truth; the index database is a cache of it that can be thrown
-//! away. One writer, many readers. Knows nothing of the network, of keys or of what the blocks mean.
+//! away. One writer, many readers. Beside it each volume has an engine of its own (`volume`). Knows nothing of
+//! the network, of keys or of what blocks and rows mean.
 //!
 //! Invariants:
 //! * What a call acknowledged was synced before.
 //! * No shard leaves without its hash checked against the address asked for.
 //! * The rows of the index are a function of the log: `draft` has that function, writing and
 //!   replaying both use it.
-//! * Nothing but `tables` names the database; nothing but `real_disk` and `direct` makes a system call.
+//! * Nothing but `database` names redb; nothing but `real_disk` and `direct` makes a system call.
 
 mod compact;
+mod database;
 mod direct;
 pub mod disk;
 mod draft;
@@ -18,11 +20,13 @@ mod engine;
 mod error;
 #[cfg(feature = "testkit")]
 pub mod forge;
+mod frame;
 mod handle;
 mod house;
 mod index;
 #[cfg(any(test, feature = "testkit"))]
 pub mod mem_disk;
+mod paged;
 mod plan;
 mod quota;
 mod read;
@@ -35,6 +39,7 @@ mod segment;
 mod shared;
 mod tables;
 mod version;
+mod volume;
 mod workers;
 mod writer;
 
@@ -49,4 +54,8 @@ pub use record::{KV_KEY_MAX, KV_SPACE_MAX, KV_VALUE_MAX};
 pub use replay::OpenReport;
 pub use shared::StoreOptions;
 pub use version::{DATA_FORMAT, VERSION_FILE};
+pub use volume::{
+    DirtyId, Group, Order, Page, Seq, Space, Volume, VolumeError, VolumeOpenError, VolumeOptions,
+    VolumeReport, VolumeUsage,
+};
 pub use workers::{Compaction, Expiry};

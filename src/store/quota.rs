@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::rows::Totals;
+use crate::base::VolumeId;
 
 /// Bytes that a block's row may take in the index file, with half-empty pages and their copies.
 pub(super) const BLOCK_ROW_COST: u64 = 220;
@@ -34,6 +35,8 @@ pub(super) enum Tier {
     Data,
     /// Claims and small records.
     Claims,
+    /// What gives room back in the end: stops only where there is none.
+    Cleanup,
 }
 
 /// What the store occupies and may still take. Bytes, unless named otherwise.
@@ -69,6 +72,9 @@ struct Amounts {
     reserve_free: u64,
     segments: BTreeMap<u32, u64>,
     segments_sum: u64,
+    /// Open volumes, each with its journal and tables.
+    volumes: BTreeMap<VolumeId, u64>,
+    volumes_sum: u64,
     other: u64,
     index: u64,
     reserved: u64,
@@ -89,6 +95,23 @@ pub(super) struct Reservation {
     bytes: u64,
 }
 
+impl Reservation {
+    /// Adds another one of the same accounts to this one.
+    pub(super) fn absorb(&mut self, mut other: Reservation) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
+    /// Takes `bytes` of it into one of their own; fewer if there are not so many.
+    pub(super) fn split(&mut self, bytes: u64) -> Reservation {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Reservation {
+            ledger: self.ledger.clone(),
+            bytes,
+        }
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.ledger.amounts().reserved -= self.bytes;
@@ -103,7 +126,7 @@ impl Amounts {
     }
 
     const fn allocated(&self) -> u64 {
-        self.segments_sum + self.index + self.other
+        self.segments_sum + self.volumes_sum + self.index + self.other
     }
 
     /// Room that the index may still need for the rows there are.
@@ -126,6 +149,7 @@ impl Amounts {
         let reserve = match tier {
             Tier::Data => self.critical() + self.small(),
             Tier::Claims => self.critical() + self.small() / 2,
+            Tier::Cleanup => SLACK,
         };
         let by_quota = self.quota.saturating_sub(self.allocated());
         let by_disk = self.disk_free.saturating_sub(self.reserve_free);
@@ -176,7 +200,28 @@ impl Ledger {
         amounts.segments_sum = 0;
     }
 
-    /// Everything that is neither a segment nor the index.
+    /// What an open volume occupies.
+    pub(super) fn set_volume(&self, id: VolumeId, allocated: u64) {
+        let mut amounts = self.amounts();
+        let before = amounts.volumes.insert(id, allocated).unwrap_or(0);
+        amounts.volumes_sum = amounts.volumes_sum - before + allocated;
+    }
+
+    /// A volume that is open no longer. Its files stay.
+    pub(super) fn close_volume(&self, id: VolumeId) {
+        let mut amounts = self.amounts();
+        let before = amounts.volumes.remove(&id).unwrap_or(0);
+        amounts.volumes_sum -= before;
+        // They count with the rest until that is counted again.
+        amounts.other += before;
+    }
+
+    /// Whether a volume counts for itself.
+    pub(super) fn has_volume(&self, id: VolumeId) -> bool {
+        self.amounts().volumes.contains_key(&id)
+    }
+
+    /// Everything that is neither a segment nor the index nor of an open volume.
     pub(super) fn set_other(&self, allocated: u64) {
         self.amounts().other = allocated;
     }

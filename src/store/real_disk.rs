@@ -180,6 +180,10 @@ impl Disk for RealDisk {
         Ok(unlinkat(&self.root, checked(name)?, AtFlags::empty())?)
     }
 
+    fn remove_dir(&self, name: &str) -> io::Result<()> {
+        Ok(unlinkat(&self.root, checked(name)?, AtFlags::REMOVEDIR)?)
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         Ok(renameat(
             &self.root,

@@ -1,34 +1,29 @@
 //! The records of the log, to the byte. `docs/format/store.md` has the picture.
 //!
-//! A record is a fixed header, a meta part and, for shards, the data. The checksum is keyed with the
-//! store's identity and covers the record's place, so neither a misplaced record nor one that a
-//! peer hid inside a shard is ever taken for one. The data is covered by the hash in its stripe
-//! header instead.
+//! `frame` has what stands around them. The data of a shard is not covered by the checksum of its record
+//! but by the hash in its stripe header.
 
 mod meta;
 
 use bytes::Bytes;
 
-use self::meta::{Reader, SHARD_META_LEN, decode_meta, encode_meta, kind};
+use self::meta::{SHARD_META_LEN, decode_meta, encode_meta, kind};
+use super::frame::{self, Draft, Shape};
 use crate::base::limits::MESSAGE_PAYLOAD_MAX_BYTES;
 use crate::base::{BlockId, ClaimId};
 
+pub(super) use super::frame::{ChecksumKey, Encoded, Extent, HEADER_LEN, PAGE, Position, align_up};
+
 /// First bytes of every record.
 pub(super) const MAGIC: [u8; 4] = *b"CrnR";
-/// Version written by this program.
-const VERSION: u8 = 1;
-/// Bytes before the meta part.
-pub(super) const HEADER_LEN: usize = 48;
-/// Where the checksum begins; it covers what is before it.
-pub(super) const CHECKSUM_AT: usize = 40;
+/// The records of the store's log.
+pub(super) const SHAPE: Shape = Shape {
+    magic: MAGIC,
+    meta_max: META_MAX,
+    data_max: MESSAGE_PAYLOAD_MAX_BYTES,
+};
 /// Where a shard record has its stripe header.
 pub(super) const STRIPE_AT: usize = HEADER_LEN + SHARD_META_LEN;
-/// Records begin at multiples of this.
-pub(super) const ALIGN: usize = 8;
-/// Unit of punching; data large enough to be punched begins at a multiple of it.
-pub(super) const PAGE: usize = 4096;
-/// Data of at least so many bytes is aligned, so that it can be punched out.
-pub(super) const PUNCH_MIN: usize = 32 << 10;
 /// Most bytes of a meta part.
 pub(super) const META_MAX: usize = 256 << 10;
 /// Most tombstones in one record.
@@ -39,36 +34,6 @@ pub const KV_KEY_MAX: usize = 1024;
 pub const KV_VALUE_MAX: usize = 16 << 10;
 /// Longest name of a space of small records.
 pub const KV_SPACE_MAX: usize = 64;
-
-/// The key of a store's record checksums.
-#[derive(Clone)]
-pub(super) struct ChecksumKey([u8; 32]);
-
-impl ChecksumKey {
-    pub(super) fn new(store_id: &[u8; 16]) -> Self {
-        ChecksumKey(blake3::derive_key(
-            "cairn store 1: checksum of log records",
-            store_id,
-        ))
-    }
-
-    pub(super) fn checksum(&self, parts: &[&[u8]]) -> [u8; 8] {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        for part in parts {
-            hasher.update(part);
-        }
-        let mut short = [0; 8];
-        hasher.finalize_xof().fill(&mut short);
-        short
-    }
-}
-
-/// Where a record begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Position {
-    pub(super) segment: u32,
-    pub(super) offset: u32,
-}
 
 /// How a claim ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,14 +107,6 @@ pub(super) enum Entry {
     Kv(Vec<KvPair>),
 }
 
-/// Where the parts of a record are, relative to its begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Extent {
-    pub(super) data_at: u32,
-    pub(super) data_len: u32,
-    pub(super) record_len: u32,
-}
-
 /// A record as read, without its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
@@ -160,25 +117,9 @@ pub(super) struct Record {
     pub(super) entry: Entry,
 }
 
-/// What stands before the data of a record, and how long the whole is.
-#[derive(Debug)]
-pub(super) struct Encoded {
-    /// Header, meta and padding up to the data (or to the end, if there is none).
-    pub(super) head: Vec<u8>,
-    /// Zeros after the data.
-    pub(super) padding: usize,
-    pub(super) extent: Extent,
-}
-
-/// Rounds up to a multiple of `to`, a power of two.
-pub(super) const fn align_up(value: usize, to: usize) -> usize {
-    (value + to - 1) & !(to - 1)
-}
-
 /// Most bytes that a shard with this header and data adds to a segment.
 pub(super) const fn shard_record_max(header_len: usize, data_len: usize) -> usize {
-    let padding = if data_len >= PUNCH_MIN { PAGE } else { ALIGN };
-    align_up(STRIPE_AT + header_len + padding + data_len, ALIGN)
+    frame::record_max(SHARD_META_LEN + header_len, data_len)
 }
 
 /// Encodes a record that will begin at `at`.
@@ -190,108 +131,35 @@ pub(super) fn encode(
     entry: &Entry,
     data_len: usize,
 ) -> Encoded {
-    let meta = encode_meta(entry);
-    let head_len = HEADER_LEN + meta.len();
-    let begin = at.offset as usize;
-    let data_at = if data_len >= PUNCH_MIN {
-        align_up(begin + head_len, PAGE) - begin
-    } else {
-        align_up(head_len, ALIGN)
-    };
-    let record_len = align_up(data_at + data_len, ALIGN);
-    let extent = Extent {
-        data_at: data_at as u32,
-        data_len: data_len as u32,
-        record_len: record_len as u32,
-    };
-    let mut head = Vec::with_capacity(data_at);
-    head.extend_from_slice(&MAGIC);
-    head.extend_from_slice(&[VERSION, kind(entry), 0, 0]);
-    head.extend_from_slice(&seq.to_le_bytes());
-    for number in [
+    let draft = Draft {
+        kind: kind(entry),
+        seq,
         synced_to,
-        meta.len() as u32,
-        extent.data_at,
-        extent.data_len,
-        extent.record_len,
-        0,
-    ] {
-        head.extend_from_slice(&number.to_le_bytes());
-    }
-    let checksum = key.checksum(&[&place(at), &head, &meta]);
-    head.extend_from_slice(&checksum);
-    head.extend_from_slice(&meta);
-    head.resize(data_at, 0);
-    Encoded {
-        head,
-        padding: record_len - data_at - data_len,
-        extent,
-    }
-}
-
-pub(super) fn place(at: Position) -> [u8; 8] {
-    let mut bytes = [0; 8];
-    bytes[..4].copy_from_slice(&at.segment.to_le_bytes());
-    bytes[4..].copy_from_slice(&at.offset.to_le_bytes());
-    bytes
+        meta: &encode_meta(entry),
+        data_len,
+    };
+    frame::encode(&SHAPE, key, at, draft)
 }
 
 /// The outcome of looking for a record.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Decoded {
-    /// A sound record.
-    Record(Record),
-    /// It may be one; so many bytes from its begin are needed to tell.
-    NeedBytes(usize),
-    /// Not a record.
-    Bad,
-}
+pub(super) type Decoded = frame::Decoded<Record>;
 
 /// Looks at the record that begins with `bytes` at `at`.
 pub(super) fn decode(key: &ChecksumKey, at: Position, bytes: &[u8]) -> Decoded {
-    let Some(header) = bytes.get(..HEADER_LEN) else {
-        return Decoded::NeedBytes(HEADER_LEN);
+    let frame = match frame::decode(&SHAPE, key, at, bytes) {
+        frame::Decoded::Record(frame) => frame,
+        frame::Decoded::NeedBytes(more) => return Decoded::NeedBytes(more),
+        frame::Decoded::Bad => return Decoded::Bad,
     };
-    decode_whole(key, at, header, bytes).unwrap_or(Decoded::Bad)
-}
-
-fn decode_whole(key: &ChecksumKey, at: Position, header: &[u8], bytes: &[u8]) -> Option<Decoded> {
-    let mut reader = Reader(header);
-    let magic: [u8; 4] = reader.array()?;
-    let [version, kind, _, _] = reader.array()?;
-    if magic != MAGIC || version != VERSION {
-        return None;
+    match decode_meta(frame.kind, frame.meta) {
+        Some(entry) => Decoded::Record(Record {
+            seq: frame.seq,
+            synced_to: frame.synced_to,
+            extent: frame.extent,
+            entry,
+        }),
+        None => Decoded::Bad,
     }
-    let seq = reader.u64()?;
-    let synced_to = reader.u32()?;
-    let meta_len = reader.u32()? as usize;
-    let (data_at, data_len, record_len) = (reader.u32()?, reader.u32()?, reader.u32()?);
-    let _reserved = reader.u32()?;
-    let checksum: [u8; 8] = reader.array()?;
-    let plausible = meta_len <= META_MAX
-        && data_len as usize <= MESSAGE_PAYLOAD_MAX_BYTES
-        && data_at as usize >= HEADER_LEN + meta_len
-        && data_at as usize <= HEADER_LEN + meta_len + PAGE + ALIGN
-        && record_len as usize == align_up(data_at as usize + data_len as usize, ALIGN);
-    if !plausible {
-        return None;
-    }
-    let Some(meta) = bytes.get(HEADER_LEN..HEADER_LEN + meta_len) else {
-        return Some(Decoded::NeedBytes(HEADER_LEN + meta_len));
-    };
-    if key.checksum(&[&place(at), header.get(..CHECKSUM_AT)?, meta]) != checksum {
-        return None;
-    }
-    Some(Decoded::Record(Record {
-        seq,
-        synced_to,
-        extent: Extent {
-            data_at,
-            data_len,
-            record_len,
-        },
-        entry: decode_meta(kind, meta)?,
-    }))
 }
 
 #[cfg(test)]
@@ -299,6 +167,7 @@ mod tests {
     use super::*;
     use crate::base::{OwnerId, PeerId};
     use crate::erasure::StripeHeader;
+    use crate::store::frame::{ALIGN, PUNCH_MIN};
     use proptest::prelude::*;
 
     fn key() -> ChecksumKey {

@@ -52,9 +52,9 @@ pub(super) fn open(
         ..OpenReport::default()
     };
     let mut engine = match engine(&shared, &mut report) {
-        Err(RecoverError::Index(IndexError::Damaged(why))) => {
+        Err(RecoverError::Index(error @ (IndexError::Damaged(_) | IndexError::Stale))) => {
             report = OpenReport {
-                rebuilt: Some(why),
+                rebuilt: Some(error.to_string()),
                 ..OpenReport::default()
             };
             replace_index(&shared).map_err(RecoverError::from)?;
@@ -166,7 +166,7 @@ fn count_everything(shared: &Shared) -> Result<(), RecoverError> {
             }
         } else if entry.name == INDEX_FILE {
             index += entry.allocated;
-        } else {
+        } else if !shared.counts_itself(&entry.name) {
             other += entry.allocated;
         }
     }

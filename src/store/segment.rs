@@ -1,12 +1,12 @@
 //! Segment files: their names, their header, and reading their records one after the other.
 
 use std::io;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::disk::DiskFile;
-use super::record::{
-    ALIGN, ChecksumKey, Decoded, HEADER_LEN, MAGIC, Position, Record, align_up, decode,
-};
+use super::frame::{ALIGN, ChecksumKey, Decoded, Extent, HEADER_LEN, Position, align_up};
+use super::record::{MAGIC, Record, decode};
 
 /// Directory of the segments and the index.
 pub(super) const STORE_DIR: &str = "store";
@@ -19,6 +19,40 @@ const CHECKSUM_AT: usize = SEGMENT_HEADER_LEN - 8;
 const WINDOW_DENSE: usize = 128 << 10;
 const WINDOW_SPARSE: usize = 4 << 10;
 const NAME_PREFIX: &str = "segment-";
+
+/// A log: how its segments and records are told from others.
+pub(super) trait Log: std::fmt::Debug {
+    /// First bytes of a segment.
+    const SEGMENT_MAGIC: [u8; 8];
+    /// First bytes of a record.
+    const RECORD_MAGIC: [u8; 4];
+    /// What a record says.
+    type Record;
+
+    /// Looks at the record that begins with `bytes` at `at`.
+    fn decode(key: &ChecksumKey, at: Position, bytes: &[u8]) -> Decoded<Self::Record>;
+
+    /// Where its parts are.
+    fn extent(record: &Self::Record) -> Extent;
+}
+
+/// The log of a store: shards, claims and small records.
+#[derive(Debug)]
+pub(super) struct ShardLog;
+
+impl Log for ShardLog {
+    const SEGMENT_MAGIC: [u8; 8] = SEGMENT_MAGIC;
+    const RECORD_MAGIC: [u8; 4] = MAGIC;
+    type Record = Record;
+
+    fn decode(key: &ChecksumKey, at: Position, bytes: &[u8]) -> Decoded<Record> {
+        decode(key, at, bytes)
+    }
+
+    fn extent(record: &Record) -> Extent {
+        record.extent
+    }
+}
 
 /// The file name of a segment.
 pub(super) fn segment_name(id: u32) -> String {
@@ -47,8 +81,18 @@ pub(super) fn encode_header(
     id: u32,
     first_seq: u64,
 ) -> [u8; SEGMENT_HEADER_LEN] {
+    header_of::<ShardLog>(key, store_id, id, first_seq)
+}
+
+/// Encodes the header of a segment of any log.
+pub(super) fn header_of<L: Log>(
+    key: &ChecksumKey,
+    store_id: &[u8; 16],
+    id: u32,
+    first_seq: u64,
+) -> [u8; SEGMENT_HEADER_LEN] {
     let mut bytes = [0; SEGMENT_HEADER_LEN];
-    bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
+    bytes[..8].copy_from_slice(&L::SEGMENT_MAGIC);
     bytes[8..12].copy_from_slice(&SEGMENT_VERSION.to_le_bytes());
     bytes[12..16].copy_from_slice(&id.to_le_bytes());
     bytes[16..32].copy_from_slice(store_id);
@@ -69,9 +113,9 @@ pub(super) fn store_of_header(bytes: &[u8], id: u32) -> Option<[u8; 16]> {
 
 /// What a scanner finds at its place.
 #[derive(Debug)]
-pub(super) enum Scanned {
+pub(super) enum Scanned<R = Record> {
     /// A sound record (its data was not looked at).
-    Record(Position, Record),
+    Record(Position, R),
     /// Something that is not a record.
     Bad(u32),
     /// The end of the file.
@@ -80,7 +124,7 @@ pub(super) enum Scanned {
 
 /// Reads the records of one segment in order, skipping their data.
 #[derive(Debug)]
-pub(super) struct Scanner {
+pub(super) struct Scanner<L: Log = ShardLog> {
     file: Arc<dyn DiskFile>,
     segment: u32,
     key: ChecksumKey,
@@ -89,15 +133,10 @@ pub(super) struct Scanner {
     window: Vec<u8>,
     window_at: usize,
     sparse: bool,
+    log: PhantomData<L>,
 }
 
-impl std::fmt::Debug for ChecksumKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ChecksumKey(..)")
-    }
-}
-
-impl Scanner {
+impl<L: Log> Scanner<L> {
     /// Begins at `offset`.
     pub(super) fn new(
         file: Arc<dyn DiskFile>,
@@ -115,6 +154,7 @@ impl Scanner {
             window: Vec::new(),
             window_at: 0,
             sparse: true,
+            log: PhantomData,
         })
     }
 
@@ -141,7 +181,7 @@ impl Scanner {
         Ok(self.window.get(at - self.window_at..).unwrap_or_default())
     }
 
-    fn look(&mut self, at: usize) -> io::Result<Option<Record>> {
+    fn look(&mut self, at: usize) -> io::Result<Option<L::Record>> {
         let position = Position {
             segment: self.segment,
             offset: at as u32,
@@ -150,9 +190,9 @@ impl Scanner {
         let mut need = HEADER_LEN;
         loop {
             let bytes = self.bytes(at, need)?;
-            match decode(&key, position, bytes) {
+            match L::decode(&key, position, bytes) {
                 Decoded::Record(record) => {
-                    let end = at + record.extent.record_len as usize;
+                    let end = at + L::extent(&record).record_len as usize;
                     return Ok((end <= self.end).then_some(record));
                 }
                 Decoded::NeedBytes(more) if more > need && at + more <= self.end => need = more,
@@ -162,7 +202,7 @@ impl Scanner {
     }
 
     /// What is at the present place. A record is passed over; something bad is not.
-    pub(super) fn next(&mut self) -> io::Result<Scanned> {
+    pub(super) fn next(&mut self) -> io::Result<Scanned<L::Record>> {
         if self.at >= self.end {
             return Ok(Scanned::End);
         }
@@ -170,8 +210,9 @@ impl Scanner {
         let Some(record) = self.look(at)? else {
             return Ok(Scanned::Bad(at as u32));
         };
-        self.at += record.extent.record_len as usize;
-        self.sparse = record.extent.data_len as usize > WINDOW_SPARSE;
+        let extent = L::extent(&record);
+        self.at += extent.record_len as usize;
+        self.sparse = extent.data_len as usize > WINDOW_SPARSE;
         let position = Position {
             segment: self.segment,
             offset: at as u32,
@@ -187,7 +228,7 @@ impl Scanner {
             let bytes = self.bytes(at, HEADER_LEN)?;
             let hit = bytes
                 .chunks(ALIGN)
-                .position(|chunk| chunk.starts_with(&MAGIC));
+                .position(|chunk| chunk.starts_with(&L::RECORD_MAGIC));
             let passed = (bytes.len() / ALIGN * ALIGN).max(ALIGN);
             match hit {
                 Some(index) => {
@@ -239,7 +280,8 @@ mod tests {
 
     fn scan(file: &Arc<dyn DiskFile>, key: &ChecksumKey) -> (Vec<u32>, usize) {
         let header = SEGMENT_HEADER_LEN as u32;
-        let mut scanner = Scanner::new(Arc::clone(file), 1, key.clone(), header).unwrap();
+        let mut scanner =
+            Scanner::<ShardLog>::new(Arc::clone(file), 1, key.clone(), header).unwrap();
         let (mut found, mut bad) = (Vec::new(), 0);
         loop {
             match scanner.next().unwrap() {

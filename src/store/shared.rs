@@ -1,18 +1,19 @@
 //! What the writer, the readers and the handle of one open store have in common.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use super::disk::{Disk, DiskFile};
 use super::error::StoreError;
-use super::index::SharedIndex;
+use super::index::{INDEX_FILE, SharedIndex};
 use super::quota::Ledger;
 use super::record::{ChecksumKey, Position};
-use super::segment::segment_name;
-use crate::base::{Clock, Entropy, ShardId};
+use super::segment::{is_segment, segment_name};
+use super::volume::counted_by;
+use crate::base::{Clock, Entropy, ShardId, VolumeId};
 
 /// Segment files kept open.
 const OPEN_FILES: usize = 64;
@@ -92,6 +93,7 @@ pub(super) struct Shared {
     pub(super) generation: AtomicU64,
     pub(super) damaged: AtomicU64,
     pub(super) closed: AtomicBool,
+    volumes: Mutex<BTreeSet<VolumeId>>,
     poison: Mutex<Option<String>>,
 }
 
@@ -117,6 +119,7 @@ impl Shared {
             generation: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            volumes: Mutex::default(),
             poison: Mutex::new(None),
         }
     }
@@ -137,6 +140,33 @@ impl Shared {
                 "a shard on this disk is damaged"
             );
         }
+    }
+
+    /// The volumes that are open, or are being made or removed.
+    pub(super) fn open_volumes(&self) -> MutexGuard<'_, BTreeSet<VolumeId>> {
+        self.volumes.lock().unwrap_or_else(|p| p.into_inner())
+    }
+
+    /// Whether a file is counted by an open volume.
+    pub(super) fn counts_itself(&self, name: &str) -> bool {
+        counted_by(name).is_some_and(|id| self.ledger.has_volume(id))
+    }
+
+    /// Counts what neither the log nor an open volume writes.
+    pub(super) fn count_rest(&self) {
+        let Ok(entries) = self.disk.walk(&|name| is_segment(name)) else {
+            return;
+        };
+        let (mut index, mut other) = (0, 0);
+        for entry in entries {
+            if entry.name == INDEX_FILE {
+                index += entry.allocated;
+            } else if !self.counts_itself(&entry.name) {
+                other += entry.allocated;
+            }
+        }
+        self.ledger.set_index(index);
+        self.ledger.set_other(other);
     }
 
     /// Why writes are refused, if they are.

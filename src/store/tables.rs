@@ -1,22 +1,15 @@
-//! The index database: the only file that names redb.
+//! The index database: the tables of a store and their rows.
 //!
-//! redb checks the sums of its pages when a database is opened and nothing when it reads; damaged
-//! pages make it answer nonsense, or panic. So every value carries a checksum of ours, and every
-//! call goes through [`Tables::guarded`], which turns a panic into [`IndexError::Damaged`]. The
-//! answer to that is always the same: the index is rebuilt from the log.
+//! What does not verify is answered by [`IndexError::Damaged`], and the answer to that is always the same:
+//! the index is rebuilt from the log.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::Bound;
 
-use redb::{
-    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, StorageBackend, StorageError,
-    TableDefinition, TableError,
-};
-
-use super::disk::{Disk, DiskFile, write_all_at};
+use super::database::{Batch, Database, How, Medium, RawRow, Snapshot, Table};
+use super::disk::Disk;
 use super::record::KvKey;
 use super::rows::{
     BlockRow, Checkpoint, ClaimRow, KvRow, Rows, SegmentRow, Stored, claim_key, claim_of_key,
@@ -24,132 +17,35 @@ use super::rows::{
 };
 use crate::base::{BlockId, ClaimId};
 
+pub(super) use super::database::DatabaseError as IndexError;
+
 /// Version of the tables. Another one found is answered by a rebuild.
 const INDEX_VERSION: u8 = 1;
 /// The only key of the table of totals.
 const CHECKPOINT_KEY: &[u8] = &[INDEX_VERSION];
 
-type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
-type Opened = ReadOnlyTable<&'static [u8], &'static [u8]>;
-
-#[derive(Debug, Clone, Copy)]
-enum Name {
-    Blocks = 1,
-    Claims,
-    Members,
-    Kv,
-    Segments,
-    Meta,
+const fn table(number: u8, name: &'static str) -> Table {
+    Table { number, name }
 }
 
-impl Name {
-    const ALL: [Name; 6] = [
-        Name::Blocks,
-        Name::Claims,
-        Name::Members,
-        Name::Kv,
-        Name::Segments,
-        Name::Meta,
-    ];
-
-    const fn definition(self) -> Definition {
-        TableDefinition::new(match self {
-            Name::Blocks => "blocks",
-            Name::Claims => "claims",
-            Name::Members => "members",
-            Name::Kv => "kv",
-            Name::Segments => "segments",
-            Name::Meta => "meta",
-        })
-    }
-}
-
-/// Why the index did not answer.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum IndexError {
-    /// It is not what was written: rebuild it.
-    #[error("the index is damaged: {0}")]
-    Damaged(String),
-    /// The disk under it failed.
-    #[error("the index cannot be read or written: {0}")]
-    Io(io::Error),
-}
-
-impl IndexError {
-    fn from_redb(error: impl Into<redb::Error>) -> Self {
-        match error.into() {
-            redb::Error::Io(error) => IndexError::Io(error),
-            other => IndexError::Damaged(other.to_string()),
-        }
-    }
-}
+const BLOCKS: Table = table(1, "blocks");
+const CLAIMS: Table = table(2, "claims");
+const MEMBERS: Table = table(3, "members");
+const KV: Table = table(4, "kv");
+const SEGMENTS: Table = table(5, "segments");
+const META: Table = table(6, "meta");
+const ALL: [Table; 6] = [BLOCKS, CLAIMS, MEMBERS, KV, SEGMENTS, META];
 
 /// The open index database.
 #[derive(Debug)]
-pub(super) struct Tables {
-    /// Taken out only by `drop`.
-    database: Option<Database>,
-    broken: AtomicBool,
+pub(super) struct Tables(Database);
+
+fn get<T: Stored>(snapshot: &Snapshot, key: &[u8]) -> Result<Option<T>, IndexError> {
+    snapshot.get(key, T::decode)
 }
 
-/// redb's storage on a file of the injected disk.
-#[derive(Debug)]
-struct Backend(Arc<dyn DiskFile>);
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        if self.0.read_at(offset, out)? == out.len() {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::UnexpectedEof.into())
-        }
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        write_all_at(self.0.as_ref(), offset, data)
-    }
-}
-
-fn checksum(table: Name, key: &[u8], value: &[u8]) -> [u8; 4] {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&[table as u8]);
-    hasher.update(&(key.len() as u32).to_le_bytes());
-    hasher.update(key);
-    hasher.update(value);
-    hasher.finalize().to_le_bytes()
-}
-
-fn sealed(table: Name, key: &[u8], value: &[u8]) -> Vec<u8> {
-    let mut bytes = checksum(table, key, value).to_vec();
-    bytes.extend_from_slice(value);
-    bytes
-}
-
-fn unseal<'a>(table: Name, key: &[u8], bytes: &'a [u8]) -> Result<&'a [u8], IndexError> {
-    match bytes.split_at_checked(4) {
-        Some((sum, value)) if sum == checksum(table, key, value) => Ok(value),
-        _ => Err(damaged(table)),
-    }
-}
-
-fn damaged(table: Name) -> IndexError {
-    IndexError::Damaged(format!("a row of table {table:?} does not verify"))
-}
-
-fn unpack<T: Stored>(table: Name, key: &[u8], bytes: &[u8]) -> Result<T, IndexError> {
-    T::decode(unseal(table, key, bytes)?).ok_or_else(|| damaged(table))
+fn unpack<T: Stored>(snapshot: &Snapshot, value: &[u8]) -> Result<T, IndexError> {
+    T::decode(value).ok_or_else(|| snapshot.damaged())
 }
 
 impl Tables {
@@ -163,77 +59,33 @@ impl Tables {
             Err(error) if error.kind() == io::ErrorKind::NotFound => disk.create(name),
             other => other,
         };
-        let backend = Backend(file.map_err(IndexError::Io)?);
-        let broken = AtomicBool::new(false);
-        let database = guard(&broken, || {
-            let mut builder = Database::builder();
-            builder.set_cache_size(cache_bytes);
-            builder.set_check_integrity_on_open(true);
-            let database = builder
-                .create_with_backend(backend)
-                .map_err(IndexError::from_redb)?;
-            let read = database.begin_read().map_err(IndexError::from_redb)?;
-            if let Err(TableError::TableDoesNotExist(_)) = read.open_table(Name::Meta.definition())
-            {
-                // So that reading never meets a missing table.
-                let write = database.begin_write().map_err(IndexError::from_redb)?;
-                for table in Name::ALL {
-                    write
-                        .open_table(table.definition())
-                        .map_err(IndexError::from_redb)?;
-                }
-                write.commit().map_err(IndexError::from_redb)?;
-            }
-            Ok(database)
-        })?;
-        Ok(Tables {
-            database: Some(database),
-            broken,
-        })
+        let medium = Medium::Plain(file.map_err(IndexError::Io)?);
+        let how = How {
+            cache_bytes,
+            is_checked: true,
+            is_quick: false,
+        };
+        Database::open(medium, how, &ALL).map(Tables)
     }
 
-    /// Runs `work` on the database; a panic below means damage.
-    fn guarded<T>(
-        &self,
-        work: impl FnOnce(&Database) -> Result<T, IndexError>,
-    ) -> Result<T, IndexError> {
-        match &self.database {
-            Some(database) => guard(&self.broken, || work(database)),
-            None => Err(IndexError::Damaged("it is closed".to_owned())),
-        }
-    }
-
-    fn read<T>(
-        &self,
-        table: Name,
-        work: impl FnOnce(&Opened) -> Result<T, IndexError>,
-    ) -> Result<T, IndexError> {
-        self.guarded(|database| {
-            let read = database.begin_read().map_err(IndexError::from_redb)?;
-            work(&open_table(&read, table)?)
-        })
-    }
-
-    fn get<T: Stored>(&self, table: Name, key: &[u8]) -> Result<Option<T>, IndexError> {
-        self.read(table, |opened| get(opened, table, key))
+    fn get<T: Stored>(&self, table: Table, key: &[u8]) -> Result<Option<T>, IndexError> {
+        get(&self.0.snapshot(table)?, key)
     }
 
     /// The row of one block.
     pub(super) fn block(&self, id: &BlockId) -> Result<Option<BlockRow>, IndexError> {
-        self.get(Name::Blocks, &id.0)
+        self.get(BLOCKS, &id.0)
     }
 
     /// The rows of many blocks, in their order.
     pub(super) fn blocks(&self, ids: &[&BlockId]) -> Result<Vec<Option<BlockRow>>, IndexError> {
-        self.read(Name::Blocks, |opened| {
-            let rows = ids.iter().map(|id| get(opened, Name::Blocks, &id.0));
-            rows.collect()
-        })
+        let snapshot = self.0.snapshot(BLOCKS)?;
+        ids.iter().map(|id| get(&snapshot, &id.0)).collect()
     }
 
     /// The row of one claim.
     pub(super) fn claim(&self, id: &ClaimId) -> Result<Option<ClaimRow>, IndexError> {
-        self.get(Name::Claims, &claim_key(id))
+        self.get(CLAIMS, &claim_key(id))
     }
 
     /// At most `limit` claims after `after`, in order.
@@ -244,12 +96,12 @@ impl Tables {
     ) -> Result<Vec<(ClaimId, ClaimRow)>, IndexError> {
         let from = after.map(claim_key);
         self.page(
-            Name::Claims,
+            CLAIMS,
             from.as_ref().map(<[u8; 56]>::as_slice),
             limit,
-            |key, bytes| {
-                let id = claim_of_key(key).ok_or_else(|| damaged(Name::Claims))?;
-                Ok(Some((id, unpack(Name::Claims, key, bytes)?)))
+            |rows, key, value| {
+                let id = claim_of_key(key).ok_or_else(|| rows.damaged())?;
+                Ok(Some((id, unpack(rows, value)?)))
             },
         )
     }
@@ -257,12 +109,8 @@ impl Tables {
     /// Whether claim number `short` names `block`.
     pub(super) fn is_member(&self, short: u64, block: &BlockId) -> Result<bool, IndexError> {
         let key = member_key(short, block);
-        self.read(Name::Members, |opened| {
-            match opened.get(key.as_slice()).map_err(IndexError::from_redb)? {
-                Some(bytes) => unseal(Name::Members, &key, bytes.value()).map(|_| true),
-                None => Ok(false),
-            }
-        })
+        let found = self.0.snapshot(MEMBERS)?.get(&key, |_| Some(()))?;
+        Ok(found.is_some())
     }
 
     /// At most `limit` blocks after `after` that claim number `short` names, in order.
@@ -280,24 +128,21 @@ impl Tables {
                 .map(|previous| member_key(previous, &BlockId([0xff; 32]))),
         };
         self.page(
-            Name::Members,
+            MEMBERS,
             from.as_ref().map(<[u8; 40]>::as_slice),
             limit,
-            |key, bytes| {
-                unseal(Name::Members, key, bytes)?;
+            |rows, key, _| {
                 if !key.starts_with(&short.to_be_bytes()) {
                     return Ok(None);
                 }
-                member_block(key)
-                    .map(Some)
-                    .ok_or_else(|| damaged(Name::Members))
+                member_block(key).map(Some).ok_or_else(|| rows.damaged())
             },
         )
     }
 
     /// One small record.
     pub(super) fn kv(&self, key: &KvKey) -> Result<Option<KvRow>, IndexError> {
-        self.get(Name::Kv, &key.0)
+        self.get(KV, &key.0)
     }
 
     /// At most `limit` small records whose keys begin with `prefix` and come after `after`.
@@ -307,30 +152,30 @@ impl Tables {
         after: Option<&KvKey>,
         limit: usize,
     ) -> Result<Vec<(KvKey, KvRow)>, IndexError> {
-        let take = |key: &[u8], bytes: &[u8]| {
+        let take = |rows: &Snapshot, key: &[u8], value: &[u8]| {
             if !key.starts_with(&prefix.0) {
                 return Ok(None);
             }
-            let row = unpack(Name::Kv, key, bytes)?;
+            let row = unpack(rows, value)?;
             Ok(Some((KvKey(key.to_vec()), row)))
         };
         if let Some(after) = after {
-            return self.page(Name::Kv, Some(&after.0), limit, take);
+            return self.page(KV, Some(&after.0), limit, take);
         }
         let mut found = Vec::new();
         if let Some(row) = self.kv(prefix)? {
             found.push((prefix.clone(), row));
         }
         let rest = limit.saturating_sub(found.len());
-        found.extend(self.page(Name::Kv, Some(&prefix.0), rest, take)?);
+        found.extend(self.page(KV, Some(&prefix.0), rest, take)?);
         Ok(found)
     }
 
     /// All segments.
     pub(super) fn segments(&self) -> Result<BTreeMap<u32, SegmentRow>, IndexError> {
-        let rows = self.page(Name::Segments, None, usize::MAX, |key, bytes| {
-            let id = key.try_into().map_err(|_| damaged(Name::Segments))?;
-            let row = unpack(Name::Segments, key, bytes)?;
+        let rows = self.page(SEGMENTS, None, usize::MAX, |rows, key, value| {
+            let id = key.try_into().map_err(|_| rows.damaged())?;
+            let row = unpack(rows, value)?;
             Ok(Some((u32::from_be_bytes(id), row)))
         })?;
         Ok(rows.into_iter().collect())
@@ -338,129 +183,60 @@ impl Tables {
 
     /// To where the index is up to date; `None` if it is new.
     pub(super) fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
-        self.get(Name::Meta, CHECKPOINT_KEY)
+        self.get(META, CHECKPOINT_KEY)
     }
 
     /// Rows after the key `after` in order, as long as `take` answers some.
     fn page<T>(
         &self,
-        table: Name,
+        table: Table,
         after: Option<&[u8]>,
         limit: usize,
-        mut take: impl FnMut(&[u8], &[u8]) -> Result<Option<T>, IndexError>,
+        take: impl Fn(&Snapshot, &[u8], &[u8]) -> Result<Option<T>, IndexError>,
     ) -> Result<Vec<T>, IndexError> {
-        use std::ops::Bound;
-        self.read(table, |opened| {
-            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-            let range = opened
-                .range::<&[u8]>((from, Bound::Unbounded))
-                .map_err(IndexError::from_redb)?;
-            let mut found = Vec::new();
-            for row in range {
-                if found.len() >= limit {
-                    break;
-                }
-                let (key, value) = row.map_err(IndexError::from_redb)?;
-                match take(key.value(), value.value())? {
-                    Some(item) => found.push(item),
-                    None => break,
-                }
-            }
-            Ok(found)
-        })
+        let snapshot = self.0.snapshot(table)?;
+        let mut found = Vec::new();
+        if limit == 0 {
+            return Ok(found);
+        }
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        snapshot.range(from, Bound::Unbounded, false, |key, value| {
+            let Some(item) = take(&snapshot, key, value)? else {
+                return Ok(false);
+            };
+            found.push(item);
+            Ok(found.len() < limit)
+        })?;
+        Ok(found)
     }
 
     /// Writes changed rows and the checkpoint to which they belong, durably and all or nothing.
     pub(super) fn commit(&self, rows: &Rows, checkpoint: &Checkpoint) -> Result<(), IndexError> {
-        self.guarded(|database| {
-            let write = database.begin_write().map_err(IndexError::from_redb)?;
-            {
-                let put = |table: Name, entries: &mut dyn Iterator<Item = RawRow>| {
-                    let mut opened = write
-                        .open_table(table.definition())
-                        .map_err(IndexError::from_redb)?;
-                    for (key, value) in entries {
-                        match value {
-                            Some(value) => opened
-                                .insert(key.as_slice(), sealed(table, &key, &value).as_slice())
-                                .map(drop),
-                            None => opened.remove(key.as_slice()).map(drop),
-                        }
-                        .map_err(IndexError::from_redb)?;
-                    }
-                    Ok::<(), IndexError>(())
-                };
-                put(
-                    Name::Blocks,
-                    &mut rows.blocks.iter().map(|(id, row)| raw(&id.0, row)),
-                )?;
-                put(
-                    Name::Claims,
-                    &mut rows.claims.iter().map(|(id, row)| raw(&claim_key(id), row)),
-                )?;
-                put(
-                    Name::Members,
-                    &mut rows.members.iter().map(|((short, block), present)| {
-                        (member_key(*short, block).to_vec(), present.then(Vec::new))
-                    }),
-                )?;
-                put(
-                    Name::Kv,
-                    &mut rows.kv.iter().map(|(key, row)| raw(&key.0, row)),
-                )?;
-                put(
-                    Name::Segments,
-                    &mut rows
-                        .segments
-                        .iter()
-                        .map(|(id, row)| raw(&id.to_be_bytes(), row)),
-                )?;
-                let meta = (CHECKPOINT_KEY.to_vec(), Some(checkpoint.encode()));
-                put(Name::Meta, &mut std::iter::once(meta))?;
-            }
-            write.commit().map_err(IndexError::from_redb)
+        self.0.commit(|batch: &mut Batch<'_>| {
+            batch.put(BLOCKS, rows.blocks.iter().map(|(id, row)| raw(&id.0, row)))?;
+            batch.put(
+                CLAIMS,
+                rows.claims.iter().map(|(id, row)| raw(&claim_key(id), row)),
+            )?;
+            let members = rows.members.iter().map(|((short, block), present)| {
+                let key = member_key(*short, block).to_vec();
+                (Cow::Owned(key), present.then(Cow::default))
+            });
+            batch.put(MEMBERS, members)?;
+            batch.put(KV, rows.kv.iter().map(|(key, row)| raw(&key.0, row)))?;
+            let segments = rows.segments.iter();
+            batch.put(
+                SEGMENTS,
+                segments.map(|(id, row)| raw(&id.to_be_bytes(), row)),
+            )?;
+            let value = Cow::Owned(checkpoint.encode());
+            let meta = (Cow::Borrowed(CHECKPOINT_KEY), Some(value));
+            batch.put(META, std::iter::once(meta))
         })
     }
 }
 
-type RawRow = (Vec<u8>, Option<Vec<u8>>);
-
-fn raw<T: Stored>(key: &[u8], row: &Option<T>) -> RawRow {
-    (key.to_vec(), row.as_ref().map(Stored::encode))
-}
-
-fn open_table(read: &ReadTransaction, table: Name) -> Result<Opened, IndexError> {
-    read.open_table(table.definition())
-        .map_err(|error| match error {
-            TableError::Storage(StorageError::Io(error)) => IndexError::Io(error),
-            other => IndexError::Damaged(other.to_string()),
-        })
-}
-
-fn get<T: Stored>(opened: &Opened, table: Name, key: &[u8]) -> Result<Option<T>, IndexError> {
-    match opened.get(key).map_err(IndexError::from_redb)? {
-        Some(bytes) => unpack(table, key, bytes.value()).map(Some),
-        None => Ok(None),
-    }
-}
-
-fn guard<T>(
-    broken: &AtomicBool,
-    work: impl FnOnce() -> Result<T, IndexError>,
-) -> Result<T, IndexError> {
-    if broken.load(Ordering::Relaxed) {
-        return Err(IndexError::Damaged("it failed before".to_owned()));
-    }
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        broken.store(true, Ordering::Relaxed);
-        Err(IndexError::Damaged("the database panicked".to_owned()))
-    })
-}
-
-impl Drop for Tables {
-    fn drop(&mut self) {
-        let database = self.database.take();
-        // Closing a damaged database may panic as well.
-        let _ = catch_unwind(AssertUnwindSafe(move || drop(database)));
-    }
+fn raw<T: Stored>(key: &[u8], row: &Option<T>) -> RawRow<'static> {
+    let value = row.as_ref().map(|row| Cow::Owned(row.encode()));
+    (Cow::Owned(key.to_vec()), value)
 }

@@ -119,7 +119,6 @@ pub(super) async fn run(
         engine = commit(engine, jobs, &pools).await;
         let Some(reply) = close else { continue };
         queue.close();
-        let shared = Arc::clone(&shared);
         let outcome = pools
             .disk
             .run(move || {
@@ -133,6 +132,9 @@ pub(super) async fn run(
                 };
                 shared.closed.store(true, Ordering::Release);
                 shared.index.close();
+                drop(engine);
+                // Nothing of it is held any more when the caller hears of it: the disk is free.
+                drop(shared);
                 outcome
             })
             .await;

@@ -26,7 +26,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["net/"]),
     ("rustls", &["net/"]),
     ("libc", &["base/memory.rs"]),
-    ("redb", &["store/tables.rs"]),
+    ("redb", &["store/database.rs"]),
     ("reed_solomon_erasure", &["erasure/reed_solomon.rs"]),
     ("rusty_erasure", &["erasure/simd.rs"]),
     // The second is the provider of TLS.

@@ -12,3 +12,4 @@ mod fixture;
 mod model;
 mod quota;
 pub(crate) mod support;
+mod volume;

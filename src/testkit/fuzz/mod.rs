@@ -9,6 +9,7 @@ mod seeds;
 mod store;
 mod stored;
 mod text;
+mod volume;
 mod wire;
 
 pub use seeds::seeds;
@@ -51,6 +52,8 @@ targets! {
     format::key_container,
     store::segment,
     store::version_file,
+    volume::journal,
+    volume::volume_tables,
     text::link,
     text::ticket,
     text::config,

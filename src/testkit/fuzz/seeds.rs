@@ -45,6 +45,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "key_container" => stored::containers(),
         "segment" => stored::segments(),
         "version_file" => vec![version_text(), b"cairn-data 2\nstore of later".to_vec()],
+        "journal" => super::volume::journals(),
+        "volume_tables" => super::volume::tables(),
         "link" => links().iter().flat_map(text_and_payload).collect(),
         "ticket" => tickets(),
         "config" => configs(),

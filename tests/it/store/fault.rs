@@ -408,3 +408,29 @@ fn many_threads_share_commits_on_a_real_disk() {
         store.close().await.unwrap();
     });
 }
+
+#[test]
+fn a_closed_store_has_let_go_of_its_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let volume = cairnfs::base::VolumeId([1; 16]);
+        for round in 0..60 {
+            let opened = cairnfs::store::RealDisk::open(dir.path());
+            let disk: Arc<dyn Disk> = Arc::new(opened.unwrap_or_else(|e| panic!("{round}: {e}")));
+            let pools = Pools::threaded(2, 4);
+            let opened = Store::open(disk, options(QUOTA), pools, Clock::system()).await;
+            let (store, _) = opened.unwrap();
+            if round % 2 == 0 {
+                let _ = store.create_volume(volume).await;
+                let opened = store.open_volume(volume, Default::default()).await;
+                opened.unwrap().0.close().await.unwrap();
+            }
+            store.close().await.unwrap();
+        }
+    });
+}
