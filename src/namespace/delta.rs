@@ -80,14 +80,7 @@ impl Draft {
 /// `[key, [[hlc, writer], ..], [value, ..]]`.
 type WriteWire = (ByteBuf, Vec<(Hlc, u32)>, Vec<ByteBuf>);
 /// Writer 0 of the list is the delta's own.
-type DeltaWire = (
-    u8,
-    Vec<WriterId>,
-    u64,
-    Hlc,
-    Vec<(u32, u64)>,
-    Vec<WriteWire>,
-);
+type DeltaWire = (u8, Vec<WriterId>, u64, Hlc, Vec<(u32, u64)>, Vec<WriteWire>);
 
 impl Delta {
     /// Its last dot.

@@ -44,14 +44,20 @@ pub(super) fn entry_changed(
     touched.names.insert((dir, name.clone()));
     touched.others.insert(dir);
     touched.files.extend(before.keys().chain(after.keys()));
-    for (child, kind) in before.iter().filter(|(child, _)| !after.contains_key(child)) {
+    for (child, kind) in before
+        .iter()
+        .filter(|(child, _)| !after.contains_key(child))
+    {
         let mut counts = state::counts(work, *child)?;
         counts.links = counts.links.saturating_sub(1);
         work.remove(key::link(*child, dir, name));
         work.put_counts(*child, counts);
         count_directory(work, touched, dir, *kind, |n| n.saturating_sub(1))?;
     }
-    for (child, kind) in after.iter().filter(|(child, _)| !before.contains_key(child)) {
+    for (child, kind) in after
+        .iter()
+        .filter(|(child, _)| !before.contains_key(child))
+    {
         let mut counts = state::counts(work, *child)?;
         counts.links += 1;
         work.put(key::link(*child, dir, name), Vec::new());

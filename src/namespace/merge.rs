@@ -51,7 +51,9 @@ pub fn apply(rows: &dyn Rows, delta: &Delta, now_ms: u64) -> Result<Outcome, Sta
     }
     let context = delta.context();
     if !version.includes(&context) {
-        let missing = context.iter().filter(|(w, number)| version.get(w) < *number);
+        let missing = context
+            .iter()
+            .filter(|(w, number)| version.get(w) < *number);
         let missing = missing.map(|(writer, number)| (*writer, number));
         return Ok(Outcome::Early(missing.collect()));
     }

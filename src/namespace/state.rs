@@ -282,10 +282,14 @@ impl Rows for Work<'_> {
         if changed().next().is_none() {
             return Ok(base);
         }
-        let mut merged: BTreeMap<Vec<u8>, Option<Bytes>> =
-            base.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        let mut merged: BTreeMap<Vec<u8>, Option<Bytes>> = base
+            .into_iter()
+            .map(|(key, value)| (key, Some(value)))
+            .collect();
         merged.extend(changed().map(|(key, value)| (key.clone(), value.clone())));
-        let live = merged.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        let live = merged
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?)));
         Ok(live.take(limit).collect())
     }
 }

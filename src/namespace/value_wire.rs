@@ -51,7 +51,13 @@ struct ContentWire(
 
 impl From<&Home> for HomeWire {
     fn from(home: &Home) -> HomeWire {
-        (home.parent, home.name.clone(), home.mode, home.uid, home.gid)
+        (
+            home.parent,
+            home.name.clone(),
+            home.mode,
+            home.uid,
+            home.gid,
+        )
     }
 }
 
@@ -166,7 +172,15 @@ fn attrs_in(wire: AttrsWire) -> Result<Attrs, FormatError> {
     if (rdev != 0 && !has_rdev) || (!target.is_empty() && kind != Kind::Symlink) {
         return Err("a device number or a target that does not belong there".into());
     }
-    let [mode_at, uid_at, gid_at, atime_at, mtime_at, ctime_at, home_at] = stamps;
+    let [
+        mode_at,
+        uid_at,
+        gid_at,
+        atime_at,
+        mtime_at,
+        ctime_at,
+        home_at,
+    ] = stamps;
     let time = |at, wire| Field {
         at,
         value: time_in(wire),
@@ -265,11 +279,9 @@ fn stored_out(profile: EcProfile, blocks: &Blocks<NodeAt>) -> StoredWire {
 
 fn stored_in((profile, extents, node): StoredWire) -> Result<Body, FormatError> {
     let blocks = match node {
-        Some((block, offset, len)) if extents.is_empty() => Blocks::Manifest(NodeAt {
-            block,
-            offset,
-            len,
-        }),
+        Some((block, offset, len)) if extents.is_empty() => {
+            Blocks::Manifest(NodeAt { block, offset, len })
+        }
         Some(_) => return Err("a content in two places".into()),
         None => {
             let read = |(offset, len, block, block_offset)| Extent {

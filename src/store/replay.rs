@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
-
 use super::disk::DiskFile;
 use super::draft::Draft;
 use super::error::OpenError;

@@ -112,7 +112,10 @@ impl<'a> Edit<'a> {
         keeps.sort_unstable();
         keeps.dedup();
         let row = state::siblings(&self.work, &key)?;
-        if row.iter().all(|sibling| keeps.binary_search(&sibling.stamp()).is_ok()) {
+        if row
+            .iter()
+            .all(|sibling| keeps.binary_search(&sibling.stamp()).is_ok())
+        {
             return Ok(());
         }
         self.write(Write {
@@ -130,15 +133,19 @@ impl<'a> Edit<'a> {
     }
 
     fn write(&mut self, write: Write) -> Result<(), OpError> {
-        let added = write.values.iter().enumerate().map(|(index, value)| Sibling {
-            dot: Dot {
-                writer: self.writer,
-                // Only has to differ from others in this row; the draft has no dots yet.
-                counter: u64::MAX - write.values.len() as u64 + index as u64,
-            },
-            hlc: self.now.hlc,
-            value: value.clone(),
-        });
+        let added = write
+            .values
+            .iter()
+            .enumerate()
+            .map(|(index, value)| Sibling {
+                dot: Dot {
+                    writer: self.writer,
+                    // Only has to differ from others in this row; the draft has no dots yet.
+                    counter: u64::MAX - write.values.len() as u64 + index as u64,
+                },
+                hlc: self.now.hlc,
+                value: value.clone(),
+            });
         let added = added.collect();
         merge::replace(&mut self.work, &mut self.touched, &write, added, &|_| true)?;
         self.writes.insert(write.key.encode(), write);
@@ -237,7 +244,9 @@ impl<'a> Edit<'a> {
 
     fn content(&self, ino: Ino) -> Result<Option<Content>, StateError> {
         let row = state::siblings(&self.work, &Key::Content(ino))?;
-        Ok(row::contents(&row).first().map(|content| (*content).clone()))
+        Ok(row::contents(&row)
+            .first()
+            .map(|content| (*content).clone()))
     }
 
     /// A field set by this operation.

@@ -78,9 +78,7 @@ impl Edit<'_> {
     pub(super) fn lose_name(&mut self, found: &Found) -> Result<Removed, OpError> {
         let mut was_last = true;
         for ino in &found.merged {
-            if found.kind != Kind::Directory
-                && state::any(&self.work, &key::links_of(*ino))?
-            {
+            if found.kind != Kind::Directory && state::any(&self.work, &key::links_of(*ino))? {
                 let mut attrs = self.attrs(*ino)?;
                 attrs.ctime.set(self.now.hlc, self.now.time);
                 self.put(Key::Attrs(*ino), vec![Value::Attrs(attrs)])?;

@@ -48,8 +48,16 @@ impl Edit<'_> {
                 self.check_way(&there, &old_group)?;
                 self.clear_names(&moved, name)?;
                 self.clear_names(&there, &new)?;
-                self.arrive(&moved, (first(&old_group)?, name), (first(&new_group)?, &new))?;
-                self.arrive(&there, (first(&new_group)?, &new), (first(&old_group)?, name))?;
+                self.arrive(
+                    &moved,
+                    (first(&old_group)?, name),
+                    (first(&new_group)?, &new),
+                )?;
+                self.arrive(
+                    &there,
+                    (first(&new_group)?, &new),
+                    (first(&old_group)?, name),
+                )?;
                 Ok(None)
             }
             (_, there) => {
@@ -68,7 +76,11 @@ impl Edit<'_> {
                     }
                 };
                 self.clear_names(&moved, name)?;
-                self.arrive(&moved, (first(&old_group)?, name), (first(&new_group)?, &new))?;
+                self.arrive(
+                    &moved,
+                    (first(&old_group)?, name),
+                    (first(&new_group)?, &new),
+                )?;
                 Ok(removed)
             }
         }

@@ -27,8 +27,8 @@ use super::state::{self, Rows, Totals};
 use super::value::{Attrs, Content, Field, Home, Node};
 use crate::dag::Timestamp;
 
-pub use resolve::{Shown, Spot};
 pub(super) use resolve::resolve;
+pub use resolve::{Shown, Spot};
 
 /// What a file is, all told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,7 +179,10 @@ impl<'a> View<'a> {
             };
             way.push((at, name));
             if !seen.insert(parent) {
-                return Err(StateError::corrupt("the directories", "they run in a circle"));
+                return Err(StateError::corrupt(
+                    "the directories",
+                    "they run in a circle",
+                ));
             }
             at = parent;
         }
@@ -336,7 +339,9 @@ impl<'a> View<'a> {
     /// If rows cannot be read.
     pub fn stat_ino(&self, ino: Ino) -> Result<Option<Stat>, StateError> {
         let row = state::siblings(self.rows, &Key::Content(ino))?;
-        let content = row::contents(&row).first().map(|content| (*content).clone());
+        let content = row::contents(&row)
+            .first()
+            .map(|content| (*content).clone());
         let Some(attrs) = attrs(self.rows, ino)? else {
             return Ok(None);
         };
@@ -443,7 +448,9 @@ pub(super) fn attrs(rows: &dyn Rows, ino: Ino) -> Result<Option<Attrs>, StateErr
         return Ok(own);
     }
     let row = state::siblings(rows, &Key::Content(ino))?;
-    let content = row::contents(&row).first().map(|content| (*content).clone());
+    let content = row::contents(&row)
+        .first()
+        .map(|content| (*content).clone());
     let (node, at, time, home) = match content {
         Some(content) => (
             Node::File,

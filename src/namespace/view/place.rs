@@ -45,10 +45,7 @@ impl Place {
 }
 
 /// The place that is kept for a file.
-pub(in crate::namespace) fn stored(
-    rows: &dyn Rows,
-    ino: Ino,
-) -> Result<Option<Place>, StateError> {
+pub(in crate::namespace) fn stored(rows: &dyn Rows, ino: Ino) -> Result<Option<Place>, StateError> {
     let found = state::local(rows, &key::place(ino))?;
     Ok(found.map(|(dir, name, kind, is_guest, waits_for)| Place {
         dir,

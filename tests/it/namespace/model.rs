@@ -191,7 +191,11 @@ impl Pair {
                 let made = self.real.make(dir, &text, node);
                 let expected = self.is_dir(dir).and_then(|()| {
                     let is_taken = self.model.names.contains_key(&(dir, text.clone()));
-                    if is_taken { Err(OpError::Exists) } else { Ok(()) }
+                    if is_taken {
+                        Err(OpError::Exists)
+                    } else {
+                        Ok(())
+                    }
                 });
                 assert_eq!(made.clone().map(drop), expected);
                 if let Ok(ino) = made {
@@ -322,16 +326,22 @@ impl Pair {
         assert_eq!(self.real.tree(), self.model.tree());
         for (ino, file) in &self.model.files {
             let stat = view.stat_ino(*ino).unwrap().unwrap();
-            let subdirs = self.model.names.iter().filter(|((dir, _), child)| {
-                dir == ino && self.model.files[child].is_dir
-            });
+            let subdirs = self
+                .model
+                .names
+                .iter()
+                .filter(|((dir, _), child)| dir == ino && self.model.files[child].is_dir);
             let links = match file.is_dir {
                 true => 2 + subdirs.count() as u64,
                 false => file.links,
             };
             assert_eq!((stat.links, stat.mode), (links, file.mode));
             assert_eq!((stat.uid, stat.gid), (1000, 100));
-            let kind = if file.is_dir { Kind::Directory } else { Kind::File };
+            let kind = if file.is_dir {
+                Kind::Directory
+            } else {
+                Kind::File
+            };
             assert_eq!(stat.node.kind(), kind);
             let xattr = view.xattr(*ino, &name("user.x")).unwrap();
             assert_eq!(xattr.map(|value| value[0]), file.xattr);

@@ -6,7 +6,7 @@ use cairnfs::base::PeerId;
 use cairnfs::dag::Timestamp;
 use cairnfs::namespace::ops::Now;
 use cairnfs::namespace::{
-    Body, Delta, Edit, Hlc, HlcClock, Ino, Kind, MemRows, Name, NewNode, Node, OpError, Outcome,
+    Body, Delta, Edit, HlcClock, Ino, Kind, MemRows, Name, NewNode, Node, OpError, Outcome,
     RenameMode, Shown, View, WriterId, apply, state,
 };
 use proptest::prelude::ProptestConfig;
@@ -34,7 +34,10 @@ pub struct Replica {
     pub writer: WriterId,
     pub clock: HlcClock,
     pub now_ms: u64,
+    /// Own deltas.
     pub made: Vec<Delta>,
+    /// Everything merged, in that order.
+    pub log: Vec<Delta>,
     inos: u64,
 }
 
@@ -49,6 +52,7 @@ impl Replica {
             clock: HlcClock::default(),
             now_ms: START_MS + u64::from(tag),
             made: Vec::new(),
+            log: Vec::new(),
             inos: 0,
         }
     }
@@ -95,6 +99,7 @@ impl Replica {
         match apply(&self.rows, delta, u64::MAX / 2).unwrap() {
             Outcome::Merged(changes) => {
                 self.rows.apply(changes);
+                self.log.push(delta.clone());
                 self.clock.observe(delta.draft.hlc);
                 self.now_ms = self.now_ms.max(delta.draft.hlc.ms());
                 true
@@ -166,7 +171,10 @@ impl Replica {
         mode: RenameMode,
     ) -> Result<(), OpError> {
         let old = name(old);
-        self.edit(|edit| edit.rename((dir, &old), (to, new.as_bytes()), mode).map(drop))
+        self.edit(|edit| {
+            edit.rename((dir, &old), (to, new.as_bytes()), mode)
+                .map(drop)
+        })
     }
 
     /// Everything shown, by path: directories end in `/`, files have their content behind `=`.
@@ -295,9 +303,4 @@ pub fn assert_same(one: &Replica, two: &Replica) {
         replica.walk().into_iter().map(|item| item.full).collect()
     };
     assert_eq!(full(one), full(two));
-}
-
-/// The moment of a writer's last operation.
-pub fn last_hlc(replica: &Replica) -> Hlc {
-    replica.clock.last()
 }
