@@ -99,7 +99,8 @@ pub(super) fn update(work: &mut Work<'_>, touched: Touched) -> Result<(), StateE
             files.insert(ino);
         }
     }
-    let has_moved = update.add_dependents(&mut files)? || touched.has_moved;
+    let has_moved =
+        update.add_dependents(&mut files)? || touched.has_moved || update.has_cut(&files)?;
     if has_moved {
         update.forget_cuts(&mut files)?;
     }
@@ -147,6 +148,17 @@ impl Update<'_, '_> {
         }
         files.extend(more.iter().copied());
         Ok(!more.is_empty())
+    }
+
+    fn has_cut(&self, files: &BTreeSet<Ino>) -> Result<bool, StateError> {
+        if self.totals.cut > 0 {
+            for ino in files {
+                if self.work.get(&key::cut(*ino))?.is_some() {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Which directories are cut is decided anew.

@@ -38,6 +38,12 @@ impl Edit<'_> {
         let new = new_name(new)?;
         let moved = self.must_find(&old_group, name)?;
         let there = self.find(&new_group, &new)?;
+        // Contents that compete may be shown at another name of a file.
+        for found in [Some(&moved), there.as_ref()].into_iter().flatten() {
+            if found.kind == Kind::File {
+                self.settle_file(found.ino)?;
+            }
+        }
         self.check_way(&moved, &new_group)?;
         match (mode, there) {
             (RenameMode::NoReplace, Some(_)) => Err(OpError::Exists),

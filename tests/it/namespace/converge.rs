@@ -325,3 +325,57 @@ fn drafts_that_enter_late_end_as_if_they_had_entered_at_once() {
     deliver(&mut three, &all, 5);
     assert_same(&one, &three);
 }
+
+/// Histories that were once found to break something.
+const FOUND: &[&[Step]] = &[
+    &[
+        (113, 16, 0, 66, 0),
+        (11, 1, 0, 22, 0),
+        (19, 81, 0, 2, 0),
+        (42, 52, 0, 2, 0),
+        (80, 1, 0, 29, 0),
+        (150, 101, 126, 0, 0),
+        (1, 0, 85, 112, 0),
+        (52, 11, 0, 67, 0),
+        (33, 68, 17, 0, 0),
+        (150, 255, 92, 181, 0),
+        (78, 206, 1, 97, 51),
+        (69, 87, 0, 0, 178),
+        (100, 164, 0, 234, 0),
+        (24, 139, 4, 82, 131),
+        (39, 96, 20, 15, 0),
+        (93, 40, 68, 58, 0),
+        (80, 23, 0, 0, 0),
+        (54, 95, 19, 132, 0),
+        (21, 156, 12, 119, 149),
+    ],
+    &[
+        (47, 212, 0, 0, 0),
+        (190, 81, 0, 198, 0),
+        (8, 187, 187, 31, 0),
+        (68, 212, 109, 134, 0),
+        (94, 46, 0, 229, 0),
+        (19, 25, 2, 69, 0),
+        (159, 25, 49, 19, 0),
+        (119, 123, 16, 1, 92),
+        (64, 52, 11, 17, 0),
+        (0, 23, 0, 0, 0),
+        (63, 43, 141, 5, 125),
+        (16, 61, 42, 1, 44),
+    ],
+];
+
+#[test]
+fn histories_that_once_failed() {
+    for steps in FOUND {
+        let mut history = History::new();
+        for step in *steps {
+            let who = usize::from(step.0) % 3;
+            println!("{step:?} by {who}: {}", step.1 % 16);
+            println!("  before {:?}", history.replicas[who].tree());
+            history.step(*step);
+            println!("  after  {:?}", history.replicas[who].tree());
+        }
+        history.finish();
+    }
+}
