@@ -184,9 +184,10 @@ pub struct Content {
     pub size: u64,
     /// When they were last changed.
     pub mtime: Timestamp,
-    /// The content's version: which edits of which writers are in it. Equal versions are one
-    /// content, wherever it lies; a version that includes another replaces it; versions of which
-    /// neither includes the other are in conflict.
+    /// The content's version: of each writer the moment of the last edit that is in it. (Moments,
+    /// since a count would begin anew where a file was removed and came back.) Equal versions are
+    /// one content, wherever it lies; a version that includes another replaces it; versions of
+    /// which neither includes the other are in conflict.
     pub edits: VersionVector,
     /// The last of those edits.
     pub edited: Stamp,
@@ -200,7 +201,8 @@ impl Content {
     fn check(&self) -> Result<(), FormatError> {
         check_time(&self.mtime)?;
         self.home.check()?;
-        if self.edits.get(&self.edited.writer) == 0 {
+        let last = self.edits.get(&self.edited.writer);
+        if last == 0 || last != self.edited.hlc.0 {
             return Err("a content version without its last edit".into());
         }
         match &self.body {

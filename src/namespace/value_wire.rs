@@ -43,7 +43,6 @@ struct ContentWire(
     TimeWire,
     Vec<(u32, u64)>,
     u32,
-    Hlc,
     HomeWire,
     ByteBuf,
     Option<StoredWire>,
@@ -231,7 +230,6 @@ fn content_out(content: &Content, writers: &mut WriterList) -> ContentWire {
         time_out(&content.mtime),
         edits,
         writers.number(&content.edited.writer),
-        content.edited.hlc,
         (&content.home).into(),
         ByteBuf::from(inline),
         stored,
@@ -239,7 +237,7 @@ fn content_out(content: &Content, writers: &mut WriterList) -> ContentWire {
 }
 
 fn content_in(wire: ContentWire, writers: &Writers) -> Result<Content, FormatError> {
-    let ContentWire(size, mtime, edits, writer, hlc, home, inline, stored) = wire;
+    let ContentWire(size, mtime, edits, writer, home, inline, stored) = wire;
     let edits = edits
         .into_iter()
         .map(|(number, count)| Ok((writers.get(number)?, count)))
@@ -247,14 +245,14 @@ fn content_in(wire: ContentWire, writers: &Writers) -> Result<Content, FormatErr
     if stored.is_some() && !inline.is_empty() {
         return Err("a content in two places".into());
     }
+    let edits = VersionVector::from_sorted(edits)?;
+    let writer = writers.get(writer)?;
+    let hlc = Hlc(edits.get(&writer));
     Ok(Content {
         size,
         mtime: time_in(mtime),
-        edits: VersionVector::from_sorted(edits)?,
-        edited: Stamp {
-            hlc,
-            writer: writers.get(writer)?,
-        },
+        edits,
+        edited: Stamp { hlc, writer },
         home: home.into(),
         body: match stored {
             None => Body::Inline(inline.into_vec().into()),

@@ -81,7 +81,7 @@ impl Edit<'_> {
                 edits.join(&content.edits);
             }
         }
-        edits.raise(self.writer, edits.get(&self.writer) + 1);
+        edits.raise(self.writer, self.now.hlc.0);
         let place = place::first_name(&self.work, ino)?;
         let (parent, name) = place.ok_or(OpError::Gone)?;
         let content = Content {

@@ -87,7 +87,7 @@ impl Edit<'_> {
         self.put(Key::Attrs(new.ino), vec![Value::Attrs(attrs)])?;
         if new.node == Node::File {
             let mut edits = VersionVector::default();
-            edits.raise(self.writer, 1);
+            edits.raise(self.writer, self.now.hlc.0);
             let content = Content {
                 size: 0,
                 mtime: self.now.time,

@@ -200,7 +200,7 @@ impl<'a> Edit<'a> {
         if is_plain {
             return Ok(Some(found(shown)));
         }
-        self.settle(group, &shown.base.clone())?;
+        self.settle(group, &shown.base)?;
         let shown = self.view()?.lookup_in(group, name)?;
         Ok(shown.map(found))
     }

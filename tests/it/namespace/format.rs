@@ -58,8 +58,8 @@ fn attrs(node: Node) -> Attrs {
 
 fn content(body: Body) -> Content {
     let mut edits = VersionVector::default();
-    edits.raise(writer(1), 3);
-    edits.raise(writer(2), 1);
+    edits.raise(writer(1), hlc(1).0);
+    edits.raise(writer(2), hlc(2).0);
     Content {
         size: 70_000,
         mtime: time(4),
