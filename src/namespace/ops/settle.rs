@@ -50,7 +50,8 @@ impl Edit<'_> {
             let stays = stays.map(|(sibling, _)| sibling.stamp()).collect();
             self.keep_only(key, stays)?;
         }
-        for shown in all.iter().filter(|shown| shown.copy.is_none()) {
+        // Copies of a file are shown at one of its names, which need not be this one.
+        for shown in all.iter().filter(|shown| shown.copy.is_some()) {
             self.keep_first_content(shown.ino)?;
         }
         self.refresh()
