@@ -12,6 +12,8 @@ pub mod dag;
 pub mod erasure;
 pub mod placement;
 
+pub mod namespace;
+
 pub mod net;
 pub mod store;
 

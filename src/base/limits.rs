@@ -39,6 +39,15 @@ pub const DIRTY_MAX_BYTES: usize = CHUNK_MAX_BYTES;
 /// Most pieces of dirty data that one group adds.
 pub const DIRTY_PER_GROUP_MAX: usize = 64;
 
+/// Content of a file that travels inside a change of the namespace; more than that lies in blocks.
+pub const INLINE_MAX_BYTES: usize = 16 << 10;
+/// Largest value of one extended attribute (Linux's XATTR_SIZE_MAX).
+pub const XATTR_MAX_BYTES: usize = 64 << 10;
+/// Largest encoded delta, and largest row of a namespace.
+pub const DELTA_MAX_BYTES: usize = 4 << 20;
+/// How far ahead of a replica's clock a delta may be before it is held back.
+pub const DELTA_AHEAD_MAX_MS: u64 = 10 * 60 * 1000;
+
 /// Bounds that a configuration or a test may tighten.
 #[derive(Debug, Clone)]
 pub struct Limits {

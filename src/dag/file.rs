@@ -41,7 +41,7 @@ impl<R> FileContent<R> {
     }
 
     /// Checks what can be checked without reading a manifest.
-    pub(super) fn check(&self) -> Result<(), DagError> {
+    pub fn check(&self) -> Result<(), DagError> {
         let Body::Inline(extents) = &self.body else {
             return Ok(());
         };

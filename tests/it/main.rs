@@ -19,6 +19,7 @@ mod dht;
 mod fuzz;
 mod input;
 mod layering;
+mod namespace;
 mod net;
 mod netns;
 mod node;

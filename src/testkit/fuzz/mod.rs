@@ -5,6 +5,7 @@
 //! a decoder, the entry point also makes it fit, since somebody who means harm can.
 
 mod format;
+mod names;
 mod seeds;
 mod store;
 mod stored;
@@ -50,6 +51,8 @@ targets! {
     format::tree_root,
     format::identity,
     format::key_container,
+    names::namespace_delta,
+    names::namespace_row,
     store::segment,
     store::version_file,
     volume::journal,

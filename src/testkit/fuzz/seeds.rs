@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::format::KEY;
+use super::names;
 use super::store::version_text;
 use super::stored;
 use super::wire::{AdmissionEnd, NOBODY, NOW_MS, admission_end, founder};
@@ -43,6 +44,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "tree_root" => vec![stored::tree()],
         "identity" => vec![Identity::generate(&Entropy::seeded(3)).encode()],
         "key_container" => stored::containers(),
+        "namespace_delta" => names::deltas(),
+        "namespace_row" => names::rows(),
         "segment" => stored::segments(),
         "version_file" => vec![version_text(), b"cairn-data 2\nstore of later".to_vec()],
         "journal" => super::volume::journals(),

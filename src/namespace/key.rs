@@ -1,0 +1,217 @@
+//! Keys of rows, as bytes whose order is useful: the entries of a directory are one range in the
+//! order of their names, and so are all rows of one file.
+//!
+//! Keys from `0x80` on belong to one replica: derived from the rows, never sent.
+
+use super::error::FormatError;
+use super::id::{Ino, Name};
+use crate::base::limits::NAME_MAX_BYTES;
+
+const ENTRY: u8 = 1;
+const FILE: u8 = 2;
+const ATTRS: u8 = 0;
+const CONTENT: u8 = 1;
+const XATTR: u8 = 2;
+const CHANGED: u8 = 3;
+
+/// What a row is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// A name in a directory.
+    Entry(Ino, Name),
+    /// Attributes of a file.
+    Attrs(Ino),
+    /// Content of a regular file.
+    Content(Ino),
+    /// One extended attribute.
+    Xattr(Ino, Name),
+    /// When the entries of a directory last changed. No delta writes it: it follows from the
+    /// entries that the delta writes.
+    Changed(Ino),
+}
+
+impl Key {
+    /// The bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Key::Entry(dir, name) => parts(ENTRY, dir, &[name]),
+            Key::Attrs(ino) => parts(FILE, ino, &[&[ATTRS]]),
+            Key::Content(ino) => parts(FILE, ino, &[&[CONTENT]]),
+            Key::Xattr(ino, name) => parts(FILE, ino, &[&[XATTR], name]),
+            Key::Changed(ino) => parts(FILE, ino, &[&[CHANGED]]),
+        }
+    }
+
+    /// Reads what [`Key::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Key, FormatError> {
+        let fail = || FormatError::Impossible("an impossible key");
+        let (space, rest) = bytes.split_first().ok_or_else(fail)?;
+        let (ino, rest) = rest.split_first_chunk::<16>().ok_or_else(fail)?;
+        let ino = Ino(*ino);
+        Ok(match (*space, rest) {
+            (ENTRY, name) => Key::Entry(ino, Name::new(name)?),
+            (FILE, [ATTRS]) => Key::Attrs(ino),
+            (FILE, [CONTENT]) => Key::Content(ino),
+            (FILE, [XATTR, name @ ..]) => Key::Xattr(ino, Name::xattr(name)?),
+            (FILE, [CHANGED]) => Key::Changed(ino),
+            _ => return Err(fail()),
+        })
+    }
+
+    /// The file it is about; for an entry, the directory.
+    pub const fn ino(&self) -> Ino {
+        match self {
+            Key::Entry(ino, _)
+            | Key::Attrs(ino)
+            | Key::Content(ino)
+            | Key::Xattr(ino, _)
+            | Key::Changed(ino) => *ino,
+        }
+    }
+}
+
+fn parts(space: u8, ino: &Ino, rest: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(18 + NAME_MAX_BYTES.min(rest.iter().map(|p| p.len()).sum()));
+    key.push(space);
+    key.extend_from_slice(&ino.0);
+    for part in rest {
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+/// What every key of a directory's entries begins with.
+pub(super) fn entries_of(dir: Ino) -> Vec<u8> {
+    parts(ENTRY, &dir, &[])
+}
+
+/// What every key of a file's own rows begins with.
+pub(super) fn rows_of(ino: Ino) -> Vec<u8> {
+    parts(FILE, &ino, &[])
+}
+
+/// What every key of a file's extended attributes begins with.
+pub(super) fn xattrs_of(ino: Ino) -> Vec<u8> {
+    parts(FILE, &ino, &[&[XATTR]])
+}
+
+/// First byte of the rows that are this replica's own.
+pub(super) const LOCAL: u8 = 0x80;
+/// The version vector.
+pub(super) const VERSION: &[u8] = &[LOCAL];
+/// How many rows of each derived kind there are.
+pub(super) const TOTALS: &[u8] = &[LOCAL + 1];
+
+/// Where a file is named: `file | directory | name`.
+pub(super) fn link(ino: Ino, dir: Ino, name: &[u8]) -> Vec<u8> {
+    parts(LOCAL + 2, &ino, &[&dir.0, name])
+}
+
+/// What the keys of all links of a file begin with.
+pub(super) fn links_of(ino: Ino) -> Vec<u8> {
+    parts(LOCAL + 2, &ino, &[])
+}
+
+/// How many links a file has and how many directories are in it, where that is not 1 and 0.
+pub(super) fn count(ino: Ino) -> Vec<u8> {
+    parts(LOCAL + 3, &ino, &[])
+}
+
+/// A name whose row alone does not say what is shown.
+pub(super) fn odd(dir: Ino, name: &[u8]) -> Vec<u8> {
+    parts(LOCAL + 4, &dir, &[name])
+}
+
+/// What the keys of all odd names of a directory begin with.
+pub(super) fn odd_of(dir: Ino) -> Vec<u8> {
+    parts(LOCAL + 4, &dir, &[])
+}
+
+/// Something shown without an entry: `directory | name length | name | file`.
+pub(super) fn guest(dir: Ino, name: &[u8], ino: Ino) -> Vec<u8> {
+    parts(LOCAL + 5, &dir, &[&[name.len() as u8], name, &ino.0])
+}
+
+/// What the keys of all guests under one name begin with.
+pub(super) fn guests_at(dir: Ino, name: &[u8]) -> Vec<u8> {
+    parts(LOCAL + 5, &dir, &[&[name.len() as u8], name])
+}
+
+/// What the keys of all guests of a directory begin with.
+pub(super) fn guests_of(dir: Ino) -> Vec<u8> {
+    parts(LOCAL + 5, &dir, &[])
+}
+
+/// Where a file is shown that is not shown at its newest link.
+pub(super) fn place(ino: Ino) -> Vec<u8> {
+    parts(LOCAL + 6, &ino, &[])
+}
+
+/// Files without an entry by the directory that they would return to.
+pub(super) fn waiting(dir: Ino, ino: Ino) -> Vec<u8> {
+    parts(LOCAL + 7, &dir, &[&ino.0])
+}
+
+/// What the keys of all that would return to a directory begin with.
+pub(super) fn waiting_for(dir: Ino) -> Vec<u8> {
+    parts(LOCAL + 7, &dir, &[])
+}
+
+/// A directory that is not shown at its newest link because that would close a circle.
+pub(super) fn cut(ino: Ino) -> Vec<u8> {
+    parts(LOCAL + 8, &ino, &[])
+}
+
+/// What the keys of all cut directories begin with.
+pub(super) const CUTS: &[u8] = &[LOCAL + 8];
+
+/// The part of a key after its first `skip` bytes.
+pub(super) fn tail(key: &[u8], skip: usize) -> &[u8] {
+    key.get(skip..).unwrap_or_default()
+}
+
+/// The file that a key names at `at`.
+pub(super) fn ino_at(key: &[u8], at: usize) -> Ino {
+    let bytes = tail(key, at).first_chunk::<16>();
+    Ino(bytes.copied().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(bytes: &[u8]) -> Name {
+        Name::new(bytes).unwrap()
+    }
+
+    #[test]
+    fn keys_are_read_as_they_were_written_and_sort_by_name() {
+        let ino = Ino([7; 16]);
+        for key in [
+            Key::Entry(ino, name(&[0xff; 255])),
+            Key::Attrs(ino),
+            Key::Content(ino),
+            Key::Xattr(ino, Name::xattr(b"user.a/b").unwrap()),
+            Key::Changed(ino),
+        ] {
+            assert_eq!(Key::decode(&key.encode()).unwrap(), key);
+            assert_eq!(key.ino(), ino);
+        }
+        let entry = |bytes: &[u8]| Key::Entry(ino, name(bytes)).encode();
+        assert!(entry(b"a") < entry(b"a\x01") && entry(b"a\x01") < entry(b"b"));
+        assert!(entry(b"\xff").starts_with(&entries_of(ino)));
+        for wrong in [&entry(b"a")[..17], b"", &[1; 5], &[9; 20], &[0x80; 17]] {
+            assert!(Key::decode(wrong).is_err());
+        }
+    }
+
+    #[test]
+    fn parts_of_local_keys_are_found_again() {
+        let (one, two) = (Ino([1; 16]), Ino([2; 16]));
+        let key = link(one, two, b"name");
+        assert_eq!((ino_at(&key, 1), ino_at(&key, 17)), (one, two));
+        assert_eq!(tail(&key, 33), b"name");
+        assert!(guest(one, b"n", two).starts_with(&guests_at(one, b"n")));
+        assert!(!guest(one, b"nn", two).starts_with(&guests_at(one, b"n")));
+    }
+}

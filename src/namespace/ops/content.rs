@@ -1,0 +1,160 @@
+//! Attributes, contents, extended attributes.
+
+use bytes::Bytes;
+
+use super::{Edit, home};
+use crate::base::limits::XATTR_MAX_BYTES;
+use crate::dag::Timestamp;
+use crate::namespace::clock::Stamp;
+use crate::namespace::error::OpError;
+use crate::namespace::id::{Ino, Name};
+use crate::namespace::key::Key;
+use crate::namespace::row;
+use crate::namespace::state;
+use crate::namespace::value::{Body, Content, Node, Value};
+use crate::namespace::version::VersionVector;
+use crate::namespace::view::place;
+
+/// Attributes to set; what is none stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttrChange {
+    /// Permission bits.
+    pub mode: Option<u16>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Last read.
+    pub atime: Option<Timestamp>,
+    /// Last change of the content.
+    pub mtime: Option<Timestamp>,
+}
+
+impl Edit<'_> {
+    /// Sets attributes. The time of change becomes that of the operation.
+    ///
+    /// # Errors
+    /// [`OpError::Gone`], [`OpError::Invalid`].
+    pub fn set_attrs(&mut self, ino: Ino, change: &AttrChange) -> Result<(), OpError> {
+        let mut attrs = self.attrs(ino)?;
+        let at = self.now.hlc;
+        if let Some(mode) = change.mode {
+            attrs.mode.set(at, mode);
+        }
+        if let Some(uid) = change.uid {
+            attrs.uid.set(at, uid);
+        }
+        if let Some(gid) = change.gid {
+            attrs.gid.set(at, gid);
+        }
+        if let Some(atime) = change.atime {
+            attrs.atime.set(at, atime);
+        }
+        if let Some(mtime) = change.mtime {
+            attrs.mtime.set(at, mtime);
+        }
+        attrs.ctime.set(at, self.now.time);
+        self.put(Key::Attrs(ino), vec![Value::Attrs(attrs)])
+    }
+
+    /// Gives a regular file another content. What competed with the old one becomes a file of its
+    /// own.
+    ///
+    /// # Errors
+    /// [`OpError::Gone`], [`OpError::WrongKind`], [`OpError::Invalid`].
+    pub fn set_content(
+        &mut self,
+        ino: Ino,
+        size: u64,
+        mtime: Timestamp,
+        body: Body,
+    ) -> Result<(), OpError> {
+        self.settle_file(ino)?;
+        let attrs = self.attrs(ino)?;
+        if attrs.node != Node::File {
+            return Err(OpError::WrongKind);
+        }
+        let row = state::siblings(&self.work, &Key::Content(ino))?;
+        let mut edits = VersionVector::default();
+        for sibling in &row {
+            if let Value::Content(content) = &sibling.value {
+                edits.join(&content.edits);
+            }
+        }
+        edits.raise(self.writer, self.now.hlc.0);
+        let place = place::first_name(&self.work, ino)?;
+        let (parent, name) = place.ok_or(OpError::Gone)?;
+        let content = Content {
+            size,
+            mtime,
+            edits,
+            edited: self.stamp(),
+            home: home(parent, name, &attrs),
+            body,
+        };
+        self.put(Key::Content(ino), vec![Value::Content(content)])
+    }
+
+    /// Says that a content lies elsewhere now; it stays the same content.
+    ///
+    /// # Errors
+    /// [`OpError::Changed`] if no value of the file has this version any more.
+    pub fn relocate(
+        &mut self,
+        ino: Ino,
+        version: &VersionVector,
+        body: Body,
+    ) -> Result<(), OpError> {
+        let key = Key::Content(ino);
+        let row = state::siblings(&self.work, &key)?;
+        let mut keeps: Vec<Stamp> = Vec::new();
+        let mut replaced: Option<Content> = None;
+        for sibling in &row {
+            match &sibling.value {
+                Value::Content(content) if content.edits == *version => {
+                    replaced = Some(content.clone());
+                }
+                _ => keeps.push(sibling.stamp()),
+            }
+        }
+        let content = replaced.ok_or(OpError::Changed)?;
+        keeps.sort_unstable();
+        keeps.dedup();
+        let value = Value::Content(Content { body, ..content });
+        value
+            .check(&key)
+            .map_err(|_| OpError::Invalid("extents that cannot be"))?;
+        self.write(crate::namespace::delta::Write {
+            key,
+            keeps,
+            values: vec![value],
+        })
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// [`OpError::Gone`], [`OpError::Invalid`].
+    pub fn set_xattr(&mut self, ino: Ino, name: &Name, value: Bytes) -> Result<(), OpError> {
+        if value.len() > XATTR_MAX_BYTES {
+            return Err(OpError::Invalid("a value of more than 64 KiB"));
+        }
+        let value = Value::Xattr(self.field(value));
+        self.set_attrs(ino, &AttrChange::default())?;
+        self.put(Key::Xattr(ino, name.clone()), vec![value])
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// [`OpError::Gone`], [`OpError::NoXattr`].
+    pub fn remove_xattr(&mut self, ino: Ino, name: &Name) -> Result<(), OpError> {
+        let key = Key::Xattr(ino, name.clone());
+        let row = state::siblings(&self.work, &key)?;
+        self.set_attrs(ino, &AttrChange::default())?;
+        if row::xattr(&row).is_none() {
+            return Err(OpError::NoXattr);
+        }
+        self.clear(key)
+    }
+}
