@@ -180,7 +180,7 @@ fn small_changes_of_a_large_file_are_cheap_and_leave_full_nodes() {
 fn nothing_is_written_where_nothing_changes() {
     let mut chunks = Chunks::default();
     let model = run(0, 5000, 100, 0, 0);
-    let content = chunks.patch(&EMPTY, (0, u64::MAX), model.clone()).0;
+    let content = chunks.patch(&EMPTY, (0, u64::MAX), model).0;
     let (_, nodes) = chunks.list(&content);
     // An append reads one path.
     let new = run(500_000, 1, 50, 0, 1);
