@@ -12,7 +12,7 @@ const EXAMPLE: &str = include_str!("../../config.example.toml");
 fn the_example_is_what_the_schema_renders_and_says_the_defaults() {
     let rendered = Config::default().to_toml();
     if std::env::var_os("CAIRN_BLESS").is_some() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml");
+        let path = crate::support::root().join("config.example.toml");
         std::fs::write(path, &rendered).unwrap();
     }
     assert_eq!(Config::parse(EXAMPLE), Ok(Config::default()));

@@ -226,13 +226,13 @@ fn vectors() -> BTreeMap<&'static str, String> {
 /// With `CAIRN_BLESS` set, the fixture is written anew: only for a new format version.
 #[test]
 fn encodings_are_those_of_the_golden_vectors() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/dag-v1.txt");
+    let path = crate::support::root().join("tests/fixtures/dag-v1.txt");
     let text: String = vectors()
         .iter()
         .map(|(name, value)| format!("{name} {value}\n"))
         .collect();
     if std::env::var_os("CAIRN_BLESS").is_some() {
-        std::fs::write(path, &text).unwrap();
+        std::fs::write(&path, &text).unwrap();
     }
     assert_eq!(text, std::fs::read_to_string(path).unwrap());
 }

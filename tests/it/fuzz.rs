@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cairnfs::base::Entropy;
@@ -43,7 +43,7 @@ const EDGES: &[u64] = &[
 ];
 
 fn corpus_dir(target: &Target) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    crate::support::root()
         .join("tests/fixtures/fuzz")
         .join(target.name)
 }

@@ -62,7 +62,9 @@ const LINES_MAX: usize = 600;
 const TEST_LINES_MAX: usize = 800;
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    static ROOT: std::sync::LazyLock<std::path::PathBuf> =
+        std::sync::LazyLock::new(crate::support::root);
+    &ROOT
 }
 
 /// All files below `dir` with one of `endings`, by path from the root.

@@ -27,15 +27,9 @@ const NOW: u64 = 1_700_000_000_000;
 type Golden = BTreeMap<String, String>;
 
 fn golden(file: &str, make: impl FnOnce() -> Golden) -> Golden {
-    let path: PathBuf = [
-        env!("CARGO_MANIFEST_DIR"),
-        "tests",
-        "fixtures",
-        "pure",
-        file,
-    ]
-    .iter()
-    .collect();
+    let path: PathBuf = crate::support::root()
+        .join("tests/fixtures/pure")
+        .join(file);
     if std::env::var_os("CAIRN_WRITE_GOLDEN").is_some() {
         let mut text = String::new();
         for (name, value) in make() {

@@ -26,6 +26,13 @@ pub fn bin() -> PathBuf {
     std::env::var_os("CAIRN_PLAIN_BIN").map_or_else(|| FAULTY_BIN.into(), PathBuf::from)
 }
 
+/// The project's directory now: a binary that was built from another copy of the same sources serves
+/// as well.
+pub fn root() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 /// `base` at the default scale, more when `CAIRN_TEST_SCALE` says so.
 pub fn scaled(base: usize) -> usize {
     let scale: f64 = std::env::var("CAIRN_TEST_SCALE")

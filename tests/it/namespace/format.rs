@@ -208,16 +208,13 @@ fn vectors() -> Vec<(String, String)> {
 /// With `CAIRN_BLESS` set, the fixture is written anew: only for a new format version.
 #[test]
 fn encodings_are_those_of_the_golden_vectors() {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/fixtures/namespace-v1.txt"
-    );
+    let path = crate::support::root().join("tests/fixtures/namespace-v1.txt");
     let lines = vectors().into_iter();
     let text: String = lines
         .map(|(title, hex)| format!("{title} {hex}\n"))
         .collect();
     if std::env::var_os("CAIRN_BLESS").is_some() {
-        std::fs::write(path, &text).unwrap();
+        std::fs::write(&path, &text).unwrap();
     }
     assert_eq!(text, std::fs::read_to_string(path).unwrap());
 }

@@ -81,7 +81,7 @@ fn the_same_journal_is_written_to_the_byte() {
     let (_, disk) = simulate(written());
     let text = as_text(&disk);
     if std::env::var_os("CAIRN_BLESS").is_some() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/volume-v1.txt");
+        let path = crate::support::root().join("tests/fixtures/volume-v1.txt");
         std::fs::write(path, &text).unwrap();
     }
     assert!(text == FIXTURE, "the format has changed:\n{text}");
