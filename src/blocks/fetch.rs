@@ -244,7 +244,7 @@ impl Fetching<'_> {
         let outstanding = self
             .pending
             .iter()
-            .map(|pending| pending.since + stats.hedge_after(&pending.peer));
+            .map(|pending| pending.since + stats.hedge_after(&pending.peer, Work::Fetch));
         // One hedge at a time: the latest of those due, so that each new one gets its chance.
         outstanding.max().unwrap_or_else(Instant::now)
     }

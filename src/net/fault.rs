@@ -13,7 +13,7 @@ use crate::base::units::parse_duration;
 /// How a peer misbehaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Every shard it sends has one flipped bit.
+    /// Every shard, and part of a shard, that it sends has one flipped bit.
     Corrupt,
     /// Every answer comes so much later.
     Delay(Duration),
@@ -94,7 +94,7 @@ async fn pass(original: Inbound, fault: Fault, forward: mpsc::Sender<Inbound>) {
 }
 
 fn flip(response: &mut Response) {
-    if let Response::Shard { data, .. } = response {
+    if let Response::Shard { data, .. } | Response::Range { data, .. } = response {
         let mut bytes = BytesMut::from(data.as_ref());
         let middle = bytes.len() / 2;
         if let Some(byte) = bytes.get_mut(middle) {

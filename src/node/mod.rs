@@ -103,6 +103,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         clock: clock.clone(),
         limits: limits.clone(),
         fetch_timeout: options.config.fetch.timeout,
+        memory_bytes: usize::try_from(options.config.cache.memory.0).unwrap_or(usize::MAX),
     })
     .await?;
     let serving = Arc::new(ServeOptions {

@@ -29,6 +29,8 @@ pub struct ClusterOptions {
     pub max_members: usize,
     /// Bounds.
     pub limits: Limits,
+    /// Plaintext that each keeps in memory.
+    pub memory_bytes: usize,
     /// Whether the trace keeps its lines.
     pub keep_trace: bool,
 }
@@ -45,6 +47,7 @@ impl Default for ClusterOptions {
             },
             max_members: usize::MAX,
             limits: Limits::tiny(),
+            memory_bytes: 16 << 20,
             keep_trace: false,
         }
     }
@@ -185,6 +188,7 @@ impl Cluster {
             clock: self.clock.clone(),
             limits: self.options.limits.clone(),
             fetch_timeout: Duration::from_secs(30),
+            memory_bytes: self.options.memory_bytes,
         })
         .await?;
         let stop = CancellationToken::new();
