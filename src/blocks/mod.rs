@@ -28,9 +28,15 @@ pub use peers::PeerStats;
 pub use serve::{ServeOptions, serve};
 pub use upload::{PendingRef, Upload, UploadOptions, UploadReport};
 
+use tokio::sync::Semaphore;
+
 use crate::base::{Clock, Limits, Pools};
+use crate::erasure::VerifiedShard;
 use crate::net::NetHandle;
 use crate::store::{Store, StoreError};
+
+/// Blocks whose fetched shards are written to the cache at once.
+const KEEPING_MAX: usize = 4;
 
 /// Uploads, downloads and their book-keeping for one peer. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -71,6 +77,8 @@ pub struct Inner {
     candidates: candidates::Cache,
     counter: claims::Counter,
     shared: shared::SharedReads,
+    /// For writing fetched shards to the disk, beside the reads that brought them.
+    keeping: Arc<Semaphore>,
 }
 
 impl Deref for Blocks {
@@ -94,6 +102,7 @@ impl Blocks {
                 candidates: candidates::Cache::default(),
                 counter: claims::Counter::default(),
                 shared: shared::SharedReads::new(parts.memory_bytes),
+                keeping: Arc::new(Semaphore::new(KEEPING_MAX)),
             }),
             fetch_timeout: parts.fetch_timeout,
         };
@@ -110,6 +119,20 @@ impl Blocks {
         Blocks {
             inner: Arc::clone(&self.inner),
             fetch_timeout,
+        }
+    }
+
+    /// Writes shards that others sent to the cache on disk, unless it is behind with such writes already.
+    fn keep(&self, shards: Vec<VerifiedShard>) {
+        if shards.is_empty() {
+            return;
+        }
+        if let Ok(slot) = Arc::clone(&self.keeping).try_acquire_owned() {
+            let store = self.store.clone();
+            tokio::spawn(async move {
+                store.cache(shards).await;
+                drop(slot);
+            });
         }
     }
 

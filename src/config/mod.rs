@@ -104,6 +104,8 @@ pub struct Fetch {
 pub struct Cache {
     /// Most memory for plaintext that was read lately.
     pub memory: ByteSize,
+    /// Most of the data directory for ciphertext that others sent.
+    pub disk: ByteSize,
 }
 
 /// `[limits]`
@@ -182,6 +184,7 @@ impl Default for Cache {
     fn default() -> Self {
         Cache {
             memory: ByteSize::mib(64),
+            disk: ByteSize::gib(1),
         }
     }
 }

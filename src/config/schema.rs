@@ -93,6 +93,8 @@ keys! {
 
     cache.memory, "size, at least 16 MiB",
         "Most memory for data that was read lately and may be read again.";
+    cache.disk, "size, 0 for none",
+        "Most of the data directory for what was fetched from other peers, still encrypted; never more than half of the quota, and given back when other data needs the room.";
 
     limits.upload_memory, "size, at least 16 MiB",
         "Most memory for chunks that are being sealed, coded and sent.";

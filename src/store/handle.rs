@@ -186,6 +186,9 @@ impl Store {
 
     /// Keeps shards that were fetched from others for a while, as far as there is room.
     pub async fn cache(&self, shards: Vec<VerifiedShard>) {
+        if !self.shared.ring.is_wanted() {
+            return;
+        }
         let ring = Arc::clone(&self.shared.ring);
         let keep = move || shards.iter().for_each(|shard| ring.put(shard));
         self.pools.disk.run(keep).await;
@@ -206,12 +209,6 @@ impl Store {
             .disk
             .run(move || ring.get(block, wanted, most))
             .await
-    }
-
-    /// Changes how much of the directory fetched shards of others may take.
-    pub async fn set_cache(&self, bytes: u64) {
-        let ring = Arc::clone(&self.shared.ring);
-        self.pools.disk.run(move || ring.set_budget(bytes)).await;
     }
 
     /// Makes a claim permanent, durably. Answers whether it is known here.
@@ -309,6 +306,12 @@ impl Store {
             });
         }
         self.shared.ledger.set_quota(bytes);
+        if self.shared.ledger.ring() > 0
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (pools, ring) = (self.pools.clone(), Arc::clone(&self.shared.ring));
+            runtime.spawn(async move { pools.disk.run(move || ring.make_room()).await });
+        }
         Ok(())
     }
 

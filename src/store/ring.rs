@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -44,7 +43,7 @@ pub(super) struct Ring {
     disk: Arc<dyn Disk>,
     ledger: Ledger,
     /// Most bytes, whatever room there is.
-    budget: AtomicU64,
+    budget: u64,
     state: Mutex<State>,
 }
 
@@ -78,7 +77,7 @@ impl Ring {
         let ring = Ring {
             disk,
             ledger,
-            budget: AtomicU64::new(budget),
+            budget,
             state: Mutex::default(),
         };
         if let Err(error) = ring.sweep() {
@@ -104,17 +103,14 @@ impl Ring {
             .unwrap_or_else(|poison| poison.into_inner())
     }
 
-    /// Changes the budget. What is beyond goes at once.
-    pub(super) fn set_budget(&self, bytes: u64) {
-        self.budget.store(bytes, Ordering::Relaxed);
-        self.make_room();
+    /// Whether anything may be kept at all.
+    pub(super) const fn is_wanted(&self) -> bool {
+        self.budget > 0
     }
 
     /// Bytes that it may have now.
     fn allowed(&self) -> u64 {
-        self.budget
-            .load(Ordering::Relaxed)
-            .min(self.ledger.ring_room())
+        self.budget.min(self.ledger.ring_room())
     }
 
     /// Gives back what others need by now. To be called before anything of theirs is written.
@@ -147,8 +143,7 @@ impl Ring {
 
     /// Keeps a shard, if there is room. Failing to is no harm.
     pub(super) fn put(&self, shard: &VerifiedShard) {
-        let budget = self.budget.load(Ordering::Relaxed);
-        let file_len = (budget / FILES).clamp(FILE_MIN, FILE_MAX);
+        let file_len = (self.budget / FILES).clamp(FILE_MIN, FILE_MAX);
         let len = (shard.header().len() + shard.data().len()) as u64;
         let len = len.next_multiple_of(UNIT);
         let mut state = self.lock();

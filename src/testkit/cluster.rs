@@ -31,6 +31,8 @@ pub struct ClusterOptions {
     pub limits: Limits,
     /// Plaintext that each keeps in memory.
     pub memory_bytes: usize,
+    /// Fetched shards that each keeps on its disk.
+    pub ring_bytes: u64,
     /// Whether the trace keeps its lines.
     pub keep_trace: bool,
 }
@@ -48,6 +50,7 @@ impl Default for ClusterOptions {
             max_members: usize::MAX,
             limits: Limits::tiny(),
             memory_bytes: 16 << 20,
+            ring_bytes: 0,
             keep_trace: false,
         }
     }
@@ -170,7 +173,8 @@ impl Cluster {
         if peer.running.is_some() {
             return Ok(());
         }
-        let options = StoreOptions::new(self.options.quota_bytes, self.entropy.fork());
+        let mut options = StoreOptions::new(self.options.quota_bytes, self.entropy.fork());
+        options.ring_bytes = self.options.ring_bytes;
         let (store, _report) = Store::open(
             Arc::new(peer.disk.clone()),
             options,

@@ -69,7 +69,7 @@ fn a_rendered_config_reads_back_as_itself() {
         timeout = "1500ms"
         [cache]
         memory = "16 MiB"
-
+        disk = 0
         [limits]
         upload_memory = "32 MiB"
         download_memory = "48 MiB"
