@@ -143,7 +143,6 @@ impl Ring {
 
     /// Keeps a shard, if there is room. Failing to is no harm.
     pub(super) fn put(&self, shard: &VerifiedShard) {
-        let file_len = (self.budget / FILES).clamp(FILE_MIN, FILE_MAX);
         let len = (shard.header().len() + shard.data().len()) as u64;
         let len = len.next_multiple_of(UNIT);
         let mut state = self.lock();
@@ -154,6 +153,7 @@ impl Ring {
         if len > allowed {
             return;
         }
+        let file_len = (allowed / FILES).clamp(FILE_MIN, FILE_MAX);
         self.shrink(&mut state, allowed - len);
         if let Err(error) = self.append(&mut state, shard, len, file_len) {
             tracing::debug!("a shard is not cached: {error}");

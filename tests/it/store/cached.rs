@@ -144,19 +144,22 @@ fn a_lower_quota_takes_the_room_back_at_once() {
 }
 
 #[test]
-fn a_disk_that_fails_costs_the_cache_and_nothing_else() {
+fn a_full_disk_costs_the_cache_and_nothing_else() {
     simulate(async {
         let clock = Clock::simulated(START_MS);
-        let disk = MemDisk::new(40 << 20);
-        let (store, _) = open(Arc::new(disk.clone()), caching(1 << 30, 1 << 30), &clock).await;
+        let disk = MemDisk::new(60 << 20);
+        let options = StoreOptions {
+            segment_bytes: Some(2 << 20),
+            ..caching(1 << 30, 1 << 30)
+        };
+        let (store, _) = open(Arc::new(disk.clone()), options, &clock).await;
         for seed in 0..800 {
             store.cache(vec![shard(seed, LEN)]).await;
         }
+        assert!(store.usage().cached > 20 << 20);
         for seed in 1000..1200 {
-            store
-                .put(shard(seed, LEN), claim(1), u64::MAX)
-                .await
-                .unwrap();
+            let stored = store.put(shard(seed, LEN), claim(1), u64::MAX).await;
+            assert_eq!(stored, Ok(true));
         }
         for seed in 1000..1200 {
             let got = store
@@ -165,5 +168,11 @@ fn a_disk_that_fails_costs_the_cache_and_nothing_else() {
             assert!(got.unwrap().is_some());
         }
         there(&store, 0..800).await;
+        // Somebody else fills the disk: nothing more is kept, and nothing is wrong.
+        disk.set_capacity(1 << 20);
+        for seed in 2000..2100 {
+            store.cache(vec![shard(seed, LEN)]).await;
+        }
+        there(&store, 2000..2100).await;
     });
 }
