@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cairnfs::base::ByteSize;
 
-use super::{peak_bytes, time};
+use super::{peak_bytes, time, used};
 use crate::support::{Devnet, random_file, run, wait_until};
 
 const MIB: u64 = 1 << 20;
@@ -129,6 +129,47 @@ fn a_get_takes_as_much_memory_as_allowed() {
         peaks.push(peak_bytes(pid));
     }
     assert!(peaks[0] + 32 * MIB < peaks[1], "{peaks:?}");
+}
+
+#[test]
+fn what_was_read_lately_stays_in_memory() {
+    let mut net = putter_and_holder();
+    let file = net.dir.path().join("file");
+    random_file(&file, 40 << 20, 1);
+    let link = net.put(0, &file);
+    for (memory, code) in [(128, 0), (16, 3)] {
+        net.reconfigure(0, |config| {
+            config.cache.memory = ByteSize::mib(memory);
+            config.cache.disk = ByteSize(0);
+            config.fetch.timeout = Duration::from_secs(1);
+        });
+        net.wait_connected(0);
+        run(net.cairn(0).args(["-q", "get", &link]), 0);
+        net.kill(1);
+        run(net.cairn(0).args(["-q", "get", &link]), code);
+        net.restart(1, None);
+    }
+}
+
+#[test]
+fn what_others_sent_stays_on_the_disk() {
+    let mut net = putter_and_holder();
+    let file = net.dir.path().join("file");
+    random_file(&file, 40 << 20, 1);
+    let link = net.put(0, &file);
+    let mut grown = Vec::new();
+    for disk in [ByteSize(0), ByteSize::mib(8), ByteSize::gib(1)] {
+        net.reconfigure(0, |config| config.cache.disk = disk);
+        net.wait_connected(0);
+        let before = used(&net, 0);
+        run(net.cairn(0).args(["-q", "get", &link]), 0);
+        // It is written beside the reading.
+        std::thread::sleep(Duration::from_secs(2));
+        grown.push(used(&net, 0).saturating_sub(before));
+    }
+    assert!(grown[0] < MIB, "{grown:?}");
+    assert!((4 * MIB..9 * MIB).contains(&grown[1]), "{grown:?}");
+    assert!(grown[2] > 20 * MIB, "{grown:?}");
 }
 
 #[test]
