@@ -151,10 +151,19 @@ async fn read(peer: &Peer, blocks: &[BlockRef], random: u64) {
     assert_eq!(read.await.expect("a range").len(), READ as usize);
 }
 
+/// Has the kernel read all of the store, as if it lay in memory.
+fn warm(dir: &std::path::Path) {
+    for entry in std::fs::read_dir(dir.join("store")).expect("a store") {
+        let mut file = std::fs::File::open(entry.expect("a file").path()).expect("a file");
+        std::io::copy(&mut file, &mut std::io::sink()).expect("a file");
+    }
+}
+
 /// What random reads cost from the first one on, when nothing is known of any shard.
 async fn first_reads() {
     let (mut peer, blocks) = filled().await;
-    for count in [256u32, 1024, 4096, 16_384] {
+    for count in [256u32, 1024, 4096, 16_384, 65_536] {
+        warm(peer.dir.path());
         let entropy = Entropy::seeded(3);
         let begun = Instant::now();
         for _ in 0..count {

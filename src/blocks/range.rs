@@ -12,7 +12,7 @@ use futures::future::{join_all, try_join_all};
 use super::part::Local;
 use super::shared::Recalled;
 use super::{Blocks, GetError};
-use crate::base::limits::FRAME_BYTES;
+use crate::base::limits::{CHUNK_MAX_BYTES, FRAME_BYTES};
 use crate::base::{BlockRef, EcProfile};
 use crate::crypto::{self, Layout, SealError};
 use crate::erasure::Stripe;
@@ -218,8 +218,9 @@ impl Blocks {
     }
 }
 
-/// Whether most of the block is wanted anyway, or all of it is little.
+/// Whether most of the block is wanted anyway, or all of it is little. One that is longer than blocks
+/// may be is not believed to have so many frames.
 const fn is_whole_cheaper(reference: &BlockRef, range: &Range<usize>) -> bool {
     let len = reference.plain_len as usize;
-    len <= WHOLE_MAX_BYTES || range.end - range.start > len / 2
+    len <= WHOLE_MAX_BYTES || len > CHUNK_MAX_BYTES || range.end - range.start > len / 2
 }

@@ -16,6 +16,8 @@ use crate::base::{BlockRef, EcProfile, Lru};
 
 /// Memory for the headers of recently used blocks: some 4,000 of them.
 const HEADERS_BYTES: usize = 8 << 20;
+/// Memory that a block or frame takes besides its bytes.
+const ENTRY_BYTES: usize = 256;
 
 type Fetch<T> = Shared<BoxFuture<'static, Result<T, GetError>>>;
 
@@ -100,7 +102,7 @@ impl Blocks {
             let _landing = landing;
             let bytes = blocks.fetch_block(&reference, profile).await?;
             let mut state = blocks.shared.lock();
-            let weight = bytes.len();
+            let weight = bytes.len() + ENTRY_BYTES;
             state.plain.insert((reference, None), bytes.clone(), weight);
             drop(state);
             Ok(bytes)
@@ -188,7 +190,8 @@ impl Blocks {
                 let mut state = blocks.shared.lock();
                 for (at, bytes) in frames.iter().enumerate() {
                     let key = (reference, Some(first + at));
-                    state.plain.insert(key, bytes.clone(), bytes.len());
+                    let weight = bytes.len() + ENTRY_BYTES;
+                    state.plain.insert(key, bytes.clone(), weight);
                 }
             }
             Ok(frames)

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
 use crate::blocks::{Blocks, ClaimSettler, Parts, ServeOptions, serve};
+use crate::net::fault::{Fault, inject};
 use crate::net::memory::{LinkFaults, MemoryHub, MemoryOptions, MemoryPeer};
 use crate::store::mem_disk::Crash;
 use crate::store::{MemDisk, OpenError, Store, StoreError, StoreOptions};
@@ -33,6 +34,8 @@ pub struct ClusterOptions {
     pub memory_bytes: usize,
     /// Fetched shards that each keeps on its disk.
     pub ring_bytes: u64,
+    /// How all of them misbehave.
+    pub fault: Option<Fault>,
     /// Whether the trace keeps its lines.
     pub keep_trace: bool,
 }
@@ -51,6 +54,7 @@ impl Default for ClusterOptions {
             limits: Limits::tiny(),
             memory_bytes: 16 << 20,
             ring_bytes: 0,
+            fault: None,
             keep_trace: false,
         }
     }
@@ -185,6 +189,10 @@ impl Cluster {
         let mut member = MemoryPeer::new(peer.id, self.options.quota_bytes);
         member.max_members = self.options.max_members;
         let (net, inbound) = self.hub.join(member);
+        let inbound = match self.options.fault {
+            Some(fault) => inject(inbound, fault),
+            None => inbound,
+        };
         let blocks = Blocks::open(Parts {
             store: store.clone(),
             net,

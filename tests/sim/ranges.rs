@@ -6,6 +6,7 @@ use bytes::Bytes;
 use cairnfs::base::{BlockRef, EcProfile, Limits, OwnerId};
 use cairnfs::blocks::{GetError, UploadOptions};
 use cairnfs::crypto::ConvergenceSecret;
+use cairnfs::net::fault::Fault;
 use cairnfs::testkit::{Cluster, ClusterOptions};
 
 const PROFILE: EcProfile = EcProfile::DEFAULT;
@@ -253,6 +254,83 @@ fn peers_that_send_bad_parts_are_found_out_and_not_needed() {
             // Only who has a data shard is asked for parts.
             let found = liars.iter().filter(|liar| stats.lies(liar) > 0).count();
             assert!(found > 0 || seed > 10, "seed {seed}");
+        }
+    });
+}
+
+#[test]
+fn peers_of_earlier_versions_are_read_from_all_the_same() {
+    simulate(async {
+        let options = ClusterOptions {
+            fault: Some(Fault::Old),
+            memory_bytes: 0,
+            ..ClusterOptions::default()
+        };
+        let world = world(4 << 20, options, 15).await;
+        for frame in (0..64).step_by(3) {
+            world.check(2, FRAME * frame..FRAME * frame + 1000).await;
+        }
+        // Each was asked once and is not asked again for a while.
+        assert!((1..6).contains(&world.count("fetch-range")));
+        assert_eq!(world.count("range"), 0);
+        let stats = world.cluster.blocks(2).unwrap().peer_stats();
+        assert!((0..6).all(|at| stats.lies(&world.cluster.id(at).unwrap()) == 0));
+    });
+}
+
+#[test]
+fn what_was_fetched_once_is_read_from_the_disk_when_nobody_is_left() {
+    simulate(async {
+        let options = ClusterOptions {
+            ring_bytes: 16 << 20,
+            memory_bytes: 0,
+            ..ClusterOptions::default()
+        };
+        let mut world = world(3 << 20, options, 16).await;
+        let whole = 0..3 << 20;
+        world.check(1, whole.clone()).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for at in [0, 2, 3, 4, 5] {
+            world.cluster.crash(at);
+        }
+        world.check(1, whole.clone()).await;
+        world.check(1, FRAME * 20..FRAME * 21).await;
+        // It is gone with the next start.
+        world.cluster.crash(1);
+        world.cluster.restart(1).await.unwrap();
+        let blocks = world.cluster.blocks(1).unwrap();
+        let blocks = blocks.with_timeout(Duration::from_secs(1));
+        let read = blocks.read_range(&world.reference, PROFILE, whole).await;
+        assert!(matches!(read, Err(GetError::NotEnough { .. })), "{read:?}");
+    });
+}
+
+#[test]
+fn a_reference_that_lies_about_the_length_is_refused() {
+    simulate(async {
+        let world = world(1 << 20, ClusterOptions::default(), 17).await;
+        for plain_len in [
+            (1 << 20) - 1,
+            (1 << 20) + 1,
+            2 << 20,
+            4 << 20,
+            5 << 20,
+            u32::MAX,
+        ] {
+            let lying = BlockRef {
+                plain_len,
+                ..world.reference
+            };
+            for range in [
+                0..5,
+                FRAME * 9..FRAME * 10,
+                FRAME * 15..u32::MAX,
+                0..u32::MAX,
+            ] {
+                let read = world.cluster.blocks(1).unwrap();
+                let read = read.read_range(&lying, PROFILE, range).await;
+                assert!(matches!(read, Err(GetError::Unreadable { .. })), "{read:?}");
+            }
         }
     });
 }
