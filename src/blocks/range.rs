@@ -100,9 +100,7 @@ impl Frames {
     /// One frame.
     fn get(&self, frame: usize) -> Option<Bytes> {
         match self {
-            Frames::Single { first, frames } => {
-                frames.get(frame.checked_sub(*first)?).map(Bytes::clone)
-            }
+            Frames::Single { first, frames } => frames.get(frame.checked_sub(*first)?).cloned(),
             Frames::Whole(block) => {
                 let start = (frame * FRAME_BYTES).min(block.len());
                 let end = (start + FRAME_BYTES).min(block.len());
