@@ -13,6 +13,7 @@ mod dag;
 mod erasure;
 mod net;
 mod placement;
+mod range;
 mod store;
 mod volume;
 
@@ -24,6 +25,7 @@ criterion::criterion_group!(
     erasure::benches,
     net::benches,
     placement::benches,
+    range::benches,
     store::benches,
     volume::benches
 );

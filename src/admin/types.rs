@@ -79,8 +79,11 @@ pub struct QuotaInfo {
     pub quota_bytes: u64,
     /// Whether the quota follows the free space of the disk.
     pub auto: bool,
-    /// Bytes that the data directory occupies.
+    /// Bytes that the data directory occupies, without what is cached.
     pub used_bytes: u64,
+    /// Bytes that were fetched from other peers and make way for data.
+    #[serde(default)]
+    pub cached_bytes: u64,
     /// Bytes that intake may still take.
     pub free_bytes: u64,
     /// Bytes of the disk that are left free whatever the quota says.

@@ -14,6 +14,8 @@ pub const STRIPE_HEADER_MAX_BYTES: usize = 4 << 10;
 pub const MESSAGE_META_MAX_BYTES: usize = 1 << 20;
 /// Largest payload of one message: one shard of a 1+m stripe with its seal.
 pub const MESSAGE_PAYLOAD_MAX_BYTES: usize = CHUNK_MAX_BYTES + (64 << 10);
+/// Longest proof of a part of a shard: two hashes for each level of the largest shard.
+pub const RANGE_PROOF_MAX_BYTES: usize = 1 << 10;
 /// Most blocks named in one batched message.
 pub const BATCH_BLOCKS_MAX: usize = 1024;
 /// Most peer records in one message.

@@ -65,6 +65,8 @@ struct Fetching<'a> {
     profile: EcProfile,
     ranked: Ranked,
     good: BTreeMap<u8, VerifiedShard>,
+    /// Those that were here before anybody was asked.
+    here: IndexSet,
     raw: BTreeMap<u8, Raw>,
     queue: VecDeque<Ask>,
     asked: BTreeSet<PeerId>,
@@ -91,6 +93,7 @@ impl Blocks {
             profile,
             ranked: self.ranked(reference.id.group()).await,
             good: BTreeMap::new(),
+            here: IndexSet::EMPTY,
             raw: BTreeMap::new(),
             queue: VecDeque::new(),
             asked: BTreeSet::new(),
@@ -100,7 +103,9 @@ impl Blocks {
             liars: BTreeSet::new(),
             silent: BTreeSet::new(),
         };
-        fetching.run().await
+        let plaintext = fetching.run().await?;
+        fetching.keep();
+        Ok(plaintext)
     }
 }
 
@@ -121,7 +126,7 @@ impl Fetching<'_> {
         self.wait_for_absent().await
     }
 
-    /// Shards of the own store.
+    /// Shards that are here: of the own store, and those that were fetched before.
     async fn take_own(&mut self) {
         let mut wanted = IndexSet::first(self.profile.total_shards());
         let store = &self.blocks.store;
@@ -142,6 +147,20 @@ impl Fetching<'_> {
             }
         }
         self.asked.insert(self.blocks.net.own());
+        let wanted = IndexSet::first(self.profile.total_shards()).minus(self.at_hand());
+        let most = self.profile.data_shards().saturating_sub(self.good.len());
+        for shard in store.cached(self.reference.id, wanted, most).await {
+            self.good.insert(shard.id().index, shard);
+        }
+        self.here = self.at_hand();
+    }
+
+    /// Keeps what others sent, for the next time.
+    fn keep(&self) {
+        let fetched = self.good.iter();
+        let fetched = fetched.filter(|(index, _)| !self.here.contains(**index));
+        let shards: Vec<VerifiedShard> = fetched.map(|(_, shard)| shard.clone()).collect();
+        self.blocks.keep(shards);
     }
 
     /// Queues the computed holders, each for the shard it should have, then the other candidates.
@@ -244,7 +263,7 @@ impl Fetching<'_> {
         let outstanding = self
             .pending
             .iter()
-            .map(|pending| pending.since + stats.hedge_after(&pending.peer));
+            .map(|pending| pending.since + stats.hedge_after(&pending.peer, Work::Fetch));
         // One hedge at a time: the latest of those due, so that each new one gets its chance.
         outstanding.max().unwrap_or_else(Instant::now)
     }

@@ -9,8 +9,10 @@ mod claims;
 mod error;
 mod fetch;
 mod health;
+mod part;
 mod peers;
 mod place;
+mod range;
 mod serve;
 mod shared;
 mod upload;
@@ -26,13 +28,23 @@ pub use peers::PeerStats;
 pub use serve::{ServeOptions, serve};
 pub use upload::{PendingRef, Upload, UploadOptions, UploadReport};
 
+use tokio::sync::Semaphore;
+
 use crate::base::{Clock, Limits, Pools};
+use crate::erasure::VerifiedShard;
 use crate::net::NetHandle;
 use crate::store::{Store, StoreError};
 
+/// Blocks whose fetched shards are written to the cache at once.
+const KEEPING_MAX: usize = 4;
+
 /// Uploads, downloads and their book-keeping for one peer. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Blocks(Arc<Inner>);
+pub struct Blocks {
+    inner: Arc<Inner>,
+    /// How long reads by this handle wait for peers that are away.
+    fetch_timeout: Duration,
+}
 
 /// What [`Blocks`] is built from.
 #[derive(Debug)]
@@ -47,8 +59,10 @@ pub struct Parts {
     pub clock: Clock,
     /// Bounds.
     pub limits: Limits,
-    /// How long a read waits for peers that are away.
+    /// How long a read waits for peers that are away, unless told otherwise.
     pub fetch_timeout: Duration,
+    /// Plaintext of recently read blocks kept in memory.
+    pub memory_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -59,40 +73,67 @@ pub struct Inner {
     pools: Pools,
     clock: Clock,
     limits: Limits,
-    fetch_timeout: Duration,
     stats: PeerStats,
     candidates: candidates::Cache,
     counter: claims::Counter,
     shared: shared::SharedReads,
+    /// For writing fetched shards to the disk, beside the reads that brought them.
+    keeping: Arc<Semaphore>,
 }
 
 impl Deref for Blocks {
     type Target = Inner;
     fn deref(&self) -> &Inner {
-        &self.0
+        &self.inner
     }
 }
 
 impl Blocks {
     /// Opens the conductor: recovers the claims of uploads that a crash interrupted.
     pub async fn open(parts: Parts) -> Result<Self, StoreError> {
-        let blocks = Blocks(Arc::new(Inner {
-            store: parts.store,
-            net: parts.net,
-            pools: parts.pools,
-            clock: parts.clock,
-            limits: parts.limits,
+        let blocks = Blocks {
+            inner: Arc::new(Inner {
+                store: parts.store,
+                net: parts.net,
+                pools: parts.pools,
+                clock: parts.clock,
+                limits: parts.limits,
+                stats: PeerStats::default(),
+                candidates: candidates::Cache::default(),
+                counter: claims::Counter::default(),
+                shared: shared::SharedReads::new(parts.memory_bytes),
+                keeping: Arc::new(Semaphore::new(KEEPING_MAX)),
+            }),
             fetch_timeout: parts.fetch_timeout,
-            stats: PeerStats::default(),
-            candidates: candidates::Cache::default(),
-            counter: claims::Counter::default(),
-            shared: shared::SharedReads::default(),
-        }));
+        };
         let interrupted = blocks.recover_claims().await?;
         if interrupted > 0 {
             tracing::info!(interrupted, "releasing uploads that were interrupted");
         }
         Ok(blocks)
+    }
+
+    /// The same conductor, whose reads by this handle wait so long for peers that are away.
+    #[must_use]
+    pub fn with_timeout(&self, fetch_timeout: Duration) -> Self {
+        Blocks {
+            inner: Arc::clone(&self.inner),
+            fetch_timeout,
+        }
+    }
+
+    /// Writes shards that others sent to the cache on disk, unless it is behind with such writes already.
+    fn keep(&self, shards: Vec<VerifiedShard>) {
+        if shards.is_empty() {
+            return;
+        }
+        if let Ok(slot) = Arc::clone(&self.keeping).try_acquire_owned() {
+            let store = self.store.clone();
+            tokio::spawn(async move {
+                store.cache(shards).await;
+                drop(slot);
+            });
+        }
     }
 
     /// The bounds in force.

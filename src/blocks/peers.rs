@@ -15,6 +15,8 @@ const PENALTY: Duration = Duration::from_secs(15);
 const DISTRUST: Duration = Duration::from_secs(120);
 /// How long a peer that said it is full is not offered shards.
 const FULL_FOR: Duration = Duration::from_secs(30);
+/// How long a peer of an older version is not asked what it did not understand.
+const OLD_FOR: Duration = Duration::from_secs(600);
 /// Weight of a new sample in the smoothed latency (RFC 6298 uses the same).
 const SMOOTHING: f64 = 0.125;
 /// Weight of a new sample in the smoothed deviation.
@@ -34,6 +36,8 @@ pub enum Work {
     Store,
     /// Reading a shard.
     Fetch,
+    /// Reading a part of a shard.
+    Range,
 }
 
 impl Work {
@@ -41,7 +45,7 @@ impl Work {
     const fn slow_s(self) -> f64 {
         match self {
             Work::Store => 1.5,
-            Work::Fetch => 0.7,
+            Work::Fetch | Work::Range => 0.7,
         }
     }
 }
@@ -86,9 +90,11 @@ impl Latency {
 struct Stats {
     store: Latency,
     fetch: Latency,
+    range: Latency,
     penalty_until: Option<Instant>,
     distrust_until: Option<Instant>,
     full_until: Option<Instant>,
+    no_ranges_until: Option<Instant>,
     lies: u32,
 }
 
@@ -173,10 +179,26 @@ impl PeerStats {
         self.with(peer, |stats| stats.lies)
     }
 
-    /// After how long without a shard from `peer` another one is asked too.
-    pub fn hedge_after(&self, peer: &PeerId) -> Duration {
+    /// It does not know questions for parts of shards.
+    pub fn lacks_ranges(&self, peer: &PeerId) {
+        let until = Instant::now() + OLD_FOR;
+        self.with(peer, |stats| stats.no_ranges_until = Some(until));
+    }
+
+    /// Whether it may be asked for parts of shards with a good chance.
+    pub fn gives_ranges(&self, peer: &PeerId) -> bool {
+        let now = Instant::now();
+        !self.is_penalised(peer)
+            && !self.is_slow(peer, Work::Range)
+            && self.with(peer, |stats| {
+                stats.no_ranges_until.is_none_or(|until| until <= now)
+            })
+    }
+
+    /// After how long without an answer from `peer` another one is asked too.
+    pub fn hedge_after(&self, peer: &PeerId, work: Work) -> Duration {
         self.with(peer, |stats| {
-            let latency = stats.latency(Work::Fetch);
+            let latency = stats.latency(work);
             if latency.fresh() {
                 Duration::from_secs_f64(latency.mean_s + 4.0 * latency.deviation_s)
                     .clamp(HEDGE_MIN, HEDGE_MAX)
@@ -192,6 +214,7 @@ impl Stats {
         match work {
             Work::Store => &mut self.store,
             Work::Fetch => &mut self.fetch,
+            Work::Range => &mut self.range,
         }
     }
 }
@@ -204,11 +227,11 @@ mod tests {
     async fn experience_fades_and_accumulates() {
         let stats = PeerStats::default();
         let peer = PeerId([1; 32]);
-        assert_eq!(stats.hedge_after(&peer), HEDGE_DEFAULT);
+        assert_eq!(stats.hedge_after(&peer, Work::Fetch), HEDGE_DEFAULT);
         for _ in 0..50 {
             stats.succeeded(&peer, Work::Fetch, Duration::from_millis(2));
         }
-        assert_eq!(stats.hedge_after(&peer), HEDGE_MIN);
+        assert_eq!(stats.hedge_after(&peer, Work::Fetch), HEDGE_MIN);
         assert!(!stats.is_slow(&peer, Work::Fetch));
         for _ in 0..4 {
             stats.lags(&peer, Work::Fetch, Duration::from_secs(3));

@@ -1,5 +1,6 @@
 //! Answering other peers: storing, claiming and handing out shards, within what is offered.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,7 +12,7 @@ use crate::base::limits::{BATCH_BLOCKS_MAX, STRIPE_HEADER_MAX_BYTES};
 use crate::base::{BlockId, ClaimId, Class, Classify, IndexSet, PeerId, Pools};
 use crate::erasure::VerifiedShard;
 use crate::net::{Inbound, Refusal, Request, Response};
-use crate::store::{Store, StoreError};
+use crate::store::{PartReader, Store, StoreError};
 
 /// Requests of all peers that are worked on at once.
 const CONCURRENT: usize = 256;
@@ -127,6 +128,12 @@ impl Server {
                 }
             }
             Request::Fetch { block, wanted } => self.fetch(block, wanted).await,
+            Request::FetchRange {
+                block,
+                index,
+                start,
+                end,
+            } => self.fetch_range(block, index, start..end).await,
             Request::CloseClaim { claim } => {
                 if claim.writer != from {
                     return refused(Refusal::Denied);
@@ -183,14 +190,38 @@ impl Server {
                 header: shard.header().clone(),
                 data: shard.data().clone(),
             },
-            Ok(None) => match self.store.held(&[block]).await {
-                Ok(held) => Response::Missing {
-                    held: held.first().copied().unwrap_or_default(),
-                },
-                Err(error) => self.failed(&error),
-            },
+            Ok(None) => self.missing(block).await,
             Err(error) if error.class() == Class::Corrupt => Response::Missing {
                 held: IndexSet::EMPTY,
+            },
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    async fn fetch_range(&self, block: BlockId, index: u8, range: Range<u32>) -> Response {
+        let read = move |reader: &PartReader<'_>| {
+            let found = reader.read(block, index, &range)?;
+            Ok(found.map(|found| Response::Range {
+                header: found.stripe().encoded().clone(),
+                start: found.part().at() as u32,
+                proof: found.proof().into(),
+                data: found.part().data().clone(),
+            }))
+        };
+        match self.store.read_parts(read).await {
+            Ok(Some(response)) => response,
+            Ok(None) => self.missing(block).await,
+            Err(error) if error.class() == Class::Corrupt => Response::Missing {
+                held: IndexSet::EMPTY,
+            },
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    async fn missing(&self, block: BlockId) -> Response {
+        match self.store.held(&[block]).await {
+            Ok(held) => Response::Missing {
+                held: held.first().copied().unwrap_or_default(),
             },
             Err(error) => self.failed(&error),
         }

@@ -1,35 +1,70 @@
-//! Readers of one block share one fetch, and the last few blocks stay in memory.
+//! Readers of one block, or of one frame of it, share one fetch; what was read last stays in memory.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Mutex;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::{BoxFuture, Shared, WeakShared};
 
+use super::range::{Frames, Known};
 use super::{Blocks, GetError};
-use crate::base::{BlockRef, EcProfile};
+use crate::base::limits::FRAME_BYTES;
+use crate::base::{BlockRef, EcProfile, Lru};
 
-/// Plaintext bytes of recent blocks kept in memory.
-const RECENT_BYTES: usize = 16 << 20;
+/// Memory for the headers of recently used blocks: some 4,000 of them.
+const HEADERS_BYTES: usize = 8 << 20;
+/// Memory that a block or frame takes besides its bytes.
+const ENTRY_BYTES: usize = 256;
 
-type SharedFetch = Shared<BoxFuture<'static, Result<Bytes, GetError>>>;
+type Fetch<T> = Shared<BoxFuture<'static, Result<T, GetError>>>;
 
-/// Fetches under way and blocks just read.
-#[derive(Default)]
+/// A fetch under way, as long as somebody waits for it.
+struct Flight<T> {
+    /// Tells it from an earlier one of the same key.
+    number: u64,
+    fetch: WeakShared<BoxFuture<'static, Result<T, GetError>>>,
+}
+
+/// A block, and how long a read of it waits: those who wait longer need a fetch of their own.
+type BlockKey = (BlockRef, Duration);
+/// One frame of it.
+type FrameKey = (BlockRef, Duration, usize);
+
+/// Fetches under way, and what was read last.
 pub(super) struct SharedReads(Mutex<State>);
 
-#[derive(Default)]
 struct State {
-    under_way: BTreeMap<BlockRef, SharedFetch>,
-    recent: VecDeque<(BlockRef, Bytes)>,
-    recent_bytes: usize,
+    /// Plaintext: whole blocks (`None`) and single frames.
+    plain: Lru<(BlockRef, Option<usize>), Bytes>,
+    known: Lru<BlockRef, Arc<Known>>,
+    blocks: BTreeMap<BlockKey, Flight<Bytes>>,
+    frames: BTreeMap<FrameKey, Flight<Frames>>,
+    flights: u64,
 }
 
 impl std::fmt::Debug for SharedReads {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SharedReads(..)")
     }
+}
+
+/// What a reader of frames waits for.
+pub(super) struct Planned {
+    /// Frames that were in memory.
+    pub have: Vec<(usize, Bytes)>,
+    /// Fetches of the others.
+    pub wait: Vec<Fetch<Frames>>,
+}
+
+/// What is in memory of a range.
+pub(super) enum Recalled {
+    /// All of it.
+    Whole(Bytes),
+    /// These frames are to be fetched or waited for.
+    Plan(Planned),
 }
 
 impl Blocks {
@@ -43,62 +78,198 @@ impl Blocks {
     ) -> Result<Bytes, GetError> {
         let fetch = {
             let mut state = self.shared.lock();
-            if let Some((_, bytes)) = state.recent.iter().find(|(r, _)| r == reference) {
+            if let Some(bytes) = state.plain.get(&(*reference, None)) {
                 return Ok(bytes.clone());
             }
-            match state.under_way.get(reference) {
-                Some(fetch) => fetch.clone(),
-                None => {
-                    let (blocks, reference) = (self.clone(), *reference);
-                    let fetch = async move { blocks.fetch_block(&reference, profile).await }
-                        .boxed()
-                        .shared();
-                    state.under_way.insert(reference, fetch.clone());
-                    fetch
-                }
+            let key = (*reference, self.fetch_timeout);
+            match under_way(&state.blocks, &key) {
+                Some(fetch) => fetch,
+                None => self.begin_block(&mut state, key, profile),
             }
         };
-        let guard = Leave {
-            blocks: self,
-            reference,
+        fetch.await
+    }
+
+    fn begin_block(&self, state: &mut State, key: BlockKey, profile: EcProfile) -> Fetch<Bytes> {
+        state.flights += 1;
+        let number = state.flights;
+        let (blocks, reference) = (self.clone(), key.0);
+        // Taken out of the table with the future, whether it ends or nobody waits for it any more.
+        let landing = Landing::new(self, move |state| {
+            forget(&mut state.blocks, &key, number);
+        });
+        let fetch = async move {
+            let _landing = landing;
+            let bytes = blocks.fetch_block(&reference, profile).await?;
+            let mut state = blocks.shared.lock();
+            let weight = bytes.len() + ENTRY_BYTES;
+            state.plain.insert((reference, None), bytes.clone(), weight);
+            drop(state);
+            Ok(bytes)
         };
-        let result = fetch.await;
-        drop(guard);
-        let bytes = result?;
-        self.shared.lock().remember(reference, &bytes);
-        Ok(bytes)
+        let fetch = fetch.boxed().shared();
+        if let Some(weak) = fetch.downgrade() {
+            let flight = Flight {
+                number,
+                fetch: weak,
+            };
+            state.blocks.insert(key, flight);
+        }
+        fetch
+    }
+
+    /// What memory has of the bytes `range`, which are within the block, and the fetches of what it lacks.
+    pub(super) fn recall(
+        &self,
+        reference: &BlockRef,
+        profile: EcProfile,
+        range: &Range<usize>,
+    ) -> Recalled {
+        let mut state = self.shared.lock();
+        if let Some(bytes) = state.plain.get(&(*reference, None)) {
+            // The length of a whole block was compared with the reference.
+            return Recalled::Whole(bytes.slice(range.clone()));
+        }
+        let mut planned = Planned {
+            have: Vec::new(),
+            wait: Vec::new(),
+        };
+        let mut joined = Vec::new();
+        let mut missing: Vec<Range<usize>> = Vec::new();
+        for frame in range.start / FRAME_BYTES..range.end.div_ceil(FRAME_BYTES) {
+            if let Some(bytes) = state.plain.get(&(*reference, Some(frame))) {
+                planned.have.push((frame, bytes.clone()));
+                continue;
+            }
+            let key = (*reference, self.fetch_timeout, frame);
+            if let Some(fetch) = under_way(&state.frames, &key) {
+                let number = state.frames.get(&key).map(|flight| flight.number);
+                // Frames of one fetch lie side by side.
+                if joined.last() != Some(&number) {
+                    joined.push(number);
+                    planned.wait.push(fetch);
+                } else {
+                    // Not the last clone: the one before it is kept.
+                    drop(fetch);
+                }
+                continue;
+            }
+            match missing.last_mut() {
+                Some(run) if run.end == frame => run.end += 1,
+                _ => missing.push(frame..frame + 1),
+            }
+        }
+        for run in missing {
+            let fetch = self.begin_frames(&mut state, reference, profile, run);
+            planned.wait.push(fetch);
+        }
+        Recalled::Plan(planned)
+    }
+
+    fn begin_frames(
+        &self,
+        state: &mut State,
+        reference: &BlockRef,
+        profile: EcProfile,
+        run: Range<usize>,
+    ) -> Fetch<Frames> {
+        state.flights += 1;
+        let number = state.flights;
+        let (blocks, reference, timeout) = (self.clone(), *reference, self.fetch_timeout);
+        let all = run.clone();
+        let landing = Landing::new(self, move |state| {
+            for frame in all.clone() {
+                forget(&mut state.frames, &(reference, timeout, frame), number);
+            }
+        });
+        let wanted = run.clone();
+        let fetch = async move {
+            let _landing = landing;
+            let frames = blocks.fetch_frames(&reference, profile, wanted).await?;
+            if let Frames::Single { first, frames } = &frames {
+                let mut state = blocks.shared.lock();
+                for (at, bytes) in frames.iter().enumerate() {
+                    let key = (reference, Some(first + at));
+                    let weight = bytes.len() + ENTRY_BYTES;
+                    state.plain.insert(key, bytes.clone(), weight);
+                }
+            }
+            Ok(frames)
+        };
+        let fetch = fetch.boxed().shared();
+        for frame in run {
+            if let Some(weak) = fetch.downgrade() {
+                let flight = Flight {
+                    number,
+                    fetch: weak,
+                };
+                state.frames.insert((reference, timeout, frame), flight);
+            }
+        }
+        fetch
+    }
+
+    /// Stripe and layout of a block, if it was used lately.
+    pub(super) fn known(&self, reference: &BlockRef) -> Option<Arc<Known>> {
+        self.shared.lock().known.get(reference).map(Arc::clone)
+    }
+
+    /// Remembers stripe and layout of a block.
+    pub(super) fn remember(&self, reference: &BlockRef, known: &Arc<Known>) {
+        let mut state = self.shared.lock();
+        let weight = known.memory_bytes();
+        state.known.insert(*reference, Arc::clone(known), weight);
     }
 }
 
-/// Takes the fetch out of the table when its first reader is done or gone.
-struct Leave<'a> {
-    blocks: &'a Blocks,
-    reference: &'a BlockRef,
+/// The fetch of this key, if anybody still waits for it.
+fn under_way<K: Ord, T: Clone>(flights: &BTreeMap<K, Flight<T>>, key: &K) -> Option<Fetch<T>> {
+    flights.get(key)?.fetch.upgrade()
 }
 
-impl Drop for Leave<'_> {
+fn forget<K: Ord, T>(flights: &mut BTreeMap<K, Flight<T>>, key: &K, number: u64) {
+    if flights
+        .get(key)
+        .is_some_and(|flight| flight.number == number)
+    {
+        flights.remove(key);
+    }
+}
+
+/// Takes a fetch out of the table when it is dropped.
+struct Landing<F: Fn(&mut State)> {
+    blocks: Blocks,
+    leave: F,
+}
+
+impl<F: Fn(&mut State)> Landing<F> {
+    fn new(blocks: &Blocks, leave: F) -> Self {
+        Landing {
+            blocks: blocks.clone(),
+            leave,
+        }
+    }
+}
+
+impl<F: Fn(&mut State)> Drop for Landing<F> {
     fn drop(&mut self) {
-        self.blocks.shared.lock().under_way.remove(self.reference);
+        (self.leave)(&mut self.blocks.shared.lock());
     }
 }
 
 impl SharedReads {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(|poison| poison.into_inner())
+    pub(super) fn new(memory_bytes: usize) -> Self {
+        SharedReads(Mutex::new(State {
+            plain: Lru::new(memory_bytes),
+            known: Lru::new(HEADERS_BYTES),
+            blocks: BTreeMap::new(),
+            frames: BTreeMap::new(),
+            flights: 0,
+        }))
     }
-}
 
-impl State {
-    fn remember(&mut self, reference: &BlockRef, bytes: &Bytes) {
-        if self.recent.iter().any(|(r, _)| r == reference) {
-            return;
-        }
-        self.recent_bytes += bytes.len();
-        self.recent.push_back((*reference, bytes.clone()));
-        while self.recent_bytes > RECENT_BYTES && self.recent.len() > 1 {
-            if let Some((_, dropped)) = self.recent.pop_front() {
-                self.recent_bytes -= dropped.len();
-            }
-        }
+    /// A fetch is never dropped under this lock: its end takes it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 }

@@ -37,6 +37,8 @@ pub struct Config {
     pub put: Put,
     /// `[fetch]`: how data is read.
     pub fetch: Fetch,
+    /// `[cache]`: what is kept of data that was read.
+    pub cache: Cache,
     /// `[limits]`: bounds on this process.
     pub limits: Bounds,
     /// `[log]`: what it tells.
@@ -95,6 +97,15 @@ pub struct Put {
 pub struct Fetch {
     /// How long a read waits for missing shards before it fails.
     pub timeout: Duration,
+}
+
+/// `[cache]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    /// Most memory for plaintext that was read lately.
+    pub memory: ByteSize,
+    /// Most of the data directory for ciphertext that others sent.
+    pub disk: ByteSize,
 }
 
 /// `[limits]`
@@ -165,6 +176,15 @@ impl Default for Fetch {
     fn default() -> Self {
         Fetch {
             timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Cache {
+            memory: ByteSize::mib(64),
+            disk: ByteSize::gib(1),
         }
     }
 }

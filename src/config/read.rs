@@ -140,6 +140,7 @@ impl Reader<'_> {
             ("limits.upload_memory", config.limits.upload_memory),
             ("limits.download_memory", config.limits.download_memory),
             ("network.max_memory", config.network.max_memory),
+            ("cache.memory", config.cache.memory),
         ] {
             if size < TRANSFER_MEMORY_MIN {
                 self.cross(path, format!("{size} is less than {TRANSFER_MEMORY_MIN}"));

@@ -91,6 +91,11 @@ keys! {
     fetch.timeout, "duration, more than 0",
         "How long a read waits for shards that no reachable peer has before it fails.";
 
+    cache.memory, "size, at least 16 MiB",
+        "Most memory for data that was read lately and may be read again.";
+    cache.disk, "size, 0 for none",
+        "Most of the data directory for what was fetched from other peers, still encrypted; never more than half of the quota, and given back when other data needs the room.";
+
     limits.upload_memory, "size, at least 16 MiB",
         "Most memory for chunks that are being sealed, coded and sent.";
     limits.download_memory, "size, at least 16 MiB",
@@ -109,6 +114,7 @@ const TABLES: &[(&str, &str)] = &[
     ),
     ("put", "How new data is stored."),
     ("fetch", "How data is read."),
+    ("cache", "What it keeps of data that was read."),
     ("limits", "Bounds on this process."),
     ("log", "What it tells."),
 ];

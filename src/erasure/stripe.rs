@@ -135,6 +135,27 @@ impl StripeHeader {
         })
     }
 
+    /// Reads the header of `block`.
+    ///
+    /// # Errors
+    /// `WrongBlock` if it does not hash to that address, else as [`StripeHeader::decode`].
+    pub fn read(block: BlockId, encoded: &[u8]) -> Result<Self, StripeError> {
+        if Self::address(encoded) != block {
+            return Err(StripeError::WrongBlock(block));
+        }
+        Self::decode(encoded)
+    }
+
+    /// The hash of one shard.
+    ///
+    /// # Errors
+    /// `Inconsistent` if the stripe has no such shard.
+    pub fn shard_hash(&self, index: u8) -> Result<&ShardHash, StripeError> {
+        self.shard_hashes
+            .get(usize::from(index))
+            .ok_or(StripeError::Inconsistent("shard index out of range"))
+    }
+
     /// The address of the block that `encoded` describes.
     pub fn address(encoded: &[u8]) -> BlockId {
         BlockId(*blake3::hash(encoded).as_bytes())
@@ -157,15 +178,9 @@ impl VerifiedShard {
         header: Bytes,
         data: Bytes,
     ) -> Result<Self, StripeError> {
-        if StripeHeader::address(&header) != block {
-            return Err(StripeError::WrongBlock(block));
-        }
-        let parsed = StripeHeader::decode(&header)?;
+        let parsed = StripeHeader::read(block, &header)?;
         let id = ShardId { block, index };
-        let expected = parsed
-            .shard_hashes
-            .get(usize::from(index))
-            .ok_or(StripeError::Inconsistent("shard index out of range"))?;
+        let expected = parsed.shard_hash(index)?;
         if data.len() != parsed.shard_len as usize
             || blake3::hash(&data).as_bytes() != expected.as_bytes()
         {

@@ -13,7 +13,7 @@ use crate::base::units::parse_duration;
 /// How a peer misbehaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Every shard it sends has one flipped bit.
+    /// Every shard, and part of a shard, that it sends has one flipped bit.
     Corrupt,
     /// Every answer comes so much later.
     Delay(Duration),
@@ -25,6 +25,8 @@ pub enum Fault {
     Hoard,
     /// It stores shards and refuses to promise that it keeps them.
     Renege,
+    /// It is of a version that knows no parts of shards.
+    Old,
 }
 
 impl FromStr for Fault {
@@ -36,11 +38,12 @@ impl FromStr for Fault {
             None if text == "silent" => Ok(Fault::Silent),
             None if text == "hoard" => Ok(Fault::Hoard),
             None if text == "renege" => Ok(Fault::Renege),
+            None if text == "old" => Ok(Fault::Old),
             Some(("delay", time)) => parse_duration(time)
                 .map(Fault::Delay)
                 .map_err(|error| error.to_string()),
             _ => Err(format!(
-                "unknown fault `{text}`: one of corrupt, refuse, silent, hoard, renege, delay:3s"
+                "unknown fault `{text}`: one of corrupt, refuse, silent, hoard, renege, old, delay:3s"
             )),
         }
     }
@@ -68,6 +71,10 @@ async fn pass(original: Inbound, fault: Fault, forward: mpsc::Sender<Inbound>) {
         let _ = original.reply.send(refusal);
         return;
     }
+    if fault == Fault::Old && matches!(original.request, Request::FetchRange { .. }) {
+        let _ = original.reply.send(Response::Unsupported);
+        return;
+    }
     if fault == Fault::Hoard && matches!(original.request, Request::Store { .. }) {
         let _kept = original;
         return std::future::pending().await;
@@ -88,13 +95,13 @@ async fn pass(original: Inbound, fault: Fault, forward: mpsc::Sender<Inbound>) {
         Fault::Delay(time) => tokio::time::sleep(time).await,
         Fault::Silent => std::future::pending().await,
         Fault::Corrupt => flip(&mut response),
-        Fault::Refuse | Fault::Hoard | Fault::Renege => {}
+        Fault::Refuse | Fault::Hoard | Fault::Renege | Fault::Old => {}
     }
     let _ = original.reply.send(response);
 }
 
 fn flip(response: &mut Response) {
-    if let Response::Shard { data, .. } = response {
+    if let Response::Shard { data, .. } | Response::Range { data, .. } = response {
         let mut bytes = BytesMut::from(data.as_ref());
         let middle = bytes.len() / 2;
         if let Some(byte) = bytes.get_mut(middle) {

@@ -47,6 +47,17 @@ pub enum Request {
         /// Acceptable indices.
         wanted: IndexSet,
     },
+    /// Send me the groups of 16 KiB that have these bytes of one shard, and the proof that they do.
+    FetchRange {
+        /// The block wanted.
+        block: BlockId,
+        /// Position in the stripe.
+        index: u8,
+        /// First byte of the shard that is wanted.
+        start: u32,
+        /// The byte behind the last one.
+        end: u32,
+    },
     /// The upload behind `claim` is complete: it no longer expires.
     CloseClaim {
         /// The claim of the asking writer.
@@ -97,7 +108,18 @@ pub enum Response {
         /// The shard (payload).
         data: Bytes,
     },
-    /// To `Fetch`: no acceptable shard here; these are held.
+    /// To `FetchRange`: whole groups of the shard asked for.
+    Range {
+        /// Canonical stripe header.
+        header: Bytes,
+        /// Where in the shard they begin.
+        start: u32,
+        /// What proves them against the shard's hash in the header.
+        proof: Bytes,
+        /// Their bytes (payload).
+        data: Bytes,
+    },
+    /// To `Fetch` and `FetchRange`: no acceptable shard here; these are held.
     Missing {
         /// All indices of the block that the peer holds.
         held: IndexSet,

@@ -90,6 +90,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
     let quota = quota::Live::resolve(&options.config, &disk)?;
     let mut store_options = StoreOptions::new(quota.bytes(), entropy.fork());
     store_options.reserve_free_bytes = options.config.storage.reserve_free.0;
+    store_options.ring_bytes = options.config.cache.disk.0;
     let (store, report) =
         Store::open(Arc::new(disk), store_options, pools.clone(), clock.clone()).await?;
     tracing::info!(?report, "the store is open");
@@ -103,6 +104,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         clock: clock.clone(),
         limits: limits.clone(),
         fetch_timeout: options.config.fetch.timeout,
+        memory_bytes: usize::try_from(options.config.cache.memory.0).unwrap_or(usize::MAX),
     })
     .await?;
     let serving = Arc::new(ServeOptions {

@@ -57,15 +57,16 @@ impl Node {
     pub(super) fn show_quota(&self) -> QuotaInfo {
         let inner = &self.0;
         let usage = inner.store.usage();
+        let used = usage.allocated.saturating_sub(usage.cached);
         let reserve_free = inner.options.config.storage.reserve_free;
         let intake_stopped = if usage.poisoned {
             Some("a write failed: restart this peer, and look at its disk".to_owned())
         } else if usage.intake_left > 0 {
             None
-        } else if usage.allocated >= usage.quota {
+        } else if used >= usage.quota {
             Some(format!(
                 "{} are used, more than the quota of {}",
-                ByteSize(usage.allocated),
+                ByteSize(used),
                 ByteSize(usage.quota)
             ))
         } else if usage.disk_free <= reserve_free.0 {
@@ -79,7 +80,8 @@ impl Node {
         QuotaInfo {
             quota_bytes: usage.quota,
             auto: inner.quota.is_auto(),
-            used_bytes: usage.allocated,
+            used_bytes: used,
+            cached_bytes: usage.cached,
             free_bytes: usage.intake_left,
             reserve_free_bytes: reserve_free.0,
             offer: inner.serving.offer.load(Ordering::Relaxed),

@@ -143,6 +143,7 @@ impl Engine {
             return group.iter().map(|_| Err(poisoned.clone())).collect();
         }
         self.stuck = false;
+        self.shared.ring.make_room();
         let mut only_cleanup = false;
         // A rebuild mends the index once; room is made once by leaving new data out.
         let mut rebuilds_left = 1;

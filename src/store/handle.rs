@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::disk::Disk;
 use super::engine::{Answer, Work};
 use super::error::{OpenError, StoreError};
+use super::parts::{PartError, PartReader};
 use super::plan::{claim_cost, kv_cost, shard_cost};
 use super::quota::{Reservation, Tier, Usage};
 use super::read::ReadFail;
@@ -169,6 +170,47 @@ impl Store {
         self.read(move |shared| shared.get(block, wanted)).await
     }
 
+    /// Has `job` read parts of shards, on the disk pool. May call it again if the index has to be rebuilt.
+    ///
+    /// # Errors
+    /// What `job` does not make up for.
+    pub async fn read_parts<T, F>(&self, job: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Fn(&PartReader<'_>) -> Result<T, PartError> + Send + Sync + 'static,
+    {
+        let job =
+            move |shared: &Shared| job(&PartReader::new(shared)).map_err(|PartError(fail)| fail);
+        self.read(job).await
+    }
+
+    /// Keeps shards that were fetched from others for a while, as far as there is room.
+    pub async fn cache(&self, shards: Vec<VerifiedShard>) {
+        if !self.shared.ring.is_wanted() {
+            return;
+        }
+        let ring = Arc::clone(&self.shared.ring);
+        let keep = move || shards.iter().for_each(|shard| ring.put(shard));
+        self.pools.disk.run(keep).await;
+    }
+
+    /// Shards of `block` among `wanted` that were fetched before, verified, at most `most`.
+    pub async fn cached(
+        &self,
+        block: BlockId,
+        wanted: IndexSet,
+        most: usize,
+    ) -> Vec<VerifiedShard> {
+        if self.shared.ledger.ring() == 0 {
+            return Vec::new();
+        }
+        let ring = Arc::clone(&self.shared.ring);
+        self.pools
+            .disk
+            .run(move || ring.get(block, wanted, most))
+            .await
+    }
+
     /// Makes a claim permanent, durably. Answers whether it is known here.
     ///
     /// # Errors
@@ -264,6 +306,12 @@ impl Store {
             });
         }
         self.shared.ledger.set_quota(bytes);
+        if self.shared.ledger.ring() > 0
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (pools, ring) = (self.pools.clone(), Arc::clone(&self.shared.ring));
+            runtime.spawn(async move { pools.disk.run(move || ring.make_room()).await });
+        }
         Ok(())
     }
 

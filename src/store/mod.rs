@@ -27,6 +27,7 @@ mod index;
 #[cfg(any(test, feature = "testkit"))]
 pub mod mem_disk;
 mod paged;
+mod parts;
 mod plan;
 mod quota;
 mod read;
@@ -34,6 +35,7 @@ mod real_disk;
 mod record;
 mod recover;
 mod replay;
+mod ring;
 mod rows;
 mod segment;
 mod shared;
@@ -48,6 +50,7 @@ pub use error::{OpenError, StoreError};
 pub use handle::{KvChange, Store};
 #[cfg(any(test, feature = "testkit"))]
 pub use mem_disk::MemDisk;
+pub use parts::{FoundPart, PartError, PartReader};
 pub use quota::Usage;
 pub use real_disk::RealDisk;
 pub use record::{KV_KEY_MAX, KV_SPACE_MAX, KV_VALUE_MAX};

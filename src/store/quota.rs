@@ -46,6 +46,8 @@ pub struct Usage {
     pub quota: u64,
     /// Occupied by everything in the data directory.
     pub allocated: u64,
+    /// Of which cached shards of others, which make way for data.
+    pub cached: u64,
     /// Promised to writes under way.
     pub reserved: u64,
     /// New shards taken before the answer is `Full`.
@@ -77,6 +79,8 @@ struct Amounts {
     volumes_sum: u64,
     other: u64,
     index: u64,
+    /// Shards of others that may go at any time.
+    ring: u64,
     reserved: u64,
     disk_free: u64,
     segment_bytes: Option<u64>,
@@ -125,6 +129,7 @@ impl Amounts {
         self.segment_bytes.unwrap_or(scaled)
     }
 
+    /// All but the ring, which makes way.
     const fn allocated(&self) -> u64 {
         self.segments_sum + self.volumes_sum + self.index + self.other
     }
@@ -152,7 +157,8 @@ impl Amounts {
             Tier::Cleanup => SLACK,
         };
         let by_quota = self.quota.saturating_sub(self.allocated());
-        let by_disk = self.disk_free.saturating_sub(self.reserve_free);
+        let disk_free = self.disk_free.saturating_add(self.ring);
+        let by_disk = disk_free.saturating_sub(self.reserve_free);
         by_quota
             .min(by_disk)
             .saturating_sub(reserve + self.reserved)
@@ -230,6 +236,26 @@ impl Ledger {
         self.amounts().index = allocated;
     }
 
+    /// What the ring occupies.
+    pub(super) fn set_ring(&self, allocated: u64) {
+        let mut amounts = self.amounts();
+        // Until the disk is asked again.
+        amounts.disk_free =
+            (amounts.disk_free.saturating_add(amounts.ring)).saturating_sub(allocated);
+        amounts.ring = allocated;
+    }
+
+    /// What the ring occupies.
+    pub(super) fn ring(&self) -> u64 {
+        self.amounts().ring
+    }
+
+    /// What the ring may occupy: nothing that data needs, and never more than half of the quota.
+    pub(super) fn ring_room(&self) -> u64 {
+        let amounts = self.amounts();
+        amounts.left(Tier::Data).min(amounts.quota / 2)
+    }
+
     pub(super) fn set_disk_free(&self, free: u64) {
         self.amounts().disk_free = free;
     }
@@ -278,7 +304,8 @@ impl Ledger {
         let amounts = self.amounts();
         Usage {
             quota: amounts.quota,
-            allocated: amounts.allocated(),
+            allocated: amounts.allocated() + amounts.ring,
+            cached: amounts.ring,
             reserved: amounts.reserved,
             intake_left: amounts.left(Tier::Data),
             disk_free: amounts.disk_free,
@@ -313,6 +340,21 @@ mod tests {
         assert_eq!(ledger.left(Tier::Data), 0);
         ledger.remove_segment(1);
         assert!(ledger.left(Tier::Data) > 0);
+    }
+
+    #[test]
+    fn the_ring_has_what_nobody_needs() {
+        let ledger = Ledger::new(64 << 20, 0, None);
+        let left = ledger.left(Tier::Data);
+        assert_eq!(ledger.ring_room(), 32 << 20);
+        ledger.set_ring(32 << 20);
+        assert_eq!(ledger.left(Tier::Data), left);
+        assert_eq!(ledger.usage().allocated, 32 << 20);
+        let held = ledger.reserve(Tier::Data, left - (1 << 20)).unwrap();
+        assert_eq!(ledger.ring_room(), 1 << 20);
+        drop(held);
+        ledger.set_quota(32 << 20);
+        assert_eq!(ledger.ring_room(), 16 << 20);
     }
 
     #[test]

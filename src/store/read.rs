@@ -4,6 +4,7 @@ use std::io;
 
 use bytes::Bytes;
 
+use super::disk::DiskFile;
 use super::error::StoreError;
 use super::record::{KvKey, STRIPE_AT};
 use super::rows::{BlockRow, KvRow, ShardRow};
@@ -25,13 +26,14 @@ pub(super) enum ReadFail {
     Store(StoreError),
 }
 
-/// The shard found and all indices held.
-type Found = Option<(VerifiedShard, IndexSet)>;
+/// What was made of the shard found, and all indices held.
+type Found<T> = Option<(T, IndexSet)>;
 
-enum Copy {
-    Sound(VerifiedShard),
-    /// It is not where the index said, or not what it should be.
-    Bad,
+/// A shard record as it is on the disk, not yet checked.
+pub(super) struct Copy {
+    /// Encoded stripe header.
+    pub(super) header: Bytes,
+    pub(super) data: Bytes,
 }
 
 impl Shared {
@@ -41,15 +43,41 @@ impl Shared {
             .gate
             .read()
             .unwrap_or_else(|poison| poison.into_inner());
-        if self.closed.load(std::sync::atomic::Ordering::Acquire) {
-            return Err(ReadFail::Store(StoreError::Closed));
-        }
+        self.check_readable()?;
         let generation = self.generation.load(std::sync::atomic::Ordering::Acquire);
         look().map_err(|error| ReadFail::Index(generation, error))
     }
 
+    /// Refuses when the store is closed.
+    pub(super) fn check_readable(&self) -> Result<(), ReadFail> {
+        match self.closed.load(std::sync::atomic::Ordering::Acquire) {
+            true => Err(ReadFail::Store(StoreError::Closed)),
+            false => Ok(()),
+        }
+    }
+
     /// The shard of `block` with the lowest index in `wanted` that verifies.
-    pub(super) fn get(&self, block: BlockId, mut wanted: IndexSet) -> Result<Found, ReadFail> {
+    pub(super) fn get(
+        &self,
+        block: BlockId,
+        wanted: IndexSet,
+    ) -> Result<Found<VerifiedShard>, ReadFail> {
+        self.find(block, wanted, |file, row| {
+            let verified = read_copy(file, row, DiskFile::read_bytes)?.and_then(|copy| {
+                VerifiedShard::verify(block, row.index, copy.header, copy.data).ok()
+            });
+            Ok(verified)
+        })
+    }
+
+    /// What `read` makes of the shard of `block` with the lowest index in `wanted` of which it makes
+    /// anything; the others are damaged.
+    pub(super) fn find<T>(
+        &self,
+        block: BlockId,
+        mut wanted: IndexSet,
+        read: impl Fn(&dyn DiskFile, &ShardRow) -> io::Result<Option<T>>,
+    ) -> Result<Found<T>, ReadFail> {
         let mut trouble = None;
         let mut moves = 0;
         loop {
@@ -66,9 +94,9 @@ impl Shared {
                 block,
                 index: shard.index,
             };
-            match self.read_copy(block, &shard) {
-                Ok(Copy::Sound(verified)) => return Ok(Some((verified, row.held()))),
-                Ok(Copy::Bad) => {
+            match self.read_at(&shard, &read) {
+                Ok(Some(verified)) => return Ok(Some((verified, row.held()))),
+                Ok(None) => {
                     // Moved or deleted while it was read, or damaged where it is?
                     let again = self.look_up(|| self.index.block(&block))?;
                     let now = again.and_then(|row| row.shard(shard.index).copied());
@@ -85,29 +113,16 @@ impl Shared {
         }
     }
 
-    fn read_copy(&self, block: BlockId, shard: &ShardRow) -> io::Result<Copy> {
-        let file = match self.files.get(shard.at.segment) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Copy::Bad),
-            other => other?,
-        };
-        let len = shard.data_at as usize + shard.data_len as usize;
-        let bytes = file.read_bytes(u64::from(shard.at.offset), len)?;
-        let header_len = bytes
-            .get(HEADER_LEN_AT..HEADER_LEN_AT + 2)
-            .and_then(|two| <[u8; 2]>::try_from(two).ok())
-            .map(u16::from_le_bytes);
-        let header_end = STRIPE_AT + usize::from(header_len.unwrap_or(0));
-        if bytes.len() != len || header_end > shard.data_at as usize {
-            return Ok(Copy::Bad);
+    /// What `read` makes of a shard where the row says it is; `None` also if its segment is gone.
+    pub(super) fn read_at<T>(
+        &self,
+        shard: &ShardRow,
+        read: impl Fn(&dyn DiskFile, &ShardRow) -> io::Result<Option<T>>,
+    ) -> io::Result<Option<T>> {
+        match self.files.get(shard.at.segment) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => read(file?.as_ref(), shard),
         }
-        let header = bytes.slice(STRIPE_AT..header_end);
-        let data = bytes.slice(shard.data_at as usize..);
-        Ok(
-            match VerifiedShard::verify(block, shard.index, header, data) {
-                Ok(verified) => Copy::Sound(verified),
-                Err(_) => Copy::Bad,
-            },
-        )
     }
 
     /// The indices held of each block.
@@ -150,6 +165,28 @@ impl Shared {
             .filter(|(_, row)| row.state == ClaimState::Open && row.is_gone(now_ms));
         Ok((gone.map(|(id, _)| *id).collect(), page.next))
     }
+}
+
+/// Reads a whole shard record by `read`; `None` if it is not one.
+pub(super) fn read_copy<F: DiskFile + ?Sized>(
+    file: &F,
+    shard: &ShardRow,
+    read: impl Fn(&F, u64, usize) -> io::Result<Bytes>,
+) -> io::Result<Option<Copy>> {
+    let len = shard.data_at as usize + shard.data_len as usize;
+    let bytes = read(file, u64::from(shard.at.offset), len)?;
+    let header_len = bytes
+        .get(HEADER_LEN_AT..HEADER_LEN_AT + 2)
+        .and_then(|two| <[u8; 2]>::try_from(two).ok())
+        .map(u16::from_le_bytes);
+    let header_end = STRIPE_AT + usize::from(header_len.unwrap_or(0));
+    if bytes.len() != len || header_end > shard.data_at as usize {
+        return Ok(None);
+    }
+    Ok(Some(Copy {
+        header: bytes.slice(STRIPE_AT..header_end),
+        data: bytes.slice(shard.data_at as usize..),
+    }))
 }
 
 fn first(row: &BlockRow, wanted: IndexSet) -> Option<ShardRow> {

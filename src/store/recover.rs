@@ -14,6 +14,7 @@ use super::house::create_segment;
 use super::index::{INDEX_FILE, Index, remove_file};
 use super::quota::Ledger;
 use super::replay::{OpenReport, RecoverError, Replayed, io_error, replace_index, replay};
+use super::ring::is_ring;
 use super::rows::ClaimState;
 use super::segment::{STORE_DIR, is_segment, segment_id, segment_name};
 use super::shared::{Shared, StoreOptions};
@@ -154,7 +155,7 @@ fn engine(shared: &Arc<Shared>, report: &mut OpenReport) -> Result<Engine, Recov
 
 /// Counts the whole data directory once: one look at each file, none into it.
 fn count_everything(shared: &Shared) -> Result<(), RecoverError> {
-    let walked = shared.disk.walk(&|_| false);
+    let walked = shared.disk.walk(&is_ring);
     let entries = walked.map_err(io_error("counting the data directory"))?;
     let (mut index, mut other) = (0, 0);
     shared.ledger.forget_segments();

@@ -9,8 +9,10 @@ use std::time::Duration;
 use super::disk::{Disk, DiskFile};
 use super::error::StoreError;
 use super::index::{INDEX_FILE, SharedIndex};
+use super::parts::Outboards;
 use super::quota::Ledger;
 use super::record::{ChecksumKey, Position};
+use super::ring::{Ring, is_ring};
 use super::segment::{is_segment, segment_name};
 use super::volume::counted_by;
 use crate::base::{Clock, Entropy, ShardId, VolumeId};
@@ -43,6 +45,10 @@ pub struct StoreOptions {
     pub flush_idle: Duration,
     /// Memory that the index database may use as a cache.
     pub cache_bytes: usize,
+    /// Memory for what parts of recently used shards are checked with: about 1/500 of those shards.
+    pub outboard_bytes: usize,
+    /// Most bytes of the directory for shards of others that were fetched; they make way for data.
+    pub ring_bytes: u64,
     /// Bytes that compaction moves before it lets other work pass.
     pub compaction_step_bytes: u64,
     /// Bytes per second that compaction may move while there is room.
@@ -68,6 +74,8 @@ impl StoreOptions {
             flush_tail_bytes: (quota_bytes / 8).clamp(4 << 20, 256 << 20),
             flush_idle: Duration::from_secs(5),
             cache_bytes: 4 << 20,
+            outboard_bytes: 8 << 20,
+            ring_bytes: 0,
             compaction_step_bytes: 1 << 20,
             compaction_rate: 64 << 20,
             expiry_interval: Duration::from_secs(60),
@@ -85,6 +93,8 @@ pub(super) struct Shared {
     pub(super) index: SharedIndex,
     pub(super) ledger: Ledger,
     pub(super) files: Files,
+    pub(super) outboards: Outboards,
+    pub(super) ring: Arc<Ring>,
     pub(super) clock: Clock,
     pub(super) options: StoreOptions,
     /// Held for reading during look-ups, for writing while the index is rebuilt.
@@ -108,6 +118,12 @@ impl Shared {
     ) -> Self {
         Shared {
             files: Files::new(Arc::clone(&disk)),
+            outboards: Outboards::new(options.outboard_bytes),
+            ring: Arc::new(Ring::new(
+                Arc::clone(&disk),
+                ledger.clone(),
+                options.ring_bytes,
+            )),
             disk,
             store_id,
             key: ChecksumKey::new(&store_id),
@@ -154,7 +170,7 @@ impl Shared {
 
     /// Counts what neither the log nor an open volume writes.
     pub(super) fn count_rest(&self) {
-        let Ok(entries) = self.disk.walk(&|name| is_segment(name)) else {
+        let Ok(entries) = self.disk.walk(&|name| is_segment(name) || is_ring(name)) else {
             return;
         };
         let (mut index, mut other) = (0, 0);

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
 use crate::blocks::{Blocks, ClaimSettler, Parts, ServeOptions, serve};
+use crate::net::fault::{Fault, inject};
 use crate::net::memory::{LinkFaults, MemoryHub, MemoryOptions, MemoryPeer};
 use crate::store::mem_disk::Crash;
 use crate::store::{MemDisk, OpenError, Store, StoreError, StoreOptions};
@@ -29,6 +30,12 @@ pub struct ClusterOptions {
     pub max_members: usize,
     /// Bounds.
     pub limits: Limits,
+    /// Plaintext that each keeps in memory.
+    pub memory_bytes: usize,
+    /// Fetched shards that each keeps on its disk.
+    pub ring_bytes: u64,
+    /// How all of them misbehave.
+    pub fault: Option<Fault>,
     /// Whether the trace keeps its lines.
     pub keep_trace: bool,
 }
@@ -45,6 +52,9 @@ impl Default for ClusterOptions {
             },
             max_members: usize::MAX,
             limits: Limits::tiny(),
+            memory_bytes: 16 << 20,
+            ring_bytes: 0,
+            fault: None,
             keep_trace: false,
         }
     }
@@ -167,7 +177,8 @@ impl Cluster {
         if peer.running.is_some() {
             return Ok(());
         }
-        let options = StoreOptions::new(self.options.quota_bytes, self.entropy.fork());
+        let mut options = StoreOptions::new(self.options.quota_bytes, self.entropy.fork());
+        options.ring_bytes = self.options.ring_bytes;
         let (store, _report) = Store::open(
             Arc::new(peer.disk.clone()),
             options,
@@ -178,6 +189,10 @@ impl Cluster {
         let mut member = MemoryPeer::new(peer.id, self.options.quota_bytes);
         member.max_members = self.options.max_members;
         let (net, inbound) = self.hub.join(member);
+        let inbound = match self.options.fault {
+            Some(fault) => inject(inbound, fault),
+            None => inbound,
+        };
         let blocks = Blocks::open(Parts {
             store: store.clone(),
             net,
@@ -185,6 +200,7 @@ impl Cluster {
             clock: self.clock.clone(),
             limits: self.options.limits.clone(),
             fetch_timeout: Duration::from_secs(30),
+            memory_bytes: self.options.memory_bytes,
         })
         .await?;
         let stop = CancellationToken::new();

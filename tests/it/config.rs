@@ -67,6 +67,9 @@ fn a_rendered_config_reads_back_as_itself() {
         redundancy = "10+20"
         [fetch]
         timeout = "1500ms"
+        [cache]
+        memory = "16 MiB"
+        disk = 0
         [limits]
         upload_memory = "32 MiB"
         download_memory = "48 MiB"
@@ -132,6 +135,9 @@ timeout = 30
 [limits]
 upload_memory = "1 MiB"
 
+[cache]
+memory = "15 MiB"
+
 [log]
 level = "loud"
 "#;
@@ -158,7 +164,8 @@ level = "loud"
         (25, "fetc", "did you mean `fetch`?"),
         (29, "fetch.timeout", "such as \"30s\""),
         (32, "limits.upload_memory", "less than 16 MiB"),
-        (35, "log.level", "`loud` is not one of"),
+        (35, "cache.memory", "less than 16 MiB"),
+        (38, "log.level", "`loud` is not one of"),
     ];
     assert_eq!(told.len(), expected.len(), "{told:#?}");
     for ((line, key, message), (want_line, want_key, want)) in told.iter().zip(expected) {

@@ -67,6 +67,8 @@ const TESTS: &[(&str, &str)] = &[
         "data_is_stored_as_redundantly_as_configured",
     ),
     ("fetch.timeout", "a_read_waits_as_long_as_configured"),
+    ("cache.memory", "what_was_read_lately_stays_in_memory"),
+    ("cache.disk", "what_others_sent_stays_on_the_disk"),
     (
         "limits.upload_memory",
         "a_put_takes_as_much_memory_as_allowed",

@@ -1,6 +1,8 @@
 //! The store against a model, crashes, faults, damage and quotas.
 
 #[cfg(feature = "testkit")]
+mod cached;
+#[cfg(feature = "testkit")]
 mod crash;
 #[cfg(feature = "testkit")]
 mod damage;
@@ -10,6 +12,8 @@ mod fault;
 mod fixture;
 #[cfg(feature = "testkit")]
 mod model;
+#[cfg(feature = "testkit")]
+mod parts;
 mod quota;
 pub(crate) mod support;
 mod volume;

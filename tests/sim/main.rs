@@ -8,6 +8,8 @@
     missing_docs
 )]
 
+mod ranges;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 

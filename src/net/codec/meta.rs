@@ -46,6 +46,14 @@ pub(super) struct Fetch {
 }
 
 #[derive(Serialize, Deserialize)]
+pub(super) struct FetchRange {
+    pub(super) block: BlockId,
+    pub(super) index: u8,
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
+#[derive(Serialize, Deserialize)]
 pub(super) struct OneClaim {
     pub(super) claim: ClaimId,
 }
@@ -82,6 +90,13 @@ pub(super) struct Shard {
     pub(super) index: u8,
     pub(super) held: IndexSet,
     pub(super) header: Bytes,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Range {
+    pub(super) header: Bytes,
+    pub(super) start: u32,
+    pub(super) proof: Bytes,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -16,8 +16,8 @@ pub use frame::{
 
 use super::message::{Request, Response};
 use crate::base::limits::{
-    BATCH_BLOCKS_MAX, MESSAGE_META_MAX_BYTES, MESSAGE_PAYLOAD_MAX_BYTES, RECORDS_PER_MESSAGE,
-    STRIPE_HEADER_MAX_BYTES,
+    BATCH_BLOCKS_MAX, MESSAGE_META_MAX_BYTES, MESSAGE_PAYLOAD_MAX_BYTES, RANGE_PROOF_MAX_BYTES,
+    RECORDS_PER_MESSAGE, STRIPE_HEADER_MAX_BYTES,
 };
 use crate::base::wire::{self, WireError};
 use crate::base::{Class, Classify};
@@ -120,7 +120,7 @@ pub const fn request_has_payload(code: u16) -> bool {
 
 /// Whether this response may carry a payload.
 pub const fn response_has_payload(code: u16) -> bool {
-    code == opcode::response::SHARD
+    matches!(code, opcode::response::SHARD | opcode::response::RANGE)
 }
 
 fn check_count(what: &'static str, count: usize, limit: usize) -> Result<(), CodecError> {
@@ -194,6 +194,21 @@ pub fn encode_request(id: u64, request: &Request) -> Result<Outgoing, CodecError
             };
             (op::FETCH, wire::encode(&meta), none())
         }
+        Request::FetchRange {
+            block,
+            index,
+            start,
+            end,
+        } => {
+            check_index(op::FETCH_RANGE, *index)?;
+            let meta = meta::FetchRange {
+                block: *block,
+                index: *index,
+                start: *start,
+                end: *end,
+            };
+            (op::FETCH_RANGE, wire::encode(&meta), none())
+        }
         Request::CloseClaim { claim } => {
             let meta = meta::OneClaim { claim: *claim };
             (op::CLOSE_CLAIM, wire::encode(&meta), none())
@@ -246,6 +261,21 @@ pub fn encode_response(id: u64, response: &Response) -> Result<Outgoing, CodecEr
                 header: header.clone(),
             };
             (op::SHARD, wire::encode(&meta), data.clone())
+        }
+        Response::Range {
+            header,
+            start,
+            proof,
+            data,
+        } => {
+            check_size("stripe header", header.len(), STRIPE_HEADER_MAX_BYTES)?;
+            check_size("proof", proof.len(), RANGE_PROOF_MAX_BYTES)?;
+            let meta = meta::Range {
+                header: header.clone(),
+                start: *start,
+                proof: proof.clone(),
+            };
+            (op::RANGE, wire::encode(&meta), data.clone())
         }
         Response::Missing { held } => (
             op::MISSING,
@@ -305,7 +335,7 @@ fn no_payload(opcode: u16, payload: &Bytes) -> Result<(), CodecError> {
 /// The request behind an operation code. A code this program does not know is no error.
 pub fn decode_request(code: u16, meta: &[u8], payload: Bytes) -> Result<Request, CodecError> {
     use opcode::request as op;
-    if !request_has_payload(code) && (op::HAVE..=op::ANNOUNCE).contains(&code) {
+    if !request_has_payload(code) && (op::HAVE..=op::LAST).contains(&code) {
         no_payload(code, &payload)?;
     }
     Ok(match code {
@@ -343,6 +373,16 @@ pub fn decode_request(code: u16, meta: &[u8], payload: Bytes) -> Result<Request,
         op::FETCH => {
             let meta::Fetch { block, wanted } = parse(code, meta)?;
             Request::Fetch { block, wanted }
+        }
+        op::FETCH_RANGE => {
+            let meta: meta::FetchRange = parse(code, meta)?;
+            check_index(code, meta.index)?;
+            Request::FetchRange {
+                block: meta.block,
+                index: meta.index,
+                start: meta.start,
+                end: meta.end,
+            }
         }
         op::CLOSE_CLAIM => {
             let meta::OneClaim { claim } = parse(code, meta)?;
@@ -386,6 +426,17 @@ pub fn decode_response(code: u16, meta: &[u8], payload: Bytes) -> Result<Respons
                 index: meta.index,
                 held: meta.held,
                 header: meta.header,
+                data: payload,
+            }
+        }
+        op::RANGE => {
+            let meta: meta::Range = parse(code, meta)?;
+            check_size("stripe header", meta.header.len(), STRIPE_HEADER_MAX_BYTES)?;
+            check_size("proof", meta.proof.len(), RANGE_PROOF_MAX_BYTES)?;
+            Response::Range {
+                header: meta.header,
+                start: meta.start,
+                proof: meta.proof,
                 data: payload,
             }
         }

@@ -9,6 +9,9 @@ pub(super) mod request {
     pub(in crate::net::codec) const RELEASE_CLAIM: u16 = 6;
     pub(in crate::net::codec) const RECORDS: u16 = 7;
     pub(in crate::net::codec) const ANNOUNCE: u16 = 8;
+    pub(in crate::net::codec) const FETCH_RANGE: u16 = 9;
+    /// The last one.
+    pub(in crate::net::codec) const LAST: u16 = FETCH_RANGE;
 }
 
 pub(super) mod response {
@@ -21,4 +24,5 @@ pub(super) mod response {
     pub(in crate::net::codec) const REFUSED: u16 = 7;
     pub(in crate::net::codec) const BUSY: u16 = 8;
     pub(in crate::net::codec) const UNSUPPORTED: u16 = 9;
+    pub(in crate::net::codec) const RANGE: u16 = 10;
 }

@@ -73,6 +73,15 @@ fn requests() -> Vec<(&'static str, Request)> {
                 records: vec![Bytes::from_static(b"record")],
             },
         ),
+        (
+            "fetch-range",
+            Request::FetchRange {
+                block,
+                index: 3,
+                start: 65_536,
+                end: 70_000,
+            },
+        ),
         ("unknown", Request::Unknown { opcode: 999 }),
     ]
 }
@@ -112,6 +121,15 @@ fn responses() -> Vec<(&'static str, Response)> {
         ),
         ("busy", Response::Busy),
         ("unsupported", Response::Unsupported),
+        (
+            "range",
+            Response::Range {
+                header: Bytes::from_static(b"stripe header"),
+                start: 65_536,
+                proof: Bytes::from_static(b"proof"),
+                data: Bytes::from_static(b"part of a shard"),
+            },
+        ),
     ]
 }
 
@@ -279,12 +297,27 @@ fn what_the_other_side_would_refuse_is_not_sent() {
         Request::Announce {
             records: vec![vec![0; MESSAGE_META_MAX_BYTES].into()],
         },
+        Request::FetchRange {
+            block,
+            index: 64,
+            start: 0,
+            end: 1,
+        },
         store(64, 0, 0),
         store(0, STRIPE_HEADER_MAX_BYTES + 1, 0),
         store(0, 0, MESSAGE_PAYLOAD_MAX_BYTES + 1),
     ] {
         assert!(encode_request(1, &request).is_err());
     }
+    let range = |header: usize, proof: usize| Response::Range {
+        header: vec![0; header].into(),
+        start: 0,
+        proof: vec![0; proof].into(),
+        data: Bytes::new(),
+    };
+    assert!(encode_response(1, &range(STRIPE_HEADER_MAX_BYTES, RANGE_PROOF_MAX_BYTES)).is_ok());
+    assert!(encode_response(1, &range(STRIPE_HEADER_MAX_BYTES + 1, 0)).is_err());
+    assert!(encode_response(1, &range(0, RANGE_PROOF_MAX_BYTES + 1)).is_err());
     assert!(
         encode_request(
             1,
@@ -300,7 +333,15 @@ fn control_parts_beyond_the_limits_are_refused() {
     let meta = wire::encode(&meta::HaveOut { blocks: &blocks });
     assert!(decode_request(1, &meta, Bytes::new()).is_err());
     assert!(decode_response(2, &[], Bytes::from_static(b"x")).is_err());
-    assert!(decode_request(1, &[], Bytes::from_static(b"x")).is_err());
+    for code in [1, 9] {
+        assert!(decode_request(code, &[], Bytes::from_static(b"x")).is_err());
+    }
+    let long = meta::Range {
+        header: Bytes::new(),
+        start: 0,
+        proof: vec![0; RANGE_PROOF_MAX_BYTES + 1].into(),
+    };
+    assert!(decode_response(10, &wire::encode(&long), Bytes::new()).is_err());
     // An announced array far longer than the bytes that follow.
     let liar = [
         0xa1, 0x66, b'b', b'l', b'o', b'c', b'k', b's', 0x9b, 255, 255, 255, 255, 255, 255, 255,
@@ -389,6 +430,14 @@ fn any_request() -> impl Strategy<Value = Request> {
             block,
             wanted: IndexSet(wanted),
         }),
+        (any_block(), 0..64u8, any::<u32>(), any::<u32>()).prop_map(
+            |(block, index, start, end)| Request::FetchRange {
+                block,
+                index,
+                start,
+                end,
+            }
+        ),
         any_claim().prop_map(|claim| Request::CloseClaim { claim }),
         any_claim().prop_map(|claim| Request::ReleaseClaim { claim }),
         (any::<Option<[u8; 32]>>(), any::<u32>())
@@ -415,6 +464,14 @@ fn any_response() -> impl Strategy<Value = Response> {
                 index,
                 held: IndexSet(held),
                 header,
+                data,
+            }
+        ),
+        (any_bytes(99), any::<u32>(), any_bytes(99), any_bytes(999)).prop_map(
+            |(header, start, proof, data)| Response::Range {
+                header,
+                start,
+                proof,
                 data,
             }
         ),

@@ -57,7 +57,7 @@ pub(super) fn damage_request(request: &mut Request, entropy: &Entropy) {
 
 /// Flips one bit of the payload, if there is one.
 pub(super) fn damage_response(response: &mut Response, entropy: &Entropy) {
-    if let Response::Shard { data, .. } = response {
+    if let Response::Shard { data, .. } | Response::Range { data, .. } = response {
         *data = damage(data, entropy);
     }
 }

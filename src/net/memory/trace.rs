@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::net::message::{Request, Response};
+
 /// Every event of a simulated network, in order.
 #[derive(Clone)]
 pub struct Trace {
@@ -50,5 +52,37 @@ impl fmt::Debug for Trace {
         f.debug_struct("Trace")
             .field("count", &self.count)
             .finish_non_exhaustive()
+    }
+}
+
+/// What a trace calls it.
+pub(super) const fn kind(request: &Request) -> &'static str {
+    match request {
+        Request::Have { .. } => "have",
+        Request::Claim { .. } => "claim",
+        Request::Store { .. } => "store",
+        Request::Fetch { .. } => "fetch",
+        Request::FetchRange { .. } => "fetch-range",
+        Request::CloseClaim { .. } => "close",
+        Request::ReleaseClaim { .. } => "release",
+        Request::Records { .. } => "records",
+        Request::Announce { .. } => "announce",
+        Request::Unknown { .. } => "unknown",
+    }
+}
+
+/// What a trace calls it.
+pub(super) const fn answer_kind(response: &Response) -> &'static str {
+    match response {
+        Response::Held { .. } => "held",
+        Response::Stored => "stored",
+        Response::Shard { .. } => "shard",
+        Response::Range { .. } => "range",
+        Response::Missing { .. } => "missing",
+        Response::Done => "done",
+        Response::Records { .. } => "records",
+        Response::Refused { .. } => "refused",
+        Response::Busy => "busy",
+        Response::Unsupported => "unsupported",
     }
 }

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::faults::{damage_request, damage_response};
+use super::trace::{answer_kind, kind};
 use super::{LinkFaults, MemoryOptions, MemoryPeer, Trace, view};
 use crate::base::{Clock, Entropy, PeerId};
 use crate::net::command::{Command, Inbound, Members, NetError};
@@ -567,33 +568,5 @@ impl World {
         let at = self.started.elapsed().as_micros();
         self.trace
             .add(&format_args!("{at} {what} {from}>{to} #{id} {detail}"));
-    }
-}
-
-const fn kind(request: &Request) -> &'static str {
-    match request {
-        Request::Have { .. } => "have",
-        Request::Claim { .. } => "claim",
-        Request::Store { .. } => "store",
-        Request::Fetch { .. } => "fetch",
-        Request::CloseClaim { .. } => "close",
-        Request::ReleaseClaim { .. } => "release",
-        Request::Records { .. } => "records",
-        Request::Announce { .. } => "announce",
-        Request::Unknown { .. } => "unknown",
-    }
-}
-
-const fn answer_kind(response: &Response) -> &'static str {
-    match response {
-        Response::Held { .. } => "held",
-        Response::Stored => "stored",
-        Response::Shard { .. } => "shard",
-        Response::Missing { .. } => "missing",
-        Response::Done => "done",
-        Response::Records { .. } => "records",
-        Response::Refused { .. } => "refused",
-        Response::Busy => "busy",
-        Response::Unsupported => "unsupported",
     }
 }

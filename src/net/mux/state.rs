@@ -199,7 +199,7 @@ impl Shared {
 
     /// Sends a request and waits for the answer, however long it takes.
     pub(super) async fn ask(&self, request: &Request) -> Result<Response, NetError> {
-        let is_bulk = matches!(request, Request::Store { .. } | Request::Fetch { .. });
+        let is_bulk = matches!(request, Request::Store { .. }) || brings_payload(request);
         let waiting = Waiting::enter(&self.waiters);
         if waiting.count > self.context.limits.requests_per_peer * WAITERS_PER_SLOT {
             return Err(NetError::Busy(self.peer));
@@ -229,7 +229,7 @@ impl Shared {
         let (reply, answer) = oneshot::channel();
         let pending = Pending {
             reply,
-            expects_payload: matches!(request, Request::Fetch { .. }),
+            expects_payload: brings_payload(request),
         };
         {
             let mut state = self.lock();
@@ -543,4 +543,9 @@ impl State {
         }
         fits
     }
+}
+
+/// Whether the answer may have a payload.
+const fn brings_payload(request: &Request) -> bool {
+    matches!(request, Request::Fetch { .. } | Request::FetchRange { .. })
 }

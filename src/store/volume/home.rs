@@ -181,6 +181,7 @@ fn fill(store: &StoreShared, id: VolumeId, identity: [u8; 16]) -> Result<(), Vol
         identity,
         Arc::clone(&disk),
         store.ledger.clone(),
+        Arc::clone(&store.ring),
         options,
     );
     let first = 1;
@@ -258,7 +259,8 @@ impl Store {
         let opened = self.pools().disk.run(move || {
             let disk = Arc::clone(&store.disk);
             let identity = identity(disk.as_ref(), id)?.ok_or(VolumeOpenError::NotFound(id))?;
-            let shared = Shared::new(id, identity, disk, store.ledger.clone(), options);
+            let (ledger, ring) = (store.ledger.clone(), Arc::clone(&store.ring));
+            let shared = Shared::new(id, identity, disk, ledger, ring, options);
             let shared = Arc::new(shared);
             let (engine, report) = recover::open(&shared)?;
             // From now on it counts for itself.

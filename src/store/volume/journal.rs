@@ -197,6 +197,7 @@ impl Engine {
         if shared.poisoned().is_some() {
             return None;
         }
+        shared.ring.make_room();
         let groups = shared.take(freeze);
         let first = self.last;
         let outcome = self.append(&groups);

@@ -16,6 +16,7 @@ use crate::store::database::{DatabaseError, Snapshot};
 use crate::store::disk::Disk;
 use crate::store::frame::ChecksumKey;
 use crate::store::quota::{Ledger, Tier};
+use crate::store::ring::Ring;
 
 /// What a changed row may take in the tables besides its bytes: a part of a page, and copies of pages.
 const ROW_COST: u64 = 160;
@@ -135,6 +136,8 @@ pub(super) struct Shared {
     pub(super) key: ChecksumKey,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) ledger: Ledger,
+    /// Makes way for what is written here.
+    pub(super) ring: Arc<Ring>,
     pub(super) options: VolumeOptions,
     state: RwLock<State>,
     /// Held for reading while a snapshot is read, for writing while the tables are opened anew.
@@ -156,6 +159,7 @@ impl Shared {
         identity: [u8; 16],
         disk: Arc<dyn Disk>,
         ledger: Ledger,
+        ring: Arc<Ring>,
         options: VolumeOptions,
     ) -> Self {
         Shared {
@@ -164,6 +168,7 @@ impl Shared {
             key: super::group::checksum_key(&identity),
             disk,
             ledger,
+            ring,
             options,
             state: RwLock::default(),
             tables: RwLock::default(),

@@ -9,7 +9,8 @@ use crate::crypto::passphrase::open_container;
 use crate::crypto::{Layout, forge, open, open_frames};
 use crate::dag::directory::Entries;
 use crate::dag::{Extents, Node, NodeAt, Shape, TreeRoot, Walk};
-use crate::erasure::{StripeHeader, VerifiedShard, join, rebuild};
+use crate::erasure::tree::{aligned, proves};
+use crate::erasure::{Outboard, StripeHeader, VerifiedShard, join, rebuild};
 use crate::node::identity::Identity;
 
 /// The key of all sealed chunks here.
@@ -97,6 +98,40 @@ pub(super) fn stripe_shards(data: &[u8]) {
     }
     let few = verified.get(1..data_shards).unwrap_or_default();
     assert!(join(few).is_err());
+}
+
+/// Where a part of a shard is, a proof, and bytes of which the shard is made.
+pub(super) fn shard_proof(data: &[u8]) {
+    let Some((shard, at, proof, bytes)) = proof_parts(data) else {
+        return;
+    };
+    let (outboard, hash) = Outboard::new(&shard);
+    assert_eq!(&hash.0, blake3::hash(&shard).as_bytes());
+    let len = shard.len();
+    if proves(&hash, len, at, bytes, proof) {
+        assert_eq!(shard.get(at..at + bytes.len()), Some(bytes));
+    }
+    let range = aligned(at..at.saturating_add(bytes.len()), len);
+    let Some(part) = shard.get(range.clone()).filter(|part| !part.is_empty()) else {
+        return;
+    };
+    let honest = outboard.prove(range.clone());
+    assert!(proves(&hash, len, range.start, part, &honest));
+    assert!(outboard.matches(range.start, part));
+    let is_honest = proof == honest;
+    assert_eq!(proves(&hash, len, range.start, part, proof), is_honest);
+}
+
+/// A shard, a place in it, a proof, and the bytes that the shard repeats.
+pub(super) fn proof_parts(data: &[u8]) -> Option<(Vec<u8>, usize, &[u8], &[u8])> {
+    let (len, rest) = data.split_first_chunk::<4>()?;
+    let (at, rest) = rest.split_first_chunk::<4>()?;
+    let (proof, bytes) = split(rest);
+    let len = u32::from_be_bytes(*len) as usize % STRIPE_BYTES_MAX as usize;
+    let at = u32::from_be_bytes(*at) as usize;
+    let mut shard: Vec<u8> = bytes.iter().cycle().take(len).copied().collect();
+    shard.resize(len, 0);
+    Some((shard, at, proof, bytes))
 }
 
 /// Where the nodes lie: in the middle of a block, so that references to nodes before are possible.

@@ -46,6 +46,7 @@ targets! {
     format::sealed_chunk,
     format::stripe_header,
     format::stripe_shards,
+    format::shard_proof,
     format::extent_node,
     format::directory_node,
     format::tree_root,

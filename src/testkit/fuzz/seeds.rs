@@ -39,6 +39,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             .map(|data| split(data).0.to_vec())
             .collect(),
         "stripe_shards" => stored::stripes(),
+        "shard_proof" => stored::proofs(),
         "extent_node" => stored::extents(),
         "directory_node" => stored::directories(),
         "tree_root" => vec![stored::tree()],
@@ -105,6 +106,12 @@ fn requests() -> Vec<Outgoing> {
             block,
             wanted: IndexSet::first(5),
         },
+        Request::FetchRange {
+            block,
+            index: 2,
+            start: 20_000,
+            end: 100_000,
+        },
         Request::CloseClaim { claim: claim() },
         Request::ReleaseClaim { claim: claim() },
         Request::Records {
@@ -131,6 +138,12 @@ fn responses() -> Vec<Outgoing> {
             held: IndexSet::one(1),
             header: Bytes::from_static(b"header"),
             data: Bytes::from_static(b"data of the shard"),
+        },
+        Response::Range {
+            header: Bytes::from_static(b"header"),
+            start: 16_384,
+            proof: Bytes::from_static(&[6; 64]),
+            data: Bytes::from_static(b"part of the shard"),
         },
         Response::Missing {
             held: IndexSet::EMPTY,

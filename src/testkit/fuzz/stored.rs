@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::format::place;
+use super::format::{place, proof_parts};
 use super::joined;
 use super::seeds::{block, claim};
 use super::store::{SEGMENT, version_text};
@@ -16,7 +16,8 @@ use crate::dag::{
     Entry, EntryKind, Extent, Extents, FileContent, Meta, NodePacker, NodeRef, Shape, Span,
     Timestamp, TreeRoot, TreeTotals,
 };
-use crate::erasure::encode_stripe;
+use crate::erasure::tree::aligned;
+use crate::erasure::{Outboard, encode_stripe};
 use crate::store::{Disk, MemDisk, Store, StoreOptions, VERSION_FILE};
 
 /// Headers in clear with their payloads.
@@ -41,6 +42,22 @@ pub(super) fn sealed() -> Vec<Vec<u8>> {
         joined(&header(65_536, &[packed]), &run),
         joined(&header(65_540, &[packed, 4]), &[&run[..], b"tail"].concat()),
     ]
+}
+
+/// Parts of shards of one, two and many groups, with their proofs.
+pub(super) fn proofs() -> Vec<Vec<u8>> {
+    let text = b"what the shard repeats; ";
+    let places = [(100, 0), (20_000, 16_384), (100_000, 40_000), (262_000, 7)];
+    let parts = places.map(|(len, at): (u32, u32)| {
+        let place = [len.to_be_bytes(), at.to_be_bytes()].concat();
+        let bare = [&place[..], &joined(b"", text)].concat();
+        let proof = proof_parts(&bare).map(|(shard, at, _, bytes)| {
+            let range = aligned(at..at + bytes.len(), shard.len());
+            Outboard::new(&shard).0.prove(range)
+        });
+        [&place[..], &joined(&proof.unwrap_or_default(), text)].concat()
+    });
+    parts.into()
 }
 
 /// Headers with the data shards.

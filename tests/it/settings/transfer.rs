@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use cairnfs::base::ByteSize;
 
-use super::{peak_bytes, time};
-use crate::support::{Devnet, random_file, run, wait_until};
+use super::{ask, peak_bytes, time, used};
+use crate::support::{Devnet, allocated, random_file, run, wait_until};
 
 const MIB: u64 = 1 << 20;
 /// Bytes per second.
@@ -129,6 +129,53 @@ fn a_get_takes_as_much_memory_as_allowed() {
         peaks.push(peak_bytes(pid));
     }
     assert!(peaks[0] + 32 * MIB < peaks[1], "{peaks:?}");
+}
+
+#[test]
+fn what_was_read_lately_stays_in_memory() {
+    let mut net = putter_and_holder();
+    let file = net.dir.path().join("file");
+    random_file(&file, 40 << 20, 1);
+    let link = net.put(0, &file);
+    for (memory, code) in [(128, 0), (16, 3)] {
+        net.reconfigure(0, |config| {
+            config.cache.memory = ByteSize::mib(memory);
+            config.cache.disk = ByteSize(0);
+            config.fetch.timeout = Duration::from_secs(1);
+        });
+        net.wait_connected(0);
+        run(net.cairn(0).args(["-q", "get", &link]), 0);
+        net.kill(1);
+        run(net.cairn(0).args(["-q", "get", &link]), code);
+        net.restart(1, None);
+    }
+}
+
+#[test]
+fn what_others_sent_stays_on_the_disk() {
+    let mut net = putter_and_holder();
+    let file = net.dir.path().join("file");
+    random_file(&file, 40 << 20, 1);
+    let link = net.put(0, &file);
+    let mut grown = Vec::new();
+    for disk in [ByteSize(0), ByteSize::mib(8), ByteSize::gib(1)] {
+        net.reconfigure(0, |config| config.cache.disk = disk);
+        net.wait_connected(0);
+        let before = allocated(&net.peers[0].data_dir);
+        let used_before = used(&net, 0);
+        run(net.cairn(0).args(["-q", "get", &link]), 0);
+        // It is written beside the reading.
+        std::thread::sleep(Duration::from_secs(2));
+        grown.push(allocated(&net.peers[0].data_dir).saturating_sub(before));
+        // Nobody counts it as used.
+        assert!(used(&net, 0).saturating_sub(used_before) < MIB);
+        let status = ask(&net, 0, &["status"]);
+        let cached = status["storage"]["cached_bytes"].as_u64().unwrap();
+        assert!(cached <= disk.0 && cached <= grown.last().unwrap() + MIB);
+    }
+    assert!(grown[0] < MIB, "{grown:?}");
+    assert!((4 * MIB..10 * MIB).contains(&grown[1]), "{grown:?}");
+    assert!(grown[2] > 20 * MIB, "{grown:?}");
 }
 
 #[test]

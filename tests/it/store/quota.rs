@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cairnfs::base::worker::{Next, Worker};
 use cairnfs::base::{Clock, IndexSet};
-use cairnfs::store::{Compaction, RealDisk, Store, StoreError};
+use cairnfs::store::{Compaction, RealDisk, Store, StoreError, StoreOptions};
 
 use super::support::{HOUR_MS, START_MS, block_of, claim, open, options, shard, simulate};
 
@@ -82,11 +82,24 @@ async fn compact(compaction: &mut Compaction, watch: &mut Watch<'_>) {
     }
 }
 
-async fn cycle(quota: u64, len: usize) {
+/// Shards that nobody stores here, as if others had sent them.
+async fn cache(store: &Store, watch: &mut Watch<'_>, len: usize) {
+    for seed in 0..64u64 {
+        let foreign = shard((1 << 40) + seed, len.max(100_000));
+        store.cache(vec![foreign]).await;
+        watch.check("caching");
+    }
+}
+
+async fn cycle(quota: u64, len: usize, ring_bytes: u64) {
     let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
     let clock = Clock::simulated(START_MS);
-    let (store, _) = open(disk.clone(), options(quota), &clock).await;
+    let options = StoreOptions {
+        ring_bytes,
+        ..options(quota)
+    };
+    let (store, _) = open(disk.clone(), options, &clock).await;
     let (mut compaction, _) = store.workers();
     let mut watch = Watch {
         dir: dir.path(),
@@ -94,7 +107,12 @@ async fn cycle(quota: u64, len: usize) {
         peak: 0,
         index: 0,
     };
+    cache(&store, &mut watch, len).await;
+    assert_eq!(store.usage().cached > 0, ring_bytes > 0);
     let took = fill(&store, &mut watch, 0, len).await;
+    // What was cached has made way.
+    assert!(store.usage().cached < len as u64 * 2 + 200_000);
+    cache(&store, &mut watch, len).await;
     let payload = took * len as u64;
     let usage = store.usage();
     let index = dir.path().join("store/index.redb").metadata().unwrap();
@@ -128,6 +146,7 @@ async fn cycle(quota: u64, len: usize) {
         watch.check("a release");
     }
     compact(&mut compaction, &mut watch).await;
+    cache(&store, &mut watch, len).await;
     let again = fill(&store, &mut watch, 1 << 32, len).await;
     assert!(again >= took / 2, "{again} after {took}");
     // Lowered below what is used: intake stops, nothing else does.
@@ -163,22 +182,27 @@ async fn cycle(quota: u64, len: usize) {
 
 #[test]
 fn a_quota_of_32_mib_holds_for_shards_of_256_kib() {
-    simulate(cycle(32 << 20, 256 << 10));
+    simulate(cycle(32 << 20, 256 << 10, 0));
 }
 
 #[test]
 fn a_quota_of_40_mib_holds_for_shards_of_40_kb() {
-    simulate(cycle(40 << 20, 40_000));
+    simulate(cycle(40 << 20, 40_000, 0));
 }
 
 #[test]
 fn a_quota_of_32_mib_holds_for_shards_of_4_kib() {
-    simulate(cycle(32 << 20, 4 << 10));
+    simulate(cycle(32 << 20, 4 << 10, 0));
 }
 
 #[test]
 fn a_quota_of_34_mib_holds_for_shards_of_500_bytes() {
-    simulate(cycle(34 << 20, 500));
+    simulate(cycle(34 << 20, 500, 0));
+}
+
+#[test]
+fn a_quota_of_40_mib_holds_with_cached_shards_besides() {
+    simulate(cycle(40 << 20, 256 << 10, 1 << 30));
 }
 
 #[test]
