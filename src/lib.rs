@@ -21,6 +21,8 @@ pub mod blocks;
 
 pub mod content;
 
+pub mod vfs;
+
 pub mod admin;
 
 pub mod config;

@@ -7,6 +7,7 @@
 //! * [`memfs`] is a complete filesystem in memory: the oracle of model tests and the floor of
 //!   measurements.
 
+pub mod acl;
 mod answer;
 mod filesystem;
 pub mod kernel;

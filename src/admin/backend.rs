@@ -12,8 +12,9 @@ use super::error::AdminError;
 use super::transfer::{frames_of, into_file};
 use super::types::{
     GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
-    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, PeerInfo, PutRequest, PutResult,
-    QuotaInfo, SetQuota, Stat, Status,
+    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo,
+    PutRequest, PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest,
+    UmountRequest, VolumeCreate, VolumeInfo, VolumeRemove,
 };
 
 /// Bytes of a body, in pieces of any size. It ends with an error if its other end broke off.
@@ -74,4 +75,16 @@ pub trait Backend: Send + Sync + 'static {
     fn list(&self) -> Answer<'_, ItemStream<Listed>>;
     /// Identity, secrets and list, sealed with a passphrase.
     fn key_export(&self, request: KeyExportRequest) -> Answer<'_, KeyExported>;
+    /// The volumes of this peer, by name.
+    fn volumes(&self) -> Answer<'_, Vec<VolumeInfo>>;
+    /// Makes an empty volume.
+    fn volume_create(&self, request: VolumeCreate) -> Answer<'_, VolumeInfo>;
+    /// Removes a volume from this machine; tells what it was.
+    fn volume_remove(&self, request: VolumeRemove) -> Answer<'_, VolumeInfo>;
+    /// Mounts a volume. If the call is given up, it is unmounted again.
+    fn mount(&self, request: MountRequest) -> Answer<'_, Mounted>;
+    /// Unmounts what is mounted on a directory, and closes the volume.
+    fn umount(&self, request: UmountRequest) -> Answer<'_, Mounted>;
+    /// Brings everything written before to full redundancy, and tells how far that is.
+    fn sync(&self, request: SyncRequest) -> Answer<'_, ItemStream<SyncProgress>>;
 }

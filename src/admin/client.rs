@@ -26,8 +26,9 @@ use super::server::HEAD_HEADER;
 use super::socket;
 use super::types::{
     GetRequest, Hello, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported,
-    Line, LinkRequest, Listed, LsEntry, LsRequest, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    SetQuota, Stat, Status,
+    Line, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest,
+    PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
+    VolumeCreate, VolumeInfo, VolumeRemove,
 };
 
 /// How long a peer may take to greet: it answers that from memory.
@@ -255,6 +256,30 @@ impl Backend for Client {
 
     fn key_export(&self, request: KeyExportRequest) -> Answer<'_, KeyExported> {
         self.tell(Method::POST, "/v1/key/export", &request)
+    }
+
+    fn volumes(&self) -> Answer<'_, Vec<VolumeInfo>> {
+        self.ask("/v1/volumes")
+    }
+
+    fn volume_create(&self, request: VolumeCreate) -> Answer<'_, VolumeInfo> {
+        self.tell(Method::POST, "/v1/volumes/create", &request)
+    }
+
+    fn volume_remove(&self, request: VolumeRemove) -> Answer<'_, VolumeInfo> {
+        self.tell(Method::POST, "/v1/volumes/remove", &request)
+    }
+
+    fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {
+        self.tell(Method::POST, "/v1/mount", &request)
+    }
+
+    fn umount(&self, request: UmountRequest) -> Answer<'_, Mounted> {
+        self.tell(Method::POST, "/v1/umount", &request)
+    }
+
+    fn sync(&self, request: SyncRequest) -> Answer<'_, ItemStream<SyncProgress>> {
+        self.items(format!("/v1/sync{}", to_query(&request)))
     }
 }
 

@@ -28,7 +28,7 @@ use super::lock::DirLock;
 use super::socket;
 use super::types::{
     GetRequest, Hello, InviteRequest, JoinRequest, KeyExportRequest, Line, LinkRequest, LsRequest,
-    PutRequest, SetQuota,
+    MountRequest, PutRequest, SetQuota, SyncRequest, UmountRequest, VolumeCreate, VolumeRemove,
 };
 
 /// Header with the [`super::types::GetHead`] of a download.
@@ -210,6 +210,15 @@ fn router(shared: Shared) -> Router {
         .route("/v1/stat", get(stat))
         .route("/v1/list", get(list))
         .route("/v1/key/export", post(key_export))
+        .route(
+            "/v1/volumes",
+            get(|State(s): State<Shared>| async move { json(s.backend.volumes().await) }),
+        )
+        .route("/v1/volumes/create", post(volume_create))
+        .route("/v1/volumes/remove", post(volume_remove))
+        .route("/v1/mount", post(mount))
+        .route("/v1/umount", post(umount))
+        .route("/v1/sync", get(sync))
         .fallback(|| async {
             AdminError::usage("no such call: the peer is of another version")
                 .hint("restart the running peer with this program")
@@ -268,6 +277,28 @@ async fn key_export(State(shared): State<Shared>, body: Bytes) -> Reply {
             .key_export(parse::<KeyExportRequest>(&body)?)
             .await,
     )
+}
+
+async fn volume_create(State(shared): State<Shared>, body: Bytes) -> Reply {
+    let request = parse::<VolumeCreate>(&body)?;
+    json(shared.backend.volume_create(request).await)
+}
+
+async fn volume_remove(State(shared): State<Shared>, body: Bytes) -> Reply {
+    let request = parse::<VolumeRemove>(&body)?;
+    json(shared.backend.volume_remove(request).await)
+}
+
+async fn mount(State(shared): State<Shared>, body: Bytes) -> Reply {
+    json(shared.backend.mount(parse::<MountRequest>(&body)?).await)
+}
+
+async fn umount(State(shared): State<Shared>, body: Bytes) -> Reply {
+    json(shared.backend.umount(parse::<UmountRequest>(&body)?).await)
+}
+
+async fn sync(State(shared): State<Shared>, request: QueryOf<SyncRequest>) -> Reply {
+    Ok(lines(shared.backend.sync(query(request)?).await?))
 }
 
 async fn stat(State(shared): State<Shared>, request: QueryOf<LinkRequest>) -> Reply {

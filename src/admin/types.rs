@@ -1,8 +1,15 @@
 //! The JSON of the control API. Fields are only ever added.
 
+mod volumes;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::AdminError;
+
+pub use volumes::{
+    HexPath, MountRequest, Mounted, SyncProgress, SyncRequest, UmountRequest, VolumeCreate,
+    VolumeInfo, VolumeRemove, VolumeUsage,
+};
 
 /// What answers on the socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +53,12 @@ pub struct Status {
     pub storage: QuotaInfo,
     /// Its background jobs.
     pub workers: Vec<WorkerStatus>,
+    /// Its volumes.
+    #[serde(default)]
+    pub volumes: Vec<VolumeInfo>,
+    /// Whether it would serve a mount. One that ends with a command, or is about to end, does not.
+    #[serde(default)]
+    pub serves_mounts: bool,
 }
 
 /// What look-ups in the DHT cost, all together.
@@ -395,4 +408,7 @@ pub struct KeyImported {
     pub network: Option<String>,
     /// Number of links of its list.
     pub links: u64,
+    /// Number of its volumes.
+    #[serde(default)]
+    pub volumes: u64,
 }

@@ -151,6 +151,25 @@ impl Blocks {
         self.settle(claim, State::Releasing, &left).await
     }
 
+    /// Lets go of what only a finished upload of this peer kept; `peers` are those that may know of it.
+    ///
+    /// # Errors
+    /// If the own store takes no writes. What a peer could not be told now it is told later.
+    pub async fn release(
+        &self,
+        owner: OwnerId,
+        number: u64,
+        peers: Vec<PeerId>,
+    ) -> Result<(), StoreError> {
+        let claim = ClaimId {
+            owner,
+            writer: self.net.own(),
+            number,
+        };
+        let peers = peers.into_iter().collect();
+        self.release_claim(claim, &peers, Vec::new()).await
+    }
+
     fn debt(&self, owner: OwnerId, state: State, peers: Vec<PeerId>) -> Bytes {
         Bytes::from(wire::encode(&Debt {
             owner,

@@ -45,6 +45,8 @@ pub struct UploadReport {
     pub survives: usize,
     /// Peers that hold shards of it.
     pub peers: usize,
+    /// Peers that may know of its claim.
+    pub told: Vec<PeerId>,
 }
 
 /// Row changes that become durable together with the completion of an upload.
@@ -183,6 +185,7 @@ impl Upload {
         let lost = unclosed.intersection(&holders).count();
         report.survives = survives.saturating_sub(lost);
         report.peers = holders.len();
+        report.told = used.iter().copied().collect();
         let demanded = session.options.survive.unwrap_or(0);
         if report.survives < demanded {
             let blocks = &session.blocks;
@@ -195,6 +198,11 @@ impl Upload {
             });
         }
         Ok(report)
+    }
+
+    /// What keeps its blocks at their holders.
+    pub fn claim(&self) -> ClaimId {
+        self.session.claim
     }
 
     /// Gives the upload up and frees what it placed.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::mount_options::MountOption;
 use crate::base::{ByteSize, EcProfile};
 use crate::config::Quota;
 
@@ -50,6 +51,14 @@ pub(super) enum Command {
     Node(NodeArgs),
     /// Run a network of real peers on this machine, to try things out
     Devnet(DevnetArgs),
+    /// Mount a volume on a directory, and make it at first use
+    Mount(MountArgs),
+    /// Unmount what is mounted on a directory
+    Umount(UmountArgs),
+    /// Wait until everything written to mounted volumes is at full redundancy
+    Sync(SyncArgs),
+    /// Make, list and remove volumes
+    Volume(VolumeArgs),
     /// Make a ticket with which another machine joins
     Invite(InviteArgs),
     /// Join the network of a ticket
@@ -102,6 +111,82 @@ pub(super) struct DevnetArgs {
     /// Redundancy of what is put
     #[arg(long, default_value_t = EcProfile::DEFAULT, value_name = "DATA+PARITY")]
     pub(super) redundancy: EcProfile,
+    /// Directory on which peer 1 mounts a volume that all peers store; made if it is missing
+    #[arg(long, value_name = "DIR")]
+    pub(super) mount: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
+pub(super) struct MountArgs {
+    /// Name of the volume [default: `default`, which is made if it is not there]
+    pub(super) volume: Option<String>,
+    /// Where to
+    pub(super) dir: PathBuf,
+    /// Allow no changes
+    #[arg(long)]
+    pub(super) read_only: bool,
+    /// Let other users of this machine in, as far as the modes of files do
+    #[arg(long)]
+    pub(super) allow_other: bool,
+    /// Options as `mount -o` takes them: ro, allow_other, suid, dev, noexec, nonempty
+    #[arg(short, long, value_name = "OPTIONS", value_delimiter = ',')]
+    pub(super) options: Vec<MountOption>,
+    /// Stay until it is unmounted or Ctrl-C, which unmounts it
+    #[arg(long)]
+    pub(super) foreground: bool,
+    /// Tell on the standard output how it went, and log into the data directory (for a parent that ends)
+    #[arg(long, hide = true)]
+    pub(super) report: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UmountArgs {
+    /// Where it is mounted
+    pub(super) dir: PathBuf,
+    /// Take it away even if it is in use; what is open stays usable until it is closed
+    #[arg(long)]
+    pub(super) lazy: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SyncArgs {
+    /// A directory of a mounted volume [default: all mounted volumes]
+    pub(super) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VolumeArgs {
+    #[command(subcommand)]
+    pub(super) command: VolumeCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum VolumeCommand {
+    /// Make an empty volume
+    Create(VolumeCreateArgs),
+    /// List the volumes of this peer
+    List,
+    /// Remove a volume, with all its files, from this machine
+    Remove(VolumeRemoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VolumeCreateArgs {
+    /// Its name: letters, digits, `.`, `_` and `-`
+    pub(super) name: String,
+    /// Redundancy, for instance 4+2: any 4 of 6 shards bring a block back [default: as configured]
+    #[arg(long, value_name = "DATA+PARITY")]
+    pub(super) redundancy: Option<EcProfile>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VolumeRemoveArgs {
+    /// Its name
+    pub(super) name: String,
+    /// Do not ask
+    #[arg(long)]
+    pub(super) yes: bool,
 }
 
 #[derive(Debug, Args)]

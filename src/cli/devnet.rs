@@ -1,6 +1,7 @@
 //! `devnet`: a network of real peers on this machine, each its own process.
 
 mod child;
+mod place;
 mod setup;
 
 use std::path::{Path, PathBuf};
@@ -11,11 +12,13 @@ use futures::stream::FuturesUnordered;
 use serde::Serialize;
 
 use self::child::Child;
+use self::place::Place;
 use super::args::DevnetArgs;
 use super::failure::Failure;
+use super::launch::Launch;
 use super::output::Output;
 use super::signals::Interrupt;
-use crate::admin::types::{InviteRequest, JoinRequest};
+use crate::admin::types::{InviteRequest, JoinRequest, Mounted};
 use crate::admin::{AdminError, Backend, Client};
 
 /// How long the peers may take to know and reach each other.
@@ -31,17 +34,27 @@ struct PeerLine {
     addresses: Vec<String>,
 }
 
+/// The last line of `devnet --json`.
+#[derive(Debug, Serialize)]
+struct Ready {
+    ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mount: Option<Mounted>,
+}
+
 pub(super) async fn run(
     output: &Output,
     args: &DevnetArgs,
+    launcher: &dyn Launch,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
     let home = setup::Home::prepare(args)?;
+    let place = args.mount.as_deref().map(Place::prepare).transpose()?;
     let mut children = Vec::new();
     let outcome = tokio::select! {
         biased;
         () = interrupt.wait() => Ok(()),
-        outcome = up_and_watch(output, args, &home, &mut children) => outcome,
+        outcome = up_and_watch(output, args, &home, place.as_ref(), &mut children) => outcome,
     };
     output.say("stopping the peers");
     children
@@ -50,6 +63,9 @@ pub(super) async fn run(
         .collect::<FuturesUnordered<_>>()
         .collect::<()>()
         .await;
+    if let Some(place) = place {
+        place.leave(output, launcher).await;
+    }
     home.remove_if_temporary(output);
     outcome
 }
@@ -58,6 +74,7 @@ async fn up_and_watch(
     output: &Output,
     args: &DevnetArgs,
     home: &setup::Home,
+    place: Option<&Place>,
     children: &mut Vec<Child>,
 ) -> Result<(), Failure> {
     for dir in home.data_dirs() {
@@ -88,10 +105,25 @@ async fn up_and_watch(
         }
     }
     wait_until_ready(&clients).await?;
+    let mounted = match (place, clients.first()) {
+        (Some(place), Some(client)) => Some(place.mount(client).await?),
+        _ => None,
+    };
     drop(clients);
     if output.json {
-        output.line("{\"ready\":true}")?;
+        let ready = Ready {
+            ready: true,
+            mount: mounted,
+        };
+        let text = serde_json::to_string(&ready).map_err(std::io::Error::other)?;
+        output.line(&text)?;
     } else {
+        if let Some(mounted) = &mounted {
+            output.line(&format!(
+                "\nThe volume `{}` of peer 1 is mounted on {}, and stored by all peers.",
+                mounted.volume, mounted.dir
+            ))?;
+        }
         output.line(&lines_to_paste(args, children)?)?;
     }
     watch(output, children).await;

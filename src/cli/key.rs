@@ -113,12 +113,14 @@ pub(super) async fn import(
     if output.json {
         output.document(&imported)?;
     }
-    let links = match imported.links {
-        1 => "1 link".to_owned(),
-        count => format!("{count} links"),
+    let count = |count: u64, what: &str| match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
     };
+    let links = count(imported.links, "link");
+    let volumes = count(imported.volumes, "volume");
     output.say(&format!(
-        "Restored peer {} with {links}. Start it with `cairn node`; never run the same identity \
+        "Restored peer {} with {links} and the keys of {volumes}. Start it with `cairn node`; never run the same identity \
          on two machines at once.",
         imported.peer
     ));

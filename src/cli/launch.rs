@@ -1,5 +1,6 @@
 //! The seam between commands and the peer that they start when none is running.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -15,7 +16,7 @@ pub struct LaunchOptions {
     pub paths: Paths,
     /// What the config file says.
     pub config: Config,
-    /// Whether it lives only as long as one command, so that upkeep is not worth starting.
+    /// Whether it lives only as long as one command, so that it serves no mounts.
     pub is_embedded: bool,
 }
 
@@ -31,6 +32,9 @@ pub trait Launch: Send + Sync + 'static {
         sealed: String,
         passphrase: String,
     ) -> Answer<'_, KeyImported>;
+
+    /// Unmounts a volume whose peer does not answer.
+    fn umount(&self, dir: PathBuf, is_lazy: bool) -> Answer<'_, ()>;
 }
 
 /// A peer that runs in this process.
@@ -43,6 +47,11 @@ pub trait Running: Send + 'static {
 
     /// Resolves when it cannot go on, with the reason.
     fn failed(&self) -> BoxFuture<'static, AdminError> {
+        Box::pin(std::future::pending())
+    }
+
+    /// Resolves when nothing is mounted by it; from then on it takes no more mounts.
+    fn mounts_ended(&self) -> BoxFuture<'static, ()> {
         Box::pin(std::future::pending())
     }
 

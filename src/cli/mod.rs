@@ -5,11 +5,14 @@
 mod args;
 mod devnet;
 mod failure;
+mod fstab;
 mod get;
 mod key;
 mod launch;
 mod logging;
 mod materialise;
+mod mount;
+mod mount_options;
 mod network;
 mod node;
 pub mod output;
@@ -21,6 +24,8 @@ mod show;
 mod signals;
 mod survey;
 mod time;
+mod umount;
+mod volume;
 mod walk;
 
 use std::io;
@@ -47,7 +52,15 @@ const THREADS_GRACE: Duration = Duration::from_millis(200);
 
 /// Runs the command of this process's arguments, with `launcher` to start peers.
 pub fn run(launcher: Arc<dyn Launch>) -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match fstab::translated(std::env::args_os()) {
+        Ok(fstab::Called::Plainly) => Cli::parse(),
+        Ok(fstab::Called::ByMount(arguments)) => Cli::parse_from(arguments),
+        Ok(fstab::Called::ForShow) => return ExitCode::SUCCESS,
+        Err(error) => {
+            Output::new(false, false, 0).error(&error);
+            return ExitCode::from(error.class.code());
+        }
+    };
     let output = Output::new(cli.global.json, cli.global.quiet, cli.global.verbose);
     let stdout_is_content = matches!(&cli.command, Command::Get(args) if args.is_to_stdout());
     match execute(cli, &output, launcher) {
@@ -89,6 +102,8 @@ fn execute(cli: Cli, output: &Output, launcher: Arc<dyn Launch>) -> Result<(), F
 fn runtime_for(cli: &Cli) -> Builder {
     let is_client = match &cli.command {
         Command::Node(_) | Command::Devnet(_) => false,
+        // It may turn out that it has to serve the mount itself.
+        Command::Mount(args) if args.foreground => false,
         _ => paths(cli).is_ok_and(|paths| admin::is_served(&paths.data_dir)),
     };
     if is_client {
@@ -120,7 +135,7 @@ async fn dispatch(cli: Cli, output: &Output, launcher: Arc<dyn Launch>) -> Resul
         .map_err(|error| AdminError::failed(format!("cannot watch for signals: {error}")))?;
     if let Command::Devnet(args) = &cli.command {
         logging::start(output, LogLevel::Warn)?;
-        return devnet::run(output, args, &interrupt).await;
+        return devnet::run(output, args, launcher.as_ref(), &interrupt).await;
     }
     let paths = paths(&cli).map_err(|error| session::config_error(&error))?;
     match &cli.command {
@@ -128,6 +143,25 @@ async fn dispatch(cli: Cli, output: &Output, launcher: Arc<dyn Launch>) -> Resul
             let config = session::load_config(&paths)?;
             logging::start(output, config.log.level)?;
             node::run(&paths, launcher.as_ref(), output, args, &interrupt).await
+        }
+        Command::Mount(args) => {
+            mount::run(&paths, launcher.as_ref(), output, args, &interrupt).await
+        }
+        Command::Umount(args) => {
+            logging::start(output, LogLevel::Warn)?;
+            tokio::select! {
+                biased;
+                () = interrupt.wait() => Err(Failure::Interrupted),
+                outcome = umount::run(&paths, launcher.as_ref(), output, args) => outcome,
+            }
+        }
+        Command::Sync(args) => {
+            logging::start(output, LogLevel::Warn)?;
+            tokio::select! {
+                biased;
+                () = interrupt.wait() => Err(Failure::Interrupted),
+                outcome = umount::sync(&paths, output, args) => outcome,
+            }
         }
         Command::Config(args) => match args.command {
             ConfigCommand::Check => check_config(&paths, output),
@@ -188,12 +222,16 @@ async fn ask(
         Command::Status => show::status(session, output).await,
         Command::Peers => show::peers(session, output).await,
         Command::Quota(args) => show::quota(session, output, &args).await,
+        Command::Volume(args) => volume::run(session, output, &args.command).await,
         Command::Key(args) => match args.command {
             KeyCommand::Export(args) => key::export(session, output, &args).await,
             KeyCommand::Import(_) => Ok(()),
         },
         // Carried out before there is a session.
         Command::Get(_)
+        | Command::Mount(_)
+        | Command::Umount(_)
+        | Command::Sync(_)
         | Command::Node(_)
         | Command::Devnet(_)
         | Command::Config(_)

@@ -1,12 +1,13 @@
 //! Peers as `node` makes them, behind the seam of the commands.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
 use super::launch::{Launch, LaunchOptions, Running};
 use crate::admin::types::KeyImported;
-use crate::admin::{Answer, Backend};
+use crate::admin::{AdminError, Answer, Backend};
 use crate::node::{self, Node, NodeOptions};
 
 /// Starts real peers.
@@ -19,6 +20,7 @@ impl From<LaunchOptions> for NodeOptions {
             data_dir: options.paths.data_dir,
             config_file: options.paths.config_file,
             config: options.config,
+            is_embedded: options.is_embedded,
         }
     }
 }
@@ -39,6 +41,14 @@ impl Launch for PeerLauncher {
     ) -> Answer<'_, KeyImported> {
         Box::pin(node::import(options.into(), sealed, passphrase))
     }
+
+    fn umount(&self, dir: PathBuf, is_lazy: bool) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let done = tokio::task::spawn_blocking(move || node::umount_left(&dir, is_lazy));
+            done.await
+                .map_err(|panic| AdminError::failed(panic.to_string()))?
+        })
+    }
 }
 
 impl Running for Node {
@@ -48,6 +58,11 @@ impl Running for Node {
 
     fn has_new_identity(&self) -> bool {
         Node::has_new_identity(self)
+    }
+
+    fn mounts_ended(&self) -> BoxFuture<'static, ()> {
+        let node = self.clone();
+        Box::pin(async move { Node::mounts_ended(&node).await })
     }
 
     fn shutdown(self: Box<Self>) -> BoxFuture<'static, ()> {

@@ -63,6 +63,13 @@ impl Progress {
         }
     }
 
+    /// So many bytes are done.
+    pub fn set(&self, bytes: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_position(bytes);
+        }
+    }
+
     /// So many bytes more are done.
     pub fn add(&self, bytes: u64) {
         if let Some(bar) = &self.0 {

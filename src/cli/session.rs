@@ -16,6 +16,10 @@ const RETRY: Duration = Duration::from_millis(50);
 /// How long clients of a stopping peer may take to finish.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// What to tell about an identity that was just made.
+pub(super) const NEW_IDENTITY: &str = "this peer got a new identity; `cairn key export FILE` makes its backup, without which a lost \
+     disk takes identity and links with it";
+
 /// A peer for the time of one command.
 pub struct Session {
     backend: Arc<dyn Backend>,
@@ -40,28 +44,12 @@ impl Session {
         launcher: &dyn Launch,
         output: &Output,
     ) -> Result<Session, AdminError> {
-        let give_up = Instant::now() + PATIENCE;
-        loop {
-            let held = match Client::connect(&paths.data_dir).await {
-                Ok(client) => {
-                    return Ok(Session {
-                        backend: Arc::new(client),
-                        own: None,
-                    });
-                }
-                Err(ConnectError::NoPeer) => match DirLock::acquire(&paths.data_dir) {
-                    Ok(lock) => return Self::embedded(paths, launcher, output, lock).await,
-                    Err(error @ LockError::Held { .. }) => error.to_string(),
-                    Err(error) => return Err(AdminError::of(&error)),
-                },
-                Err(error @ ConnectError::Silent(_)) => error.to_string(),
-                Err(error) => return Err(AdminError::failed(error.to_string())),
-            };
-            if Instant::now() > give_up {
-                return Err(AdminError::failed(format!("{held}, which does not answer"))
-                    .hint("wait for it to end, or stop it"));
-            }
-            tokio::time::sleep(RETRY).await;
+        match find(paths, false).await? {
+            Found::Running(client) => Ok(Session {
+                backend: Arc::new(client),
+                own: None,
+            }),
+            Found::Free(lock) => Self::embedded(paths, launcher, output, lock).await,
         }
     }
 
@@ -98,6 +86,50 @@ impl Session {
     }
 }
 
+/// What there is on a data directory.
+pub enum Found {
+    /// A peer runs.
+    Running(Client),
+    /// Nobody, and now it is ours.
+    Free(DirLock),
+}
+
+/// Finds the peer that runs on the data directory, or locks it. With `for_mounts`, a peer that serves
+/// none, because it ends with a command or is about to end, is waited for.
+///
+/// # Errors
+/// If the directory is held for long by a process that does not answer, or cannot be used.
+pub async fn find(paths: &Paths, for_mounts: bool) -> Result<Found, AdminError> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        let held = match Client::connect(&paths.data_dir).await {
+            Ok(client) if !for_mounts => return Ok(Found::Running(client)),
+            Ok(client) => match client.status().await {
+                Ok(status) if status.serves_mounts => return Ok(Found::Running(client)),
+                Ok(status) => format!(
+                    "process {} works for another command on {}, and serves no mounts",
+                    status.pid,
+                    paths.data_dir.display()
+                ),
+                Err(error) => error.to_string(),
+            },
+            Err(ConnectError::NoPeer) => match DirLock::acquire(&paths.data_dir) {
+                Ok(lock) => return Ok(Found::Free(lock)),
+                Err(error @ LockError::Held { .. }) => {
+                    format!("{error}, which does not answer")
+                }
+                Err(error) => return Err(AdminError::of(&error)),
+            },
+            Err(error @ ConnectError::Silent(_)) => error.to_string(),
+            Err(error) => return Err(AdminError::failed(error.to_string())),
+        };
+        if Instant::now() > give_up {
+            return Err(AdminError::failed(held).hint("wait for it to end, or stop it"));
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
 impl OwnPeer {
     /// Starts a peer and serves its control API.
     ///
@@ -118,10 +150,7 @@ impl OwnPeer {
         };
         let running = launcher.launch(options).await?;
         if running.has_new_identity() {
-            output.note(
-                "this peer got a new identity; `cairn key export FILE` makes its backup, \
-                 without which a lost disk takes identity and links with it",
-            );
+            output.note(NEW_IDENTITY);
         }
         let server = match serve(&lock, running.backend()) {
             Ok(server) => server,
@@ -155,6 +184,21 @@ impl OwnPeer {
         self.server.finish().await;
         self.running.shutdown().await;
         drop(self.lock);
+    }
+
+    /// Waits for its clients, but not beyond `stop`, then stops it.
+    pub async fn finish_or(mut self, stop: impl Future<Output = ()>) {
+        let is_finished = tokio::select! {
+            biased;
+            () = self.server.finish() => true,
+            () = stop => false,
+        };
+        if is_finished {
+            self.running.shutdown().await;
+            drop(self.lock);
+        } else {
+            self.stop().await;
+        }
     }
 
     /// Stops it; its clients have a few seconds.

@@ -11,8 +11,10 @@ use super::failure::Failure;
 use super::output::{Output, Table, printable};
 use super::session::Session;
 use super::time::utc_time;
+use super::volume::place;
 use crate::admin::types::{
     Kind, LinkRequest, Listed, LookupInfo, LsEntry, LsRequest, PeerInfo, QuotaInfo, SetQuota,
+    VolumeInfo,
 };
 use crate::admin::{AdminError, ItemStream};
 use crate::base::ByteSize;
@@ -67,10 +69,32 @@ pub(super) async fn status(session: &Session, output: &Output) -> Done {
         rows.push(("address", address.clone()));
     }
     rows.extend(quota_rows(&status.storage));
+    for volume in &status.volumes {
+        rows.push(("volume", volume_text(volume)));
+    }
     for worker in &status.workers {
         rows.push(("job", format!("{}: {}", worker.name, worker.status)));
     }
     Ok(print_rows(output, &rows)?)
+}
+
+/// A volume on one line: where it is mounted, and what of it waits.
+fn volume_text(volume: &VolumeInfo) -> String {
+    let place = match &volume.mounted_on {
+        Some(_) => format!("on {}", place(volume)),
+        None if volume.local => "not mounted".to_owned(),
+        None => "its tree is not on this machine".to_owned(),
+    };
+    let mut text = format!("{}: {place}", volume.name);
+    if let Some(usage) = &volume.usage {
+        text.push_str(&format!(
+            "; {} dirty, {} queued, {} under-redundant",
+            ByteSize(usage.dirty_bytes),
+            ByteSize(usage.queued_bytes),
+            ByteSize(usage.under_redundant_bytes)
+        ));
+    }
+    text
 }
 
 fn quota_rows(quota: &QuotaInfo) -> Vec<(&'static str, String)> {

@@ -19,7 +19,7 @@ pub use edit::{EditError, create_if_absent, set_quota};
 pub use paths::{Environment, Paths};
 pub use problem::{ConfigError, Problem, Problems};
 pub use schema::{KEYS, Key};
-pub use value::{Address, LogLevel, Quota};
+pub use value::{Address, Durability, LogLevel, Quota};
 
 /// Port of the control plane, TCP and QUIC, where nothing else is configured.
 pub const CONTROL_PORT: u16 = 4747;
@@ -37,6 +37,8 @@ pub struct Config {
     pub put: Put,
     /// `[fetch]`: how data is read.
     pub fetch: Fetch,
+    /// `[mount]`: how mounted volumes behave.
+    pub mount: Mount,
     /// `[cache]`: what is kept of data that was read.
     pub cache: Cache,
     /// `[limits]`: bounds on this process.
@@ -97,6 +99,19 @@ pub struct Put {
 pub struct Fetch {
     /// How long a read waits for missing shards before it fails.
     pub timeout: Duration,
+}
+
+/// `[mount]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// What `fsync` waits for.
+    pub durability: Durability,
+    /// Changes are durable after so long without being asked for.
+    pub commit_interval: Duration,
+    /// Most bytes of written data that are in no block yet; writers wait beyond that.
+    pub dirty_max: ByteSize,
+    /// How long a read waits for missing shards before it fails.
+    pub read_timeout: Duration,
 }
 
 /// `[cache]`
@@ -176,6 +191,17 @@ impl Default for Fetch {
     fn default() -> Self {
         Fetch {
             timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Mount {
+    fn default() -> Self {
+        Mount {
+            durability: Durability::Local,
+            commit_interval: Duration::from_secs(1),
+            dirty_max: ByteSize::mib(256),
+            read_timeout: Duration::from_secs(30),
         }
     }
 }

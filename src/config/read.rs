@@ -140,6 +140,7 @@ impl Reader<'_> {
             ("limits.upload_memory", config.limits.upload_memory),
             ("limits.download_memory", config.limits.download_memory),
             ("network.max_memory", config.network.max_memory),
+            ("mount.dirty_max", config.mount.dirty_max),
             ("cache.memory", config.cache.memory),
         ] {
             if size < TRANSFER_MEMORY_MIN {
@@ -155,8 +156,14 @@ impl Reader<'_> {
                 ),
             );
         }
-        if config.fetch.timeout.is_zero() {
-            self.cross("fetch.timeout", "it must be longer than 0".to_owned());
+        for (path, time) in [
+            ("fetch.timeout", config.fetch.timeout),
+            ("mount.commit_interval", config.mount.commit_interval),
+            ("mount.read_timeout", config.mount.read_timeout),
+        ] {
+            if time.is_zero() {
+                self.cross(path, "it must be longer than 0".to_owned());
+            }
         }
         for peer in &config.network.deny {
             if config.network.allow.contains(peer) {

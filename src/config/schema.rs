@@ -91,6 +91,15 @@ keys! {
     fetch.timeout, "duration, more than 0",
         "How long a read waits for shards that no reachable peer has before it fails.";
 
+    mount.durability, "local or network",
+        "What fsync in a mounted volume waits for: this machine's disk; network, which would wait for other peers too, is refused until names are kept there as well.";
+    mount.commit_interval, "duration, more than 0",
+        "How long changes that no fsync asked for may take until they are safe on this machine's disk.";
+    mount.dirty_max, "size, at least 16 MiB",
+        "Most written data of a volume that is not in the pool yet; whoever writes more waits.";
+    mount.read_timeout, "duration, more than 0",
+        "How long a read in a mounted volume waits for shards that no reachable peer has before it fails.";
+
     cache.memory, "size, at least 16 MiB",
         "Most memory for data that was read lately and may be read again.";
     cache.disk, "size, 0 for none",
@@ -114,6 +123,7 @@ const TABLES: &[(&str, &str)] = &[
     ),
     ("put", "How new data is stored."),
     ("fetch", "How data is read."),
+    ("mount", "How mounted volumes behave."),
     ("cache", "What it keeps of data that was read."),
     ("limits", "Bounds on this process."),
     ("log", "What it tells."),

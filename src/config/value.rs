@@ -159,11 +159,38 @@ impl LogLevel {
 
     /// Its name in config files and filters.
     pub fn as_str(self) -> &'static str {
-        LogLevel::NAMES
-            .iter()
-            .find(|(_, level)| *level == self)
-            .map_or("info", |(name, _)| name)
+        named(&Self::NAMES, self)
     }
+}
+
+/// What `fsync` in a mounted volume waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// This machine's disk.
+    #[default]
+    Local,
+    /// Besides, enough other peers.
+    Network,
+}
+
+impl Durability {
+    const NAMES: [(&'static str, Durability); 2] = [
+        ("local", Durability::Local),
+        ("network", Durability::Network),
+    ];
+
+    /// Its name in config files.
+    pub fn as_str(self) -> &'static str {
+        named(&Self::NAMES, self)
+    }
+}
+
+/// The name under which `value` stands in a list of all.
+fn named<T: Copy + PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {
+    names
+        .iter()
+        .find(|(_, known)| *known == value)
+        .map_or("", |(name, _)| name)
 }
 
 /// Problems found in one value: where it begins and what is wrong with it.
@@ -220,6 +247,22 @@ fn parsed<T, E: fmt::Display>(
             None
         }
     }
+}
+
+/// Reads one of a few names.
+fn one_of<T: Copy>(
+    value: &Spanned<DeValue<'_>>,
+    known: &[(&'static str, T)],
+    sink: &mut Sink<'_>,
+) -> Option<T> {
+    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+    let names = names.join(", ");
+    parsed(value, &format!("one of {names}"), sink, |text| {
+        let found = known.iter().find(|(name, _)| *name == text);
+        found
+            .map(|(_, value)| *value)
+            .ok_or_else(|| format!("`{text}` is not one of {names}"))
+    })
 }
 
 pub(super) fn quoted(text: &str) -> String {
@@ -343,14 +386,16 @@ impl Setting for PeerId {
 
 impl Setting for LogLevel {
     fn read(value: &Spanned<DeValue<'_>>, sink: &mut Sink<'_>) -> Option<Self> {
-        let names = LogLevel::NAMES.map(|(name, _)| name).join(", ");
-        parsed(value, &format!("one of {names}"), sink, |text| {
-            LogLevel::NAMES
-                .iter()
-                .find(|(name, _)| *name == text)
-                .map(|(_, level)| *level)
-                .ok_or_else(|| format!("`{text}` is not one of {names}"))
-        })
+        one_of(value, &LogLevel::NAMES, sink)
+    }
+    fn show(&self) -> String {
+        quoted(self.as_str())
+    }
+}
+
+impl Setting for Durability {
+    fn read(value: &Spanned<DeValue<'_>>, sink: &mut Sink<'_>) -> Option<Self> {
+        one_of(value, &Durability::NAMES, sink)
     }
     fn show(&self) -> String {
         quoted(self.as_str())

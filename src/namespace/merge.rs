@@ -128,7 +128,7 @@ pub fn promote(rows: &dyn Rows, delta: &Delta, number: u64) -> Result<Changes, S
 }
 
 /// Directories whose entries a draft writes, and which it does not remove.
-fn changed_directories(draft: &Draft) -> BTreeSet<Ino> {
+pub(super) fn changed_directories(draft: &Draft) -> BTreeSet<Ino> {
     let mut dirs = BTreeSet::new();
     for write in &draft.writes {
         if let Key::Entry(dir, _) = write.key {
@@ -142,7 +142,7 @@ fn changed_directories(draft: &Draft) -> BTreeSet<Ino> {
 }
 
 /// Files whose attributes a draft removes.
-fn removed_files(draft: &Draft) -> impl Iterator<Item = Ino> {
+pub(super) fn removed_files(draft: &Draft) -> impl Iterator<Item = Ino> {
     draft.writes.iter().filter_map(|write| match write.key {
         Key::Attrs(ino) if write.values.is_empty() && write.keeps.is_empty() => Some(ino),
         _ => None,

@@ -9,8 +9,9 @@ use super::catalogue::{Entry, PUTS};
 use super::{Node, quota, show};
 use crate::admin::types::{
     GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
-    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, PeerInfo, PutRequest, PutResult,
-    QuotaInfo, SetQuota, Stat, Status,
+    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo,
+    PutRequest, PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest,
+    UmountRequest, VolumeCreate, VolumeInfo, VolumeRemove,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
 use crate::base::{ByteSize, EcProfile};
@@ -74,6 +75,30 @@ impl Backend for Node {
 
     fn key_export(&self, request: KeyExportRequest) -> Answer<'_, KeyExported> {
         Box::pin(self.export(request))
+    }
+
+    fn volumes(&self) -> Answer<'_, Vec<VolumeInfo>> {
+        Box::pin(self.show_volumes())
+    }
+
+    fn volume_create(&self, request: VolumeCreate) -> Answer<'_, VolumeInfo> {
+        Box::pin(self.make_volume(request))
+    }
+
+    fn volume_remove(&self, request: VolumeRemove) -> Answer<'_, VolumeInfo> {
+        Box::pin(self.drop_volume(request))
+    }
+
+    fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {
+        Box::pin(self.mount_volume(request))
+    }
+
+    fn umount(&self, request: UmountRequest) -> Answer<'_, Mounted> {
+        Box::pin(self.umount_volume(request))
+    }
+
+    fn sync(&self, request: SyncRequest) -> Answer<'_, ItemStream<SyncProgress>> {
+        Box::pin(self.sync_volumes(request))
     }
 }
 

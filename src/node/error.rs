@@ -26,6 +26,9 @@ pub enum NodeError {
     /// The network does not start.
     #[error("the network: {0}")]
     Network(String, Class),
+    /// A path that was asked about.
+    #[error("cannot use {0}: {1}")]
+    Path(String, io::Error),
     /// A ticket.
     #[error(transparent)]
     Ticket(#[from] TicketError),
@@ -43,6 +46,10 @@ impl Classify for NodeError {
             NodeError::Open(error) => error.class(),
             NodeError::Store(error) => error.class(),
             NodeError::Network(_, class) => *class,
+            NodeError::Path(_, error) => match error.kind() {
+                io::ErrorKind::NotFound => Class::Missing,
+                _ => Class::Denied,
+            },
             NodeError::Ticket(error) => error.class(),
             #[cfg(feature = "testkit")]
             NodeError::Fault(_) => Class::Denied,

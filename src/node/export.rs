@@ -1,4 +1,5 @@
-//! The backup of a peer: its identity and its list of puts, sealed with a passphrase.
+//! The backup of a peer: its identity, its list of puts and the names and secrets of its volumes, sealed
+//! with a passphrase.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::{Entry, PUTS};
 use super::identity::{Identity, IdentityError};
+use super::volumes::Volumes;
 use super::{Node, NodeError, NodeOptions, quota};
 use crate::admin::AdminError;
 use crate::admin::types::{KeyExportRequest, KeyExported, KeyImported};
@@ -27,6 +29,17 @@ struct Backup {
     #[serde(with = "serde_bytes")]
     identity: Vec<u8>,
     puts: Vec<Entry>,
+    /// Older backups have none.
+    #[serde(default)]
+    volumes: Vec<VolumeRow>,
+}
+
+/// A row of the catalogue of volumes.
+#[derive(Serialize, Deserialize)]
+struct VolumeRow {
+    name: String,
+    #[serde(with = "serde_bytes")]
+    record: Vec<u8>,
 }
 
 impl Node {
@@ -36,9 +49,12 @@ impl Node {
         request: KeyExportRequest,
     ) -> Result<KeyExported, AdminError> {
         let puts = self.catalogue().await?;
+        let volumes = self.0.volumes.export().await?.into_iter();
+        let volumes = volumes.map(|(name, record)| VolumeRow { name, record });
         let backup = wire::encode(&Backup {
             identity: self.identity().encode(),
             puts,
+            volumes: volumes.collect(),
         });
         let entropy = self.0.entropy.clone();
         let sealed = self
@@ -78,7 +94,13 @@ pub async fn import(
     let Some(identity) = Identity::decode(&backup.identity).map_err(NodeError::from)? else {
         return Err(AdminError::failed("the identity in the backup is damaged"));
     };
-    restore_list(&options, &backup.puts).await?;
+    let links = backup.puts.len() as u64;
+    let volumes: Vec<(String, Vec<u8>)> = backup
+        .volumes
+        .into_iter()
+        .map(|row| (row.name, row.record))
+        .collect();
+    restore_lists(&options, &backup.puts, &volumes).await?;
     // Last: until then the import can simply be done again.
     identity.save(&dir).map_err(NodeError::from)?;
     Ok(KeyImported {
@@ -86,7 +108,8 @@ pub async fn import(
         network: identity
             .is_networked
             .then(|| identity.secrets.network.to_string()),
-        links: backup.puts.len() as u64,
+        links,
+        volumes: volumes.len() as u64,
     })
 }
 
@@ -105,19 +128,57 @@ fn open(text: &str, passphrase: &str) -> Result<Backup, AdminError> {
         .map_err(|error| AdminError::failed(format!("the key backup: {error}")))
 }
 
-async fn restore_list(options: &NodeOptions, puts: &[Entry]) -> Result<(), NodeError> {
+async fn restore_lists(
+    options: &NodeOptions,
+    puts: &[Entry],
+    volumes: &[(String, Vec<u8>)],
+) -> Result<(), AdminError> {
     let entropy = Entropy::os().map_err(NodeError::Entropy)?;
-    let disk = RealDisk::open(Path::new(&options.data_dir))?;
+    let disk = RealDisk::open(Path::new(&options.data_dir)).map_err(NodeError::from)?;
     let quota = quota::Live::resolve(&options.config, &disk)?;
     let store_options = StoreOptions::new(quota.bytes(), entropy);
     let pools = Pools::threaded(1, 1);
-    let (store, _) = Store::open(Arc::new(disk), store_options, pools, Clock::system()).await?;
+    let opened = Store::open(Arc::new(disk), store_options, pools, Clock::system()).await;
+    let (store, _) = opened.map_err(NodeError::from)?;
     for batch in puts.chunks(1000) {
         let rows = batch
             .iter()
             .map(|put| (PUTS.to_owned(), put.key(), Some(put.encode().into())))
             .collect();
-        store.kv_put(rows).await?;
+        store.kv_put(rows).await.map_err(NodeError::from)?;
     }
-    Ok(store.close().await?)
+    Volumes::new(store.clone()).import(volumes).await?;
+    Ok(store.close().await.map_err(NodeError::from)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As it was before there were volumes.
+    #[derive(Serialize)]
+    struct OldBackup {
+        #[serde(with = "serde_bytes")]
+        identity: Vec<u8>,
+        puts: Vec<Entry>,
+    }
+
+    #[test]
+    fn backups_without_volumes_are_read() {
+        let entry = Entry {
+            link: "cairn:x".to_owned(),
+            name: "x".to_owned(),
+            is_tree: false,
+            size_bytes: 1,
+            put_ms: 2,
+        };
+        let old = wire::encode(&OldBackup {
+            identity: vec![1, 2, 3],
+            puts: vec![entry.clone()],
+        });
+        let read: Backup = wire::decode(&old, BACKUP_MAX_BYTES).unwrap();
+        assert_eq!(read.identity, [1, 2, 3]);
+        assert_eq!(read.puts, [entry]);
+        assert!(read.volumes.is_empty());
+    }
 }

@@ -8,11 +8,14 @@ mod catalogue;
 mod error;
 mod export;
 pub mod identity;
+mod mount_point;
+mod mounts;
 mod network;
 mod offer;
 mod quota;
 mod show;
 mod thrift;
+mod volumes;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -25,9 +28,12 @@ use tokio_util::task::TaskTracker;
 
 pub use error::NodeError;
 pub use export::import;
+pub use mount_point::umount_left;
 
 use self::identity::Identity;
+use self::mounts::Mounts;
 use self::network::Network;
+use self::volumes::Volumes;
 use crate::admin::Backend;
 use crate::base::worker::{Worker, drive};
 use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
@@ -50,6 +56,8 @@ pub struct NodeOptions {
     pub config_file: PathBuf,
     /// What the config file says.
     pub config: Config,
+    /// Whether it lives only as long as one command: then it serves no mount.
+    pub is_embedded: bool,
 }
 
 /// A running peer. Cheap to clone; [`Node::shutdown`] ends it for all clones.
@@ -66,6 +74,8 @@ struct Inner {
     network: tokio::sync::Mutex<Network>,
     /// The quota in force: changed by `cairn quota`, followed by the offer.
     quota: quota::Live,
+    volumes: Volumes,
+    mounts: Mounts,
     serving: Arc<ServeOptions>,
     workers: Mutex<Vec<(&'static str, Arc<Mutex<String>>)>>,
     started: Instant,
@@ -128,6 +138,10 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         zone: options.config.network.zone.clone(),
     };
     let network = Network::lone(own, offer, ends);
+    let volumes = Volumes::new(store.clone()).with_blocks(blocks.clone());
+    if let Err(error) = volumes.tidy().await {
+        tracing::warn!("clearing what was left of a volume: {error}");
+    }
     let node = Node(Arc::new(Inner {
         options,
         is_new,
@@ -137,6 +151,8 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         net,
         network: tokio::sync::Mutex::new(network),
         quota,
+        volumes,
+        mounts: Mounts::new(),
         serving,
         workers: Mutex::new(Vec::new()),
         started: Instant::now(),
@@ -205,6 +221,8 @@ impl Node {
     /// Stops it in good order: answers what was asked, closes connections, brings the index up to
     /// date so that the next start replays nothing.
     pub async fn shutdown(&self) {
+        // First: what is in use there may still need the network.
+        self.end_mounts().await;
         self.0.stop.cancel();
         self.0.tasks.close();
         self.0.net.shutdown().await;

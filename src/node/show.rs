@@ -51,6 +51,11 @@ impl Node {
             lookups: lookups(&inner.net.lookups()),
             storage: self.show_quota(),
             workers,
+            volumes: self.show_volumes().await.unwrap_or_else(|error| {
+                tracing::warn!("{error}");
+                Vec::new()
+            }),
+            serves_mounts: self.serves_mounts(),
         }
     }
 

@@ -4,6 +4,7 @@ mod commands;
 mod devnet;
 mod fake;
 mod get;
+mod mount;
 mod put;
 mod session;
 mod socket;

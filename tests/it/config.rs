@@ -67,6 +67,11 @@ fn a_rendered_config_reads_back_as_itself() {
         redundancy = "10+20"
         [fetch]
         timeout = "1500ms"
+        [mount]
+        durability = "network"
+        commit_interval = "250ms"
+        dirty_max = "1 GiB"
+        read_timeout = "2m"
         [cache]
         memory = "16 MiB"
         disk = 0
@@ -135,6 +140,10 @@ timeout = 30
 [limits]
 upload_memory = "1 MiB"
 
+[mount]
+durability = "eventual"
+dirty_max = "8 MiB"
+commit_interval = "0s"
 [cache]
 memory = "15 MiB"
 
@@ -164,8 +173,11 @@ level = "loud"
         (25, "fetc", "did you mean `fetch`?"),
         (29, "fetch.timeout", "such as \"30s\""),
         (32, "limits.upload_memory", "less than 16 MiB"),
-        (35, "cache.memory", "less than 16 MiB"),
-        (38, "log.level", "`loud` is not one of"),
+        (35, "mount.durability", "not one of local, network"),
+        (36, "mount.dirty_max", "less than 16 MiB"),
+        (37, "mount.commit_interval", "longer than 0"),
+        (39, "cache.memory", "less than 16 MiB"),
+        (42, "log.level", "`loud` is not one of"),
     ];
     assert_eq!(told.len(), expected.len(), "{told:#?}");
     for ((line, key, message), (want_line, want_key, want)) in told.iter().zip(expected) {

@@ -47,6 +47,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["cli/"]),
     ("getrandom", &["base/entropy.rs"]),
     ("fuser", &[]),
+    ("cairnfs_fuse", &["vfs/", "node/"]),
 ];
 
 /// What reads the world behind the back of injected clocks and entropy, and the one place for it.

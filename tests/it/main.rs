@@ -31,3 +31,4 @@ mod settings;
 mod store;
 mod support;
 mod swarm;
+mod vfs;

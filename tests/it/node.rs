@@ -1,1 +1,3 @@
-//! Tests of this area; see the layer of the same name.
+//! Whole peers in this process, without sockets.
+
+mod volumes;

@@ -3,6 +3,7 @@
 //! Real processes, and for each key two values and the difference that follows from it. Rates are
 //! bounded from below only: a limit holds, however slow the machine is.
 
+mod mount;
 mod network;
 mod peers;
 mod storage;
@@ -67,6 +68,19 @@ const TESTS: &[(&str, &str)] = &[
         "data_is_stored_as_redundantly_as_configured",
     ),
     ("fetch.timeout", "a_read_waits_as_long_as_configured"),
+    (
+        "mount.durability",
+        "a_durability_that_cannot_be_had_is_refused",
+    ),
+    (
+        "mount.commit_interval",
+        "changes_are_safe_after_the_commit_interval",
+    ),
+    ("mount.dirty_max", "writers_wait_when_enough_is_dirty"),
+    (
+        "mount.read_timeout",
+        "a_read_in_a_mount_waits_as_long_as_configured",
+    ),
     ("cache.memory", "what_was_read_lately_stays_in_memory"),
     ("cache.disk", "what_others_sent_stays_on_the_disk"),
     (
@@ -83,6 +97,7 @@ const TESTS: &[(&str, &str)] = &[
 #[test]
 fn every_key_has_its_test() {
     let sources = [
+        include_str!("settings/mount.rs"),
         include_str!("settings/network.rs"),
         include_str!("settings/peers.rs"),
         include_str!("settings/storage.rs"),

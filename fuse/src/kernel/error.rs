@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use super::system;
+
 /// Why a directory could not be mounted. Each message ends with the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
@@ -75,11 +77,11 @@ pub enum UnmountError {
 }
 
 /// Looks at the directory before anything is done to it.
-pub(super) fn check_dir(dir: &Path, over_non_empty: bool) -> Result<(), MountError> {
+pub fn check_dir(dir: &Path, over_non_empty: bool) -> Result<(), MountError> {
     let fail = |source: io::Error| match Errno::from_io_error(&source) {
         Some(Errno::NOENT) => MountError::Absent(dir.into()),
         Some(Errno::NOTDIR) => MountError::NotDirectory(dir.into()),
-        Some(Errno::NOTCONN) => MountError::Stale(dir.into()),
+        Some(Errno::NOTCONN | Errno::CONNABORTED) => MountError::Stale(dir.into()),
         Some(Errno::ACCESS | Errno::PERM) => MountError::Denied(dir.into()),
         _ => MountError::Other {
             dir: dir.into(),
@@ -111,7 +113,8 @@ pub(super) fn name_error(dir: &Path, source: io::Error) -> MountError {
     if source.to_string().contains("user_allow_other") {
         return MountError::OtherDenied;
     }
-    if !is_root && source.kind() == io::ErrorKind::NotFound {
+    let has_helper = || system::run_helper(&["-V".as_ref()]).is_ok();
+    if !is_root && (source.kind() == io::ErrorKind::NotFound || !has_helper()) {
         return MountError::NoHelper;
     }
     if source.kind() == io::ErrorKind::PermissionDenied

@@ -20,7 +20,8 @@ mod options;
 mod request;
 mod system;
 
-pub use error::{MountError, UnmountError};
+pub use error::{MountError, UnmountError, check_dir};
 pub use mount::Mount;
 pub use notifier::{Notice, Notifier};
 pub use options::MountOptions;
+pub use system::{absolute, mounted_type, unmount_dir};

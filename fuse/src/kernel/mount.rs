@@ -128,13 +128,18 @@ impl Mount {
     /// together for at most `limit`. A mount that is still in use stays as it is.
     pub async fn unmount(&self, limit: Duration) -> Result<(), UnmountError> {
         let end = Instant::now() + limit;
+        let mut was_busy = false;
         while !self.has_ended() {
             let dir = self.dir.clone();
             // On a thread of its own: the kernel may wait for requests that are being answered.
             let tried = tokio::task::spawn_blocking(move || system::unmount(&dir, false));
             let left = end.saturating_duration_since(Instant::now());
             let Ok(tried) = tokio::time::timeout(left, tried).await else {
-                return Err(UnmountError::Held(self.dir.clone()));
+                // The last try of many had no time to tell the same again.
+                return Err(match was_busy {
+                    true => UnmountError::Busy(self.dir.clone()),
+                    false => UnmountError::Held(self.dir.clone()),
+                });
             };
             match tried.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
                 Ok(()) => break,
@@ -142,6 +147,7 @@ impl Mount {
                     if Instant::now() + RETRY >= end {
                         return Err(UnmountError::Busy(self.dir.clone()));
                     }
+                    was_busy = true;
                     tokio::time::sleep(RETRY).await;
                 }
                 Err(source) => {

@@ -21,6 +21,8 @@ pub struct MountOptions {
     pub suid: bool,
     /// Honour device files (root only).
     pub dev: bool,
+    /// Let programs be run from it.
+    pub exec: bool,
     /// Mount over a directory that is not empty.
     pub over_non_empty: bool,
     /// Threads that read requests. One is enough, since none of them ever waits, and is fastest for
@@ -50,6 +52,7 @@ impl Default for MountOptions {
             default_permissions: true,
             suid: false,
             dev: false,
+            exec: true,
             over_non_empty: false,
             threads: 1,
             deadline: Duration::from_secs(60),
@@ -78,6 +81,7 @@ impl MountOptions {
         let is_root = rustix::process::geteuid().is_root();
         add(is_root && self.suid, MountOption::Suid);
         add(is_root && self.dev, MountOption::Dev);
+        add(!self.exec, MountOption::NoExec);
         let mut config = Config::default();
         config.mount_options = options;
         config.acl = if self.allow_other {

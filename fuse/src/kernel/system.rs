@@ -6,11 +6,34 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use super::error::UnmountError;
+
 /// A mount as the kernel lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listed {
     /// Major and minor number of its device; the minor also names its FUSE connection.
     pub(super) device: (u32, u32),
+    /// The type of its filesystem.
+    pub(super) kind: String,
+}
+
+/// The type of the filesystem that is mounted on `dir`, if one is. Asks the kernel's list, never the
+/// filesystem, which may hang or be dead.
+pub fn mounted_type(dir: &Path) -> io::Result<Option<String>> {
+    let dir = absolute(dir)?;
+    Ok(find_mount(&dir)?.map(|listed| listed.kind))
+}
+
+/// Unmounts what this process did not mount itself. Lazily: takes it out of the tree at once, and what
+/// is open goes on working until it is closed.
+pub fn unmount_dir(dir: &Path, is_lazy: bool) -> Result<(), UnmountError> {
+    unmount(dir, is_lazy).map_err(|source| match source.raw_os_error() {
+        Some(libc::EBUSY) => UnmountError::Busy(dir.into()),
+        _ => UnmountError::Other {
+            dir: dir.into(),
+            source,
+        },
+    })
 }
 
 /// The topmost mount on a directory, without asking the filesystem itself.
@@ -27,7 +50,10 @@ fn parse_mounts(list: &[u8], dir: &[u8]) -> Option<Listed> {
         let place = fields.nth(1)?;
         let mut device = device.split(|b| *b == b':');
         let device = (number(device.next()?)?, number(device.next()?)?);
-        (unescape(place) == dir).then_some(Listed { device })
+        // A number of optional fields comes before the hyphen.
+        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+        let kind = String::from_utf8_lossy(kind).into_owned();
+        (unescape(place) == dir).then_some(Listed { device, kind })
     });
     mounts.next()
 }
@@ -98,7 +124,7 @@ pub(super) fn unmount(dir: &Path, is_lazy: bool) -> io::Result<()> {
 
 /// Runs the helper of unprivileged users, also where the search path lacks it: it was found there
 /// for mounting.
-fn run_helper(arguments: &[&OsStr]) -> io::Result<Output> {
+pub(super) fn run_helper(arguments: &[&OsStr]) -> io::Result<Output> {
     let mut result = Err(io::ErrorKind::NotFound.into());
     for helper in [
         "fusermount3",
@@ -107,7 +133,14 @@ fn run_helper(arguments: &[&OsStr]) -> io::Result<Output> {
         "/sbin/fusermount3",
     ] {
         result = Command::new(helper).args(arguments).output();
-        if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+        // Denied: the search path may have a directory that this user must not look into.
+        let is_absent = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+            )
+        };
+        if !result.as_ref().is_err_and(is_absent) {
             break;
         }
     }
@@ -115,7 +148,7 @@ fn run_helper(arguments: &[&OsStr]) -> io::Result<Output> {
 }
 
 /// The path as the list of mounts has it, found without a request to what is mounted there.
-pub(super) fn absolute(dir: &Path) -> io::Result<PathBuf> {
+pub fn absolute(dir: &Path) -> io::Result<PathBuf> {
     std::fs::canonicalize(dir)
 }
 
@@ -129,7 +162,7 @@ mod tests {
             30 22 0:40 / /mnt/a\\040b rw,nosuid - fuse.cairn cairn rw\n\
             31 22 0:41 / /mnt/a\\040b rw,nosuid - fuse.cairn cairn rw\n";
         let found = parse_mounts(list, b"/mnt/a b").unwrap();
-        assert_eq!(found.device, (0, 41));
+        assert_eq!((found.device, found.kind.as_str()), ((0, 41), "fuse.cairn"));
         assert_eq!(parse_mounts(list, b"/mnt"), None);
     }
 }

@@ -1,8 +1,8 @@
 //! Content and attributes of files.
 
-use super::acl::{self, Acl};
 use super::content::BLOCK_BYTES;
 use super::tree::Tree;
+use crate::acl::{self, Acl};
 use crate::{
     AllocMode, Caller, CopyRange, Data, Errno, Ino, SetAttr, SetTime, Time, Whence, Write,
 };

@@ -3,7 +3,6 @@
 //! Every operation is one step under one lock and is answered inline. The longest of them copies a
 //! megabyte, so the lock is no more than a serial order, which is what an oracle should have.
 
-mod acl;
 mod content;
 mod dir;
 mod io;

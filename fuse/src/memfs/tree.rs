@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::acl::{self, Acl};
 use super::content::Content;
 use super::dir::Dir;
 use super::node::{Body, Node, SETGID, STICKY};
+use crate::acl::{self, Acl};
 use crate::{
     Attr, AttrReply, Caller, Entry, Errno, FileType, Ino, Lookup, Lookups, Name, NewNode, Time,
 };

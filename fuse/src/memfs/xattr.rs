@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
-use super::acl::{self, Acl};
 use super::node::SETGID;
 use super::tree::Tree;
+use crate::acl::{self, Acl};
 use crate::{Caller, Errno, Ino, Name};
 
 const TRUSTED: &[u8] = b"trusted.";

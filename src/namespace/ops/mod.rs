@@ -5,6 +5,7 @@
 //! conflict name, or came back without an entry, gets an entry of its own. So every operation means
 //! what the user saw, and disappears nothing that the user did not name.
 
+mod commit;
 mod content;
 mod create;
 mod remove;
@@ -27,6 +28,7 @@ use super::version::VersionVector;
 use super::view::{self, Shown, View, place};
 use crate::dag::Timestamp;
 
+pub use commit::Committed;
 pub use content::AttrChange;
 pub use create::NewNode;
 pub use remove::Removed;

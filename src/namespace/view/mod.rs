@@ -348,17 +348,16 @@ impl<'a> View<'a> {
         let counts = state::counts(self.rows, ino)?;
         let mut newest = (attrs.mtime.at, attrs.mtime.value);
         let mut changed = (attrs.ctime.at, attrs.ctime.value);
-        let mut take = |at: Hlc, time: Timestamp| {
-            newest = newest.max((at, time));
-            changed = changed.max((at, time));
-        };
         if let Some(content) = &content {
-            take(content.edited.hlc, content.mtime);
+            let at = content.edited.hlc;
+            newest = newest.max((at, content.mtime));
+            changed = changed.max((at, time_of(at)));
         }
         if attrs.node == Node::Directory {
             let row = state::siblings(self.rows, &Key::Changed(ino))?;
             if let Some(at) = row.iter().map(|sibling| sibling.hlc).max() {
-                take(at, time_of(at));
+                newest = newest.max((at, time_of(at)));
+                changed = changed.max((at, time_of(at)));
             }
         }
         let (mtime, ctime) = (newest.1, changed.1);
@@ -429,7 +428,8 @@ fn name_in(key: &[u8]) -> Result<Name, StateError> {
     Name::new(key::tail(key, 17)).map_err(|why| StateError::corrupt("a key", why))
 }
 
-fn time_of(at: Hlc) -> Timestamp {
+/// The time that files show for a moment: its millisecond, and the count within it as nanoseconds.
+pub fn time_of(at: Hlc) -> Timestamp {
     Timestamp {
         seconds: (at.ms() / 1000) as i64,
         nanos: (at.ms() % 1000) as u32 * 1_000_000 + (at.0 & 0xffff) as u32,

@@ -132,7 +132,7 @@ impl Writer {
             let answer = job(&mut engine);
             (engine, answer)
         };
-        self.pools.disk.run(run).await
+        self.pools.disk.run_near(run).await
     }
 
     fn fulls(&self) -> u64 {

@@ -9,8 +9,8 @@ use super::stored;
 use super::wire::{AdmissionEnd, NOBODY, NOW_MS, admission_end, founder};
 use super::{joined, split};
 use crate::admin::types::{
-    GetRequest, InviteRequest, JoinRequest, LsEntry, LsRequest, PeerInfo, PutRequest, SetQuota,
-    Status,
+    GetRequest, HexPath, InviteRequest, JoinRequest, Line, LsEntry, LsRequest, MountRequest,
+    PeerInfo, PutRequest, SetQuota, Status, SyncProgress, VolumeInfo, VolumeUsage,
 };
 use crate::base::wire;
 use crate::base::{BlockId, BlockRef, ClaimId, Class, EcProfile, Entropy, IndexSet, OwnerId};
@@ -409,11 +409,22 @@ fn controls() -> Vec<Vec<u8>> {
         json(&LsRequest::new(link, b"a/\xff")),
         json(&Status::default()),
         json(&PeerInfo::default()),
-        json(&crate::admin::types::Line::Item(odd)),
+        json(&Line::Item(odd)),
     ];
     // Nesting without end.
     all.push([b'['; 4000].into());
     // The same for the encoding of peers, where no JSON is expected.
     all.push(wire::encode(&vec![vec![vec![1u8]]]));
+    all.push(json(&MountRequest {
+        volume: Some("photos".to_owned()),
+        dir_hex: HexPath::new("/a b".as_ref()),
+        ..MountRequest::default()
+    }));
+    all.push(json(&Line::Item(SyncProgress::default())));
+    all.push(json(&VolumeInfo {
+        mounted_on: Some("/a b".to_owned()),
+        usage: Some(VolumeUsage::default()),
+        ..VolumeInfo::default()
+    }));
     all
 }

@@ -7,8 +7,10 @@ use serde::de::DeserializeOwned;
 
 use crate::admin::AdminError;
 use crate::admin::types::{
-    GetHead, GetRequest, Hello, InviteRequest, JoinRequest, KeyExportRequest, Line, LinkRequest,
-    LsEntry, LsRequest, PeerInfo, PutRequest, PutResult, SetQuota, Stat, Status,
+    GetHead, GetRequest, Hello, HexPath, InviteRequest, JoinRequest, KeyExportRequest, Line,
+    LinkRequest, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult,
+    SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
+    VolumeRemove,
 };
 use crate::base::units::{format_duration, parse_duration};
 use crate::base::{ByteSize, EcProfile, PeerId};
@@ -129,10 +131,23 @@ pub(super) fn control_request(data: &[u8]) {
     json::<GetHead>(data);
     json::<Stat>(data);
     json::<Line<LsEntry>>(data);
+    json::<VolumeCreate>(data);
+    json::<VolumeRemove>(data);
+    json::<VolumeInfo>(data);
+    json::<MountRequest>(data);
+    json::<UmountRequest>(data);
+    json::<Mounted>(data);
+    json::<SyncRequest>(data);
+    json::<Line<SyncProgress>>(data);
     json::<AdminError>(data);
     if let Ok(request) = serde_json::from_slice::<LsRequest>(data)
         && let Some(path) = request.path()
     {
         assert_eq!(LsRequest::new(request.link, &path).path(), Some(path));
+    }
+    if let Ok(request) = serde_json::from_slice::<MountRequest>(data)
+        && let Some(path) = request.dir_hex.path()
+    {
+        assert_eq!(HexPath::new(&path).path(), Some(path));
     }
 }

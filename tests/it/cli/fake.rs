@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use cairnfs::admin::types::{
     GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
-    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, PeerInfo, PutRequest, PutResult,
-    QuotaInfo, SetQuota, Stat, Status,
+    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo,
+    PutRequest, PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest,
+    UmountRequest, VolumeCreate, VolumeInfo, VolumeRemove, VolumeUsage,
 };
 use cairnfs::admin::{
     AdminError, AdminServer, Answer, Backend, ByteStream, DirLock, Download, ItemStream, serve,
@@ -39,6 +40,13 @@ pub struct Fake {
     /// What the next `put` answers without taking anything in.
     pub refusal: Mutex<Option<AdminError>>,
     pub quota: Mutex<QuotaInfo>,
+    pub volumes: Mutex<Vec<VolumeInfo>>,
+    /// What was asked to be mounted.
+    pub mounts: Mutex<Vec<MountRequest>>,
+    /// What was asked to be unmounted.
+    pub umounts: Mutex<Vec<UmountRequest>>,
+    /// Whether it ends with another command, so that it serves no mounts.
+    pub is_embedded: AtomicBool,
 }
 
 impl Fake {
@@ -97,6 +105,8 @@ impl Backend for Fake {
         ready(Status {
             peer: "12D3KooWfake".to_owned(),
             pid: std::process::id(),
+            volumes: self.volumes.lock().unwrap().clone(),
+            serves_mounts: !self.is_embedded.load(Ordering::SeqCst),
             ..Status::default()
         })
     }
@@ -242,6 +252,111 @@ impl Backend for Fake {
             sealed: format!("sealed with {}", request.passphrase),
             peer: "12D3KooWfake".to_owned(),
         })
+    }
+
+    fn volumes(&self) -> Answer<'_, Vec<VolumeInfo>> {
+        ready(self.volumes.lock().unwrap().clone())
+    }
+
+    fn volume_create(&self, request: VolumeCreate) -> Answer<'_, VolumeInfo> {
+        let mut volumes = self.volumes.lock().unwrap();
+        if volumes.iter().any(|volume| volume.name == request.name) {
+            let error = AdminError::refused("there is one already");
+            return async { Err(error) }.boxed();
+        }
+        let volume = VolumeInfo {
+            name: request.name,
+            redundancy: request.redundancy.unwrap_or_else(|| "4+2".to_owned()),
+            local: true,
+            ..VolumeInfo::default()
+        };
+        volumes.push(volume.clone());
+        ready(volume)
+    }
+
+    fn volume_remove(&self, request: VolumeRemove) -> Answer<'_, VolumeInfo> {
+        let mut volumes = self.volumes.lock().unwrap();
+        let at = volumes
+            .iter()
+            .position(|volume| volume.name == request.name);
+        match at {
+            Some(at) => ready(volumes.remove(at)),
+            None => {
+                let error = AdminError::missing("there is no such volume");
+                async { Err(error) }.boxed()
+            }
+        }
+    }
+
+    fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {
+        if let Some(refusal) = self.refusal.lock().unwrap().take() {
+            return async { Err(refusal) }.boxed();
+        }
+        let dir = request.dir_hex.path().unwrap().display().to_string();
+        let name = request.volume.clone();
+        let created = name.is_none();
+        let name = name.unwrap_or_else(|| "default".to_owned());
+        let mut volumes = self.volumes.lock().unwrap();
+        volumes.retain(|volume| volume.name != name);
+        volumes.push(VolumeInfo {
+            name: name.clone(),
+            mounted_on: Some(dir.clone()),
+            read_only: request.read_only,
+            usage: Some(VolumeUsage {
+                dirty_bytes: 2 << 20,
+                queued_bytes: 1 << 20,
+                under_redundant_bytes: 3 << 20,
+                ..VolumeUsage::default()
+            }),
+            ..VolumeInfo::default()
+        });
+        let mounted = Mounted {
+            volume: name,
+            dir,
+            dir_hex: request.dir_hex.clone(),
+            created,
+            pid: std::process::id(),
+        };
+        self.mounts.lock().unwrap().push(request);
+        ready(mounted)
+    }
+
+    fn umount(&self, request: UmountRequest) -> Answer<'_, Mounted> {
+        if let Some(refusal) = self.refusal.lock().unwrap().take() {
+            return async { Err(refusal) }.boxed();
+        }
+        let dir = request.dir_hex.path().unwrap().display().to_string();
+        self.umounts.lock().unwrap().push(request);
+        for volume in self.volumes.lock().unwrap().iter_mut() {
+            if volume.mounted_on.as_ref() == Some(&dir) {
+                volume.mounted_on = None;
+            }
+        }
+        ready(Mounted {
+            dir,
+            ..Mounted::default()
+        })
+    }
+
+    fn sync(&self, request: SyncRequest) -> Answer<'_, ItemStream<SyncProgress>> {
+        let is_odd = request.dir_hex.is_some();
+        let line = |dirty_bytes, done| {
+            Ok(SyncProgress {
+                volumes: vec!["a".to_owned(), "b".to_owned()],
+                dirty_bytes,
+                under_redundant_bytes: dirty_bytes,
+                done,
+            })
+        };
+        match is_odd {
+            // As by a peer that ends.
+            true => items(vec![line(5, false)]),
+            false => items(vec![
+                line(5 << 20, false),
+                line(1 << 20, false),
+                line(0, true),
+            ]),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A peer inside a command: started on demand, shared meanwhile, gone afterwards.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -41,6 +41,10 @@ impl Launch for FakeLaunch {
     }
 
     fn import_key(&self, _: LaunchOptions, _: String, _: String) -> Answer<'_, KeyImported> {
+        async { Err(AdminError::failed("not here")) }.boxed()
+    }
+
+    fn umount(&self, _: PathBuf, _: bool) -> Answer<'_, ()> {
         async { Err(AdminError::failed("not here")) }.boxed()
     }
 }

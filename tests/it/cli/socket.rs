@@ -237,5 +237,11 @@ impl Backend for NeverReads {
         stat(LinkRequest) -> cairnfs::admin::types::Stat;
         list() -> cairnfs::admin::ItemStream<cairnfs::admin::types::Listed>;
         key_export(cairnfs::admin::types::KeyExportRequest) -> cairnfs::admin::types::KeyExported;
+        volumes() -> Vec<cairnfs::admin::types::VolumeInfo>;
+        volume_create(cairnfs::admin::types::VolumeCreate) -> cairnfs::admin::types::VolumeInfo;
+        volume_remove(cairnfs::admin::types::VolumeRemove) -> cairnfs::admin::types::VolumeInfo;
+        mount(cairnfs::admin::types::MountRequest) -> cairnfs::admin::types::Mounted;
+        umount(cairnfs::admin::types::UmountRequest) -> cairnfs::admin::types::Mounted;
+        sync(cairnfs::admin::types::SyncRequest) -> cairnfs::admin::ItemStream<cairnfs::admin::types::SyncProgress>;
     }
 }

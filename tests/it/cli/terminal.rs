@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairnfs::admin::types::Kind;
+use cairnfs::admin::types::{Kind, VolumeInfo};
 use cairnfs::content::{Frame, FrameEncoder};
 
 use super::fake::FakePeer;
@@ -260,4 +260,43 @@ fn colour_is_for_terminals_that_want_it() {
         assert_eq!(shown.contains("\x1b[31merror:"), is_coloured, "{shown:?}");
         assert!(shown.contains("error:"), "{shown:?}");
     }
+}
+
+#[test]
+fn a_volume_is_removed_only_if_that_is_meant() {
+    let peer = FakePeer::start();
+    let make = || {
+        let volume = VolumeInfo {
+            name: "photos".to_owned(),
+            ..VolumeInfo::default()
+        };
+        *peer.fake.volumes.lock().unwrap() = vec![volume];
+    };
+    make();
+    for (keys, code, is_left) in [("\n", "1", true), ("n\n", "1", true), ("yes\n", "0", false)] {
+        let Some(mut terminal) = Terminal::start(&peer, 80, "volume remove photos") else {
+            return;
+        };
+        terminal.wait_for("[y/N] ");
+        terminal.press(keys);
+        let (ended, shown) = terminal.end();
+        assert_eq!(ended, code, "{shown:?}");
+        assert_eq!(!peer.fake.volumes.lock().unwrap().is_empty(), is_left);
+    }
+    make();
+    let Some(mut terminal) = Terminal::start(&peer, 80, "volume remove photos") else {
+        return;
+    };
+    terminal.wait_for("[y/N] ");
+    terminal.press(CTRL_C);
+    let (code, shown) = terminal.end();
+    assert_eq!(code, "130", "{shown:?}");
+    assert_eq!(peer.fake.volumes.lock().unwrap().len(), 1);
+    // Nobody is asked about what is not there.
+    let Some(terminal) = Terminal::start(&peer, 80, "volume remove other") else {
+        return;
+    };
+    let (code, shown) = terminal.end();
+    assert_eq!(code, "3", "{shown:?}");
+    assert!(!shown.contains("[y/N]"), "{shown:?}");
 }

@@ -9,7 +9,7 @@ use cairnfs::base::ByteSize;
 use super::{ask, peak_bytes, time, used};
 use crate::support::{Devnet, allocated, random_file, run, wait_until};
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 /// Bytes per second.
 const RATE: u64 = 512 << 10;
 const SIZE: usize = 4 << 20;
@@ -17,7 +17,7 @@ const SIZE: usize = 4 << 20;
 const LEAST: Duration = Duration::from_secs(7);
 
 /// Two peers, of which only the second stores.
-fn putter_and_holder() -> Devnet {
+pub(super) fn putter_and_holder() -> Devnet {
     let mut net = Devnet::start(&["--peers", "2", "--redundancy", "1+0"]);
     net.reconfigure(0, |config| config.storage.offer = false);
     net.wait_connected(0);
@@ -103,6 +103,8 @@ fn a_get_takes_as_much_memory_as_allowed() {
     for memory in [16, 256] {
         net.reconfigure(0, |config| {
             config.limits.download_memory = ByteSize::mib(memory);
+            // What was read stays in memory besides.
+            config.cache.memory = ByteSize::mib(16);
         });
         net.wait_connected(0);
         let pid = net.peers[0].pid;

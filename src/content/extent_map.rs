@@ -1,0 +1,175 @@
+//! Where the bytes of a file of any size are: its manifest, read as far as it is needed, the nodes read
+//! lately kept decoded.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::error::ContentError;
+use crate::base::EcProfile;
+use crate::blocks::Blocks;
+use crate::dag::{Body, DagError, Extent, Extents, Node, NodeAt, Shape, Span};
+
+/// Extents, or children of index nodes, that are kept in each of two generations: about 5 MB.
+const KEPT_MAX: usize = 48 << 10;
+
+type Decoded = Arc<Node<Extent, Span>>;
+
+#[derive(Debug, Default)]
+struct Generation {
+    nodes: HashMap<NodeAt, Decoded>,
+    weight: usize,
+}
+
+/// Nodes of manifests. Shared by all files of a volume.
+#[derive(Debug, Default)]
+pub struct ExtentMap {
+    kept: Mutex<(Generation, Generation)>,
+}
+
+const fn weight(node: &Node<Extent, Span>) -> usize {
+    match node {
+        Node::Leaf(extents) => extents.len(),
+        Node::Index { children, .. } => children.len(),
+    }
+}
+
+impl ExtentMap {
+    /// The extents that touch `start..end`, in order, and perhaps neighbours of theirs.
+    ///
+    /// # Errors
+    /// If a node cannot be fetched, or is not what the one above says.
+    pub async fn extents(
+        &self,
+        blocks: &Blocks,
+        profile: EcProfile,
+        body: &Body<NodeAt>,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Extent>, ContentError> {
+        let touches = |extent: &&Extent| extent.offset < end && extent.end() > start;
+        match body {
+            Body::Inline(extents) => Ok(extents.iter().filter(touches).copied().collect()),
+            Body::Manifest(root) => {
+                let mut found = Vec::new();
+                let wanted = Wanted {
+                    map: self,
+                    blocks,
+                    profile,
+                    start,
+                    end,
+                };
+                wanted.collect(*root, None, &mut found).await?;
+                Ok(found)
+            }
+        }
+    }
+
+    fn known(&self, at: &NodeAt) -> Option<Decoded> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(node) = kept.0.nodes.get(at) {
+            return Some(Arc::clone(node));
+        }
+        let node = kept.1.nodes.get(at).cloned()?;
+        insert(&mut kept, *at, &node);
+        Some(node)
+    }
+
+    fn keep(&self, at: NodeAt, node: &Decoded) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        insert(&mut kept, at, node);
+    }
+}
+
+fn insert(kept: &mut (Generation, Generation), at: NodeAt, node: &Decoded) {
+    if kept.0.weight > KEPT_MAX {
+        kept.1 = std::mem::take(&mut kept.0);
+    }
+    if kept.0.nodes.insert(at, Arc::clone(node)).is_none() {
+        kept.0.weight += weight(node);
+    }
+}
+
+struct Wanted<'a> {
+    map: &'a ExtentMap,
+    blocks: &'a Blocks,
+    profile: EcProfile,
+    start: u64,
+    end: u64,
+}
+
+impl Wanted<'_> {
+    async fn node(&self, at: &NodeAt) -> Result<Decoded, ContentError> {
+        if let Some(node) = self.map.known(at) {
+            return Ok(node);
+        }
+        let range = at.offset..at.offset.saturating_add(at.len);
+        let bytes = self
+            .blocks
+            .read_range(&at.block, self.profile, range)
+            .await?;
+        let decode = {
+            let at = *at;
+            move || Extents::decode(&bytes, &at)
+        };
+        let node = self.blocks.pools().cpu.run(decode).await;
+        let node = Arc::new(node.map_err(|error| fault(at, error))?);
+        self.map.keep(*at, &node);
+        Ok(node)
+    }
+
+    fn collect<'a>(
+        &'a self,
+        at: NodeAt,
+        expected: Option<(u8, Span)>,
+        found: &'a mut Vec<Extent>,
+    ) -> BoxFuture<'a, Result<(), ContentError>> {
+        async move {
+            let node = self.node(&at).await?;
+            let wrong = || {
+                fault(
+                    &at,
+                    DagError::Inconsistent("not the node that its index describes"),
+                )
+            };
+            match &*node {
+                Node::Leaf(extents) => {
+                    let span = Extents::item_span(extents);
+                    if expected.is_some_and(|(level, wanted)| level != 0 || span != Some(wanted)) {
+                        return Err(wrong());
+                    }
+                    let first = extents.partition_point(|extent| extent.end() <= self.start);
+                    let rest = extents.iter().skip(first);
+                    found.extend(rest.take_while(|extent| extent.offset < self.end));
+                }
+                Node::Index { level, children } => {
+                    let ends = (children.first(), children.last());
+                    let (Some((first, _)), Some((last, _))) = ends else {
+                        return Err(wrong());
+                    };
+                    let span = Extents::join(first, last);
+                    if expected.is_some_and(|wanted| wanted != (*level, span)) {
+                        return Err(wrong());
+                    }
+                    let below = level.saturating_sub(1);
+                    for (span, child) in children {
+                        if span.start < self.end && span.end > self.start {
+                            self.collect(*child, Some((below, *span)), found).await?;
+                        }
+                    }
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+const fn fault(at: &NodeAt, fault: DagError) -> ContentError {
+    ContentError::Node {
+        block: at.block.id,
+        fault,
+    }
+}

@@ -1,0 +1,69 @@
+//! Volumes made, listed and removed, with a look at where they are mounted.
+
+use super::check_name;
+use crate::admin::AdminError;
+use crate::admin::types::{VolumeCreate, VolumeInfo, VolumeRemove};
+use crate::base::EcProfile;
+use crate::node::Node;
+use crate::node::volumes::Record;
+
+impl Node {
+    /// All volumes, with what is known of those that are mounted.
+    pub(in crate::node) async fn show_volumes(&self) -> Result<Vec<VolumeInfo>, AdminError> {
+        let volumes = &self.0.volumes;
+        let listed = volumes.list().await?;
+        if listed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let local = volumes.local().await?;
+        let shown = listed.into_iter().map(|(name, record)| {
+            let local = local.contains(&record.id);
+            self.volume_info(name, &record, local)
+        });
+        Ok(shown.collect())
+    }
+
+    fn volume_info(&self, name: String, record: &Record, local: bool) -> VolumeInfo {
+        let open = self.0.mounts.find(&name);
+        VolumeInfo {
+            id: record.id.to_string(),
+            redundancy: record.profile.to_string(),
+            created_ms: record.created_ms,
+            local,
+            mounted_on: open.as_ref().map(|open| open.dir.display().to_string()),
+            detached: open.as_ref().is_some_and(|open| open.is_detached()),
+            read_only: open.as_ref().is_some_and(|open| open.is_read_only),
+            usage: open.as_ref().map(|open| open.usage()),
+            name,
+        }
+    }
+
+    /// Makes an empty volume.
+    pub(in crate::node) async fn make_volume(
+        &self,
+        request: VolumeCreate,
+    ) -> Result<VolumeInfo, AdminError> {
+        let profile = match &request.redundancy {
+            None => self.0.options.config.put.redundancy,
+            Some(text) => text
+                .parse::<EcProfile>()
+                .map_err(|error| AdminError::usage(error.to_string()))?,
+        };
+        let _changing = self.0.mounts.changing.lock().await;
+        let record = self.new_volume(&request.name, profile).await?;
+        Ok(self.volume_info(request.name, &record, true))
+    }
+
+    /// Removes a volume that is not mounted.
+    pub(in crate::node) async fn drop_volume(
+        &self,
+        request: VolumeRemove,
+    ) -> Result<VolumeInfo, AdminError> {
+        let mounts = &self.0.mounts;
+        let _changing = mounts.changing.lock().await;
+        check_name(&request.name)?;
+        self.free(&request.name, "unmount it first").await?;
+        let record = self.0.volumes.remove(&request.name).await?;
+        Ok(self.volume_info(request.name, &record, false))
+    }
+}

@@ -1,0 +1,229 @@
+//! Compaction: blocks of which less than half is in use give their rest to new ones, so that their room comes
+//! back. And the books: what all blocks of the volume hold, and how safe they are.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::VfsUsage;
+use super::file::{Base, FileCell};
+use super::inner::Inner;
+use super::ledger::Tenant;
+use super::read::ReadError;
+use super::rows::{BLOCKS, ROWS};
+use crate::base::limits::CHUNK_MAX_BYTES;
+use crate::base::{BlockId, EcProfile};
+use crate::content::overlay::{Part, Piece, Source};
+use crate::dag::{Body as DagBody, Extent, NodeAt};
+use crate::namespace::Key;
+use crate::store::Order;
+
+/// Compaction begins when it gives back so much ...
+const WORTH_BYTES: u64 = 16 << 20;
+/// ... or such a part of everything that is stored.
+const WORTH_PART: u64 = 8;
+/// Bytes that are brought together in one turn.
+const TURN_BYTES: u64 = 64 << 20;
+/// Rows read at once.
+const PAGE: usize = 512;
+
+/// What a look through the books found.
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    pub(super) usage: VfsUsage,
+    /// Blocks of which less than half is in use.
+    sparse: BTreeSet<BlockId>,
+    /// What would come back.
+    waste_bytes: u64,
+    stored_plain: u64,
+}
+
+impl Inner {
+    /// Looks through the rows of all blocks.
+    pub(super) fn look_through_books(&self) -> Books {
+        let mut books = Books::default();
+        let promised = self.identity.profile.parity_shards() as u32;
+        let mut after: Option<Bytes> = None;
+        loop {
+            let from = match &after {
+                Some(key) => Bound::Excluded(key.as_ref()),
+                None => Bound::Unbounded,
+            };
+            let page = self
+                .volume
+                .scan(BLOCKS, from, Bound::Unbounded, Order::Ascending, PAGE);
+            let Ok(page) = page else { return books };
+            for (key, row) in &page.rows {
+                let (Some(tenant), Ok(id)) = (
+                    Tenant::decode(row),
+                    <[u8; 32]>::try_from(key.as_ref()).map(BlockId),
+                ) else {
+                    continue;
+                };
+                let plain = u64::from(tenant.plain_len);
+                books.stored_plain += plain;
+                books.usage.stored_bytes += tenant.live.min(plain);
+                if tenant.survives < promised {
+                    books.usage.under_redundant_bytes += tenant.live.min(plain);
+                }
+                if tenant.live > 0 && tenant.live * 2 < plain {
+                    books.waste_bytes += plain - tenant.live;
+                    books.sparse.insert(id);
+                }
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return books,
+            }
+        }
+    }
+
+    /// Takes note of what the books say, for `status`.
+    pub(super) fn publish_books(&self, books: &Books) {
+        let usage = &books.usage;
+        self.stored.store(usage.stored_bytes, Ordering::Relaxed);
+        let under = usage.under_redundant_bytes;
+        self.under_redundant.store(under, Ordering::Relaxed);
+    }
+
+    /// Moves what is left of sparse blocks, if that is worth it.
+    pub(super) async fn compact(self: &Arc<Self>, books: Books) -> Result<(), ReadError> {
+        let is_worth = books.waste_bytes >= WORTH_BYTES
+            || books.waste_bytes > 0 && books.waste_bytes >= books.stored_plain / WORTH_PART;
+        if !is_worth {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let (mut moved, mut after): (u64, Option<Bytes>) = (0, None);
+        while moved < TURN_BYTES && !self.stop.is_cancelled() {
+            // Keys of files' own rows begin with 2.
+            let from = match &after {
+                Some(key) => Bound::Excluded(key.as_ref()),
+                None => Bound::Included(&[2u8][..]),
+            };
+            let page = self
+                .volume
+                .scan(ROWS, from, Bound::Excluded(&[3]), Order::Ascending, PAGE);
+            let Ok(page) = page else { return Ok(()) };
+            for (key, _) in &page.rows {
+                if let Ok(Key::Content(ino)) = Key::decode(key) {
+                    moved += self.rescue(ino, &books.sparse).await?;
+                }
+                if moved >= TURN_BYTES {
+                    break;
+                }
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        if moved > 0 {
+            let blocks = books.sparse.len();
+            tracing::info!(moved, blocks, took = ?begun.elapsed(), "sparse blocks are compacted");
+        }
+        Ok(())
+    }
+
+    /// Takes what a file has in sparse blocks into memory, from where it is sealed anew. The content stays
+    /// the same, and so do its times.
+    async fn rescue(
+        self: &Arc<Self>,
+        ino: crate::namespace::Ino,
+        sparse: &BTreeSet<BlockId>,
+    ) -> Result<u64, ReadError> {
+        let Some((file, profile, body)) = self.candidate(ino, sparse) else {
+            return Ok(0);
+        };
+        let extents = self.extents(profile, &body, 0, u64::MAX).await?;
+        let mut moved = 0;
+        for extent in extents.iter().filter(|e| sparse.contains(&e.block.id)) {
+            if extent.len as usize > CHUNK_MAX_BYTES {
+                continue;
+            }
+            let range = extent.block_offset..extent.block_offset + extent.len;
+            let read = self.blocks.read_range(&extent.block, profile, range).await;
+            let bytes = read.map_err(crate::content::ContentError::from)?;
+            moved += self.replant(&file, extent, &body, bytes);
+            if self.wait_for_memory().await.is_err() {
+                break;
+            }
+        }
+        let mut core = self.core();
+        self.reap(&mut core, file.number);
+        Ok(moved)
+    }
+
+    /// A file with a part in a sparse block, and its description. None if it has none, or is being changed.
+    fn candidate(
+        &self,
+        ino: crate::namespace::Ino,
+        sparse: &BTreeSet<BlockId>,
+    ) -> Option<(Arc<FileCell>, EcProfile, DagBody<NodeAt>)> {
+        let mut core = self.core();
+        let stat = self.view(|view| view.stat_ino(ino)).ok()??;
+        let content = stat.content?;
+        let crate::namespace::Body::Stored(profile, body) = content.body else {
+            return None;
+        };
+        if let DagBody::Inline(extents) = &body
+            && !extents.iter().any(|e| sparse.contains(&e.block.id))
+        {
+            return None;
+        }
+        let (number, _) = core.inodes.node(ino);
+        let file = self.file(&mut core, number).ok()?;
+        let is_quiet = {
+            let state = self.lock(&file);
+            !state.is_publishing && !state.is_orphan && !state.is_changed
+        };
+        if !is_quiet {
+            return None;
+        }
+        Some((file, profile, body))
+    }
+
+    /// Puts bytes of the old content into memory where nothing was written over them. Answers how many.
+    fn replant(
+        &self,
+        file: &Arc<FileCell>,
+        extent: &Extent,
+        body: &DagBody<NodeAt>,
+        bytes: Bytes,
+    ) -> u64 {
+        let mut state = self.lock(file);
+        let is_same = matches!(&state.base, Base::Stored(_, now) if now == body);
+        if state.is_orphan || !is_same || bytes.len() != extent.len as usize {
+            return 0;
+        }
+        let buffer = Arc::new(bytes.to_vec());
+        let mut moved = 0;
+        let end = extent.end().min(state.head.base_end);
+        for part in state.overlay.parts(extent.offset, end) {
+            let Part::Old(range) = part else { continue };
+            let source = Source::Memory {
+                buffer: Arc::clone(&buffer),
+                at: (range.start - extent.offset) as u32,
+                kept: None,
+            };
+            let len = range.end - range.start;
+            state.overlay.put(Piece {
+                offset: range.start,
+                len,
+                source,
+            });
+            state.stale(range.start, range.end);
+            moved += len;
+        }
+        if moved > 0 {
+            state.is_changed = true;
+            state.dirty_since.get_or_insert(Instant::now());
+            self.queue(file, &mut state);
+        }
+        moved
+    }
+}

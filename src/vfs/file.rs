@@ -1,0 +1,339 @@
+//! One regular file that is open or has changes: what the namespace says of its content, and what was
+//! changed since.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::base::BlockRef;
+use crate::base::EcProfile;
+use crate::content::overlay::{KeptId, Overlay, Part, Piece, Source};
+use crate::dag::{self, NodeAt, Timestamp};
+use crate::namespace::{Body, Content, Hlc, Ino};
+
+/// Where files end: the kernel's offsets are signed.
+pub(super) const SIZE_MAX: u64 = i64::MAX as u64;
+
+/// The content that the namespace has.
+#[derive(Debug, Clone)]
+pub(super) enum Base {
+    /// In its row.
+    Inline(Bytes),
+    /// In blocks.
+    Stored(EcProfile, dag::Body<NodeAt>),
+}
+
+/// A piece as the journal has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Noted {
+    pub(super) len: u64,
+    pub(super) place: NotedPlace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotedPlace {
+    Kept(KeptId, u32),
+    Block(BlockRef, u32),
+    Hole,
+}
+
+/// What the journal knows of a file's changes.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Notes {
+    /// The head that was written last.
+    pub(super) head: Option<Head>,
+    pub(super) pieces: BTreeMap<u64, Noted>,
+    /// How many pieces use each piece of raw data.
+    pub(super) users: HashMap<KeptId, u32>,
+    /// What changed since: from here to there.
+    pub(super) stale: Option<(u64, u64)>,
+}
+
+/// What changes besides bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) size: u64,
+    pub(super) mtime: Timestamp,
+    pub(super) edited: Hlc,
+    pub(super) base_end: u64,
+}
+
+/// The state of a file's content.
+#[derive(Debug)]
+pub(super) struct FileState {
+    pub(super) head: Head,
+    pub(super) base: Base,
+    pub(super) overlay: Overlay,
+    /// Whether the namespace has another content.
+    pub(super) is_changed: bool,
+    /// Whether its last name is gone: nothing of it is written to the namespace any more.
+    pub(super) is_orphan: bool,
+    pub(super) notes: Notes,
+    /// When the oldest change was made that is in no block.
+    pub(super) dirty_since: Option<Instant>,
+    /// When the last change was made.
+    pub(super) changed_at: Instant,
+    /// Pieces that are being sealed.
+    pub(super) flying: Vec<Piece>,
+    /// Whether its description is being written.
+    pub(super) is_publishing: bool,
+    /// The least size since that began.
+    pub(super) low_water: u64,
+    /// Whether it waits in the queue of changed files.
+    pub(super) is_queued: bool,
+    /// Whether what a changed program must not keep was looked after since attributes changed.
+    pub(super) is_guarded: bool,
+    /// Whether setuid and setgid are gone since then.
+    pub(super) is_tamed: bool,
+    /// Size of the content that the namespace has.
+    pub(super) base_size: u64,
+    /// Turns in which it was not noted because it was being sealed.
+    pub(super) unnoted_turns: u8,
+    /// Where the last read ended: one that begins there goes on.
+    pub(super) read_end: u64,
+}
+
+/// Bytes of all files together that are in memory only, and that are in no block.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub(super) memory: AtomicU64,
+    pub(super) dirty: AtomicU64,
+}
+
+/// A file's content, shared by all who have it open.
+#[derive(Debug)]
+pub(super) struct FileCell {
+    pub(super) number: u64,
+    pub(super) ino: Ino,
+    state: Mutex<FileState>,
+}
+
+/// A file's state while it is looked at; what changes meanwhile is added up afterwards.
+pub(super) struct Locked<'a> {
+    state: MutexGuard<'a, FileState>,
+    totals: &'a Totals,
+    before: (u64, u64),
+}
+
+impl Deref for Locked<'_> {
+    type Target = FileState;
+    fn deref(&self) -> &FileState {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut FileState {
+        &mut self.state
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let adjust = |total: &AtomicU64, before: u64, after: u64| {
+            if after >= before {
+                total.fetch_add(after - before, Ordering::Relaxed);
+            } else {
+                total.fetch_sub(before - after, Ordering::Relaxed);
+            }
+        };
+        let overlay = &self.state.overlay;
+        adjust(&self.totals.memory, self.before.0, overlay.memory_bytes());
+        adjust(&self.totals.dirty, self.before.1, overlay.dirty_bytes());
+    }
+}
+
+impl FileCell {
+    pub(super) fn new(number: u64, ino: Ino, state: FileState) -> FileCell {
+        FileCell {
+            number,
+            ino,
+            state: Mutex::new(state),
+        }
+    }
+
+    pub(super) fn lock<'a>(&'a self, totals: &'a Totals) -> Locked<'a> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = (state.overlay.memory_bytes(), state.overlay.dirty_bytes());
+        Locked {
+            state,
+            totals,
+            before,
+        }
+    }
+}
+
+impl Base {
+    pub(super) fn of(body: &Body) -> Base {
+        match body {
+            Body::Inline(bytes) => Base::Inline(bytes.clone()),
+            Body::Stored(profile, body) => Base::Stored(*profile, body.clone()),
+        }
+    }
+}
+
+impl FileState {
+    /// Without changes.
+    pub(super) fn of(content: &Content, mtime: Timestamp) -> FileState {
+        FileState {
+            head: Head {
+                size: content.size,
+                mtime,
+                edited: content.edited.hlc,
+                base_end: content.size,
+            },
+            base: Base::of(&content.body),
+            overlay: Overlay::default(),
+            is_changed: false,
+            is_orphan: false,
+            notes: Notes::default(),
+            dirty_since: None,
+            changed_at: Instant::now(),
+            flying: Vec::new(),
+            is_publishing: false,
+            low_water: u64::MAX,
+            is_queued: false,
+            is_guarded: false,
+            is_tamed: false,
+            base_size: content.size,
+            unnoted_turns: 0,
+            read_end: 0,
+        }
+    }
+
+    /// Attributes changed: what the next write must take away is looked for again.
+    pub(super) const fn unguard(&mut self) {
+        self.is_guarded = false;
+        self.is_tamed = false;
+    }
+
+    pub(super) const fn size(&self) -> u64 {
+        self.head.size
+    }
+
+    /// Takes note of a change of the bytes `start..end`.
+    fn touch(&mut self, start: u64, end: u64, time: Timestamp, at: Hlc) {
+        self.head.mtime = time;
+        self.head.edited = self.head.edited.max(at);
+        self.is_changed = true;
+        self.changed_at = Instant::now();
+        self.dirty_since.get_or_insert(self.changed_at);
+        self.stale(start, end);
+    }
+
+    /// The journal does not have the bytes `start..end` as they are.
+    pub(super) fn stale(&mut self, start: u64, end: u64) {
+        if start < end {
+            let (from, to) = self.notes.stale.unwrap_or((start, end));
+            self.notes.stale = Some((from.min(start), to.max(end)));
+        }
+    }
+
+    /// A content in its row is brought into the overlay before the first change: it is small, and a change
+    /// replaces it as a whole.
+    fn lift(&mut self) {
+        if let Base::Inline(bytes) = &self.base
+            && !bytes.is_empty()
+        {
+            let end = (bytes.len() as u64).min(self.head.base_end);
+            let bytes = bytes.slice(..end as usize);
+            for part in self.overlay.parts(0, end) {
+                if let Part::Old(range) = part {
+                    let old = bytes.slice(range.start as usize..range.end as usize);
+                    self.overlay.write(range.start, &old);
+                }
+            }
+            self.base = Base::Inline(Bytes::new());
+            self.stale(0, end);
+        }
+        if matches!(self.base, Base::Inline(_)) {
+            self.head.base_end = 0;
+        }
+    }
+
+    pub(super) fn write(&mut self, offset: u64, bytes: &[u8], time: Timestamp, at: Hlc) {
+        let end = offset + bytes.len() as u64;
+        self.lift();
+        self.overlay.write(offset, bytes);
+        self.head.size = self.head.size.max(end);
+        self.touch(offset, end, time, at);
+    }
+
+    /// Puts a piece of another source over what is there.
+    pub(super) fn put(&mut self, piece: Piece, time: Timestamp, at: Hlc) {
+        let (start, end) = (piece.offset, piece.end());
+        self.lift();
+        self.overlay.put(piece);
+        self.head.size = self.head.size.max(end);
+        self.touch(start, end, time, at);
+    }
+
+    pub(super) fn resize(&mut self, size: u64, time: Timestamp, at: Hlc) {
+        let old = self.head.size;
+        self.lift();
+        if size < old {
+            self.overlay.clear(size, u64::MAX);
+            self.head.base_end = self.head.base_end.min(size);
+            self.low_water = self.low_water.min(size);
+        }
+        self.head.size = size;
+        self.touch(size.min(old), old, time, at);
+    }
+
+    /// Makes a range read as zeros, without changing the size.
+    pub(super) fn punch(&mut self, start: u64, end: u64, time: Timestamp, at: Hlc) {
+        self.lift();
+        let end = end.min(self.head.size);
+        if start >= end {
+            return self.touch(start, start, time, at);
+        }
+        // Beyond the old content a hole is what is there without a piece.
+        let seam = end.min(self.head.base_end).max(start);
+        self.overlay.punch(start, seam);
+        self.overlay.clear(seam, end);
+        self.touch(start, end, time, at);
+    }
+
+    pub(super) fn grow(&mut self, size: u64, time: Timestamp, at: Hlc) {
+        self.lift();
+        self.head.size = self.head.size.max(size);
+        self.touch(0, 0, time, at);
+    }
+
+    /// Whether nothing of it is in memory or in the journal only.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.overlay.dirty_bytes() == 0
+    }
+
+    /// What the namespace's content would have to show in `start..end`: all of it may be asked for.
+    pub(super) fn base_range(&self, start: u64, end: u64) -> Option<(u64, u64)> {
+        let end = end.min(self.head.base_end);
+        (start < end).then_some((start, end))
+    }
+
+    /// Bytes that a file takes, for `stat`.
+    pub(super) fn allocated(&self) -> u64 {
+        let pieces = self.overlay.pieces();
+        let new: u64 = pieces
+            .filter(|piece| !matches!(piece.source, Source::Hole))
+            .map(|piece| piece.len)
+            .sum();
+        let old = match &self.base {
+            Base::Inline(bytes) => bytes.len() as u64,
+            Base::Stored(_, body) => stored_bytes(body, self.head.base_end),
+        };
+        (new + old).min(self.head.size)
+    }
+}
+
+/// Bytes of the extents that are known without reading a manifest; else all up to `size`.
+pub(super) fn stored_bytes(body: &dag::Body<NodeAt>, size: u64) -> u64 {
+    match body {
+        dag::Body::Inline(extents) => extents.iter().map(|extent| u64::from(extent.len)).sum(),
+        dag::Body::Manifest(_) => size,
+    }
+}

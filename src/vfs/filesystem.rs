@@ -1,0 +1,322 @@
+//! The operations as the kernel asks for them: at once where nothing has to be waited for, else later.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairnfs_fuse::{
+    AllocMode, Answer, AttrReply, Caller, CopyRange, Data, DirBatch, Entry, Errno, Features, Fh,
+    FileSystem, Ino, Lookup, Name, NewNode, OpenFlags, Opened, Rename, SetAttr, Statfs, Whence,
+    Write,
+};
+
+use super::Vfs;
+use super::errno::{Step, Stop};
+use super::inner::Inner;
+
+impl Vfs {
+    /// A step that was tried. If too much waits to be written, it is tried again when there is room.
+    fn step<T, Again>(&self, tried: Step<T>, again: impl FnOnce() -> Again) -> Answer<T>
+    where
+        T: Send + 'static,
+        Again: Fn(&Inner) -> Step<T> + Send + 'static,
+    {
+        match tried {
+            Ok(value) => Answer::ok(value),
+            Err(Stop::Errno(errno)) => Answer::err(errno),
+            Err(Stop::Busy) => {
+                let (inner, again) = (Arc::clone(&self.0), again());
+                Answer::later(async move {
+                    loop {
+                        inner.room().await?;
+                        match again(&inner) {
+                            Ok(value) => return Ok(value),
+                            Err(Stop::Errno(errno)) => return Err(errno),
+                            Err(Stop::Busy) => {}
+                        }
+                    }
+                })
+            }
+        }
+    }
+}
+
+/// A step that changes nothing, so that it never has to wait for room.
+fn now<T>(step: Step<T>) -> Answer<T> {
+    match step {
+        Ok(value) => Answer::ok(value),
+        Err(Stop::Errno(errno)) => Answer::err(errno),
+        Err(Stop::Busy) => Answer::err(Errno::EAGAIN),
+    }
+}
+
+impl FileSystem for Vfs {
+    fn features(&self) -> Features {
+        Features {
+            posix_acl: true,
+            stateless_dirs: true,
+            distributed_locks: false,
+        }
+    }
+
+    fn known(&self) -> Vec<Ino> {
+        self.0.core().inodes.known()
+    }
+
+    fn ended(&self) {
+        let mut core = self.0.core();
+        for number in core.inodes.forget_all() {
+            self.0.reap(&mut core, number);
+        }
+    }
+
+    fn lookup(&self, _caller: &Caller, parent: Ino, name: Name<'_>) -> Answer<Lookup> {
+        now(self.0.lookup(parent.0, name))
+    }
+
+    fn forget(&self, ino: Ino, count: u64) {
+        let mut core = self.0.core();
+        self.0.forget_in(&mut core, ino.0, count);
+    }
+
+    fn getattr(&self, _caller: &Caller, ino: Ino, _fh: Option<Fh>) -> Answer<AttrReply> {
+        let mut core = self.0.core();
+        now(self.0.attr_reply(&mut core, ino.0))
+    }
+
+    fn setattr(&self, _caller: &Caller, ino: Ino, change: &SetAttr) -> Answer<AttrReply> {
+        self.step(self.0.setattr(ino.0, change), || {
+            let change = *change;
+            move |inner: &Inner| inner.setattr(ino.0, &change)
+        })
+    }
+
+    fn readlink(&self, _caller: &Caller, ino: Ino) -> Answer<Bytes> {
+        now(self.0.readlink(ino.0))
+    }
+
+    fn mknod(&self, caller: &Caller, parent: Ino, name: Name<'_>, node: &NewNode) -> Answer<Entry> {
+        self.step(self.0.mknod(caller, parent.0, name, node), || {
+            let (caller, name, node) = (*caller, name.to_vec(), *node);
+            move |inner: &Inner| inner.mknod(&caller, parent.0, Name::new(&name), &node)
+        })
+    }
+
+    fn mkdir(&self, caller: &Caller, parent: Ino, name: Name<'_>, node: &NewNode) -> Answer<Entry> {
+        self.step(self.0.mkdir(caller, parent.0, name, node), || {
+            let (caller, name, node) = (*caller, name.to_vec(), *node);
+            move |inner: &Inner| inner.mkdir(&caller, parent.0, Name::new(&name), &node)
+        })
+    }
+
+    fn symlink(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: Name<'_>,
+        target: &[u8],
+    ) -> Answer<Entry> {
+        self.step(self.0.symlink(caller, parent.0, name, target), || {
+            let (caller, name, target) = (*caller, name.to_vec(), target.to_vec());
+            move |inner: &Inner| inner.symlink(&caller, parent.0, Name::new(&name), &target)
+        })
+    }
+
+    fn link(&self, _caller: &Caller, ino: Ino, parent: Ino, name: Name<'_>) -> Answer<Entry> {
+        self.step(self.0.link(ino.0, parent.0, name), || {
+            let name = name.to_vec();
+            move |inner: &Inner| inner.link(ino.0, parent.0, Name::new(&name))
+        })
+    }
+
+    fn unlink(&self, caller: &Caller, parent: Ino, name: Name<'_>) -> Answer<()> {
+        self.step(self.0.unlink(caller, parent.0, name), || {
+            let (caller, name) = (*caller, name.to_vec());
+            move |inner: &Inner| inner.unlink(&caller, parent.0, Name::new(&name))
+        })
+    }
+
+    fn rmdir(&self, caller: &Caller, parent: Ino, name: Name<'_>) -> Answer<()> {
+        self.step(self.0.rmdir(caller, parent.0, name), || {
+            let (caller, name) = (*caller, name.to_vec());
+            move |inner: &Inner| inner.rmdir(&caller, parent.0, Name::new(&name))
+        })
+    }
+
+    fn rename(&self, caller: &Caller, rename: &Rename<'_>) -> Answer<()> {
+        self.step(self.0.rename(caller, rename), || {
+            let (caller, name, new_name) =
+                (*caller, rename.name.to_vec(), rename.new_name.to_vec());
+            let (parent, new_parent, flags) = (rename.parent, rename.new_parent, rename.flags);
+            move |inner: &Inner| {
+                let rename = Rename {
+                    parent,
+                    name: Name::new(&name),
+                    new_parent,
+                    new_name: Name::new(&new_name),
+                    flags,
+                };
+                inner.rename(&caller, &rename)
+            }
+        })
+    }
+
+    fn open(&self, caller: &Caller, ino: Ino, flags: OpenFlags) -> Answer<Opened> {
+        self.step(self.0.open(caller, ino.0, flags), || {
+            let caller = *caller;
+            move |inner: &Inner| inner.open(&caller, ino.0, flags)
+        })
+    }
+
+    fn create(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: Name<'_>,
+        node: &NewNode,
+        flags: OpenFlags,
+    ) -> Answer<(Entry, Opened)> {
+        self.step(self.0.create(caller, parent.0, name, node, flags), || {
+            let (caller, name, node) = (*caller, name.to_vec(), *node);
+            move |inner: &Inner| inner.create(&caller, parent.0, Name::new(&name), &node, flags)
+        })
+    }
+
+    fn read(&self, ino: Ino, _fh: Fh, offset: u64, len: u32, _flags: OpenFlags) -> Answer<Data> {
+        let cell = match self.0.opened(ino.0) {
+            Ok(cell) => cell,
+            Err(errno) => return Answer::err(errno),
+        };
+        match self.0.read(&cell, offset, len.into()) {
+            Ok(data) => Answer::ok(data),
+            Err(plan) => Answer::later(Arc::clone(&self.0).fetch(cell, plan)),
+        }
+    }
+
+    fn write(&self, _caller: &Caller, ino: Ino, _fh: Fh, write: &Write<'_>) -> Answer<u32> {
+        let written = match self.0.write(ino.0, write) {
+            Ok(written) => written,
+            Err(Stop::Errno(errno)) => return Answer::err(errno),
+            Err(Stop::Busy) => {
+                let (inner, bytes) = (Arc::clone(&self.0), write.bytes.to_vec());
+                let (offset, flags, is_from_cache, kill_suidgid) = (
+                    write.offset,
+                    write.flags,
+                    write.is_from_cache,
+                    write.kill_suidgid,
+                );
+                return Answer::later(async move {
+                    loop {
+                        inner.wait_for_memory().await?;
+                        inner.room().await?;
+                        let write = Write {
+                            offset,
+                            bytes: &bytes,
+                            flags,
+                            is_from_cache,
+                            kill_suidgid,
+                        };
+                        match inner.write(ino.0, &write) {
+                            Ok(written) if flags.is_sync() => {
+                                inner.fsync(ino.0).await?;
+                                return Ok(written);
+                            }
+                            Ok(written) => return Ok(written),
+                            Err(Stop::Errno(errno)) => return Err(errno),
+                            Err(Stop::Busy) => {}
+                        }
+                    }
+                });
+            }
+        };
+        if write.flags.is_sync() {
+            let inner = Arc::clone(&self.0);
+            return Answer::later(async move {
+                inner.fsync(ino.0).await?;
+                Ok(written)
+            });
+        }
+        Answer::ok(written)
+    }
+
+    fn flush(&self, _ino: Ino, _fh: Fh, _lock_owner: u64) -> Answer<()> {
+        Answer::ok(())
+    }
+
+    fn fsync(&self, ino: Ino, _fh: Fh, _data_only: bool) -> Answer<()> {
+        let inner = Arc::clone(&self.0);
+        Answer::later(async move { inner.fsync(ino.0).await })
+    }
+
+    fn release(&self, ino: Ino, _fh: Fh, _flags: OpenFlags) -> Answer<()> {
+        self.0.release(ino.0);
+        Answer::ok(())
+    }
+
+    fn readdir(&self, ino: Ino, _fh: Fh, offset: u64, batch: DirBatch) -> Answer<DirBatch> {
+        now(self.0.readdir(ino.0, offset, batch))
+    }
+
+    fn fsyncdir(&self, _ino: Ino, _fh: Fh, _data_only: bool) -> Answer<()> {
+        let inner = Arc::clone(&self.0);
+        Answer::later(async move { inner.sync_journal().await })
+    }
+
+    fn statfs(&self, _ino: Ino) -> Answer<Statfs> {
+        Answer::ok(self.0.statfs())
+    }
+
+    fn getxattr(&self, _caller: &Caller, ino: Ino, name: Name<'_>) -> Answer<Bytes> {
+        now(self.0.getxattr(ino.0, name))
+    }
+
+    fn setxattr(
+        &self,
+        caller: &Caller,
+        ino: Ino,
+        name: Name<'_>,
+        value: &[u8],
+        flags: i32,
+    ) -> Answer<()> {
+        self.step(self.0.setxattr(caller, ino.0, name, value, flags), || {
+            let (caller, name, value) = (*caller, name.to_vec(), value.to_vec());
+            move |inner: &Inner| inner.setxattr(&caller, ino.0, Name::new(&name), &value, flags)
+        })
+    }
+
+    fn listxattr(&self, caller: &Caller, ino: Ino) -> Answer<Bytes> {
+        now(self.0.listxattr(caller, ino.0))
+    }
+
+    fn removexattr(&self, _caller: &Caller, ino: Ino, name: Name<'_>) -> Answer<()> {
+        self.step(self.0.removexattr(ino.0, name), || {
+            let name = name.to_vec();
+            move |inner: &Inner| inner.removexattr(ino.0, Name::new(&name))
+        })
+    }
+
+    fn lseek(&self, ino: Ino, _fh: Fh, offset: u64, whence: Whence) -> Answer<u64> {
+        let found = self.0.opened(ino.0).map_err(Stop::from);
+        match found.and_then(|cell| self.0.seek(&cell, offset, whence)) {
+            Ok(seek) => Answer::later(Arc::clone(&self.0).found(seek)),
+            Err(Stop::Errno(errno)) => Answer::err(errno),
+            Err(Stop::Busy) => Answer::err(Errno::EAGAIN),
+        }
+    }
+
+    fn fallocate(&self, ino: Ino, _fh: Fh, at: u64, len: u64, mode: AllocMode) -> Answer<()> {
+        self.step(self.0.allocate(ino.0, at, len, mode), || {
+            move |inner: &Inner| inner.allocate(ino.0, at, len, mode)
+        })
+    }
+
+    fn copy_file_range(&self, _caller: &Caller, copy: &CopyRange) -> Answer<u64> {
+        let copy = *copy;
+        let inner = Arc::clone(&self.0);
+        let later = |copy| Answer::later(async move { inner.copy_bytes(copy).await });
+        match self.0.copy(&copy) {
+            Ok(Some(copied)) => Answer::ok(copied),
+            Ok(None) | Err(Stop::Busy) => later(copy),
+            Err(Stop::Errno(errno)) => Answer::err(errno),
+        }
+    }
+}

@@ -1,0 +1,504 @@
+//! What all operations of a mounted volume share: the namespace with its writer's clock and feed, the files
+//! that are known or open, and the local engine.
+//!
+//! Order of locks: core, file, ledger. Nothing waits while it holds one, but for reads of the tables.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cairnfs_fuse::{self as fuse, Errno};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::cursor::Cursors;
+use super::errno::{Step, Stop};
+use super::file::{FileCell, FileState, Locked, Totals, stored_bytes};
+use super::inode::{Inodes, Node};
+use super::ledger::Deltas;
+use super::row_cache::RowCache;
+use super::rows::{self, VolumeRows};
+use super::{VfsOptions, VolumeIdentity};
+use crate::base::{BlockId, Clock, Entropy};
+use crate::blocks::Blocks;
+use crate::content::ExtentMap;
+use crate::dag::Timestamp;
+use crate::namespace::{
+    self, Body, Changes, Edit, Hlc, HlcClock, Ino, Now, OpError, Stat, View, WriterId, time_of,
+};
+use crate::store::{Group, Seq, Volume, VolumeError};
+
+/// How long the kernel may answer by itself: changes from elsewhere are announced to it.
+pub(super) const TTL: Duration = Duration::from_secs(3600);
+
+/// The namespace and who knows which file.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) inodes: Inodes,
+    pub(super) cursors: Cursors,
+    /// The last dot of the own feed.
+    seen: u64,
+    /// The number of the next row of dropped contents.
+    pub(super) next_dropped: u64,
+    /// Dropped contents that somebody still reads.
+    pub(super) held: BTreeSet<u64>,
+}
+
+/// See the module.
+pub(super) struct Inner {
+    pub(super) identity: VolumeIdentity,
+    pub(super) writer: WriterId,
+    pub(super) blocks: Blocks,
+    pub(super) volume: Volume,
+    pub(super) options: VfsOptions,
+    wall: Clock,
+    pub(super) entropy: Entropy,
+    clock: Mutex<HlcClock>,
+    core: Mutex<Core>,
+    row_cache: RowCache,
+    pub(super) totals: Totals,
+    /// The number of the next piece of raw data in the journal.
+    pub(super) next_kept: AtomicU64,
+    /// Held while rows of blocks are read, changed and applied.
+    pub(super) ledger: Mutex<()>,
+    /// Files with changes, in the order in which they came.
+    pub(super) queue: Mutex<VecDeque<Arc<FileCell>>>,
+    /// There is something to seal.
+    pub(super) sealing: Notify,
+    /// Memory was given back, or it was found that there will be none.
+    pub(super) relief: Notify,
+    /// Contents were dropped.
+    pub(super) dropping: Notify,
+    /// Blocks being sealed and placed at once.
+    pub(super) uploads: Arc<Semaphore>,
+    /// Until then no block is placed: the last try failed.
+    pub(super) pause: Mutex<Option<Instant>>,
+    /// Blocks being placed, and descriptions being written.
+    pub(super) under_way: AtomicU64,
+    /// Claims that the volume knows of, so that the store has to remember them no longer.
+    pub(super) settled: Mutex<Vec<u64>>,
+    /// Manifests read lately.
+    pub(super) extent_map: ExtentMap,
+    /// Blocks fetched ahead lately.
+    pub(super) ahead: Mutex<VecDeque<BlockId>>,
+    /// Whether any file may have an access control list.
+    pub(super) acls: AtomicBool,
+    /// Bytes of content that the pool still takes.
+    pub(super) room_bytes: AtomicU64,
+    /// Bytes of content in blocks, and of those in blocks that survive less than was promised.
+    pub(super) stored: AtomicU64,
+    pub(super) under_redundant: AtomicU64,
+    /// A moment that is later than all that may be used.
+    pub(super) promised: AtomicU64,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+/// The namespace's rows as they will be, and their place in the feed.
+pub(super) struct Edited<T> {
+    pub(super) value: T,
+    pub(super) group: Group,
+    changes: Changes,
+    last: u64,
+}
+
+impl Inner {
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn new(
+        identity: VolumeIdentity,
+        blocks: Blocks,
+        volume: Volume,
+        options: VfsOptions,
+        wall: Clock,
+        entropy: Entropy,
+        next_kept: u64,
+        next_dropped: u64,
+    ) -> Result<Inner, namespace::StateError> {
+        let writer = WriterId {
+            peer: identity.peer,
+            incarnation: 0,
+        };
+        let row_cache = RowCache::default();
+        let seen = {
+            let rows = VolumeRows {
+                volume: &volume,
+                cache: &row_cache,
+            };
+            namespace::state::version(&rows)?.get(&writer)
+        };
+        let uploads = blocks.limits().upload_window_chunks;
+        Ok(Inner {
+            identity,
+            writer,
+            blocks,
+            volume,
+            options,
+            wall,
+            entropy,
+            clock: Mutex::new(HlcClock::default()),
+            core: Mutex::new(Core {
+                inodes: Inodes::default(),
+                cursors: Cursors::default(),
+                seen,
+                next_dropped,
+                held: BTreeSet::new(),
+            }),
+            row_cache,
+            totals: Totals::default(),
+            next_kept: AtomicU64::new(next_kept),
+            ledger: Mutex::new(()),
+            queue: Mutex::new(VecDeque::new()),
+            sealing: Notify::new(),
+            relief: Notify::new(),
+            dropping: Notify::new(),
+            uploads: Arc::new(Semaphore::new(uploads)),
+            pause: Mutex::new(None),
+            under_way: AtomicU64::new(0),
+            settled: Mutex::new(Vec::new()),
+            extent_map: ExtentMap::default(),
+            ahead: Mutex::new(VecDeque::new()),
+            acls: AtomicBool::new(false),
+            room_bytes: AtomicU64::new(u64::MAX),
+            stored: AtomicU64::new(0),
+            under_redundant: AtomicU64::new(0),
+            promised: AtomicU64::new(0),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The present moment: later than every one before.
+    pub(super) fn now(&self) -> Now {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let hlc = clock.tick(self.wall.now_ms());
+        Now {
+            hlc,
+            time: time_of(hlc),
+        }
+    }
+
+    pub(super) fn observe(&self, seen: Hlc) {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.observe(seen);
+    }
+
+    pub(super) fn lock<'a>(&'a self, cell: &'a FileCell) -> Locked<'a> {
+        cell.lock(&self.totals)
+    }
+
+    /// Prepares an operation on the namespace. [`Inner::commit`] carries it out.
+    pub(super) fn edit<T>(
+        &self,
+        core: &Core,
+        now: Now,
+        operation: impl FnOnce(&mut Edit<'_>) -> Result<T, OpError>,
+    ) -> Step<Edited<T>> {
+        let rows = self.rows();
+        let mut edit = Edit::new(&rows, self.writer, now)?;
+        let value = operation(&mut edit)?;
+        let committed = edit.commit(core.seen)?;
+        let (changes, last) = match committed {
+            Some(committed) => (committed.changes, committed.last),
+            None => (Changes::new(), core.seen),
+        };
+        let mut group = Group::new();
+        rows::add_changes(&self.volume, &mut group, &changes)?;
+        Ok(Edited {
+            value,
+            group,
+            changes,
+            last,
+        })
+    }
+
+    /// Applies a prepared operation.
+    pub(super) fn commit<T>(&self, core: &mut Core, edited: Edited<T>) -> Step<T> {
+        if !edited.group.is_empty() {
+            self.volume.apply(&edited.group)?;
+        }
+        self.row_cache.applied(edited.changes);
+        core.seen = edited.last;
+        Ok(edited.value)
+    }
+
+    /// The same with changes of the counts of blocks.
+    pub(super) fn commit_counted<T>(
+        &self,
+        core: &mut Core,
+        mut edited: Edited<T>,
+        deltas: &Deltas,
+    ) -> Step<T> {
+        self.apply_counted(&mut edited.group, deltas, &[])?;
+        self.row_cache.applied(edited.changes);
+        core.seen = edited.last;
+        Ok(edited.value)
+    }
+
+    /// An operation on the namespace, carried out.
+    pub(super) fn change<T>(
+        &self,
+        core: &mut Core,
+        operation: impl FnOnce(&mut Edit<'_>) -> Result<T, OpError>,
+    ) -> Step<(T, Now)> {
+        let now = self.now();
+        let edited = self.edit(core, now, operation)?;
+        Ok((self.commit(core, edited)?, now))
+    }
+
+    /// Applies a group that says nothing of the namespace.
+    pub(super) fn apply(&self, group: &Group) -> Result<Seq, VolumeError> {
+        self.volume.apply(group)
+    }
+
+    pub(super) fn rows(&self) -> VolumeRows<'_> {
+        VolumeRows {
+            volume: &self.volume,
+            cache: &self.row_cache,
+        }
+    }
+
+    /// Looks at the tree. The caller holds the lock of the core.
+    pub(super) fn view<T>(
+        &self,
+        look: impl FnOnce(&View<'_>) -> Result<T, namespace::StateError>,
+    ) -> Step<T> {
+        let rows = self.rows();
+        let view = View::new(&rows)?;
+        Ok(look(&view)?)
+    }
+
+    /// Everything about a file; `ENOENT` if it is gone.
+    pub(super) fn stat(&self, core: &mut Core, number: u64, ino: Ino) -> Step<Arc<Stat>> {
+        if let Some(stat) = core.inodes.stat(number) {
+            return Ok(stat);
+        }
+        let found = self.view(|view| view.stat_ino(ino))?;
+        let stat = Arc::new(found.ok_or(Errno::ENOENT)?);
+        core.inodes.keep_stat(number, Arc::clone(&stat));
+        Ok(stat)
+    }
+
+    /// Attributes of a known file.
+    pub(super) fn attr(&self, core: &mut Core, number: u64) -> Step<fuse::Attr> {
+        let node = core.node(number)?;
+        let (ino, file) = (node.ino, node.file.clone());
+        if let Some(orphan) = &node.orphan {
+            let mut attr = attr_of(number, &orphan.stat);
+            attr.nlink = 0;
+            if let Some(file) = file {
+                fill(&mut attr, &self.lock(&file));
+            }
+            return Ok(attr);
+        }
+        let stat = self.stat(core, number, ino)?;
+        let mut attr = attr_of(number, &stat);
+        if let Some(file) = file {
+            fill(&mut attr, &self.lock(&file));
+        }
+        Ok(attr)
+    }
+
+    pub(super) fn attr_reply(&self, core: &mut Core, number: u64) -> Step<fuse::AttrReply> {
+        let attr = self.attr(core, number)?;
+        Ok(fuse::AttrReply { attr, ttl: TTL })
+    }
+
+    /// Tells the kernel of a file once more.
+    pub(super) fn hand_out(&self, core: &mut Core, ino: Ino) -> Step<fuse::Entry> {
+        let (number, node) = core.inodes.node(ino);
+        node.lookups += 1;
+        match self.attr(core, number) {
+            Ok(attr) => Ok(fuse::Entry {
+                attr,
+                attr_ttl: TTL,
+                entry_ttl: TTL,
+            }),
+            Err(stop) => {
+                self.forget_in(core, number, 1);
+                Err(stop)
+            }
+        }
+    }
+
+    pub(super) fn forget_in(&self, core: &mut Core, number: u64, count: u64) {
+        if let Some(node) = core.inodes.get_mut(number) {
+            node.lookups = node.lookups.saturating_sub(count);
+        }
+        self.reap(core, number);
+    }
+
+    /// The content of a regular file, kept in memory from now on until it is closed and clean.
+    pub(super) fn file(&self, core: &mut Core, number: u64) -> Step<Arc<FileCell>> {
+        let node = core.node(number)?;
+        if let Some(file) = &node.file {
+            return Ok(Arc::clone(file));
+        }
+        let (ino, is_orphan) = (node.ino, node.orphan.is_some());
+        let stat = match &node.orphan {
+            Some(orphan) => Arc::new(orphan.stat.clone()),
+            None => self.stat(core, number, ino)?,
+        };
+        let content = match (&stat.content, stat.node.kind()) {
+            (Some(content), _) => content,
+            (None, namespace::Kind::Directory) => return Err(Errno::EISDIR.into()),
+            (None, _) => return Err(Errno::EINVAL.into()),
+        };
+        let mut state = FileState::of(content, stat.mtime);
+        state.is_orphan = is_orphan;
+        let cell = Arc::new(FileCell::new(number, ino, state));
+        if let Some(node) = core.inodes.get_mut(number) {
+            node.file = Some(Arc::clone(&cell));
+        }
+        Ok(cell)
+    }
+
+    /// Lets go of a file that is closed and has no changes, and of what nobody knows any more.
+    pub(super) fn reap(&self, core: &mut Core, number: u64) {
+        let Some(node) = core.inodes.get(number) else {
+            return;
+        };
+        let is_unused = node.opens == 0;
+        let is_gone = node.orphan.is_some() && is_unused && node.lookups == 0;
+        if let (Some(file), true) = (&node.file, is_unused) {
+            let mut state = self.lock(file);
+            let is_busy = state.is_publishing || !state.flying.is_empty();
+            if !is_gone && (state.is_changed || is_busy) {
+                return;
+            }
+            if is_gone {
+                // Nothing of it is wanted any more, whatever is under way.
+                self.discard(file, &mut state);
+            }
+            drop(state);
+            if let Some(node) = core.inodes.get_mut(number) {
+                node.file = None;
+            }
+        }
+        if let Some(node) = core.inodes.reap(number)
+            && let Some(orphan) = node.orphan
+        {
+            self.drop_orphan(core, &orphan);
+        }
+    }
+
+    /// Waits until the volume takes more changes.
+    pub(super) async fn room(&self) -> Result<(), Errno> {
+        match self.volume.room().await {
+            Ok(()) => Ok(()),
+            Err(error) => match Stop::from(error) {
+                Stop::Errno(errno) => Err(errno),
+                Stop::Busy => Ok(()),
+            },
+        }
+    }
+
+    /// A file has changes: it is looked after from now on.
+    pub(super) fn queue(&self, cell: &Arc<FileCell>, state: &mut FileState) {
+        if !state.is_queued {
+            state.is_queued = true;
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.push_back(Arc::clone(cell));
+        }
+    }
+
+    /// Whether so many more bytes have no room in the pool.
+    pub(super) fn has_no_room(&self, more: u64) -> bool {
+        let waiting = self.totals.dirty.load(Ordering::Relaxed);
+        waiting.saturating_add(more) > self.room_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Core {
+    /// A file that the kernel knows.
+    pub(super) fn node(&mut self, number: u64) -> Result<&mut Node, Errno> {
+        if number == fuse::Ino::ROOT.0 {
+            return Ok(self.inodes.node(Ino::ROOT).1);
+        }
+        self.inodes.get_mut(number).ok_or(Errno::ESTALE)
+    }
+
+    /// The directory of a number, for what is done in it: one that was removed has no entries.
+    pub(super) fn dir(&mut self, number: u64) -> Result<Ino, Errno> {
+        let node = self.node(number)?;
+        match node.orphan {
+            Some(_) => Err(Errno::ENOENT),
+            None => Ok(node.ino),
+        }
+    }
+
+    /// Something about these files changed.
+    pub(super) fn changed(&mut self, files: &[Ino]) {
+        for ino in files {
+            self.inodes.drop_stat(*ino);
+        }
+    }
+}
+
+pub(super) fn to_time(time: Timestamp) -> fuse::Time {
+    fuse::Time {
+        secs: time.seconds,
+        nanos: time.nanos,
+    }
+}
+
+pub(super) fn from_time(time: fuse::Time) -> Timestamp {
+    Timestamp {
+        seconds: time.secs,
+        nanos: time.nanos,
+    }
+}
+
+/// What `stat` shows of a file as the namespace has it.
+pub(super) fn attr_of(number: u64, stat: &Stat) -> fuse::Attr {
+    use namespace::Node;
+    let kind = match &stat.node {
+        Node::File => fuse::FileType::Regular,
+        Node::Directory => fuse::FileType::Directory,
+        Node::Symlink(_) => fuse::FileType::Symlink,
+        Node::Fifo => fuse::FileType::Fifo,
+        Node::Socket => fuse::FileType::Socket,
+        Node::CharDevice(_) => fuse::FileType::CharDevice,
+        Node::BlockDevice(_) => fuse::FileType::BlockDevice,
+    };
+    let size = match kind {
+        fuse::FileType::Directory => 4096,
+        _ => stat.size(),
+    };
+    let taken = match &stat.content {
+        Some(content) => match &content.body {
+            Body::Inline(bytes) => bytes.len() as u64,
+            Body::Stored(_, body) => stored_bytes(body, size).min(size),
+        },
+        None => size,
+    };
+    fuse::Attr {
+        ino: fuse::Ino(number),
+        kind,
+        perm: stat.mode,
+        nlink: u32::try_from(stat.links).unwrap_or(u32::MAX),
+        uid: stat.uid,
+        gid: stat.gid,
+        rdev: stat.node.rdev(),
+        size,
+        blocks: taken.div_ceil(512),
+        blksize: 4096,
+        atime: to_time(stat.atime),
+        mtime: to_time(stat.mtime),
+        ctime: to_time(stat.ctime),
+    }
+}
+
+/// Puts in what an open file knows better.
+fn fill(attr: &mut fuse::Attr, state: &FileState) {
+    attr.size = state.size();
+    attr.mtime = to_time(state.head.mtime);
+    attr.ctime = attr.ctime.max(to_time(time_of(state.head.edited)));
+    attr.blocks = state.allocated().div_ceil(512);
+}

@@ -1,0 +1,272 @@
+//! Open files: reading where everything is in memory, writing, holes, and what is copied without passing
+//! through a program.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use cairnfs_fuse::{
+    AllocMode, Caller, CopyRange, Data, Errno, Fh, OpenFlags, Opened, Whence, Write,
+};
+
+use super::errno::{Step, Stop};
+use super::file::{Base, FileCell, SIZE_MAX};
+use super::inner::{Core, Inner};
+use super::read::ReadPlan;
+use crate::base::limits::CHUNK_MAX_BYTES;
+use crate::content::overlay::{Part, Source};
+use crate::namespace::Now;
+
+/// The end of a range that must lie within a file of any size.
+pub(super) fn end_of(offset: u64, len: u64) -> Result<u64, Errno> {
+    let end = offset.checked_add(len);
+    end.filter(|end| *end <= SIZE_MAX).ok_or(Errno::EFBIG)
+}
+
+impl Inner {
+    pub(super) fn open(&self, caller: &Caller, number: u64, flags: OpenFlags) -> Step<Opened> {
+        let mut core = self.core();
+        self.open_in(&mut core, caller, number, flags)
+    }
+
+    pub(super) fn open_in(
+        &self,
+        core: &mut Core,
+        caller: &Caller,
+        number: u64,
+        flags: OpenFlags,
+    ) -> Step<Opened> {
+        let file = self.file(core, number)?;
+        if flags.truncates() {
+            self.resize(&file, 0, self.now())?;
+            self.guard(core, number, !caller.is_privileged())?;
+        }
+        if let Some(node) = core.inodes.get_mut(number) {
+            node.opens += 1;
+        }
+        Ok(Opened {
+            fh: Fh(number),
+            keep_cache: true,
+            direct_io: false,
+            no_flush: true,
+            parallel_direct_writes: true,
+        })
+    }
+
+    pub(super) fn release(&self, number: u64) {
+        let mut core = self.core();
+        if let Some(node) = core.inodes.get_mut(number) {
+            node.opens = node.opens.saturating_sub(1);
+        }
+        self.reap(&mut core, number);
+    }
+
+    /// The open file of a number.
+    pub(super) fn opened(&self, number: u64) -> Result<Arc<FileCell>, Errno> {
+        let mut core = self.core();
+        let node = core.node(number)?;
+        node.file.clone().ok_or(Errno::EBADF)
+    }
+
+    /// What a read finds: the bytes, if all are in memory, else what has to be fetched.
+    pub(super) fn read(
+        &self,
+        cell: &FileCell,
+        offset: u64,
+        len: u64,
+    ) -> Result<Data, Box<ReadPlan>> {
+        let mut state = self.lock(cell);
+        let end = offset.saturating_add(len).min(state.size());
+        if offset >= end {
+            return Ok(Data::default());
+        }
+        let goes_on = state.read_end == offset;
+        state.read_end = end;
+        let parts = state.overlay.parts(offset, end);
+        let mut ready: Vec<Bytes> = Vec::with_capacity(parts.len());
+        for part in &parts {
+            match part {
+                Part::Piece(piece) => match &piece.source {
+                    Source::Memory { .. } => ready.extend(piece.bytes()),
+                    Source::Hole => super::read::zeros(piece.len, &mut ready),
+                    Source::Journal { .. } | Source::Block { .. } => break,
+                },
+                Part::Old(range) => {
+                    let shown = state.base_range(range.start, range.end);
+                    let upto = match (&state.base, shown) {
+                        (_, None) => range.start,
+                        (Base::Inline(bytes), Some((start, end))) => {
+                            let end = end.min(bytes.len() as u64);
+                            if start < end {
+                                ready.push(bytes.slice(start as usize..end as usize));
+                            }
+                            end.max(start)
+                        }
+                        (Base::Stored(..), Some(_)) => break,
+                    };
+                    super::read::zeros(range.end - upto, &mut ready);
+                }
+            }
+        }
+        let found: usize = ready.iter().map(Bytes::len).sum();
+        if found as u64 == end - offset {
+            return Ok(match ready.len() {
+                1 => Data::One(ready.pop().unwrap_or_default()),
+                _ => Data::Many(ready),
+            });
+        }
+        Err(Box::new(ReadPlan {
+            offset,
+            end,
+            parts,
+            base: state.base.clone(),
+            base_end: state.head.base_end,
+            profile: self.identity.profile,
+            goes_on,
+        }))
+    }
+
+    /// Writes into memory. `Stop::Busy` if there is too much of it already.
+    pub(super) fn write(&self, number: u64, write: &Write<'_>) -> Step<u32> {
+        let len = write.bytes.len() as u64;
+        let end = end_of(write.offset, len)?;
+        let cell = self.opened(number)?;
+        if len == 0 {
+            return Ok(0);
+        }
+        if self.has_no_room(len) {
+            return Err(Errno::ENOSPC.into());
+        }
+        if self.totals.memory.load(Ordering::Relaxed) > self.options.dirty_max_bytes {
+            self.sealing.notify_one();
+            return Err(Stop::Busy);
+        }
+        let kill = write.kill_suidgid;
+        let now = self.now();
+        let needs_guard = {
+            let mut state = self.lock(&cell);
+            state.write(write.offset, write.bytes, now.time, now.hlc);
+            self.queue(&cell, &mut state);
+            debug_assert!(state.size() >= end);
+            let needs_guard = !state.is_guarded || kill && !state.is_tamed;
+            state.is_guarded = true;
+            state.is_tamed |= kill;
+            if state.overlay.memory_bytes() >= CHUNK_MAX_BYTES as u64 {
+                self.sealing.notify_one();
+            }
+            needs_guard
+        };
+        if needs_guard {
+            let mut core = self.core();
+            self.guard(&mut core, number, kill)?;
+        }
+        Ok(len as u32)
+    }
+
+    pub(super) fn resize(&self, cell: &Arc<FileCell>, size: u64, now: Now) -> Step<()> {
+        if size > SIZE_MAX {
+            return Err(Errno::EFBIG.into());
+        }
+        let mut state = self.lock(cell);
+        state.resize(size, now.time, now.hlc);
+        state.unguard();
+        self.queue(cell, &mut state);
+        Ok(())
+    }
+
+    pub(super) fn allocate(&self, number: u64, at: u64, len: u64, mode: AllocMode) -> Step<()> {
+        if len == 0 {
+            return Err(Errno::EINVAL.into());
+        }
+        let end = end_of(at, len)?;
+        let cell = self.opened(number)?;
+        if mode != AllocMode::PunchHole && self.has_no_room(len) {
+            return Err(Errno::ENOSPC.into());
+        }
+        let now = self.now();
+        let mut state = self.lock(&cell);
+        if !matches!(mode, AllocMode::Allocate | AllocMode::AllocateKeepSize) {
+            state.punch(at, end, now.time, now.hlc);
+        }
+        let size = match mode {
+            AllocMode::Allocate | AllocMode::ZeroRange => end,
+            _ => 0,
+        };
+        state.grow(size, now.time, now.hlc);
+        self.queue(&cell, &mut state);
+        Ok(())
+    }
+
+    /// Copies what needs no reading: pieces in memory, blocks and holes. None if something has to be read.
+    pub(super) fn copy(&self, copy: &CopyRange) -> Step<Option<u64>> {
+        let (from, to) = (self.opened(copy.from.0.0)?, self.opened(copy.to.0.0)?);
+        if Arc::ptr_eq(&from, &to) && copy.from_offset.abs_diff(copy.to_offset) < copy.len {
+            let left = self.lock(&from).size().saturating_sub(copy.from_offset);
+            if copy.from_offset.abs_diff(copy.to_offset) < copy.len.min(left) {
+                return Err(Errno::EINVAL.into());
+            }
+        }
+        let (parts, len, base_end, base) = {
+            let state = self.lock(&from);
+            let left = state.size().saturating_sub(copy.from_offset);
+            let len = copy.len.min(left);
+            let parts = state
+                .overlay
+                .parts(copy.from_offset, copy.from_offset + len);
+            (parts, len, state.head.base_end, state.base.clone())
+        };
+        end_of(copy.to_offset, len)?;
+        if len == 0 {
+            return Ok(Some(0));
+        }
+        if self.has_no_room(len) {
+            return Err(Errno::ENOSPC.into());
+        }
+        let Some(pieces) = self.copyable(&parts, &base, base_end) else {
+            return Ok(None);
+        };
+        let now = self.now();
+        let mut state = self.lock(&to);
+        for piece in pieces {
+            let offset = copy.to_offset + (piece.offset - copy.from_offset);
+            match piece.bytes() {
+                Some(bytes) => state.write(offset, &bytes, now.time, now.hlc),
+                None => {
+                    let moved = crate::content::overlay::Piece { offset, ..piece };
+                    state.put(moved, now.time, now.hlc);
+                }
+            }
+        }
+        state.unguard();
+        self.queue(&to, &mut state);
+        // Blocks that another file names are in use from now on, whatever becomes of the first.
+        self.note(&to, &mut state)?;
+        Ok(Some(len))
+    }
+
+    /// Where the next data or hole begins, if no manifest has to be read.
+    pub(super) fn seek(&self, cell: &FileCell, offset: u64, whence: Whence) -> Step<SeekAnswer> {
+        let state = self.lock(cell);
+        let size = state.size();
+        if offset >= size {
+            return Err(Errno::ENXIO.into());
+        }
+        let parts = state.overlay.parts(offset, size);
+        Ok(SeekAnswer {
+            size,
+            parts,
+            base: state.base.clone(),
+            base_end: state.head.base_end,
+            whence,
+        })
+    }
+}
+
+/// What is needed to find data and holes.
+pub(super) struct SeekAnswer {
+    pub(super) size: u64,
+    pub(super) parts: Vec<Part>,
+    pub(super) base: Base,
+    pub(super) base_end: u64,
+    pub(super) whence: Whence,
+}

@@ -1,0 +1,399 @@
+//! Placing blocks, and what comes of it: files are read from them from then on, and described in the namespace
+//! once nothing of them is left elsewhere.
+
+use std::sync::{Arc, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use tokio::time::{Duration, Instant};
+
+use super::errno::{Step, Stop};
+use super::file::{Base, FileCell, FileState, Head};
+use super::inner::{Core, Inner};
+use super::ledger::{Born, Deltas, Keeper};
+use super::read::ReadError;
+use crate::base::{Class, Classify};
+use crate::blocks::{PutError, UploadOptions};
+use crate::content::overlay::{Part, Piece, Source};
+use crate::dag::{self, Extent};
+use crate::namespace::{Body, Now};
+use crate::store::{DirtyId, Group};
+
+/// A file that was left alone for so long is described with the arrival of its last block.
+const LEFT_ALONE: Duration = Duration::from_millis(375);
+/// Pause after a block could not be placed.
+const PAUSE: Duration = Duration::from_secs(3);
+/// A file that was left alone and is not larger than this stays in its row of the namespace.
+const ROW_BYTES: u64 = 256;
+/// Space of the store's small records for claims that the volume does not know of yet.
+pub(super) const CLAIMS: &str = "volume-claims";
+
+/// Bytes that become one block.
+pub(super) struct Plan {
+    pub(super) parts: Vec<(Arc<FileCell>, Piece)>,
+    pub(super) len: u64,
+}
+
+/// Why a block was not placed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SealError {
+    #[error(transparent)]
+    Put(#[from] PutError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl Classify for SealError {
+    fn class(&self) -> Class {
+        match self {
+            SealError::Put(error) => error.class(),
+            SealError::Read(error) => error.class(),
+        }
+    }
+}
+
+impl Inner {
+    /// Places a block, or gives its parts back.
+    pub(super) async fn carry(self: &Arc<Self>, plan: Plan) {
+        let Ok(permit) = Arc::clone(&self.uploads).acquire_owned().await else {
+            return;
+        };
+        if self.is_pausing() || self.stop.is_cancelled() {
+            return self.give_back(&plan);
+        }
+        let sealed = match self.assemble(&plan).await {
+            Ok(bytes) => self.place(bytes).await,
+            Err(error) => Err(error.into()),
+        };
+        match sealed {
+            Ok(born) => self.landed(plan, &born),
+            Err(error) => {
+                self.give_back(&plan);
+                self.failed(&error);
+            }
+        }
+        drop(permit);
+        self.relief.notify_waiters();
+        self.sealing.notify_one();
+    }
+
+    fn failed(&self, error: &SealError) {
+        if self.stop.is_cancelled() {
+            return;
+        }
+        tracing::warn!("a block was not placed, it is tried again: {error}");
+        let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
+        *pause = Some(Instant::now() + PAUSE);
+    }
+
+    /// The bytes of a block.
+    async fn assemble(&self, plan: &Plan) -> Result<Bytes, ReadError> {
+        if let [(_, piece)] = plan.parts.as_slice()
+            && let Some(bytes) = piece.bytes()
+        {
+            return Ok(bytes);
+        }
+        let mut all = BytesMut::with_capacity(plan.len as usize);
+        for (_, piece) in &plan.parts {
+            match (&piece.source, piece.bytes()) {
+                (_, Some(bytes)) => all.extend_from_slice(&bytes),
+                (Source::Journal { id, at }, None) => {
+                    let len = piece.len as u32;
+                    all.extend_from_slice(&self.kept(DirtyId(id.0), *at, len).await?);
+                }
+                _ => {}
+            }
+        }
+        Ok(all.freeze())
+    }
+
+    /// Seals, codes and places one block, durably.
+    pub(super) async fn place(&self, bytes: Bytes) -> Result<Born, SealError> {
+        let options = UploadOptions {
+            profile: self.identity.profile,
+            secret: self.identity.secret.clone(),
+            survive: None,
+            owner: self.identity.owner,
+        };
+        let upload = self.blocks.upload(options).await?;
+        let number = upload.claim().number;
+        let block = upload.submit(bytes).await?.await?;
+        // Until the volume knows of the claim, the store does: so a crash between leaves nothing behind.
+        let key = self.claim_key(number);
+        let row = (
+            CLAIMS.to_owned(),
+            key,
+            Some(Bytes::copy_from_slice(&block.id.0)),
+        );
+        let report = upload.finish(vec![row]).await?;
+        Ok(Born {
+            block,
+            survives: report.survives as u32,
+            keeper: Keeper {
+                number,
+                peers: report.told,
+            },
+        })
+    }
+
+    pub(super) fn claim_key(&self, number: u64) -> Vec<u8> {
+        [&self.identity.id.0[..], &number.to_be_bytes()].concat()
+    }
+
+    /// Takes a block into the books, not in use yet.
+    pub(super) fn adopt(&self, born: &Born) -> Step<()> {
+        let mut group = Group::new();
+        group.cleanup();
+        self.apply_counted(&mut group, &Deltas::default(), std::slice::from_ref(born))?;
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        settled.push(born.keeper.number);
+        Ok(())
+    }
+
+    /// A block was placed: its files are read from it from now on.
+    fn landed(self: &Arc<Self>, plan: Plan, born: &Born) {
+        if let Err(stop) = self.adopt(born) {
+            tracing::warn!(
+                ?stop,
+                "a block is placed anew: the volume takes no writes now"
+            );
+            return self.give_back(&plan);
+        }
+        let mut at = 0;
+        for (file, piece) in plan.parts {
+            let source = Source::Block {
+                block: born.block,
+                at,
+            };
+            at += piece.len as u32;
+            let mut core = self.core();
+            let mut state = self.lock(&file);
+            land(&mut state, &piece);
+            state.overlay.exchange(&piece, &source);
+            state.stale(piece.offset, piece.end());
+            if state.is_sealed() {
+                state.dirty_since = None;
+            }
+            if state.is_orphan {
+                drop(state);
+                self.reap(&mut core, file.number);
+                continue;
+            }
+            let is_left_alone = state.is_sealed()
+                && state.flying.is_empty()
+                && state.changed_at.elapsed() >= LEFT_ALONE;
+            let written = match is_left_alone {
+                true => self.publish_extents(&mut core, &file, &mut state),
+                false => Ok(false),
+            };
+            let noted = match written {
+                Ok(true) => Ok(None),
+                Ok(false) => self.note(&file, &mut state),
+                Err(stop) => Err(stop),
+            };
+            if let Err(stop) = noted {
+                // It stays as it is in the journal, which is as good.
+                tracing::debug!(?stop, "a file is written down later");
+            }
+            drop(state);
+            self.reap(&mut core, file.number);
+        }
+    }
+
+    fn give_back(&self, plan: &Plan) {
+        for (file, piece) in &plan.parts {
+            let mut state = self.lock(file);
+            land(&mut state, piece);
+        }
+    }
+
+    /// Writes a file that is small enough into its row.
+    pub(super) fn publish_small(&self, file: &Arc<FileCell>) -> Step<()> {
+        let mut core = self.core();
+        let mut state = self.lock(file);
+        if state.is_orphan || !fits_in_row(&state) {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        for piece in state.overlay.pieces() {
+            bytes.resize(piece.offset as usize, 0);
+            match piece.bytes() {
+                Some(part) => bytes.extend_from_slice(&part),
+                None => bytes.resize(piece.end() as usize, 0),
+            }
+        }
+        bytes.truncate(state.size() as usize);
+        self.publish(
+            &mut core,
+            file,
+            &mut state,
+            Body::Inline(bytes.into()),
+            Deltas::default(),
+        )?;
+        drop(state);
+        self.reap(&mut core, file.number);
+        Ok(())
+    }
+
+    /// Writes a file into the namespace whose extents are few. False if it needs a manifest.
+    fn publish_extents(
+        &self,
+        core: &mut Core,
+        file: &Arc<FileCell>,
+        state: &mut FileState,
+    ) -> Step<bool> {
+        if state.is_publishing {
+            return Ok(false);
+        }
+        let Some((old, new)) = plain_extents(state) else {
+            return Ok(false);
+        };
+        let mut deltas = Deltas::default();
+        deltas.extents(&old, -1);
+        deltas.extents(&new, 1);
+        let body = match new.is_empty() {
+            true => Body::EMPTY,
+            false => Body::Stored(self.identity.profile, dag::Body::Inline(new)),
+        };
+        self.publish(core, file, state, body, deltas)?;
+        Ok(true)
+    }
+
+    /// The namespace gets a file's content, all of it; nothing of it is changed any more.
+    pub(super) fn publish(
+        &self,
+        core: &mut Core,
+        file: &Arc<FileCell>,
+        state: &mut FileState,
+        body: Body,
+        mut deltas: Deltas,
+    ) -> Step<()> {
+        let (size, mtime) = (state.head.size, state.head.mtime);
+        let now = Now {
+            hlc: state.head.edited,
+            time: mtime,
+        };
+        let base = Base::of(&body);
+        let ino = file.ino;
+        let mut edited = self.edit(core, now, |edit| edit.set_content(ino, size, mtime, body))?;
+        let (head, is_noted) = (state.head, state.notes.head.is_some());
+        let notes = state.notes.clone();
+        if is_noted {
+            self.forget_notes(file, state, &mut edited.group, &mut deltas);
+        }
+        if let Err(stop) = self.commit_counted(core, edited, &deltas) {
+            state.notes = notes;
+            return Err(stop);
+        }
+        state.notes = Default::default();
+        state.base = base;
+        state.base_size = size;
+        state.head = Head {
+            base_end: size,
+            ..head
+        };
+        state.overlay = Default::default();
+        state.is_changed = false;
+        state.dirty_since = None;
+        core.changed(&[ino]);
+        Ok(())
+    }
+
+    /// The store need not remember claims that the volume has in its books, durably.
+    pub(super) async fn settle_claims(&self) {
+        let numbers = {
+            let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *settled)
+        };
+        if numbers.is_empty() || self.volume.sync_all().await.is_err() {
+            return;
+        }
+        for part in numbers.chunks(256) {
+            let rows = part
+                .iter()
+                .map(|number| (CLAIMS.to_owned(), self.claim_key(*number), None));
+            if let Err(error) = self.blocks.store().kv_put(rows.collect()).await {
+                // They are looked through at the next opening.
+                tracing::debug!("claims stay noted: {error}");
+            }
+        }
+    }
+}
+
+/// A file that is as a whole in memory, and smaller than what names a block.
+pub(super) fn fits_in_row(state: &FileState) -> bool {
+    state.is_changed
+        && state.size() <= ROW_BYTES
+        && (matches!(state.base, Base::Inline(_)) && state.head.base_end == 0)
+        && state
+            .overlay
+            .pieces()
+            .all(|piece| matches!(piece.source, Source::Memory { .. } | Source::Hole))
+}
+
+/// Extents of the old content and of the new one, if both are few.
+fn plain_extents(state: &FileState) -> Option<(Vec<Extent>, Vec<Extent>)> {
+    let old = match &state.base {
+        Base::Inline(bytes) if bytes.is_empty() => Vec::new(),
+        Base::Inline(_) | Base::Stored(_, dag::Body::Manifest(_)) => return None,
+        Base::Stored(_, dag::Body::Inline(extents)) => extents.clone(),
+    };
+    if state.overlay.len() > 4 * dag::file::INLINE_EXTENTS_MAX {
+        return None;
+    }
+    let mut new: Vec<Extent> = Vec::new();
+    for part in state.overlay.parts(0, state.size()) {
+        match part {
+            Part::Piece(piece) => match piece.source {
+                Source::Block { block, at } => push_extent(
+                    &mut new,
+                    Extent {
+                        offset: piece.offset,
+                        len: piece.len as u32,
+                        block,
+                        block_offset: at,
+                    },
+                ),
+                Source::Hole => {}
+                Source::Memory { .. } | Source::Journal { .. } => return None,
+            },
+            Part::Old(range) => {
+                let end = range.end.min(state.head.base_end);
+                for extent in old.iter().filter_map(|e| e.clip(range.start, end)) {
+                    push_extent(&mut new, extent);
+                }
+            }
+        }
+    }
+    (new.len() <= dag::file::INLINE_EXTENTS_MAX).then_some((old, new))
+}
+
+/// Adds an extent, as a part of the last one where it goes on there.
+pub(super) fn push_extent(all: &mut Vec<Extent>, next: Extent) {
+    if let Some(last) = all.last_mut()
+        && last.end() == next.offset
+        && last.block.id == next.block.id
+        && last.block_offset + last.len == next.block_offset
+    {
+        last.len += next.len;
+        return;
+    }
+    all.push(next);
+}
+
+/// A piece is not being sealed any more.
+fn land(state: &mut FileState, piece: &Piece) {
+    let is_it = |flying: &Piece| {
+        flying.offset == piece.offset
+            && flying.len == piece.len
+            && flying.source.is_same(&piece.source)
+    };
+    if let Some(index) = state.flying.iter().position(is_it) {
+        state.flying.swap_remove(index);
+    }
+}
+
+impl From<SealError> for Stop {
+    fn from(error: SealError) -> Stop {
+        Stop::Errno(super::errno::of_class(error.class()))
+    }
+}

@@ -1,0 +1,200 @@
+//! What of each block is in use, and what keeps the block: so that a block nobody uses any more is let go.
+//!
+//! Every reference that is on this disk counts: those of the namespace, those of changed files, and those of
+//! contents that were dropped and not looked through yet. Counts change in the same group as the references.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+
+use serde::{Deserialize, Serialize};
+
+use super::inner::Inner;
+use super::rows::{BLOCKS, RELEASES};
+use crate::base::{BlockId, BlockRef, EcProfile, PeerId, wire};
+use crate::dag::{self, Extent, NodeAt};
+use crate::namespace::Body;
+use crate::store::{Group, Seq, VolumeError};
+
+/// Version of the rows.
+const VERSION: u8 = 1;
+/// Longest row that is read: some claims with their holders.
+const ROW_MAX_BYTES: usize = 16 << 10;
+
+/// What keeps a block at its holders: an upload's claim, and who was told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Keeper {
+    /// Number of the claim.
+    pub(super) number: u64,
+    /// Peers that know it.
+    pub(super) peers: Vec<PeerId>,
+}
+
+/// One block of the volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tenant {
+    version: u8,
+    /// Bytes of its plaintext.
+    pub(super) plain_len: u32,
+    /// Of which are in use; more than all, if some are used several times.
+    pub(super) live: u64,
+    /// Peers whose loss it survived when it was placed.
+    pub(super) survives: u32,
+    pub(super) keepers: Vec<Keeper>,
+}
+
+/// How counts change.
+#[derive(Debug, Default)]
+pub(super) struct Deltas(pub(super) BTreeMap<BlockId, i64>);
+
+/// A block that was placed.
+#[derive(Debug, Clone)]
+pub(super) struct Born {
+    pub(super) block: BlockRef,
+    pub(super) survives: u32,
+    pub(super) keeper: Keeper,
+}
+
+impl Deltas {
+    pub(super) fn add(&mut self, block: BlockId, bytes: i64) {
+        *self.0.entry(block).or_insert(0) += bytes;
+    }
+
+    pub(super) fn extents(&mut self, extents: &[Extent], sign: i64) {
+        for extent in extents {
+            self.add(extent.block.id, sign * i64::from(extent.len));
+        }
+    }
+
+    pub(super) fn node(&mut self, node: &NodeAt, sign: i64) {
+        self.add(node.block.id, sign * i64::from(node.len));
+    }
+}
+
+impl Tenant {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Tenant> {
+        let tenant: Tenant = wire::decode(bytes, ROW_MAX_BYTES).ok()?;
+        (tenant.version == VERSION).then_some(tenant)
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        wire::encode(self)
+    }
+}
+
+/// A content that was dropped.
+pub(super) fn encode_dropped(profile: EcProfile, body: &dag::Body<NodeAt>) -> Vec<u8> {
+    let (extents, node) = match body {
+        dag::Body::Inline(extents) => {
+            let rows = extents.iter();
+            let rows = rows.map(|e| (e.offset, e.len, e.block, e.block_offset));
+            (rows.collect::<Vec<_>>(), None)
+        }
+        dag::Body::Manifest(node) => (Vec::new(), Some((node.block, node.offset, node.len))),
+    };
+    wire::encode(&(VERSION, profile, extents, node))
+}
+
+type DroppedRow = (
+    u8,
+    EcProfile,
+    Vec<(u64, u32, BlockRef, u32)>,
+    Option<(BlockRef, u32, u32)>,
+);
+
+pub(super) fn decode_dropped(bytes: &[u8]) -> Option<Body> {
+    let (version, profile, extents, node): DroppedRow = wire::decode(bytes, ROW_MAX_BYTES).ok()?;
+    if version != VERSION {
+        return None;
+    }
+    let body = match node {
+        Some((block, offset, len)) => dag::Body::Manifest(NodeAt { block, offset, len }),
+        None => dag::Body::Inline(
+            extents
+                .into_iter()
+                .map(|(offset, len, block, block_offset)| Extent {
+                    offset,
+                    len,
+                    block,
+                    block_offset,
+                })
+                .collect(),
+        ),
+    };
+    Some(Body::Stored(profile, body))
+}
+
+impl Inner {
+    /// Applies a group together with the changes of counts that go with it.
+    pub(super) fn apply_counted(
+        &self,
+        group: &mut Group,
+        deltas: &Deltas,
+        born: &[Born],
+    ) -> Result<Seq, VolumeError> {
+        let _held = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_zeros = self.count(group, deltas, born)?;
+        let seq = self.volume.apply(group)?;
+        if has_zeros {
+            self.dropping.notify_one();
+        }
+        Ok(seq)
+    }
+
+    /// Adds rows of counts to a group. Whether any block is not in use any more.
+    fn count(
+        &self,
+        group: &mut Group,
+        deltas: &Deltas,
+        born: &[Born],
+    ) -> Result<bool, VolumeError> {
+        let mut has_zeros = false;
+        let mut tenants: BTreeMap<BlockId, Tenant> = BTreeMap::new();
+        for born in born {
+            let id = born.block.id;
+            let mut tenant = match tenants.remove(&id) {
+                Some(tenant) => tenant,
+                None => self.tenant(id)?.unwrap_or(Tenant {
+                    version: VERSION,
+                    plain_len: born.block.plain_len,
+                    live: 0,
+                    survives: born.survives,
+                    keepers: Vec::new(),
+                }),
+            };
+            // The block was just being let go: what kept it is still to be released with it.
+            if let Some(row) = self.volume.get(RELEASES, &id.0)?
+                && let Some(leaving) = Tenant::decode(&row)
+            {
+                tenant.keepers.extend(leaving.keepers);
+            }
+            tenant.survives = born.survives;
+            tenant.keepers.push(born.keeper.clone());
+            tenants.insert(id, tenant);
+        }
+        for (id, delta) in &deltas.0 {
+            let tenant = match tenants.remove(id) {
+                Some(tenant) => Some(tenant),
+                None => self.tenant(*id)?,
+            };
+            let Some(mut tenant) = tenant else {
+                tracing::error!(block = %id, "a block in use has no row of its own");
+                continue;
+            };
+            tenant.live = tenant.live.saturating_add_signed(*delta);
+            tenants.insert(*id, tenant);
+        }
+        for (id, tenant) in tenants {
+            if tenant.live == 0 {
+                has_zeros = true;
+                group.put(RELEASES, &id.0, &[]);
+            }
+            group.put(BLOCKS, &id.0, &tenant.encode());
+        }
+        Ok(has_zeros)
+    }
+
+    pub(super) fn tenant(&self, id: BlockId) -> Result<Option<Tenant>, VolumeError> {
+        let row = self.volume.get(BLOCKS, &id.0)?;
+        Ok(row.and_then(|row| Tenant::decode(&row)))
+    }
+}

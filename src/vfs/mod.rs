@@ -1,0 +1,194 @@
+//! One volume as a POSIX filesystem: implements the trait of `cairnfs-fuse` over the namespace, the
+//! local engine and the contents of files.
+//!
+//! * `inner` has what all operations share, `inode` the files that the kernel knows, `file` one file's content.
+//! * Operations by kind: `dir`, `make`, `remove`, `attrs`, `xattr`, `io`, `read`; `filesystem` answers the
+//!   kernel with them.
+//! * A change is in memory at once, in the journal soon (`notes`), then in blocks (`seal`, `land`) and described in the
+//!   namespace (`publish`). `ledger` counts what of each block is in use, `drops` lets go of the rest,
+//!   `compact` brings together what is left of blocks. `forsake` gives up a whole volume.
+//! * `recover` takes up what a crash left.
+
+mod attrs;
+mod compact;
+mod cursor;
+mod dir;
+mod drops;
+mod errno;
+mod file;
+mod filesystem;
+mod forsake;
+mod inner;
+mod inode;
+mod io;
+mod land;
+mod ledger;
+mod make;
+mod notes;
+mod publish;
+mod read;
+mod recover;
+mod remove;
+mod row_cache;
+mod rows;
+mod seal;
+mod sync;
+mod xattr;
+
+pub use forsake::forsake;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairnfs_fuse::Errno;
+
+use self::inner::Inner;
+use crate::base::{Class, Classify, Clock, EcProfile, Entropy, OwnerId, PeerId, VolumeId};
+use crate::blocks::Blocks;
+use crate::crypto::ConvergenceSecret;
+use crate::namespace::StateError;
+use crate::store::{VolumeError, VolumeOpenError};
+
+/// What `fsync` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// The journal on this disk.
+    #[default]
+    Local,
+    /// Besides, enough distinct peers.
+    Network,
+}
+
+/// How a mounted volume behaves.
+#[derive(Debug, Clone)]
+pub struct VfsOptions {
+    /// What `fsync` waits for.
+    pub durability: Durability,
+    /// Changes are durable after so long without being asked for.
+    pub commit_interval: Duration,
+    /// Most bytes of written data that are in no block yet; writers wait beyond that.
+    pub dirty_max_bytes: u64,
+    /// A read of data that no reachable peer has fails after so long.
+    pub read_timeout: Duration,
+}
+
+/// Whose volume it is and how its blocks are sealed.
+#[derive(Debug, Clone)]
+pub struct VolumeIdentity {
+    /// The volume.
+    pub id: VolumeId,
+    /// The device that writes.
+    pub peer: PeerId,
+    /// For whom its blocks are kept.
+    pub owner: OwnerId,
+    /// Equal content of the volume gets equal addresses.
+    pub secret: ConvergenceSecret,
+    /// Redundancy of its blocks.
+    pub profile: EcProfile,
+}
+
+/// What [`Vfs`] is built from.
+#[derive(Debug)]
+pub struct VfsParts {
+    /// Whose it is.
+    pub identity: VolumeIdentity,
+    /// Where blocks go to and come from; its store has the volume's local engine.
+    pub blocks: Blocks,
+    /// Wall clock.
+    pub clock: Clock,
+    /// Randomness for identities of files.
+    pub entropy: Entropy,
+    /// How it behaves.
+    pub options: VfsOptions,
+}
+
+/// What waits, and what is there. Bytes unless named otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VfsUsage {
+    /// Written and in no block yet.
+    pub dirty_bytes: u64,
+    /// Of it being sealed and placed at this moment.
+    pub queued_bytes: u64,
+    /// In blocks that survive fewer losses than the volume's redundancy promises.
+    pub under_redundant_bytes: u64,
+    /// Content of all files that is in blocks.
+    pub stored_bytes: u64,
+}
+
+/// An open volume as a filesystem. Runs background tasks on the runtime it was opened on until
+/// [`Vfs::close`].
+pub struct Vfs(Arc<Inner>);
+
+impl Vfs {
+    /// Opens the volume of `parts.identity`, which the store has (`Store::create_volume` made it); the first
+    /// opening makes its top directory, owned by `root_owner` (uid, gid).
+    ///
+    /// # Errors
+    /// If it cannot be opened, or is damaged.
+    pub async fn open(parts: VfsParts, root_owner: (u32, u32)) -> Result<Arc<Vfs>, VfsError> {
+        let inner = Inner::begin_volume(parts, root_owner).await?;
+        inner.look_at_room();
+        inner.tasks.spawn(Arc::clone(&inner).seal_always());
+        inner.tasks.spawn(Arc::clone(&inner).drop_always());
+        Ok(Arc::new(Vfs(inner)))
+    }
+
+    /// What waits, and what is there. Does no I/O.
+    pub fn usage(&self) -> VfsUsage {
+        self.0.usage()
+    }
+
+    /// Waits until everything written before is in blocks at full redundancy, and described in the namespace.
+    ///
+    /// # Errors
+    /// If the pool or the disk has no room, or too few peers can be reached.
+    pub async fn sync(&self) -> Result<(), VfsError> {
+        self.0.seal_all().await.map_err(VfsError::Unsynced)
+    }
+
+    /// Ends it in good order: everything is in the journal; what is in no block yet is taken up at the
+    /// next opening. To be called after the mount has gone.
+    ///
+    /// # Errors
+    /// If the journal cannot be written.
+    pub async fn close(&self) -> Result<(), VfsError> {
+        self.0.close().await
+    }
+}
+
+/// Why a volume could not be opened, synced or closed.
+#[derive(Debug, thiserror::Error)]
+pub enum VfsError {
+    /// The local engine.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// The local engine does not open.
+    #[error(transparent)]
+    Open(#[from] VolumeOpenError),
+    /// The namespace.
+    #[error("the namespace: {0}")]
+    Namespace(#[from] StateError),
+    /// What the last run left cannot be taken up.
+    #[error("the volume cannot be opened: {0}")]
+    Unready(String),
+    /// It was asked for what there is not.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// Not everything could be placed.
+    #[error("not everything is in the pool yet: {0}")]
+    Unsynced(Errno),
+}
+
+impl Classify for VfsError {
+    fn class(&self) -> Class {
+        match self {
+            VfsError::Volume(error) => error.class(),
+            VfsError::Open(error) => error.class(),
+            VfsError::Namespace(error) => error.class,
+            VfsError::Unready(_) => Class::Corrupt,
+            VfsError::Unsupported(_) => Class::Denied,
+            VfsError::Unsynced(errno) if *errno == Errno::ENOSPC => Class::Full,
+            VfsError::Unsynced(_) => Class::Retry,
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Opening a volume: what the last run left unfinished is taken up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::file::{FileCell, FileState, Noted, NotedPlace};
+use super::inner::Inner;
+use super::land::CLAIMS;
+use super::ledger::Deltas;
+use super::notes::{decode_head, decode_piece, piece_key};
+use super::rows::{DROPPED, HEADS, OWN, PIECES};
+use super::xattr::HAS_ACLS;
+use super::{Durability, VfsError, VfsParts};
+use crate::base::BlockId;
+use crate::content::overlay::{KeptId, Piece, Source};
+use crate::namespace::{Hlc, Ino, Key, Rows};
+use crate::store::{DirtyId, Group, Order, Space, Volume, VolumeOptions};
+
+/// The row with a moment that is later than all that were used.
+const MOMENT: &[u8] = b"moment";
+/// How far ahead that moment is, so that it is seldom written: ten seconds.
+const MOMENT_AHEAD: u64 = 10_000 << 16;
+/// Rows read at once.
+const PAGE: usize = 1024;
+/// Mode of a new volume's top directory.
+const ROOT_MODE: u16 = 0o755;
+
+/// All rows of a space whose keys begin with `prefix`.
+fn all_rows(
+    volume: &Volume,
+    space: Space,
+    prefix: &[u8],
+) -> Result<Vec<(Bytes, Bytes)>, crate::store::VolumeError> {
+    let mut found = Vec::new();
+    let mut from = Bound::Included(Bytes::copy_from_slice(prefix));
+    loop {
+        let start = from.as_ref().map(|key| key.as_ref());
+        let page = volume.scan(space, start, Bound::Unbounded, Order::Ascending, PAGE)?;
+        for (key, value) in page.rows {
+            if !key.starts_with(prefix) {
+                return Ok(found);
+            }
+            found.push((key, value));
+        }
+        match page.next {
+            Some(next) => from = Bound::Excluded(next),
+            None => return Ok(found),
+        }
+    }
+}
+
+impl Inner {
+    /// Opens the volume and takes up what was left.
+    pub(super) async fn begin_volume(
+        parts: VfsParts,
+        root_owner: (u32, u32),
+    ) -> Result<Arc<Inner>, VfsError> {
+        let VfsParts {
+            identity,
+            blocks,
+            clock,
+            entropy,
+            options,
+        } = parts;
+        if options.durability == Durability::Network {
+            // Without feeds at other peers the names of a file would be lost with this machine: no promise is
+            // better than a false one.
+            return Err(VfsError::Unsupported(
+                "durability = \"network\" needs feeds at other peers, which this version does not keep: set it to \"local\"",
+            ));
+        }
+        let blocks = blocks.with_timeout(options.read_timeout);
+        let quota = blocks.store().usage().quota;
+        let engine = VolumeOptions {
+            commit_interval: options.commit_interval / 2,
+            // What is dead in the segment that is being written stays until the next one is begun, so a
+            // small quota needs small ones.
+            segment_bytes: (quota / 32).clamp(1 << 20, 32 << 20) as u32,
+            flush_tail_bytes: (quota / 16).clamp(2 << 20, 64 << 20),
+            ..VolumeOptions::default()
+        };
+        let (volume, report) = blocks.store().open_volume(identity.id, engine).await?;
+        tracing::info!(?report, volume = %identity.id, "the volume is open");
+        let kept = kept_ids(&volume);
+        let next_kept = kept.last().map_or(1, |id| id.0 + 1);
+        let dropped = all_rows(&volume, DROPPED, &[])?;
+        let last_dropped = dropped
+            .last()
+            .and_then(|(key, _)| key.as_ref().try_into().ok());
+        let next_dropped = last_dropped.map_or(1, |key| u64::from_be_bytes(key) + 1);
+        let inner = Inner::new(
+            identity,
+            blocks,
+            volume,
+            options,
+            clock,
+            entropy,
+            next_kept,
+            next_dropped,
+        )?;
+        let inner = Arc::new(inner);
+        inner.recall()?;
+        inner.make_root(root_owner)?;
+        inner.recover_files(kept)?;
+        inner.recover_claims().await?;
+        Ok(inner)
+    }
+
+    /// What the row of its own says.
+    fn recall(&self) -> Result<(), VfsError> {
+        if let Some(moment) = self.volume.get(OWN, MOMENT)?
+            && let Ok(bytes) = moment.as_ref().try_into()
+        {
+            self.observe(Hlc(u64::from_be_bytes(bytes)));
+        }
+        let has_acls = self.volume.get(OWN, HAS_ACLS)?.is_some();
+        self.acls.store(has_acls, Ordering::Relaxed);
+        self.promise_moments()
+    }
+
+    /// Writes down a moment that is later than those used until this is called again.
+    pub(super) fn promise_moments(&self) -> Result<(), VfsError> {
+        let last = self.now().hlc.0;
+        let promised = self.promised.load(Ordering::Relaxed);
+        if last.saturating_add(MOMENT_AHEAD / 2) > promised {
+            let ahead = last.saturating_add(MOMENT_AHEAD);
+            let mut group = Group::new();
+            group.cleanup();
+            group.put(OWN, MOMENT, &ahead.to_be_bytes());
+            self.volume.apply(&group)?;
+            self.promised.store(ahead, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn make_root(&self, (uid, gid): (u32, u32)) -> Result<(), VfsError> {
+        if self.rows().get(&Key::Attrs(Ino::ROOT).encode())?.is_some() {
+            return Ok(());
+        }
+        let mut core = self.core();
+        let made = self.change(&mut core, |edit| edit.create_root(ROOT_MODE, uid, gid));
+        made.map(drop)
+            .map_err(|_| VfsError::Unready("its top directory cannot be made".to_owned()))
+    }
+
+    /// Files with changes that are in the journal only.
+    fn recover_files(&self, kept: BTreeSet<KeptId>) -> Result<(), VfsError> {
+        let mut used = BTreeSet::new();
+        for (key, row) in all_rows(&self.volume, HEADS, &[])? {
+            let (Ok(ino), Some(head)) = (key.as_ref().try_into().map(Ino), decode_head(&row))
+            else {
+                return Err(VfsError::Unready(
+                    "a row of a changed file is damaged".to_owned(),
+                ));
+            };
+            let mut pieces = BTreeMap::new();
+            for (key, row) in all_rows(&self.volume, PIECES, &ino.0)? {
+                let offset = key.get(16..).and_then(|bytes| bytes.try_into().ok());
+                let (Some(offset), Some(noted)) =
+                    (offset.map(u64::from_be_bytes), decode_piece(&row))
+                else {
+                    return Err(VfsError::Unready(
+                        "a row of a changed file is damaged".to_owned(),
+                    ));
+                };
+                pieces.insert(offset, noted);
+            }
+            let stat = self.view(|view| view.stat_ino(ino));
+            let stat =
+                stat.map_err(|_| VfsError::Unready("the namespace cannot be read".to_owned()))?;
+            let content = stat.as_ref().and_then(|stat| stat.content.as_ref());
+            let Some(content) = content else {
+                // It was removed while it was open.
+                self.forget_lost(ino, &pieces)?;
+                continue;
+            };
+            let mut state = FileState::of(content, head.mtime);
+            state.head = head;
+            state.is_changed = true;
+            state.dirty_since = Some(state.changed_at);
+            state.notes.head = Some(head);
+            for (offset, noted) in &pieces {
+                if let NotedPlace::Kept(id, _) = noted.place {
+                    used.insert(id);
+                    *state.notes.users.entry(id).or_insert(0) += 1;
+                }
+                state.overlay.put(piece_of(*offset, noted));
+            }
+            state.notes.pieces = pieces;
+            self.observe(head.edited);
+            let mut core = self.core();
+            let (number, node) = core.inodes.node(ino);
+            let cell = Arc::new(FileCell::new(number, ino, state));
+            node.file = Some(Arc::clone(&cell));
+            drop(core);
+            self.totals
+                .dirty
+                .fetch_add(self.lock(&cell).overlay.dirty_bytes(), Ordering::Relaxed);
+            self.queue(&cell, &mut self.lock(&cell));
+        }
+        let mut group = Group::new();
+        group.cleanup();
+        for id in kept.difference(&used) {
+            // A group takes only so much; what is left goes at the next opening.
+            if self
+                .volume
+                .dirty(DirtyId(id.0), 1)
+                .first()
+                .map(|(found, _)| found.0)
+                == Some(id.0)
+            {
+                group.release(DirtyId(id.0));
+            }
+        }
+        if !group.is_empty() {
+            self.volume.apply(&group)?;
+        }
+        Ok(())
+    }
+
+    fn forget_lost(&self, ino: Ino, pieces: &BTreeMap<u64, Noted>) -> Result<(), VfsError> {
+        let mut group = Group::new();
+        group.cleanup();
+        group.remove(HEADS, &ino.0);
+        let mut deltas = Deltas::default();
+        for (offset, noted) in pieces {
+            group.remove(PIECES, &piece_key(ino, *offset));
+            if let NotedPlace::Block(block, _) = &noted.place {
+                deltas.add(block.id, -(noted.len as i64));
+            }
+        }
+        self.apply_counted(&mut group, &deltas, &[])?;
+        Ok(())
+    }
+
+    /// Uploads that were finished just before a crash: the volume may not know of them.
+    async fn recover_claims(&self) -> Result<(), VfsError> {
+        let store = self.blocks.store();
+        let rows = store.kv_scan(CLAIMS, &self.identity.id.0).await;
+        let rows = rows.map_err(|error| VfsError::Unready(error.to_string()))?;
+        for (key, value) in rows {
+            let number = key.get(16..).and_then(|bytes| bytes.try_into().ok());
+            let block = <[u8; 32]>::try_from(value.as_ref()).map(BlockId);
+            let (Some(number), Ok(block)) = (number.map(u64::from_be_bytes), block) else {
+                continue;
+            };
+            let tenant = self.tenant(block)?;
+            let is_known = tenant
+                .is_some_and(|tenant| tenant.keepers.iter().any(|keeper| keeper.number == number));
+            if !is_known {
+                let members = self.blocks.net().members();
+                let everybody = members.list.iter().map(|member| member.peer).collect();
+                let released = self.blocks.release(self.identity.owner, number, everybody);
+                released
+                    .await
+                    .map_err(|error| VfsError::Unready(error.to_string()))?;
+            }
+            let gone = store.kv_put(vec![(CLAIMS.to_owned(), key, None)]).await;
+            gone.map_err(|error| VfsError::Unready(error.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+fn kept_ids(volume: &Volume) -> BTreeSet<KeptId> {
+    let mut all = BTreeSet::new();
+    let mut from = DirtyId(0);
+    loop {
+        let page = volume.dirty(from, PAGE);
+        let Some((last, _)) = page.last() else {
+            return all;
+        };
+        from = DirtyId(last.0 + 1);
+        all.extend(page.iter().map(|(id, _)| KeptId(id.0)));
+    }
+}
+
+fn piece_of(offset: u64, noted: &Noted) -> Piece {
+    let source = match noted.place {
+        NotedPlace::Kept(id, at) => Source::Journal { id, at },
+        NotedPlace::Block(block, at) => Source::Block { block, at },
+        NotedPlace::Hole => Source::Hole,
+    };
+    Piece {
+        offset,
+        len: noted.len,
+        source,
+    }
+}

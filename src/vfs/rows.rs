@@ -1,0 +1,189 @@
+//! The rows of a volume's local engine: which space has what, and how values beyond the engine's bound are
+//! kept in parts. `docs/format/volume.md` has the picture.
+
+use std::ops::Bound;
+
+use bytes::{Bytes, BytesMut};
+
+use super::row_cache::RowCache;
+use crate::base::limits::{ROW_PAGE_MAX, ROW_VALUE_MAX_BYTES};
+use crate::base::{Class, Classify};
+use crate::namespace::{Changes, Rows, StateError, state::Pairs};
+use crate::store::{Group, Order, Space, Volume, VolumeError};
+
+/// The namespace's rows.
+pub(super) const ROWS: Space = Space(1);
+/// What of a row's value did not fit: `key | number of the part`.
+pub(super) const PARTS: Space = Space(2);
+/// Pieces of changed files: `file | offset`.
+pub(super) const PIECES: Space = Space(3);
+/// Sizes and times of changed files: `file`.
+pub(super) const HEADS: Space = Space(4);
+/// Contents that nothing names any more, until their blocks are let go: `number`.
+pub(super) const DROPPED: Space = Space(5);
+/// Blocks of this volume: how much of each is in use, and what keeps it: `block`.
+pub(super) const BLOCKS: Space = Space(6);
+/// Claims that are to be released: `number of the claim`.
+pub(super) const RELEASES: Space = Space(7);
+/// What this replica has to know of itself.
+pub(super) const OWN: Space = Space(8);
+
+/// A value that is here as a whole.
+const WHOLE: u8 = 0;
+/// The first part of a value; the others are in [`PARTS`].
+const SPLIT: u8 = 1;
+/// Bytes of a value in one part.
+const PART_BYTES: usize = ROW_VALUE_MAX_BYTES - 1;
+
+/// The rows of a namespace in its volume. To be used by whoever holds the lock of the core.
+#[derive(Clone, Copy)]
+pub(super) struct VolumeRows<'a> {
+    pub(super) volume: &'a Volume,
+    pub(super) cache: &'a RowCache,
+}
+
+fn failed(error: &VolumeError) -> StateError {
+    StateError {
+        class: error.class(),
+        message: error.to_string(),
+    }
+}
+
+fn damaged(what: &str) -> StateError {
+    StateError {
+        class: Class::Corrupt,
+        message: what.to_owned(),
+    }
+}
+
+fn part_key(key: &[u8], number: u32) -> Vec<u8> {
+    [key, &number.to_be_bytes()].concat()
+}
+
+impl VolumeRows<'_> {
+    fn whole(&self, key: &[u8], mut value: Bytes) -> Result<Bytes, StateError> {
+        let Some(tag) = value.first().copied() else {
+            return Err(damaged("a row without a value"));
+        };
+        let first = value.split_off(1);
+        if tag == WHOLE {
+            return Ok(first);
+        }
+        let mut all = BytesMut::from(&*first);
+        for number in 1.. {
+            let part = self.volume.get(PARTS, &part_key(key, number));
+            let Some(part) = part.map_err(|error| failed(&error))? else {
+                break;
+            };
+            let is_last = part.len() < PART_BYTES;
+            all.extend_from_slice(&part);
+            if is_last {
+                break;
+            }
+        }
+        Ok(all.freeze())
+    }
+}
+
+impl Rows for VolumeRows<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        if let Some(value) = self.cache.row(key) {
+            return Ok(value);
+        }
+        let value = self.read(key)?;
+        self.cache.read_row(key, value.clone());
+        Ok(value)
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Pairs, StateError> {
+        if !RowCache::is_first(start, end, limit) {
+            return self.read_all(start, end, limit);
+        }
+        if let Some(first) = self.cache.first(start) {
+            return Ok(first.into_iter().collect());
+        }
+        let found = self.read_all(start, end, limit)?;
+        self.cache.read_first(start, found.first().cloned());
+        Ok(found)
+    }
+}
+
+impl VolumeRows<'_> {
+    fn read(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let found = self.volume.get(ROWS, key).map_err(|error| failed(&error))?;
+        found.map(|value| self.whole(key, value)).transpose()
+    }
+
+    fn read_all(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Pairs, StateError> {
+        let mut found = Pairs::new();
+        let mut from = Bound::Included(Bytes::copy_from_slice(start));
+        while found.len() < limit {
+            let wanted = (limit - found.len()).min(ROW_PAGE_MAX);
+            let page = self.volume.scan(
+                ROWS,
+                from.as_ref().map(|key| key.as_ref()),
+                Bound::Excluded(end),
+                Order::Ascending,
+                wanted,
+            );
+            let page = page.map_err(|error| failed(&error))?;
+            for (key, value) in page.rows {
+                let value = self.whole(&key, value)?;
+                found.push((key.to_vec(), value));
+            }
+            match page.next {
+                Some(next) => from = Bound::Excluded(next),
+                None => break,
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Adds changes of the namespace to a group.
+pub(super) fn add_changes(
+    volume: &Volume,
+    group: &mut Group,
+    changes: &Changes,
+) -> Result<(), VolumeError> {
+    for (key, value) in changes {
+        let is_split = value.as_ref().is_some_and(|value| value.len() > PART_BYTES);
+        // Only extended attributes are ever that long, so only theirs may leave parts behind.
+        if is_split || key.len() > 18 && key.first() == Some(&2) {
+            remove_parts(volume, group, key)?;
+        }
+        let Some(value) = value else {
+            group.remove(ROWS, key);
+            continue;
+        };
+        let mut parts = value.chunks(PART_BYTES);
+        let first = parts.next().unwrap_or_default();
+        let tag = if is_split { SPLIT } else { WHOLE };
+        group.put(ROWS, key, &[&[tag], first].concat());
+        let mut number = 1;
+        for part in parts {
+            group.put(PARTS, &part_key(key, number), part);
+            number += 1;
+        }
+        // The last part is known by being shorter, so it may have to be an empty one.
+        if is_split && value.len() % PART_BYTES == 0 {
+            group.put(PARTS, &part_key(key, number), &[]);
+        }
+    }
+    Ok(())
+}
+
+fn remove_parts(volume: &Volume, group: &mut Group, key: &[u8]) -> Result<(), VolumeError> {
+    let before = volume.get(ROWS, key)?;
+    if before.is_none_or(|value| value.first() != Some(&SPLIT)) {
+        return Ok(());
+    }
+    for number in 1.. {
+        let key = part_key(key, number);
+        if volume.get(PARTS, &key)?.is_none() {
+            break;
+        }
+        group.remove(PARTS, &key);
+    }
+    Ok(())
+}

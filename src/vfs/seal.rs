@@ -1,0 +1,336 @@
+//! Background sealing: what was changed goes from memory and journal into blocks. Large runs go as soon as
+//! there is enough for a block; small ones are packed together once they have been left alone for a while.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use cairnfs_fuse::Errno;
+use tokio::time::{Duration, Instant};
+
+use super::file::{FileCell, FileState};
+use super::inner::Inner;
+use super::land::{Plan, fits_in_row};
+use crate::base::limits::CHUNK_MAX_BYTES;
+use crate::content::overlay::Piece;
+
+/// A file is sealed when it was left alone for so long ...
+const IDLE: Duration = Duration::from_millis(1500);
+/// ... or when its oldest change is so old.
+const AGE: Duration = Duration::from_secs(8);
+/// How often changed files are looked through.
+const TURN: Duration = Duration::from_millis(500);
+/// With so many pieces in blocks a file's description is written although more changes.
+const PIECES_MAX: usize = 64;
+
+/// Counts what is under way.
+struct UnderWay(Arc<Inner>);
+
+impl UnderWay {
+    fn begin(inner: &Arc<Inner>) -> UnderWay {
+        inner.under_way.fetch_add(1, Ordering::AcqRel);
+        UnderWay(Arc::clone(inner))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+        self.0.relief.notify_waiters();
+    }
+}
+
+/// What a turn has to look for.
+#[derive(Clone, Copy)]
+struct Turn {
+    /// Everything is to be sealed.
+    is_forced: bool,
+    /// The journal is to be brought up to date.
+    notes: bool,
+}
+
+impl Inner {
+    /// Looks after changed files until the volume is closed.
+    pub(super) async fn seal_always(self: Arc<Self>) {
+        let mut next_note = Instant::now() + self.note_interval();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = self.sealing.notified() => {}
+                () = tokio::time::sleep(TURN.min(self.note_interval())) => {}
+            }
+            let notes = Instant::now() >= next_note;
+            if notes {
+                next_note = Instant::now() + self.note_interval();
+                self.look_at_room();
+                if let Err(error) = self.promise_moments() {
+                    tracing::debug!("the clock's promise is renewed later: {error}");
+                }
+            }
+            self.turn(Turn {
+                is_forced: false,
+                notes,
+            });
+        }
+    }
+
+    /// Half of the commit interval: the engine takes the other half.
+    fn note_interval(&self) -> Duration {
+        (self.options.commit_interval / 2).max(Duration::from_millis(10))
+    }
+
+    pub(super) fn look_at_room(&self) {
+        let room = self.statfs();
+        let dirty = self.totals.dirty.load(Ordering::Relaxed);
+        let bytes = room.blocks_available * u64::from(room.block_bytes);
+        self.room_bytes.store(bytes + dirty, Ordering::Relaxed);
+    }
+
+    /// Seals everything that was written before, and waits until it is described in the namespace.
+    pub(super) async fn seal_all(self: &Arc<Self>) -> Result<(), Errno> {
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        loop {
+            let relief = self.relief.notified();
+            self.turn(Turn {
+                is_forced: true,
+                notes: true,
+            });
+            let is_empty = {
+                let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                // What has no name any more goes nowhere.
+                queue.iter().all(|file| self.lock(file).is_orphan)
+            };
+            if is_empty && self.under_way.load(Ordering::Acquire) == 0 {
+                break;
+            }
+            let pause = *self.pause.lock().unwrap_or_else(PoisonError::into_inner);
+            if pause.is_some_and(|until| until > Instant::now()) {
+                return Err(Errno::ENOSPC);
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(Errno::EIO),
+                () = relief => {}
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+        }
+        self.volume.sync_all().await.map_err(|_| Errno::EIO)?;
+        self.publish_books(&self.look_through_books());
+        Ok(())
+    }
+
+    /// Waits until there is room for more in memory.
+    pub(super) async fn wait_for_memory(&self) -> Result<(), Errno> {
+        loop {
+            let relief = self.relief.notified();
+            if self.totals.memory.load(Ordering::Relaxed) <= self.options.dirty_max_bytes {
+                return Ok(());
+            }
+            self.sealing.notify_one();
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(Errno::EIO),
+                () = relief => {}
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            }
+        }
+    }
+
+    pub(super) fn is_pausing(&self) -> bool {
+        let pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
+        pause.is_some_and(|until| until > Instant::now())
+    }
+
+    /// One look through all changed files.
+    fn turn(self: &Arc<Self>, turn: Turn) {
+        let files: Vec<Arc<FileCell>> = {
+            let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.iter().cloned().collect()
+        };
+        let is_pausing = self.is_pausing();
+        let memory = self.totals.memory.load(Ordering::Relaxed);
+        let is_tight = memory > self.options.dirty_max_bytes / 2;
+        let (mut plans, mut pack) = (Vec::new(), Vec::new());
+        let mut pack_len = 0;
+        let (mut small, mut large) = (Vec::new(), Vec::new());
+        let mut done = Vec::new();
+        for file in files {
+            let mut state = self.lock(&file);
+            if !state.is_changed && state.flying.is_empty() && !state.is_publishing {
+                state.is_queued = false;
+                done.push(Arc::clone(&file));
+                continue;
+            }
+            if turn.notes {
+                self.note_now_or_later(&file, &mut state);
+            }
+            if state.is_orphan {
+                if is_tight {
+                    self.note_and_unload(&file, &mut state);
+                }
+                continue;
+            }
+            let is_ripe = turn.is_forced
+                || is_tight
+                || state.changed_at.elapsed() >= IDLE
+                || state
+                    .dirty_since
+                    .is_some_and(|since| since.elapsed() >= AGE);
+            let is_quiet = state.flying.is_empty() && !state.is_publishing;
+            if is_pausing {
+                if is_tight {
+                    self.note_and_unload(&file, &mut state);
+                }
+                continue;
+            }
+            if is_ripe && is_quiet && fits_in_row(&state) {
+                small.push(Arc::clone(&file));
+                continue;
+            }
+            for run in grounded_runs(&state) {
+                take_run(
+                    &file,
+                    &mut state,
+                    run,
+                    is_ripe,
+                    &mut plans,
+                    &mut pack,
+                    &mut pack_len,
+                );
+            }
+            let is_quiet = state.flying.is_empty() && !state.is_publishing;
+            if is_quiet && (is_ripe && state.is_sealed() || state.overlay.len() >= PIECES_MAX) {
+                large.push(Arc::clone(&file));
+            }
+        }
+        if !pack.is_empty() {
+            plans.push(Plan {
+                parts: pack,
+                len: pack_len,
+            });
+        }
+        self.leave_queue(&done);
+        for file in small {
+            if let Err(stop) = self.publish_small(&file) {
+                tracing::debug!(?stop, "a small file is written later");
+            }
+        }
+        for file in large {
+            self.publish_soon(file);
+        }
+        for plan in plans {
+            let inner = Arc::clone(self);
+            let under_way = UnderWay::begin(self);
+            self.tasks.spawn(async move {
+                inner.carry(plan).await;
+                drop(under_way);
+            });
+        }
+    }
+
+    fn leave_queue(&self, done: &[Arc<FileCell>]) {
+        if !done.is_empty() {
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_done = |file: &Arc<FileCell>| done.iter().any(|one| Arc::ptr_eq(one, file));
+            let is_queued = |file: &Arc<FileCell>| !self.lock(file).is_queued;
+            queue.retain(|file| !(is_queued(file) && is_done(file)));
+        }
+        let mut core = self.core();
+        for file in done {
+            self.reap(&mut core, file.number);
+        }
+    }
+
+    /// The journal takes note, unless blocks are about to take the data.
+    fn note_now_or_later(&self, file: &FileCell, state: &mut FileState) {
+        if !state.flying.is_empty() && state.unnoted_turns < 2 {
+            state.unnoted_turns += 1;
+            return;
+        }
+        state.unnoted_turns = 0;
+        if let Err(stop) = self.note(file, state) {
+            tracing::debug!(?stop, "changes are written down later");
+        }
+    }
+
+    fn note_and_unload(&self, file: &FileCell, state: &mut FileState) {
+        match self.note(file, state) {
+            Ok(_) => {
+                self.unload(state);
+                self.relief.notify_waiters();
+            }
+            Err(stop) => tracing::debug!(?stop, "changes are written down later"),
+        }
+    }
+}
+
+/// Dirty pieces that nobody seals yet, as runs that follow one another in the file.
+fn grounded_runs(state: &FileState) -> Vec<VecDeque<Piece>> {
+    let mut runs: Vec<VecDeque<Piece>> = Vec::new();
+    let mut add = |piece: Piece| match runs.last_mut() {
+        Some(run) if run.back().is_some_and(|last| last.end() == piece.offset) => {
+            run.push_back(piece);
+        }
+        _ => runs.push(VecDeque::from([piece])),
+    };
+    for piece in state.overlay.pieces().filter(|p| p.source.is_dirty()) {
+        let is_flying = |flying: &&Piece| {
+            flying.offset <= piece.offset
+                && piece.end() <= flying.end()
+                && flying
+                    .clip(piece.offset, piece.end())
+                    .is_some_and(|part| part.source.is_same(&piece.source))
+        };
+        if !state.flying.iter().any(|flying| is_flying(&flying)) {
+            add(piece);
+        }
+    }
+    runs
+}
+
+/// Takes whole blocks off a run, and what is left if it is ripe.
+fn take_run(
+    file: &Arc<FileCell>,
+    state: &mut FileState,
+    mut run: VecDeque<Piece>,
+    is_ripe: bool,
+    plans: &mut Vec<Plan>,
+    pack: &mut Vec<(Arc<FileCell>, Piece)>,
+    pack_len: &mut u64,
+) {
+    let chunk = CHUNK_MAX_BYTES as u64;
+    let mut left: u64 = run.iter().map(|piece| piece.len).sum();
+    let take = |len: u64, run: &mut VecDeque<Piece>, state: &mut FileState| {
+        let (mut parts, mut taken) = (Vec::new(), 0);
+        while taken < len {
+            let Some(piece) = run.pop_front() else { break };
+            let room = len - taken;
+            let cut = piece.offset + room;
+            if let Some(rest) = piece.clip(cut, u64::MAX) {
+                run.push_front(rest);
+            }
+            if let Some(part) = piece.clip(0, cut) {
+                taken += part.len;
+                state.flying.push(part.clone());
+                parts.push((Arc::clone(file), part));
+            }
+        }
+        parts
+    };
+    while left >= chunk {
+        let parts = take(chunk, &mut run, state);
+        left -= chunk;
+        plans.push(Plan { parts, len: chunk });
+    }
+    if left > 0 && is_ripe {
+        if *pack_len + left > chunk {
+            plans.push(Plan {
+                parts: std::mem::take(pack),
+                len: std::mem::take(pack_len),
+            });
+        }
+        pack.extend(take(left, &mut run, state));
+        *pack_len += left;
+    }
+}

@@ -1,0 +1,90 @@
+//! Making changes durable, telling what waits, and ending.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use cairnfs_fuse::Errno;
+
+use super::errno::Stop;
+use super::inner::Inner;
+use super::{VfsError, VfsUsage};
+
+/// How long background work may take to end.
+const GRACE: Duration = Duration::from_secs(10);
+
+impl Inner {
+    /// Makes a file's content and attributes durable on this disk, and with them everything that was done
+    /// before.
+    pub(super) async fn fsync(&self, number: u64) -> Result<(), Errno> {
+        // A directory, fifo or device has no content.
+        let file = {
+            let mut core = self.core();
+            core.node(number)?.file.clone()
+        };
+        if let Some(file) = file {
+            loop {
+                let noted = self.note(&file, &mut self.lock(&file));
+                match noted {
+                    Ok(_) => break,
+                    Err(Stop::Errno(errno)) => return Err(errno),
+                    Err(Stop::Busy) => self.room().await?,
+                }
+            }
+        }
+        self.sync_journal().await
+    }
+
+    /// Makes everything durable that is in the journal.
+    pub(super) async fn sync_journal(&self) -> Result<(), Errno> {
+        let synced = self.volume.sync_all().await;
+        synced.map_err(|error| match Stop::from(error) {
+            Stop::Errno(errno) => errno,
+            Stop::Busy => Errno::EAGAIN,
+        })
+    }
+
+    pub(super) fn usage(&self) -> VfsUsage {
+        let dirty = self.totals.dirty.load(Ordering::Relaxed);
+        let waiting = self.under_way.load(Ordering::Relaxed);
+        VfsUsage {
+            dirty_bytes: dirty,
+            queued_bytes: dirty.min(waiting * crate::base::limits::CHUNK_MAX_BYTES as u64),
+            under_redundant_bytes: self.under_redundant.load(Ordering::Relaxed),
+            stored_bytes: self.stored.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) async fn close(&self) -> Result<(), VfsError> {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(GRACE, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some background work of the volume did not end in time");
+        }
+        let files: Vec<_> = {
+            let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.iter().map(Arc::clone).collect()
+        };
+        for file in files {
+            loop {
+                let noted = self.note(&file, &mut self.lock(&file));
+                match noted {
+                    Ok(_) => break,
+                    Err(Stop::Busy) if self.room().await.is_ok() => {}
+                    Err(stop) => {
+                        return Err(VfsError::Unready(format!(
+                            "changes cannot be written: {stop:?}"
+                        )));
+                    }
+                }
+            }
+        }
+        self.volume.flush().await?;
+        // Whoever opens it next finds it free.
+        self.volume.clone().close().await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,303 @@
+//! Room that comes back, blocks that stay as long as anybody uses them, and crashes at any moment.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cairnfs::base::Entropy;
+use cairnfs::vfs::forsake;
+use cairnfs_fuse::{Caller, CopyRange, Fh, FileSystem, FileType, Ino, Name, NewNode, Write};
+
+use super::twin::{Fs, ID, OWNER, RW, Twin, find};
+use crate::support::scaled;
+
+const NODE: NewNode = NewNode {
+    kind: FileType::Regular,
+    perm: 0o644,
+    umask: 0,
+    rdev: 0,
+};
+
+fn block_on(run: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(run);
+}
+
+async fn make(twin: &Twin, name: &str, bytes: &[u8]) -> Ino {
+    let made = twin
+        .vfs()
+        .create(&Caller::ROOT, Ino::ROOT, name.into(), &NODE, RW);
+    let ino = made.wait().await.unwrap().0.attr.ino;
+    write(twin, ino, 0, bytes).await;
+    ino
+}
+
+async fn write(twin: &Twin, ino: Ino, offset: u64, bytes: &[u8]) {
+    let write = Write {
+        offset,
+        bytes,
+        flags: RW,
+        is_from_cache: false,
+        kill_suidgid: false,
+    };
+    let written = twin
+        .vfs()
+        .write(&Caller::ROOT, ino, Fh(ino.0), &write)
+        .wait()
+        .await;
+    assert_eq!(written.unwrap() as usize, bytes.len());
+}
+
+async fn close(twin: &Twin, ino: Ino) {
+    twin.vfs().release(ino, Fh(ino.0), RW).wait().await.unwrap();
+    twin.vfs().forget(ino, 1);
+}
+
+async fn remove(twin: &Twin, name: &str) {
+    let gone = twin
+        .vfs()
+        .unlink(&Caller::ROOT, Ino::ROOT, name.into())
+        .wait()
+        .await;
+    gone.unwrap();
+}
+
+/// What a file has, as somebody who opens it sees it.
+async fn content(twin: &Twin, name: &str) -> Vec<u8> {
+    let fs: &dyn Fs = twin.vfs();
+    let ino = find(fs, &[name.as_bytes().to_vec()]).await.unwrap();
+    let seen = fs.seen(ino, 1 << 20).await.unwrap();
+    fs.raw().forget(ino);
+    seen.content
+}
+
+fn used(twin: &Twin) -> u64 {
+    twin.cluster.blocks(0).unwrap().store().usage().allocated
+}
+
+fn bytes(entropy: &Entropy, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    entropy.fill(&mut bytes);
+    bytes
+}
+
+#[test]
+fn room_of_deleted_files_comes_back_also_from_packs() {
+    block_on(async {
+        let mut twin = Twin::new(1, 7).await;
+        let entropy = Entropy::seeded(7);
+        let empty = used(&twin);
+        let mut kept = BTreeMap::new();
+        for number in 0..60 {
+            let (name, data) = (format!("f{number}"), bytes(&entropy, 100_000));
+            let ino = make(&twin, &name, &data).await;
+            close(&twin, ino).await;
+            if number % 10 == 0 {
+                kept.insert(name, data);
+            }
+        }
+        twin.vfs().sync().await.unwrap();
+        assert_eq!(twin.vfs().usage().dirty_bytes, 0);
+        let full = used(&twin) - empty;
+        assert!(full > 5_500_000, "{full}");
+        for number in (0..60).filter(|number| number % 10 != 0) {
+            remove(&twin, &format!("f{number}")).await;
+        }
+        // Nine tenths of each pack are gone; what is left moves to new ones.
+        tokio::time::sleep(Duration::from_secs(150)).await;
+        let left = used(&twin) - empty;
+        assert!(left < full / 3, "{left} of {full} are still there");
+        for reopened in [false, true] {
+            for (name, data) in &kept {
+                assert!(content(&twin, name).await == *data, "{name} {reopened}");
+            }
+            twin.reopen().await;
+        }
+        for name in kept.keys() {
+            remove(&twin, name).await;
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(twin.vfs().usage().stored_bytes, 0);
+    });
+}
+
+#[test]
+fn a_copy_keeps_the_blocks_of_what_it_was_copied_from() {
+    block_on(async {
+        let mut twin = Twin::new(1, 8).await;
+        let data = bytes(&Entropy::seeded(8), 300_000);
+        let from = make(&twin, "from", &data).await;
+        twin.vfs().sync().await.unwrap();
+        let before = used(&twin);
+        let to = make(&twin, "to", b"x").await;
+        let copy = CopyRange {
+            from: (from, Fh(from.0)),
+            from_offset: 0,
+            to: (to, Fh(to.0)),
+            to_offset: 0,
+            len: data.len() as u64,
+        };
+        let copied = twin
+            .vfs()
+            .copy_file_range(&Caller::ROOT, &copy)
+            .wait()
+            .await;
+        assert_eq!(copied.unwrap(), data.len() as u64);
+        twin.vfs().sync().await.unwrap();
+        assert!(used(&twin) < before + 150_000, "bytes were copied");
+        close(&twin, from).await;
+        close(&twin, to).await;
+        remove(&twin, "from").await;
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        twin.reopen().await;
+        assert!(content(&twin, "to").await == data);
+        remove(&twin, "to").await;
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert_eq!(twin.vfs().usage().stored_bytes, 0);
+    });
+}
+
+#[test]
+fn a_volume_that_is_given_up_leaves_nothing() {
+    block_on(async {
+        let mut twin = Twin::new(6, 9).await;
+        let held = |twin: &Twin| -> u64 {
+            let all = 0..twin.cluster.len();
+            let used = all.map(|at| twin.cluster.blocks(at).unwrap().store().usage().allocated);
+            used.sum()
+        };
+        let empty = held(&twin);
+        let data = bytes(&Entropy::seeded(9), 2_000_000);
+        let ino = make(&twin, "a", &data).await;
+        twin.vfs().sync().await.unwrap();
+        close(&twin, ino).await;
+        assert!(held(&twin) > empty + 2_800_000);
+        twin.shut().await;
+        let blocks = twin.cluster.blocks(0).unwrap().clone();
+        forsake(&blocks, ID, OWNER).await.unwrap();
+        // Again, as after a crash in between.
+        forsake(&blocks, ID, OWNER).await.unwrap();
+        blocks.store().remove_volume(ID).await.unwrap();
+        forsake(&blocks, ID, OWNER).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert!(held(&twin) < empty + 600_000, "{} of {empty}", held(&twin));
+    });
+}
+
+/// A version of a file in which every part says which it is.
+fn version(number: u64, len: usize) -> Vec<u8> {
+    number.to_le_bytes().repeat(len / 8)
+}
+
+/// What was synced is there after a crash at any moment, whatever was being sealed, described or let go.
+async fn crash_anywhere(seed: u64) {
+    const FILES: u64 = 5;
+    const LEN: usize = 40_000;
+    let peers = if seed.is_multiple_of(3) { 6 } else { 1 };
+    let mut twin = Twin::new(peers, seed).await;
+    let entropy = Entropy::seeded(seed);
+    let (mut synced, mut written) = ([0u64; FILES as usize], [0u64; FILES as usize]);
+    let mut number = 0;
+    for _round in 0..6 {
+        let mut open = Vec::new();
+        for file in 0..FILES {
+            let name = format!("f{file}");
+            let made = twin
+                .vfs()
+                .create(&Caller::ROOT, Ino::ROOT, name.as_str().into(), &NODE, RW);
+            open.push(made.wait().await.unwrap().0.attr.ino);
+        }
+        twin.vfs()
+            .fsyncdir(Ino::ROOT, Fh(0), false)
+            .wait()
+            .await
+            .unwrap();
+        for _ in 0..entropy.below(40) {
+            let file = entropy.below(FILES) as usize;
+            number += 1;
+            match entropy.below(6) {
+                0 => tokio::time::sleep(Duration::from_millis(entropy.below(5000))).await,
+                1 => {
+                    let before = written[file];
+                    twin.vfs()
+                        .fsync(open[file], Fh(0), false)
+                        .wait()
+                        .await
+                        .unwrap();
+                    synced[file] = before;
+                }
+                _ => {
+                    write(&twin, open[file], 0, &version(number, LEN)).await;
+                    written[file] = number;
+                }
+            }
+        }
+        twin.crash().await;
+        for file in 0..FILES as usize {
+            let found = content(&twin, &format!("f{file}")).await;
+            assert!(
+                found.len() == LEN || synced[file] == 0,
+                "seed {seed}: f{file} has {} bytes",
+                found.len()
+            );
+            let parts = found.chunks_exact(8);
+            let parts: Vec<u64> = parts
+                .map(|part| u64::from_le_bytes(part.try_into().unwrap()))
+                .collect();
+            for part in &parts {
+                assert!(
+                    (synced[file]..=written[file]).contains(part),
+                    "seed {seed}: f{file} has {part}, synced was {}, written {}",
+                    synced[file],
+                    written[file]
+                );
+            }
+            // From here on it is what was found.
+            synced[file] = parts.iter().copied().min().unwrap_or(0);
+            written[file] = parts.iter().copied().max().unwrap_or(0);
+        }
+    }
+    twin.vfs().sync().await.unwrap();
+    twin.reopen().await;
+    for file in 0..FILES {
+        content(&twin, &format!("f{file}")).await;
+    }
+}
+
+#[test]
+fn what_was_synced_survives_a_crash_at_any_moment() {
+    let first = std::env::var("CAIRN_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(0);
+    for seed in first..first + scaled(30) as u64 {
+        block_on(crash_anywhere(seed));
+    }
+}
+
+#[test]
+fn names_in_a_listing_are_all_there() {
+    block_on(async {
+        let twin = Twin::new(1, 11).await;
+        for number in 0..700 {
+            let name = format!("name-{number:05}");
+            let node = NewNode {
+                kind: FileType::Fifo,
+                ..NODE
+            };
+            let made = twin
+                .vfs()
+                .mknod(&Caller::ROOT, Ino::ROOT, Name::from(name.as_str()), &node);
+            made.wait().await.unwrap();
+        }
+        let fs: &dyn Fs = twin.vfs();
+        for plus in [false, true] {
+            let names = fs.names(Ino::ROOT, plus).await.unwrap();
+            assert_eq!(names.len(), 700);
+            assert!(names.windows(2).all(|pair| pair[0] < pair[1]));
+        }
+    });
+}

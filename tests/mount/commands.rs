@@ -1,0 +1,238 @@
+//! `mount`, `umount`, `sync` and `volume` on a real kernel.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::home::{END_MAX, Home, listed, wait_gone};
+use crate::support::{Devnet, Node, json, run, signal, wait_until};
+
+/// Writes a file and reads it back, through the kernel.
+pub fn use_it(place: &Path) {
+    let file = place.join("greeting");
+    std::fs::write(&file, "hello").unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "hello");
+    std::fs::create_dir(place.join("sub")).unwrap();
+    std::fs::rename(&file, place.join("sub/greeting")).unwrap();
+    assert_eq!(std::fs::read_dir(place).unwrap().count(), 1);
+    let synced = std::fs::File::open(place.join("sub/greeting")).unwrap();
+    synced.sync_all().unwrap();
+}
+
+#[test]
+fn the_first_mount_needs_nothing_but_a_directory() {
+    let Some(home) = Home::new() else { return };
+    let place = home.place("pool");
+    let output = run(home.cairn().arg("mount").arg(&place), 0);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        told.contains("`default`, which is new, is mounted on"),
+        "{told}"
+    );
+    assert!(told.contains("new identity"), "{told}");
+    let (source, kind, options) = listed(&place).unwrap();
+    assert_eq!((source.as_str(), kind.as_str()), ("default", "fuse.cairn"));
+    assert!(
+        options.contains("nosuid") && options.contains("nodev"),
+        "{options}"
+    );
+    use_it(&place);
+
+    let volumes = home.volumes();
+    assert_eq!(volumes[0]["name"], "default");
+    assert_eq!(volumes[0]["mounted_on"], place.to_str().unwrap());
+    run(home.cairn().arg("sync").arg(place.join("sub")), 0);
+    run(home.cairn().arg("sync"), 0);
+    run(home.cairn().arg("sync").arg(home.dir.path()), 3);
+    // The peer serves other commands as well.
+    let file = home.dir.path().join("file");
+    std::fs::write(&file, "content").unwrap();
+    run(home.cairn().args(["-q", "put"]).arg(&file), 0);
+    let status = json(&run(home.cairn().args(["--json", "status"]), 0));
+    let pid = status["pid"].as_u64().unwrap() as u32;
+
+    home.umount(&place);
+    assert_eq!(listed(&place), None);
+    wait_gone(pid);
+    assert!(!home.data.join("control.sock").exists());
+    assert!(home.log().contains("is mounted on"), "{}", home.log());
+    assert_eq!(home.volumes()[0].get("mounted_on"), None);
+    run(home.cairn().arg("umount").arg(&place), 3);
+}
+
+#[test]
+fn an_unmount_from_outside_ends_the_peer_behind_it() {
+    let Some(home) = Home::new() else { return };
+    let place = home.place("pool");
+    let pid = home.mount(&[], &place);
+    run(Command::new("umount").arg(&place), 0);
+    wait_gone(pid);
+    // And it can be had again at once, also while the former peer is still ending.
+    for _ in 0..3 {
+        home.mount(&[], &place);
+        run(Command::new("umount").arg(&place), 0);
+    }
+    let pid = home.mount(&[], &place);
+    home.umount(&place);
+    wait_gone(pid);
+}
+
+#[test]
+fn a_running_peer_serves_mounts_and_outlives_them() {
+    let Some(home) = Home::new() else { return };
+    let (first, second) = (home.place("first"), home.place("second"));
+    let log = home.dir.path().join("node.log");
+    let node = Node::start(&home.data, &log);
+    run(home.cairn().args(["volume", "create", "photos"]), 0);
+    run(home.cairn().args(["volume", "create", "photos"]), 4);
+    run(home.cairn().args(["volume", "create", "a/b"]), 2);
+    home.mount(&["photos"], &first);
+    home.mount(&["--read-only", "-onoexec"], &second);
+    let (_, _, options) = listed(&second).unwrap();
+    assert!(options.contains("noexec"), "{options}");
+    use_it(&first);
+    let denied = std::fs::write(second.join("file"), "x").unwrap_err();
+    assert_eq!(denied.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    run(
+        home.cairn().args(["volume", "remove", "photos", "--yes"]),
+        4,
+    );
+    let third = home.place("third");
+    let again = run(home.cairn().args(["mount", "photos"]).arg(&third), 4);
+    let told = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(
+        told.contains(&format!("is mounted on {}", first.display())),
+        "{told}"
+    );
+    assert!(told.contains("cairn umount"), "{told}");
+    let over = run(home.cairn().args(["mount", "other"]).arg(&first), 4);
+    let told = String::from_utf8_lossy(&over.stderr).into_owned();
+    assert!(
+        told.contains("mounted on") && told.contains("already"),
+        "{told}"
+    );
+
+    home.umount(&first);
+    run(
+        home.cairn().args(["volume", "remove", "photos", "--yes"]),
+        0,
+    );
+    run(
+        home.cairn().args(["volume", "remove", "photos", "--yes"]),
+        3,
+    );
+    run(home.cairn().args(["mount", "photos"]).arg(&first), 3);
+    // It noticed from outside as well, and the rest goes with it.
+    run(Command::new("umount").arg(&second), 0);
+    wait_until("the peer notices", END_MAX, || {
+        home.volumes()[0].get("mounted_on").is_none()
+    });
+    home.mount(&[], &second);
+    node.stop();
+    assert_eq!(listed(&second), None);
+}
+
+#[test]
+fn what_is_in_use_is_not_taken_away_unless_it_must_be() {
+    let Some(home) = Home::new() else { return };
+    let place = home.place("pool");
+    let log = home.dir.path().join("node.log");
+    let node = Node::start(&home.data, &log);
+    home.mount(&[], &place);
+    let mut file = std::fs::File::create(place.join("file")).unwrap();
+    let busy = run(home.cairn().arg("umount").arg(&place), 4);
+    let told = String::from_utf8_lossy(&busy.stderr).into_owned();
+    assert!(told.contains("is in use"), "{told}");
+    assert!(told.contains("lsof") && told.contains("--lazy"), "{told}");
+    run(home.cairn().args(["umount", "--lazy"]).arg(&place), 0);
+    assert_eq!(listed(&place), None);
+    file.write_all(b"still there").unwrap();
+    assert_eq!(home.volumes()[0]["detached"], true);
+    let again = run(home.cairn().arg("mount").arg(&place), 4);
+    let told = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(told.contains("still in use"), "{told}");
+    run(home.cairn().arg("umount").arg(&place), 3);
+    drop(file);
+    wait_until("the volume is closed", END_MAX, || {
+        home.volumes()[0].get("mounted_on").is_none()
+    });
+    // A peer that ends takes away what is in use.
+    home.mount(&[], &place);
+    let file = std::fs::File::create(place.join("file")).unwrap();
+    node.stop();
+    assert_eq!(listed(&place), None);
+    assert!(file.sync_all().is_err());
+    let told = std::fs::read_to_string(&log).unwrap();
+    assert!(told.contains("is in use"), "{told}");
+}
+
+#[test]
+fn a_mount_whose_process_was_killed_is_mounted_over() {
+    let Some(home) = Home::new() else { return };
+    let place = home.place("pool");
+    let pid = home.mount(&[], &place);
+    signal(pid, "KILL");
+    wait_gone(pid);
+    let dead = std::fs::metadata(&place).unwrap_err();
+    // That nobody is connected, or that the connection ended under this very question.
+    assert!(matches!(dead.raw_os_error(), Some(107 | 103)), "{dead}");
+    let pid = home.mount(&[], &place);
+    use_it(&place);
+    assert_eq!(crate::home::mounts_below(&place).len(), 1);
+    // It can be taken off without a peer, too.
+    signal(pid, "KILL");
+    wait_gone(pid);
+    home.umount(&place);
+    assert_eq!(listed(&place), None);
+    run(home.cairn().arg("umount").arg(&place), 3);
+}
+
+#[test]
+fn in_the_foreground_it_ends_with_the_command() {
+    let Some(home) = Home::new() else { return };
+    let place = home.place("pool");
+    let start = || {
+        let mut command = home.cairn();
+        command
+            .args(["-q", "--json", "mount", "--foreground"])
+            .arg(&place);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        // Mounted, and knows it: before that a signal is an interruption.
+        let shown = BufReader::new(child.stdout.take().unwrap());
+        assert!(shown.lines().any(|line| line.unwrap() == "}"));
+        assert!(listed(&place).is_some());
+        child
+    };
+    let mut child = start();
+    use_it(&place);
+    signal(child.id(), "INT");
+    assert!(child.wait().unwrap().success());
+    assert_eq!(listed(&place), None);
+    let mut child = start();
+    home.umount(&place);
+    assert!(child.wait().unwrap().success());
+    // With a running peer it is the same.
+    let log = home.dir.path().join("node.log");
+    let node = Node::start(&home.data, &log);
+    let mut child = start();
+    signal(child.id(), "TERM");
+    assert!(child.wait().unwrap().success());
+    assert_eq!(listed(&place), None);
+    node.stop();
+}
+
+#[test]
+fn a_devnet_mounts_a_volume_of_all_its_peers() {
+    let Some(home) = Home::new() else { return };
+    let place = home.dir.path().join("new/pool");
+    let devnet = Devnet::start(&["--peers", "3", "--mount", place.to_str().unwrap()]);
+    assert_eq!(devnet.peers.len(), 3);
+    let (source, _, _) = listed(&place).unwrap();
+    assert_eq!(source, "default");
+    use_it(&place);
+    let status = json(&run(devnet.cairn(0).args(["--json", "status"]), 0));
+    assert_eq!(status["volumes"][0]["mounted_on"], place.to_str().unwrap());
+    drop(devnet);
+    assert_eq!(listed(&place), None);
+    assert!(!place.exists());
+}

@@ -1,0 +1,98 @@
+//! What stands in the way of a mount is named, with its remedy and its exit code.
+
+use std::process::Output;
+
+use crate::home::{Home, in_own_mounts, listed};
+use crate::support::{bin, json, run};
+
+fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn directories_that_will_not_do() {
+    let Some(home) = Home::new() else { return };
+    let file = home.dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let full = home.place("full");
+    std::fs::write(full.join("x"), "x").unwrap();
+    let absent = home.dir.path().join("absent");
+    for (place, code, what, remedy) in [
+        (&absent, 3, "does not exist", "mkdir"),
+        (&file, 2, "is not a directory", "choose a directory"),
+        (&full, 4, "is not empty", "nonempty"),
+    ] {
+        let output = run(home.cairn().arg("mount").arg(place), code);
+        let told = told(&output);
+        assert!(told.contains(what) && told.contains(remedy), "{told}");
+        let output = run(home.cairn().args(["--json", "mount"]).arg(place), code);
+        assert!(json(&output)["hint"].as_str().unwrap().contains(remedy));
+        // Nothing is left running.
+        assert!(!home.data.join("control.sock").exists());
+    }
+    // Nor was a volume made for nothing.
+    assert_eq!(home.volumes(), serde_json::json!([]));
+    home.mount(&["-ononempty"], &full);
+    assert!(!full.join("x").exists());
+    home.umount(&full);
+    assert!(full.join("x").exists());
+}
+
+#[test]
+fn names_that_are_unknown_or_none() {
+    let Some(home) = Home::new() else { return };
+    let place = home.place("pool");
+    let output = run(home.cairn().args(["mount", "photos"]).arg(&place), 3);
+    let told = told(&output);
+    assert!(told.contains("no volume of the name `photos`"), "{told}");
+    assert!(told.contains("cairn volume create"), "{told}");
+    let output = run(home.cairn().args(["mount", "a b"]).arg(&place), 2);
+    assert!(self::told(&output).contains("only the letters"));
+    assert_eq!(listed(&place), None);
+}
+
+#[test]
+fn a_peer_that_cannot_start_is_reported_before_the_command_returns() {
+    let Some(home) = Home::new() else { return };
+    let place = home.place("pool");
+    let config = home.data.join("config.toml");
+    let good = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, "[mount]\ndurabilty = \"local\"\n").unwrap();
+    let output = run(home.cairn().arg("mount").arg(&place), 2);
+    let told = told(&output);
+    assert!(told.contains("mount.durabilty: unknown key"), "{told}");
+    assert!(told.contains("did you mean `durability`"), "{told}");
+    std::fs::write(&config, good).unwrap();
+    std::fs::write(home.data.join("identity"), "damaged").unwrap();
+    let output = run(home.cairn().arg("mount").arg(&place), 3);
+    assert!(
+        self::told(&output).contains("identity"),
+        "{}",
+        self::told(&output)
+    );
+    assert_eq!(listed(&place), None);
+}
+
+#[test]
+fn a_machine_without_fuse() {
+    let Some(home) = Home::new() else { return };
+    let place = home.place("pool");
+    let script = format!(
+        "mount -t tmpfs tmpfs /dev\n\
+         mknod /dev/null c 1 3\n\
+         set +e\n\
+         '{}' --data-dir '{}' mount '{}'\n\
+         echo \"code $?\"",
+        bin().display(),
+        home.data.display(),
+        place.display()
+    );
+    let Some(output) = in_own_mounts(&script) else {
+        return;
+    };
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("code 1"), "{shown}{}", told(&output));
+    let told = told(&output);
+    assert!(told.contains("there is no /dev/fuse"), "{told}");
+    assert!(told.contains("modprobe fuse"), "{told}");
+}

@@ -1,0 +1,35 @@
+//! The document and the tests name each other.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Every test named in `docs/SEMANTICS.md` is there, and every test of this folder is named.
+#[test]
+fn every_promise_names_its_test() {
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| ".".into());
+    let root = Path::new(&root);
+    let document = std::fs::read_to_string(root.join("docs/SEMANTICS.md")).unwrap();
+    let rows = document.lines().filter(|line| line.starts_with("| "));
+    let numbered = rows.filter(|row| row[2..].starts_with(|first: char| first.is_ascii_digit()));
+    let mut named = BTreeSet::new();
+    for row in numbered {
+        let proof = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        let mut tests = proof.split('`').skip(1).step_by(2).peekable();
+        assert!(tests.peek().is_some(), "names no test: {row}");
+        named.extend(tests.filter(|test| test.contains("::")).map(str::to_owned));
+    }
+    let mut there = BTreeSet::new();
+    for entry in std::fs::read_dir(root.join("tests/mount/semantics")).unwrap() {
+        let path = entry.unwrap().path();
+        let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        if module == "mod" || module == "document" {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let tests = text.split("#[test]\nfn ").skip(1);
+        let tests = tests.map(|rest| rest.split('(').next().unwrap());
+        let tests = tests.filter(|test| !test.starts_with("helper_"));
+        there.extend(tests.map(|test| format!("{module}::{test}")));
+    }
+    assert_eq!(named, there);
+}
