@@ -11,9 +11,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::BlockRef;
+use crate::base::limits::CHUNK_MAX_BYTES;
 
-/// A buffer grows up to this by writes that follow one another.
-const BUFFER_BYTES: usize = 1 << 20;
+/// A buffer grows up to this by writes that follow one another: one chunk, which is then sealed from where it is.
+const BUFFER_BYTES: usize = CHUNK_MAX_BYTES;
+/// A write of so many bytes begins a buffer with room for all of that: more of the same size are likely.
+const LARGE_BYTES: usize = 256 << 10;
 /// Below this a copy is cheaper than a shared reference.
 const SHARED_BYTES_MIN: usize = 4 << 10;
 
@@ -253,7 +256,13 @@ impl Overlay {
         if self.append(offset, bytes) {
             return;
         }
-        let buffer = Arc::new(bytes.to_vec());
+        let room = match bytes.len() {
+            LARGE_BYTES.. => BUFFER_BYTES.max(bytes.len()),
+            small => small,
+        };
+        let mut buffer = Vec::with_capacity(room);
+        buffer.extend_from_slice(bytes);
+        let buffer = Arc::new(buffer);
         let source = Source::Memory {
             buffer,
             at: 0,

@@ -329,6 +329,7 @@ impl Inner {
 
     pub(super) fn forget_in(&self, core: &mut Core, number: u64, count: u64) {
         if let Some(node) = core.inodes.get_mut(number) {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
             node.lookups = node.lookups.saturating_sub(count);
         }
         self.reap(core, number);

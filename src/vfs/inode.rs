@@ -50,7 +50,7 @@ pub(super) struct Orphan {
 pub(super) struct Node {
     pub(super) ino: Ino,
     /// How often the kernel was told of it.
-    pub(super) lookups: u64,
+    pub(super) lookups: u32,
     /// Open handles.
     pub(super) opens: u32,
     /// Its content, while it is open or has changes that are not in the namespace.

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use crate::namespace::Changes;
+use crate::namespace::state::Pairs;
 
 /// Bytes of keys and values in each of two generations.
 const GENERATION_BYTES: usize = 8 << 20;
@@ -17,8 +18,12 @@ const ENTRY_COST: usize = 96;
 /// Length of the keys' parts that say which file or directory they are about.
 const PREFIX: usize = 17;
 
-/// The first row of a file or directory in one of its spaces, if there is any.
-type First = Option<(Vec<u8>, Bytes)>;
+/// So many of the first rows of a file or directory in one of its spaces are kept: whether there is any, and
+/// whether there is more than one.
+pub(super) const FIRST_ROWS: usize = 2;
+
+/// Those rows.
+type First = Pairs;
 
 #[derive(Debug, Default)]
 struct Generation {
@@ -49,9 +54,8 @@ impl Kept {
     }
 
     fn add_first(&mut self, prefix: [u8; PREFIX], first: First) {
-        let cost = first
-            .as_ref()
-            .map_or(0, |(key, value)| key.len() + value.len());
+        let rows = first.iter();
+        let cost: usize = rows.map(|(key, value)| key.len() + value.len()).sum();
         self.young.firsts.insert(prefix, first);
         self.grow(cost + ENTRY_COST);
     }
@@ -85,7 +89,7 @@ impl RowCache {
         self.kept().add_row(key.to_vec(), value);
     }
 
-    /// Whether a scan asks for the first row only of those that begin with `start`.
+    /// Whether a scan asks for no more than the first rows of those that begin with `start`.
     pub(super) fn is_first(start: &[u8], end: &[u8], limit: usize) -> bool {
         // The prefix ends with random bytes: where the last of them are 255 nothing is kept.
         let (Some((last, before)), Some((end_last, end_before))) =
@@ -99,7 +103,7 @@ impl RowCache {
             && last.wrapping_add(1) == *end_last
     }
 
-    /// The first row that begins with a prefix; `None` if it is not known.
+    /// The first rows that begin with a prefix; `None` if they are not known.
     pub(super) fn first(&self, start: &[u8]) -> Option<First> {
         let prefix = prefix(start)?;
         let mut kept = self.kept();
@@ -111,7 +115,7 @@ impl RowCache {
         Some(first)
     }
 
-    /// The first row of a prefix was read.
+    /// The first rows of a prefix were read.
     pub(super) fn read_first(&self, start: &[u8], first: First) {
         if let Some(prefix) = prefix(start) {
             self.kept().add_first(prefix, first);
@@ -142,12 +146,12 @@ mod tests {
         let (dir, end) = ([1u8; 17], [&[1u8; 16][..], &[2]].concat());
         let key = [&dir[..], b"name"].concat();
         assert!(RowCache::is_first(&dir, &end, 1));
-        assert!(!RowCache::is_first(&dir, &end, 2) && !RowCache::is_first(&key, &end, 1));
+        assert!(!RowCache::is_first(&dir, &end, 3) && !RowCache::is_first(&key, &end, 1));
         assert_eq!(cache.row(&key), None);
         cache.read_row(&key, None);
-        cache.read_first(&dir, None);
+        cache.read_first(&dir, Pairs::new());
         assert_eq!(cache.row(&key), Some(None));
-        assert_eq!(cache.first(&dir), Some(None));
+        assert_eq!(cache.first(&dir), Some(Pairs::new()));
         let value = Some(Bytes::from_static(b"value"));
         cache.applied(Changes::from([(key.clone(), value.clone())]));
         assert_eq!(cache.row(&key), Some(value));

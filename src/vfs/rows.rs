@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use bytes::{Bytes, BytesMut};
 
-use super::row_cache::RowCache;
+use super::row_cache::{FIRST_ROWS, RowCache};
 use crate::base::limits::{ROW_PAGE_MAX, ROW_VALUE_MAX_BYTES};
 use crate::base::{Class, Classify};
 use crate::namespace::{Changes, Rows, StateError, state::Pairs};
@@ -99,12 +99,16 @@ impl Rows for VolumeRows<'_> {
         if !RowCache::is_first(start, end, limit) {
             return self.read_all(start, end, limit);
         }
-        if let Some(first) = self.cache.first(start) {
-            return Ok(first.into_iter().collect());
-        }
-        let found = self.read_all(start, end, limit)?;
-        self.cache.read_first(start, found.first().cloned());
-        Ok(found)
+        let mut first = match self.cache.first(start) {
+            Some(first) => first,
+            None => {
+                let first = self.read_all(start, end, FIRST_ROWS)?;
+                self.cache.read_first(start, first.clone());
+                first
+            }
+        };
+        first.truncate(limit);
+        Ok(first)
     }
 }
 

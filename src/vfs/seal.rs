@@ -232,9 +232,8 @@ impl Inner {
     fn leave_queue(&self, done: &[Arc<FileCell>]) {
         if !done.is_empty() {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_done = |file: &Arc<FileCell>| done.iter().any(|one| Arc::ptr_eq(one, file));
-            let is_queued = |file: &Arc<FileCell>| !self.lock(file).is_queued;
-            queue.retain(|file| !(is_queued(file) && is_done(file)));
+            // One that was changed again meanwhile has come in anew.
+            queue.retain(|file| self.lock(file).is_queued);
         }
         let mut core = self.core();
         for file in done {

@@ -75,7 +75,11 @@ impl Mount {
         let thread = std::thread::Builder::new().name("fuse-session".into());
         let own_notifier = notifier.clone();
         let spawned = thread.spawn(move || {
-            let result = session.run().map_err(|error| error.to_string());
+            let result = match session.run() {
+                // How a mount that was taken out of the tree ends when its last user goes.
+                Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+                result => result.map_err(|error| error.to_string()),
+            };
             if let Err(error) = &result {
                 tracing::error!(%error, "the mount ended");
             }
