@@ -111,7 +111,10 @@ impl Inner {
             let Ok(page) = page else { return Ok(()) };
             for (key, _) in &page.rows {
                 if let Ok(Key::Content(ino)) = Key::decode(key) {
-                    moved += self.rescue(ino, &books.sparse).await?;
+                    match self.rescue(ino, &books.sparse).await {
+                        Ok(bytes) => moved += bytes,
+                        Err(error) => tracing::warn!("a file is not compacted now: {error}"),
+                    }
                 }
                 if moved >= TURN_BYTES {
                     break;
@@ -139,7 +142,23 @@ impl Inner {
         let Some((file, profile, body)) = self.candidate(ino, sparse) else {
             return Ok(0);
         };
-        let extents = self.extents(profile, &body, 0, u64::MAX).await?;
+        let moved = self.rescue_extents(&file, profile, &body, sparse).await;
+        let mut core = self.core();
+        if let Some(node) = core.inodes.get_mut(file.number) {
+            node.opens = node.opens.saturating_sub(1);
+        }
+        self.reap(&mut core, file.number);
+        moved
+    }
+
+    async fn rescue_extents(
+        self: &Arc<Self>,
+        file: &Arc<FileCell>,
+        profile: EcProfile,
+        body: &DagBody<NodeAt>,
+        sparse: &BTreeSet<BlockId>,
+    ) -> Result<u64, ReadError> {
+        let extents = self.extents(profile, body, 0, u64::MAX).await?;
         let mut moved = 0;
         for extent in extents.iter().filter(|e| sparse.contains(&e.block.id)) {
             if extent.len as usize > CHUNK_MAX_BYTES {
@@ -148,13 +167,11 @@ impl Inner {
             let range = extent.block_offset..extent.block_offset + extent.len;
             let read = self.blocks.read_range(&extent.block, profile, range).await;
             let bytes = read.map_err(crate::content::ContentError::from)?;
-            moved += self.replant(&file, extent, &body, bytes);
+            moved += self.replant(file, extent, body, bytes);
             if self.wait_for_memory().await.is_err() {
                 break;
             }
         }
-        let mut core = self.core();
-        self.reap(&mut core, file.number);
         Ok(moved)
     }
 
@@ -182,7 +199,12 @@ impl Inner {
             !state.is_publishing && !state.is_orphan && !state.is_changed
         };
         if !is_quiet {
+            self.reap(&mut core, number);
             return None;
+        }
+        // As if it were open: nobody else makes another state of it meanwhile.
+        if let Some(node) = core.inodes.get_mut(number) {
+            node.opens += 1;
         }
         Some((file, profile, body))
     }

@@ -2,7 +2,7 @@
 //! their names. Each entry that is shown gets a number that stands for "after this name", so what comes and
 //! goes meanwhile makes no other entry appear twice or not at all.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, VecDeque};
 
 use tokio::time::{Duration, Instant};
 
@@ -10,18 +10,30 @@ use crate::namespace::{Ino, Name};
 
 /// Offsets below belong to `.` and `..`.
 pub(super) const FIRST_OFFSET: u64 = 3;
-/// Batches of a listing of which every place is known; of older ones only the last.
+/// Batches of which every place is known by its name; of older ones it is known after which name they began.
 const BATCHES_WHOLE: usize = 4;
+/// Batches of one directory that are remembered: some millions of entries.
+const BATCHES_MAX: usize = 8192;
 /// So many directories may be listed before those are forgotten that nobody went on with.
 const LISTINGS_MAX: usize = 1024;
 const IDLE: Duration = Duration::from_secs(300);
 
+/// Entries that were shown together.
+#[derive(Debug)]
+struct Batch {
+    /// Its first place, and the one behind its last.
+    first: u64,
+    end: u64,
+    /// The name behind which it began; none: at the beginning.
+    after: Option<Name>,
+    /// What was shown, in order; empty once there are newer ones.
+    names: Vec<Name>,
+}
+
 /// The places of one directory.
 #[derive(Debug)]
 pub(super) struct Places {
-    names: BTreeMap<u64, Name>,
-    /// First and last place of recent batches, oldest first.
-    batches: Vec<(u64, u64)>,
+    batches: VecDeque<Batch>,
     next: u64,
     used: Instant,
 }
@@ -29,8 +41,7 @@ pub(super) struct Places {
 impl Default for Places {
     fn default() -> Self {
         Places {
-            names: BTreeMap::new(),
-            batches: Vec::new(),
+            batches: VecDeque::new(),
             next: FIRST_OFFSET,
             used: Instant::now(),
         }
@@ -53,13 +64,19 @@ impl Places {
                 skip: 0,
             });
         }
-        if offset >= self.next {
-            return None;
-        }
-        let (at, name) = self.names.range(..=offset).next_back()?;
-        Some(After {
-            name: Some(name.clone()),
-            skip: offset - at,
+        // Each place belongs to one batch, whoever listed it, so listings do not confuse one another.
+        let index = self.batches.partition_point(|batch| batch.end <= offset);
+        let batch = self.batches.get(index)?;
+        let place = offset.checked_sub(batch.first)?;
+        Some(match batch.names.get(place as usize) {
+            Some(name) => After {
+                name: Some(name.clone()),
+                skip: 0,
+            },
+            None => After {
+                name: batch.after.clone(),
+                skip: place + 1,
+            },
         })
     }
 
@@ -68,23 +85,41 @@ impl Places {
         self.next
     }
 
-    /// An entry was shown under the next number.
-    pub(super) fn push(&mut self, name: Name) {
-        self.names.insert(self.next, name);
-        self.next += 1;
+    /// A batch begins behind a name.
+    pub(super) fn begin_batch(&mut self, after: Option<Name>) {
+        self.batches.push_back(Batch {
+            first: self.next,
+            end: self.next,
+            after,
+            names: Vec::new(),
+        });
+        if let Some(index) = self.batches.len().checked_sub(BATCHES_WHOLE + 1)
+            && let Some(old) = self.batches.get_mut(index)
+        {
+            old.names = Vec::new();
+        }
+        if self.batches.len() > BATCHES_MAX {
+            self.batches.pop_front();
+        }
     }
 
-    /// A batch that began with the number `first` is complete.
-    pub(super) fn end_batch(&mut self, first: u64) {
-        if first == self.next {
-            return;
+    /// An entry was shown under the next number.
+    pub(super) fn push(&mut self, name: Name) {
+        self.next += 1;
+        if let Some(batch) = self.batches.back_mut() {
+            batch.names.push(name);
+            batch.end = self.next;
         }
-        self.batches.push((first, self.next - 1));
-        if self.batches.len() > BATCHES_WHOLE {
-            let (first, last) = self.batches.remove(0);
-            for offset in first..last {
-                self.names.remove(&offset);
-            }
+    }
+
+    /// The batch is complete.
+    pub(super) fn end_batch(&mut self) {
+        if self
+            .batches
+            .back()
+            .is_some_and(|batch| batch.names.is_empty())
+        {
+            self.batches.pop_back();
         }
     }
 }
@@ -120,43 +155,25 @@ mod tests {
     fn places_stay_what_they_were() {
         let mut places = Places::default();
         for batch in 0..10 {
-            let first = places.next();
+            let before = (batch > 0).then(|| name(batch * 50 - 1));
+            places.begin_batch(before);
             for number in 0..50 {
                 places.push(name(batch * 50 + number));
             }
-            places.end_batch(first);
+            places.end_batch();
+            // Somebody else who finds nothing more.
+            places.begin_batch(None);
+            places.end_batch();
         }
         let at = |offset: u64| places.find(offset).unwrap();
-        assert_eq!(at(0).name, None);
-        // A recent one is known by its name, an old one by the end of the batch before it.
-        assert_eq!(
-            at(3 + 499),
-            After {
-                name: Some(name(499)),
-                skip: 0
-            }
-        );
-        assert_eq!(
-            at(3 + 420),
-            After {
-                name: Some(name(420)),
-                skip: 0
-            }
-        );
-        assert_eq!(
-            at(3 + 99),
-            After {
-                name: Some(name(99)),
-                skip: 0
-            }
-        );
-        assert_eq!(
-            at(3 + 120),
-            After {
-                name: Some(name(99)),
-                skip: 21
-            }
-        );
+        let after = |name, skip| After { name, skip };
+        assert_eq!(at(0), after(None, 0));
+        // A recent one is known by its name, an old one by how its batch began.
+        assert_eq!(at(3 + 499), after(Some(name(499)), 0));
+        assert_eq!(at(3 + 420), after(Some(name(420)), 0));
+        assert_eq!(at(3 + 99), after(Some(name(49)), 50));
+        assert_eq!(at(3 + 120), after(Some(name(99)), 21));
+        assert_eq!(at(3 + 20), after(None, 21));
         assert_eq!(places.find(3 + 500), None);
     }
 }

@@ -86,14 +86,19 @@ impl Inner {
         if is_gone {
             return Ok(batch);
         }
-        let first = core.cursors.of(dir).next();
+        let (mut before, mut is_begun) = (name.clone(), false);
         let mut after = name;
         'pages: loop {
             let (page, next) = self.view(|view| view.list(dir, after.as_ref(), PAGE))?;
             for shown in &page {
                 if skip > 0 {
                     skip -= 1;
+                    before = Some(shown.name.clone());
                     continue;
+                }
+                if !is_begun {
+                    core.cursors.of(dir).begin_batch(before.take());
+                    is_begun = true;
                 }
                 if !self.show(&mut core, dir, shown, &mut batch)? {
                     break 'pages;
@@ -104,7 +109,7 @@ impl Inner {
                 None => break,
             }
         }
-        core.cursors.of(dir).end_batch(first);
+        core.cursors.of(dir).end_batch();
         Ok(batch)
     }
 

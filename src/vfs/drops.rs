@@ -12,7 +12,7 @@ use super::inner::Inner;
 use super::ledger::{Deltas, Keeper, Tenant, decode_dropped};
 use super::read::ReadError;
 use super::rows::{BLOCKS, DROPPED, RELEASES};
-use crate::base::{BlockId, EcProfile};
+use crate::base::{BlockId, Classify, EcProfile};
 use crate::content::ContentError;
 use crate::dag::{Body as DagBody, Extents, Node, NodeAt, Shape};
 use crate::namespace::Body;
@@ -20,6 +20,8 @@ use crate::store::{Group, Order};
 
 /// Contents looked through in one group.
 const BATCH: usize = 512;
+/// Blocks whose counts change in one group.
+const BLOCKS_PER_GROUP: usize = 1024;
 /// A block is released when nobody has used it for so long: whoever was about to use it again has by then.
 const REST: Duration = Duration::from_secs(3);
 /// How often the books are looked through.
@@ -37,6 +39,7 @@ impl Inner {
                 tracing::warn!("dropped contents are looked through later: {error}");
             }
             self.release_rested(&mut resting).await;
+            self.release_surplus().await;
             self.settle_claims().await;
             if Instant::now() >= next_look {
                 let books = self.look_through_books();
@@ -56,6 +59,7 @@ impl Inner {
 
     /// Gives up the blocks of dropped contents.
     async fn look_through(&self) -> Result<(), ReadError> {
+        let (mut keys, mut all) = (Vec::new(), Deltas::default());
         let mut after: Option<Bytes> = None;
         loop {
             let from = match &after {
@@ -66,26 +70,54 @@ impl Inner {
                 .volume
                 .scan(DROPPED, from, Bound::Unbounded, Order::Ascending, BATCH);
             let Ok(page) = page else { return Ok(()) };
-            let mut group = Group::new();
-            group.cleanup();
-            let mut deltas = Deltas::default();
             for (key, row) in &page.rows {
                 if self.is_held(key) {
                     continue;
                 }
-                if let Some(Body::Stored(profile, body)) = decode_dropped(row) {
-                    self.uncount(profile, &body, &mut deltas).await?;
+                let mut deltas = Deltas::default();
+                if let Some(Body::Stored(profile, body)) = decode_dropped(row)
+                    && let Err(error) = self.uncount(profile, &body, &mut deltas).await
+                {
+                    // Others are let go all the same.
+                    tracing::warn!("a dropped content is looked through later: {error}");
+                    continue;
                 }
-                group.remove(DROPPED, key);
+                if deltas.0.len() > BLOCKS_PER_GROUP {
+                    self.let_go(vec![key.clone()], deltas)?;
+                    continue;
+                }
+                for (block, bytes) in deltas.0 {
+                    all.add(block, bytes);
+                }
+                keys.push(key.clone());
+                if all.0.len() > BLOCKS_PER_GROUP {
+                    self.let_go(std::mem::take(&mut keys), std::mem::take(&mut all))?;
+                }
             }
-            if !group.is_empty() && self.apply_counted(&mut group, &deltas, &[]).is_err() {
-                return Ok(());
-            }
+            self.let_go(std::mem::take(&mut keys), std::mem::take(&mut all))?;
             match page.next {
                 Some(next) => after = Some(next),
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Takes contents off the counts, for good. Where one group is too small for all of them, the rows go with
+    /// the first: a crash in between leaves room taken, and never a block counted down twice.
+    fn let_go(&self, keys: Vec<Bytes>, deltas: Deltas) -> Result<(), ReadError> {
+        let mut keys = Some(keys);
+        let mut left = deltas.0.into_iter().peekable();
+        while keys.as_ref().is_some_and(|keys| !keys.is_empty()) || left.peek().is_some() {
+            let mut group = Group::new();
+            group.cleanup();
+            for key in keys.take().unwrap_or_default() {
+                group.remove(DROPPED, &key);
+            }
+            let part = Deltas(left.by_ref().take(BLOCKS_PER_GROUP).collect());
+            let applied = self.apply_counted(&mut group, &part, &[]);
+            applied.map_err(|error| ReadError::Journal(error.to_string(), error.class()))?;
+        }
+        Ok(())
     }
 
     fn is_held(&self, key: &[u8]) -> bool {
@@ -176,7 +208,11 @@ impl Inner {
 
     /// Takes a block that is not in use out of the books. None if it is in use again.
     fn strike_off(&self, id: BlockId) -> Option<Vec<Keeper>> {
-        let _held = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut placed = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        placed.retain(|_, at| at.elapsed() < REST);
+        if placed.contains_key(&id) {
+            return None;
+        }
         let mut group = Group::new();
         group.cleanup();
         let tenant = self.tenant(id).ok()?;

@@ -38,7 +38,10 @@ impl From<VolumeError> for Stop {
         if error == VolumeError::Busy {
             return Stop::Busy;
         }
-        let errno = of_class(error.class());
+        let errno = match &error {
+            VolumeError::TooLarge { .. } => Errno::EIO,
+            error => of_class(error.class()),
+        };
         if errno == Errno::EIO {
             tracing::error!("{error}");
         }

@@ -292,7 +292,11 @@ impl FileState {
             return self.touch(start, start, time, at);
         }
         // Beyond the old content a hole is what is there without a piece.
-        let seam = end.min(self.head.base_end).max(start);
+        // ... unless a description is being written, which may put what is there now below.
+        let seam = match self.is_publishing {
+            true => end,
+            false => end.min(self.head.base_end).max(start),
+        };
         self.overlay.punch(start, seam);
         self.overlay.clear(seam, end);
         self.touch(start, end, time, at);

@@ -3,7 +3,7 @@
 //!
 //! Order of locks: core, file, ledger. Nothing waits while it holds one, but for reads of the tables.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::cursor::Cursors;
 use super::errno::{Step, Stop};
 use super::file::{FileCell, FileState, Locked, Totals, stored_bytes};
 use super::inode::{Inodes, Node};
-use super::ledger::Deltas;
+use super::ledger::{Deltas, Keeper};
 use super::row_cache::RowCache;
 use super::rows::{self, VolumeRows};
 use super::{VfsOptions, VolumeIdentity};
@@ -62,8 +62,8 @@ pub(super) struct Inner {
     pub(super) totals: Totals,
     /// The number of the next piece of raw data in the journal.
     pub(super) next_kept: AtomicU64,
-    /// Held while rows of blocks are read, changed and applied.
-    pub(super) ledger: Mutex<()>,
+    /// Held while rows of blocks are read, changed and applied: when blocks were last placed.
+    pub(super) ledger: Mutex<HashMap<BlockId, Instant>>,
     /// Files with changes, in the order in which they came.
     pub(super) queue: Mutex<VecDeque<Arc<FileCell>>>,
     /// There is something to seal.
@@ -76,10 +76,14 @@ pub(super) struct Inner {
     pub(super) uploads: Arc<Semaphore>,
     /// Until then no block is placed: the last try failed.
     pub(super) pause: Mutex<Option<Instant>>,
+    /// The journal had no room when it was last asked for it.
+    pub(super) is_journal_full: AtomicBool,
     /// Blocks being placed, and descriptions being written.
     pub(super) under_way: AtomicU64,
     /// Claims that the volume knows of, so that the store has to remember them no longer.
     pub(super) settled: Mutex<Vec<u64>>,
+    /// Claims on blocks that others keep already.
+    pub(super) surplus: Mutex<Vec<Keeper>>,
     /// Manifests read lately.
     pub(super) extent_map: ExtentMap,
     /// Blocks fetched ahead lately.
@@ -149,15 +153,17 @@ impl Inner {
             row_cache,
             totals: Totals::default(),
             next_kept: AtomicU64::new(next_kept),
-            ledger: Mutex::new(()),
+            ledger: Mutex::new(HashMap::new()),
             queue: Mutex::new(VecDeque::new()),
             sealing: Notify::new(),
             relief: Notify::new(),
             dropping: Notify::new(),
             uploads: Arc::new(Semaphore::new(uploads)),
             pause: Mutex::new(None),
+            is_journal_full: AtomicBool::new(false),
             under_way: AtomicU64::new(0),
             settled: Mutex::new(Vec::new()),
+            surplus: Mutex::new(Vec::new()),
             extent_map: ExtentMap::default(),
             ahead: Mutex::new(VecDeque::new()),
             acls: AtomicBool::new(false),

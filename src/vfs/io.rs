@@ -158,7 +158,10 @@ impl Inner {
         };
         if needs_guard {
             let mut core = self.core();
-            self.guard(&mut core, number, kill)?;
+            if let Err(stop) = self.guard(&mut core, number, kill) {
+                self.lock(&cell).unguard();
+                return Err(stop);
+            }
         }
         Ok(len as u32)
     }
@@ -227,6 +230,7 @@ impl Inner {
         };
         let now = self.now();
         let mut state = self.lock(&to);
+        let (before, head) = (state.overlay.clone(), state.head);
         for piece in pieces {
             let offset = copy.to_offset + (piece.offset - copy.from_offset);
             match piece.bytes() {
@@ -240,7 +244,12 @@ impl Inner {
         state.unguard();
         self.queue(&to, &mut state);
         // Blocks that another file names are in use from now on, whatever becomes of the first.
-        self.note(&to, &mut state)?;
+        if let Err(stop) = self.note(&to, &mut state) {
+            // One of them was let go meanwhile, or the journal is full: nothing was copied.
+            tracing::debug!(?stop, "a copy is made by reading");
+            (state.overlay, state.head) = (before, head);
+            return Ok(None);
+        }
         Ok(Some(len))
     }
 

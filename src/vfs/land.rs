@@ -10,7 +10,9 @@ use super::errno::{Step, Stop};
 use super::file::{Base, FileCell, FileState, Head};
 use super::inner::{Core, Inner};
 use super::ledger::{Born, Deltas, Keeper};
+use super::notes::{REMOVALS_PER_GROUP, encode_head};
 use super::read::ReadError;
+use super::rows::HEADS;
 use crate::base::{Class, Classify};
 use crate::blocks::{PutError, UploadOptions};
 use crate::content::overlay::{Part, Piece, Source};
@@ -68,7 +70,10 @@ impl Inner {
             Ok(born) => self.landed(plan, &born),
             Err(error) => {
                 self.give_back(&plan);
-                self.failed(&error);
+                // What was overwritten meanwhile is not in the journal any more.
+                if !matches!(&error, SealError::Read(read) if read.class() == Class::Missing) {
+                    self.failed(&error);
+                }
             }
         }
         drop(permit);
@@ -81,6 +86,11 @@ impl Inner {
             return;
         }
         tracing::warn!("a block was not placed, it is tried again: {error}");
+        self.take_a_break();
+    }
+
+    /// Nothing is placed for a while.
+    pub(super) fn take_a_break(&self) {
         let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
         *pause = Some(Instant::now() + PAUSE);
     }
@@ -141,6 +151,13 @@ impl Inner {
 
     /// Takes a block into the books, not in use yet.
     pub(super) fn adopt(&self, born: &Born) -> Step<()> {
+        if self.is_kept_enough(born)? {
+            self.surplus
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(born.keeper.clone());
+            return Ok(());
+        }
         let mut group = Group::new();
         group.cleanup();
         self.apply_counted(&mut group, &Deltas::default(), std::slice::from_ref(born))?;
@@ -156,6 +173,7 @@ impl Inner {
                 ?stop,
                 "a block is placed anew: the volume takes no writes now"
             );
+            self.take_a_break();
             return self.give_back(&plan);
         }
         let mut at = 0;
@@ -173,12 +191,8 @@ impl Inner {
             if state.is_sealed() {
                 state.dirty_since = None;
             }
-            if state.is_orphan {
-                drop(state);
-                self.reap(&mut core, file.number);
-                continue;
-            }
-            let is_left_alone = state.is_sealed()
+            let is_left_alone = !state.is_orphan
+                && state.is_sealed()
                 && state.flying.is_empty()
                 && state.changed_at.elapsed() >= LEFT_ALONE;
             let written = match is_left_alone {
@@ -191,8 +205,10 @@ impl Inner {
                 Err(stop) => Err(stop),
             };
             if let Err(stop) = noted {
-                // It stays as it is in the journal, which is as good.
-                tracing::debug!(?stop, "a file is written down later");
+                // Nothing on the disk says that the block is in use: it is not relied on.
+                let placed = Piece { source, ..piece };
+                state.overlay.exchange(&placed, &piece.source);
+                tracing::debug!(?stop, "a part of a file is sealed again later");
             }
             drop(state);
             self.reap(&mut core, file.number);
@@ -277,7 +293,15 @@ impl Inner {
         let mut edited = self.edit(core, now, |edit| edit.set_content(ino, size, mtime, body))?;
         let (head, is_noted) = (state.head, state.notes.head.is_some());
         let notes = state.notes.clone();
-        if is_noted {
+        let is_long = notes.pieces.len() + notes.users.len() > REMOVALS_PER_GROUP;
+        let after = Head {
+            base_end: size,
+            ..head
+        };
+        if is_noted && is_long {
+            // Too much for one group: until the pieces are forgotten they lie over a content that says the same.
+            edited.group.put(HEADS, &ino.0, &encode_head(&after));
+        } else if is_noted {
             self.forget_notes(file, state, &mut edited.group, &mut deltas);
         }
         if let Err(stop) = self.commit_counted(core, edited, &deltas) {
@@ -287,15 +311,44 @@ impl Inner {
         state.notes = Default::default();
         state.base = base;
         state.base_size = size;
-        state.head = Head {
-            base_end: size,
-            ..head
-        };
+        state.head = after;
         state.overlay = Default::default();
         state.is_changed = false;
         state.dirty_since = None;
         core.changed(&[ino]);
+        let mut notes = notes;
+        if is_noted
+            && is_long
+            && let Err(error) = self.forget_file(ino, &mut notes)
+        {
+            tracing::debug!("changes that are described are forgotten later: {error}");
+            notes.head = Some(after);
+            state.notes = notes;
+            state.is_changed = true;
+            self.queue(file, state);
+        }
         Ok(())
+    }
+
+    /// Claims that equal data made and nobody needs: the block has others.
+    pub(super) async fn release_surplus(&self) {
+        let surplus = {
+            let mut surplus = self.surplus.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *surplus)
+        };
+        for keeper in surplus {
+            let number = keeper.number;
+            let released = self
+                .blocks
+                .release(self.identity.owner, number, keeper.peers);
+            if let Err(error) = released.await {
+                // It is looked for at the next opening.
+                tracing::debug!("a claim stays: {error}");
+                continue;
+            }
+            let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+            settled.push(number);
+        }
     }
 
     /// The store need not remember claims that the volume has in its books, durably.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::inner::Inner;
 use super::rows::{BLOCKS, RELEASES};
@@ -17,6 +18,8 @@ use crate::store::{Group, Seq, VolumeError};
 
 /// Version of the rows.
 const VERSION: u8 = 1;
+/// Claims that keep one block, unless a later one makes it safer.
+const KEEPERS_MAX: usize = 3;
 /// Longest row that is read: some claims with their holders.
 const ROW_MAX_BYTES: usize = 16 << 10;
 
@@ -131,13 +134,30 @@ impl Inner {
         deltas: &Deltas,
         born: &[Born],
     ) -> Result<Seq, VolumeError> {
-        let _held = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut placed = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let has_zeros = self.count(group, deltas, born)?;
         let seq = self.volume.apply(group)?;
+        for born in born {
+            placed.insert(born.block.id, Instant::now());
+        }
         if has_zeros {
             self.dropping.notify_one();
         }
         Ok(seq)
+    }
+
+    /// Whether a block that was placed again has enough that keeps it. It is left alone for a while, as one
+    /// that was just placed.
+    pub(super) fn is_kept_enough(&self, born: &Born) -> Result<bool, VolumeError> {
+        let mut placed = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let tenant = self.tenant(born.block.id)?;
+        let is_enough = tenant.is_some_and(|tenant| {
+            tenant.keepers.len() >= KEEPERS_MAX && tenant.survives >= born.survives
+        });
+        if is_enough {
+            placed.insert(born.block.id, Instant::now());
+        }
+        Ok(is_enough)
     }
 
     /// Adds rows of counts to a group. Whether any block is not in use any more.
@@ -177,6 +197,9 @@ impl Inner {
                 None => self.tenant(*id)?,
             };
             let Some(mut tenant) = tenant else {
+                if *delta > 0 {
+                    return Err(VolumeError::Io(format!("block {id} was let go meanwhile")));
+                }
                 tracing::error!(block = %id, "a block in use has no row of its own");
                 continue;
             };

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 
 use super::errno::Step;
-use super::file::{FileCell, FileState, Head, Noted, NotedPlace};
+use super::file::{FileCell, FileState, Head, Noted, NotedPlace, Notes};
 use super::inner::Inner;
 use super::ledger::Deltas;
 use super::rows::{HEADS, PIECES};
@@ -15,12 +15,15 @@ use crate::base::{BlockRef, wire};
 use crate::content::overlay::{KeptId, Piece, Source};
 use crate::dag::Timestamp;
 use crate::namespace::{Hlc, Ino};
-use crate::store::{DirtyId, Group, Seq};
+use crate::store::{DirtyId, Group, Seq, VolumeError};
 
 const VERSION: u8 = 1;
 const ROW_MAX_BYTES: usize = 1 << 10;
 /// Pieces that one group writes down besides raw data.
 const PIECES_PER_GROUP: usize = 2048;
+
+/// Rows that one group removes.
+pub(super) const REMOVALS_PER_GROUP: usize = 2048;
 
 /// `[version, size, seconds, nanos, edited, base end]`
 type HeadRow = (u8, u64, i64, u32, u64, u64);
@@ -149,6 +152,17 @@ impl Inner {
             raw: Vec::new(),
         };
         let mut batches = vec![empty(start)];
+        let gone = noted_within(state, start, end);
+        if gone.len() > REMOVALS_PER_GROUP && state.overlay.around(start, end).next().is_none() {
+            // A large part was cut off: piece by piece, from the front.
+            for (offset, _) in gone.iter().step_by(REMOVALS_PER_GROUP).skip(1) {
+                if let Some(batch) = batches.last_mut() {
+                    batch.end = *offset;
+                }
+                batches.push(empty(*offset));
+            }
+            return batches;
+        }
         for piece in state.overlay.around(start, end) {
             if let Some(batch) = batches.last_mut()
                 && (batch.raw.len() == DIRTY_PER_GROUP_MAX || batch.new.len() == PIECES_PER_GROUP)
@@ -287,18 +301,53 @@ impl Inner {
 
     /// Nothing of a file's changes is wanted any more.
     pub(super) fn discard(&self, cell: &FileCell, state: &mut FileState) {
-        let mut group = Group::new();
-        let mut deltas = Deltas::default();
-        self.forget_notes(cell, state, &mut group, &mut deltas);
+        let mut notes = std::mem::take(&mut state.notes);
         state.overlay = Default::default();
         state.is_changed = false;
-        if group.is_empty() {
+        if notes.head.is_none() && notes.pieces.is_empty() {
             return;
         }
-        group.cleanup();
-        if let Err(error) = self.apply_counted(&mut group, &deltas, &[]) {
+        if let Err(error) = self.forget_file(cell.ino, &mut notes) {
             // What has no file is found at the next opening.
             tracing::debug!("changes of a removed file stay in the journal: {error}");
+        }
+    }
+
+    /// The journal forgets a file's changes, in as many groups as that takes: pieces, then the data that they
+    /// used, then the head, so that what a crash or an error leaves is whole and is found. What is forgotten
+    /// is taken out of `notes`.
+    pub(super) fn forget_file(&self, ino: Ino, notes: &mut Notes) -> Result<(), VolumeError> {
+        loop {
+            let mut group = Group::new();
+            group.cleanup();
+            let mut deltas = Deltas::default();
+            let pieces = notes.pieces.iter().take(REMOVALS_PER_GROUP);
+            let pieces: Vec<u64> = pieces.map(|(offset, _)| *offset).collect();
+            for (offset, noted) in notes.pieces.iter().take(REMOVALS_PER_GROUP) {
+                group.remove(PIECES, &piece_key(ino, *offset));
+                count(&mut deltas, noted, -1);
+            }
+            let mut kept = Vec::new();
+            if pieces.len() == notes.pieces.len() {
+                kept.extend(notes.users.keys().take(REMOVALS_PER_GROUP).copied());
+                for id in &kept {
+                    group.release(DirtyId(id.0));
+                }
+            }
+            let is_last = pieces.len() == notes.pieces.len() && kept.len() == notes.users.len();
+            if is_last {
+                group.remove(HEADS, &ino.0);
+            }
+            self.apply_counted(&mut group, &deltas, &[])?;
+            for offset in pieces {
+                notes.pieces.remove(&offset);
+            }
+            for id in kept {
+                notes.users.remove(&id);
+            }
+            if is_last {
+                return Ok(());
+            }
         }
     }
 

@@ -56,6 +56,7 @@ impl Inner {
             drop(core);
             if let Err(stop) = outcome {
                 tracing::debug!(?stop, "the description of a file is written later");
+                inner.take_a_break();
             }
             inner
                 .under_way
@@ -115,12 +116,17 @@ impl Inner {
             DagBody::Inline(extents) if extents.is_empty() => Body::EMPTY,
             body => Body::Stored(self.identity.profile, body),
         };
+        let before = state.overlay.clone();
         for piece in &snapshot.pieces {
             state.overlay.settle(piece);
         }
         let is_all = state.overlay.is_empty() && state.head == snapshot.head;
         if is_all {
-            return self.publish(&mut core, file, &mut state, body, described.deltas);
+            let published = self.publish(&mut core, file, &mut state, body, described.deltas);
+            if published.is_err() {
+                state.overlay = before;
+            }
+            return published;
         }
         // More was changed meanwhile: that lies over the new content.
         let now = Now {
@@ -133,9 +139,7 @@ impl Inner {
             .edit(&core, now, |edit| edit.set_content(ino, size, mtime, body))
             .and_then(|edited| self.commit_counted(&mut core, edited, &described.deltas));
         if let Err(stop) = written {
-            for piece in &snapshot.pieces {
-                self.put_back(&mut state, piece);
-            }
+            state.overlay = before;
             return Err(stop);
         }
         state.base = base;
@@ -145,17 +149,6 @@ impl Inner {
         state.stale(snapshot.start, end);
         core.changed(&[ino]);
         self.note(file, &mut state).map(drop)
-    }
-
-    /// A piece that was settled and is not described after all. What was written over it stays.
-    fn put_back(&self, state: &mut super::file::FileState, piece: &Piece) {
-        for part in state.overlay.parts(piece.offset, piece.end()) {
-            if let Part::Old(range) = part
-                && let Some(piece) = piece.clip(range.start, range.end.min(state.head.size))
-            {
-                state.overlay.put(piece);
-            }
-        }
     }
 
     async fn describe(&self, snapshot: &Snapshot) -> Result<Described, SealError> {

@@ -7,11 +7,10 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::file::{FileCell, FileState, Noted, NotedPlace};
+use super::file::{FileCell, FileState, Noted, NotedPlace, Notes};
 use super::inner::Inner;
 use super::land::CLAIMS;
-use super::ledger::Deltas;
-use super::notes::{decode_head, decode_piece, piece_key};
+use super::notes::{decode_head, decode_piece};
 use super::rows::{DROPPED, HEADS, OWN, PIECES};
 use super::xattr::HAS_ACLS;
 use super::{Durability, VfsError, VfsParts};
@@ -175,7 +174,11 @@ impl Inner {
             let content = stat.as_ref().and_then(|stat| stat.content.as_ref());
             let Some(content) = content else {
                 // It was removed while it was open.
-                self.forget_lost(ino, &pieces)?;
+                let mut notes = Notes {
+                    pieces,
+                    ..Notes::default()
+                };
+                self.forget_file(ino, &mut notes)?;
                 continue;
             };
             let mut state = FileState::of(content, head.mtime);
@@ -191,6 +194,9 @@ impl Inner {
                 state.overlay.put(piece_of(*offset, noted));
             }
             state.notes.pieces = pieces;
+            // What was cut off may not be forgotten yet: it must not come back when the file grows.
+            state.overlay.clear(head.size, u64::MAX);
+            state.stale(head.size, u64::MAX);
             self.observe(head.edited);
             let mut core = self.core();
             let (number, node) = core.inodes.node(ino);
@@ -202,38 +208,16 @@ impl Inner {
                 .fetch_add(self.lock(&cell).overlay.dirty_bytes(), Ordering::Relaxed);
             self.queue(&cell, &mut self.lock(&cell));
         }
-        let mut group = Group::new();
-        group.cleanup();
-        for id in kept.difference(&used) {
-            // A group takes only so much; what is left goes at the next opening.
-            if self
-                .volume
-                .dirty(DirtyId(id.0), 1)
-                .first()
-                .map(|(found, _)| found.0)
-                == Some(id.0)
-            {
+        // What no piece uses any more.
+        let unused: Vec<KeptId> = kept.difference(&used).copied().collect();
+        for part in unused.chunks(PAGE) {
+            let mut group = Group::new();
+            group.cleanup();
+            for id in part {
                 group.release(DirtyId(id.0));
             }
-        }
-        if !group.is_empty() {
             self.volume.apply(&group)?;
         }
-        Ok(())
-    }
-
-    fn forget_lost(&self, ino: Ino, pieces: &BTreeMap<u64, Noted>) -> Result<(), VfsError> {
-        let mut group = Group::new();
-        group.cleanup();
-        group.remove(HEADS, &ino.0);
-        let mut deltas = Deltas::default();
-        for (offset, noted) in pieces {
-            group.remove(PIECES, &piece_key(ino, *offset));
-            if let NotedPlace::Block(block, _) = &noted.place {
-                deltas.add(block.id, -(noted.len as i64));
-            }
-        }
-        self.apply_counted(&mut group, &deltas, &[])?;
         Ok(())
     }
 

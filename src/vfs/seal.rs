@@ -1,13 +1,14 @@
 //! Background sealing: what was changed goes from memory and journal into blocks. Large runs go as soon as
 //! there is enough for a block; small ones are packed together once they have been left alone for a while.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use cairnfs_fuse::Errno;
 use tokio::time::{Duration, Instant};
 
+use super::errno::Stop;
 use super::file::{FileCell, FileState};
 use super::inner::Inner;
 use super::land::{Plan, fits_in_row};
@@ -96,11 +97,12 @@ impl Inner {
                 is_forced: true,
                 notes: true,
             });
-            let is_empty = {
+            let waiting: Vec<Arc<FileCell>> = {
                 let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-                // What has no name any more goes nowhere.
-                queue.iter().all(|file| self.lock(file).is_orphan)
+                queue.iter().cloned().collect()
             };
+            // What has no name any more goes nowhere.
+            let is_empty = waiting.iter().all(|file| self.lock(file).is_orphan);
             if is_empty && self.under_way.load(Ordering::Acquire) == 0 {
                 break;
             }
@@ -126,6 +128,10 @@ impl Inner {
             let relief = self.relief.notified();
             if self.totals.memory.load(Ordering::Relaxed) <= self.options.dirty_max_bytes {
                 return Ok(());
+            }
+            // Neither the pool nor the journal takes anything.
+            if self.is_pausing() && self.is_journal_full.load(Ordering::Relaxed) {
+                return Err(Errno::ENOSPC);
             }
             self.sealing.notify_one();
             tokio::select! {
@@ -231,9 +237,11 @@ impl Inner {
 
     fn leave_queue(&self, done: &[Arc<FileCell>]) {
         if !done.is_empty() {
+            // Whoever has a file locked may wait for the queue, so no file is looked at here. One that was
+            // changed again meanwhile has come in a second time, and stays.
+            let mut done: HashSet<*const FileCell> = done.iter().map(Arc::as_ptr).collect();
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            // One that was changed again meanwhile has come in anew.
-            queue.retain(|file| self.lock(file).is_queued);
+            queue.retain(|file| !done.remove(&Arc::as_ptr(file)));
         }
         let mut core = self.core();
         for file in done {
@@ -257,9 +265,14 @@ impl Inner {
         match self.note(file, state) {
             Ok(_) => {
                 self.unload(state);
+                self.is_journal_full.store(false, Ordering::Relaxed);
                 self.relief.notify_waiters();
             }
-            Err(stop) => tracing::debug!(?stop, "changes are written down later"),
+            Err(stop) => {
+                let is_full = matches!(stop, Stop::Errno(Errno::ENOSPC));
+                self.is_journal_full.store(is_full, Ordering::Relaxed);
+                tracing::debug!(?stop, "changes are written down later");
+            }
         }
     }
 }
