@@ -67,7 +67,13 @@ impl Inner {
             Err(error) => Err(error.into()),
         };
         match sealed {
-            Ok(born) => self.landed(plan, &born),
+            Ok(born) => {
+                // It is written down where everybody else's changes are.
+                if self.room().await.is_err() {
+                    self.take_a_break();
+                }
+                self.landed(plan, &born);
+            }
             Err(error) => {
                 self.give_back(&plan);
                 // What was overwritten meanwhile is not in the journal any more.
@@ -173,7 +179,9 @@ impl Inner {
                 ?stop,
                 "a block is placed anew: the volume takes no writes now"
             );
-            self.take_a_break();
+            if !matches!(stop, Stop::Busy) {
+                self.take_a_break();
+            }
             return self.give_back(&plan);
         }
         let mut at = 0;
@@ -187,7 +195,6 @@ impl Inner {
             let mut state = self.lock(&file);
             land(&mut state, &piece);
             state.overlay.exchange(&piece, &source);
-            state.stale(piece.offset, piece.end());
             if state.is_sealed() {
                 state.dirty_since = None;
             }
@@ -200,8 +207,8 @@ impl Inner {
                 false => Ok(false),
             };
             let noted = match written {
-                Ok(true) => Ok(None),
-                Ok(false) => self.note(&file, &mut state),
+                Ok(true) => Ok(()),
+                Ok(false) => self.note_range(&file, &mut state, piece.offset, piece.end()),
                 Err(stop) => Err(stop),
             };
             if let Err(stop) = noted {

@@ -127,6 +127,23 @@ impl Inner {
         Ok(last)
     }
 
+    /// The same for one range only: what else changed may be on its way into blocks, and need not be written twice.
+    pub(super) fn note_range(
+        &self,
+        cell: &FileCell,
+        state: &mut FileState,
+        start: u64,
+        end: u64,
+    ) -> Step<()> {
+        let others = state.notes.stale.replace((start, end));
+        let noted = self.note(cell, state);
+        state.notes.stale = others;
+        if noted.is_err() {
+            state.stale(start, end);
+        }
+        noted.map(drop)
+    }
+
     /// Divides what changed into parts that each fit into one group.
     fn batches(&self, state: &FileState) -> Vec<Batch> {
         let (mut start, mut end) = state.notes.stale.unwrap_or((0, 0));

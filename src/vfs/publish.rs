@@ -56,7 +56,9 @@ impl Inner {
             drop(core);
             if let Err(stop) = outcome {
                 tracing::debug!(?stop, "the description of a file is written later");
-                inner.take_a_break();
+                if !matches!(stop, Stop::Busy) {
+                    inner.take_a_break();
+                }
             }
             inner
                 .under_way

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use cairnfs::base::Entropy;
 use cairnfs::vfs::forsake;
-use cairnfs_fuse::{Caller, CopyRange, Fh, FileSystem, FileType, Ino, Name, NewNode, Write};
+use cairnfs_fuse::{
+    Caller, CopyRange, Fh, FileSystem, FileType, Ino, Name, NewNode, SetAttr, Write,
+};
 
 use super::twin::{Fs, ID, OWNER, RW, Twin, find};
 use crate::support::scaled;
@@ -299,5 +301,57 @@ fn names_in_a_listing_are_all_there() {
             assert_eq!(names.len(), 700);
             assert!(names.windows(2).all(|pair| pair[0] < pair[1]));
         }
+    });
+}
+
+/// More pieces than one group of the journal has room to forget.
+#[test]
+fn many_small_pieces_are_written_and_forgotten() {
+    block_on(async {
+        let mut twin = Twin::new(1, 12).await;
+        let pieces = 9_000u64;
+        for (name, is_cut) in [("cut", true), ("gone", false)] {
+            let ino = make(&twin, name, b"x").await;
+            for number in 0..pieces {
+                write(&twin, ino, number * 1000, &number.to_le_bytes()).await;
+            }
+            twin.vfs().fsync(ino, Fh(0), false).wait().await.unwrap();
+            if is_cut {
+                let change = SetAttr {
+                    size: Some(3),
+                    ..SetAttr::default()
+                };
+                let cut = twin.vfs().setattr(&Caller::ROOT, ino, &change).wait().await;
+                cut.unwrap();
+                twin.vfs().fsync(ino, Fh(0), false).wait().await.unwrap();
+                close(&twin, ino).await;
+            } else {
+                remove(&twin, name).await;
+                twin.vfs()
+                    .fsyncdir(Ino::ROOT, Fh(0), false)
+                    .wait()
+                    .await
+                    .unwrap();
+            }
+        }
+        twin.crash().await;
+        let fs: &dyn Fs = twin.vfs();
+        assert_eq!(fs.names(Ino::ROOT, false).await.unwrap(), [b"cut"]);
+        let ino = find(fs, &[b"cut".to_vec()]).await.unwrap();
+        let change = SetAttr {
+            size: Some(5000),
+            ..SetAttr::default()
+        };
+        let grown = twin.vfs().setattr(&Caller::ROOT, ino, &change).wait().await;
+        grown.unwrap();
+        let found = content(&twin, "cut").await;
+        assert_eq!(found.len(), 5000);
+        assert!(
+            found.iter().skip(3).all(|byte| *byte == 0),
+            "what was cut off is back"
+        );
+        twin.vfs().sync().await.unwrap();
+        twin.reopen().await;
+        assert_eq!(content(&twin, "cut").await, found);
     });
 }
