@@ -55,7 +55,7 @@ pub(super) enum Command {
     Mount(MountArgs),
     /// Unmount what is mounted on a directory
     Umount(UmountArgs),
-    /// Wait until everything written to mounted volumes is at full redundancy
+    /// Wait until everything written to mounted volumes is in the pool, as redundantly as its peers allow
     Sync(SyncArgs),
     /// Make, list and remove volumes
     Volume(VolumeArgs),

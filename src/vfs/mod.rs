@@ -138,7 +138,8 @@ impl Vfs {
         self.0.usage()
     }
 
-    /// Waits until everything written before is in blocks at full redundancy, and described in the namespace.
+    /// Waits until everything written before is in blocks, as redundant as the peers that there are allow, and
+    /// described in the namespace.
     ///
     /// # Errors
     /// If the pool or the disk has no room, or too few peers can be reached.

@@ -301,7 +301,8 @@ def verdicts(results, report, systems):
         compare(f"{name}: {many} / one thread", of(many), of(one), 3, False)
         used = of("disk used per byte of 4 KiB files")
         if used is not None:
-            report.check(f"{name}: disk used per byte of 4 KiB files", used <= space_max, f"{used:.3g} (target <= {space_max})")
+            # Less than nothing: room of an earlier part came back meanwhile, and the figure says nothing.
+            report.check(f"{name}: disk used per byte of 4 KiB files", 0 < used <= space_max, f"{used:.3g} (target <= {space_max})")
     if "cairn-devnet" in systems and "gluster" in systems:
         faster = [("create 4 KiB files", 30, False), ("sequential write, then sync", 3, False),
                   ("sequential read, cold", 2, False), ("random 4 KiB reads, cold,  1", 3, False)]
