@@ -51,7 +51,7 @@ pub(super) fn entry_changed(
         let mut counts = state::counts(work, *child)?;
         counts.links = counts.links.saturating_sub(1);
         work.remove(key::link(*child, dir, name));
-        work.put_counts(*child, counts);
+        work.put_counts(*child, counts)?;
         count_directory(work, touched, dir, *kind, |n| n.saturating_sub(1))?;
     }
     for (child, kind) in after
@@ -61,7 +61,7 @@ pub(super) fn entry_changed(
         let mut counts = state::counts(work, *child)?;
         counts.links += 1;
         work.put(key::link(*child, dir, name), Vec::new());
-        work.put_counts(*child, counts);
+        work.put_counts(*child, counts)?;
         count_directory(work, touched, dir, *kind, |n| n + 1)?;
     }
     Ok(())
@@ -78,7 +78,7 @@ fn count_directory(
         touched.has_moved = true;
         let mut counts = state::counts(work, dir)?;
         counts.directories = change(counts.directories);
-        work.put_counts(dir, counts);
+        work.put_counts(dir, counts)?;
     }
     Ok(())
 }
@@ -142,7 +142,7 @@ impl Update<'_, '_> {
         }
         let mut more = Vec::new();
         for dir in files.iter() {
-            for (key, _) in state::below(self.work, &key::waiting_for(*dir), usize::MAX)? {
+            for key in state::keys_below(self.work, &key::waiting_for(*dir), usize::MAX)? {
                 more.push(key::ino_at(&key, 17));
             }
         }
@@ -166,7 +166,7 @@ impl Update<'_, '_> {
         if self.totals.cut == 0 {
             return Ok(());
         }
-        for (key, _) in state::below(self.work, key::CUTS, usize::MAX)? {
+        for key in state::keys_below(self.work, key::CUTS, usize::MAX)? {
             files.insert(key::ino_at(&key, 1));
             self.work.remove(key);
         }
@@ -182,7 +182,7 @@ impl Update<'_, '_> {
         let place = place::without_entry(self.work, ino)?;
         self.set_place(ino, place)?;
         let is_plain_file = self.totals.odd == 0 && {
-            let content = state::siblings(self.work, &Key::Content(ino))?;
+            let content = self.work.siblings(&Key::Content(ino))?;
             content.len() == 1
         };
         if !is_plain_file {
@@ -296,7 +296,7 @@ impl Update<'_, '_> {
         if self.totals.placed > 0 && state::any(self.work, &key::guests_at(dir, name))? {
             return Ok(true);
         }
-        let row = state::siblings(self.work, &Key::Entry(dir, name.clone()))?;
+        let row = self.work.siblings(&Key::Entry(dir, name.clone()))?;
         let mut entries = row::entries(&row);
         let Some((_, entry)) = entries.next() else {
             return Ok(false);
@@ -308,7 +308,7 @@ impl Update<'_, '_> {
             Kind::Directory => Ok(self.place(entry.child)?.is_some()
                 || state::counts(self.work, entry.child)?.links > 1),
             Kind::File => {
-                let content = state::siblings(self.work, &Key::Content(entry.child))?;
+                let content = self.work.siblings(&Key::Content(entry.child))?;
                 Ok(row::contents(&content).len() > 1)
             }
             _ => Ok(false),

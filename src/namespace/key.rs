@@ -117,6 +117,12 @@ pub(super) fn count(ino: Ino) -> Vec<u8> {
     parts(LOCAL + 3, &ino, &[])
 }
 
+/// What the keys of all rows begin with that are about one file and nothing else: its names, what is its own,
+/// what is in it, its counts.
+pub fn all_of(ino: Ino) -> [Vec<u8>; 4] {
+    [links_of(ino), rows_of(ino), entries_of(ino), count(ino)]
+}
+
 /// A name whose row alone does not say what is shown.
 pub(super) fn odd(dir: Ino, name: &[u8]) -> Vec<u8> {
     parts(LOCAL + 4, &dir, &[name])

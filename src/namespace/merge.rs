@@ -116,13 +116,13 @@ pub fn promote(rows: &dyn Rows, delta: &Delta, number: u64) -> Result<Changes, S
         moved.push((Key::Changed(dir), pending(last), delta.last()));
     }
     for (key, from, to) in moved {
-        let mut row = state::siblings(&work, &key)?;
+        let mut row = work.siblings(&key)?.to_vec();
         let Some(sibling) = row.iter_mut().find(|sibling| sibling.dot == from) else {
             continue;
         };
         sibling.dot.counter = to;
         row.sort_by_key(|sibling| sibling.dot);
-        work.put_siblings(&key, &row);
+        work.put_siblings(&key, row);
     }
     Ok(work.into_changes())
 }
@@ -203,17 +203,16 @@ pub(super) fn replace(
     added: Vec<Sibling>,
     covers: &dyn Fn(&Dot) -> bool,
 ) -> Result<(), StateError> {
-    let before = state::siblings(work, &write.key)?;
+    let before = work.siblings(&write.key)?;
     let stays = |sibling: &&Sibling| {
         !covers(&sibling.dot) || write.keeps.binary_search(&sibling.stamp()).is_ok()
     };
     let mut after: Vec<Sibling> = before.iter().filter(stays).cloned().collect();
     after.extend(added);
     after.sort_by_key(|sibling| sibling.dot);
-    if after == before {
+    if *after == *before {
         return Ok(());
     }
-    work.put_siblings(&write.key, &after);
     match &write.key {
         Key::Entry(dir, name) => {
             index::entry_changed(work, touched, (*dir, name), &before, &after)?;
@@ -226,5 +225,6 @@ pub(super) fn replace(
         }
         Key::Xattr(..) | Key::Changed(_) => {}
     }
+    work.put_siblings(&write.key, after);
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,9 @@ use crate::base::wire;
 /// What `Rows::scan` answers: keys ascending, with their values.
 pub type Pairs = Vec<(Vec<u8>, Bytes)>;
 
+/// The values under one key, ascending by dot; none if there is no row.
+pub type Siblings = Arc<[Sibling]>;
+
 /// Rows as a database keeps them. Keys and values mean nothing to it; keys ascend as bytes.
 pub trait Rows {
     /// The value of a key.
@@ -29,6 +33,33 @@ pub trait Rows {
     /// # Errors
     /// If they cannot be read.
     fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Pairs, StateError>;
+
+    /// The same without the values.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    fn keys(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StateError> {
+        let found = self.scan(start, end, limit)?;
+        Ok(found.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// The values under a key. Whoever keeps rows decoded answers without doing it again.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    fn siblings(&self, key: &Key) -> Result<Siblings, StateError> {
+        let found = self.get(&key.encode())?;
+        found.map_or_else(|| Ok(Siblings::default()), |bytes| decode_row(key, &bytes))
+    }
+}
+
+/// The values that a row's bytes say.
+///
+/// # Errors
+/// If they are none.
+pub fn decode_row(key: &Key, bytes: &[u8]) -> Result<Siblings, StateError> {
+    let row = row::decode(key, bytes).map_err(|error| StateError::corrupt("a row", error))?;
+    Ok(row.into())
 }
 
 /// What is to become of rows: a new value, or none. To be applied as a whole.
@@ -87,24 +118,23 @@ pub(super) fn after(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 
-/// The values under a key; none if there is no row.
-pub(super) fn siblings(rows: &dyn Rows, key: &Key) -> Result<Vec<Sibling>, StateError> {
-    match rows.get(&key.encode())? {
-        None => Ok(Vec::new()),
-        Some(bytes) => {
-            row::decode(key, &bytes).map_err(|error| StateError::corrupt("a row", error))
-        }
-    }
-}
-
 /// Whether any key begins with `prefix`.
 pub(super) fn any(rows: &dyn Rows, prefix: &[u8]) -> Result<bool, StateError> {
-    Ok(!rows.scan(prefix, &end_of(prefix), 1)?.is_empty())
+    Ok(!keys_below(rows, prefix, 1)?.is_empty())
 }
 
 /// Up to `limit` pairs whose keys begin with `prefix`.
 pub(super) fn below(rows: &dyn Rows, prefix: &[u8], limit: usize) -> Result<Pairs, StateError> {
     rows.scan(prefix, &end_of(prefix), limit)
+}
+
+/// Up to `limit` keys that begin with `prefix`.
+pub(super) fn keys_below(
+    rows: &dyn Rows,
+    prefix: &[u8],
+    limit: usize,
+) -> Result<Vec<Vec<u8>>, StateError> {
+    rows.keys(prefix, &end_of(prefix), limit)
 }
 
 /// Everything that was merged.
@@ -188,8 +218,8 @@ pub(super) fn links(
     ino: Ino,
     limit: usize,
 ) -> Result<Vec<(Ino, Name)>, StateError> {
-    let found = below(rows, &key::links_of(ino), limit)?;
-    let read = |(key, _): (Vec<u8>, Bytes)| {
+    let found = keys_below(rows, &key::links_of(ino), limit)?;
+    let read = |key: Vec<u8>| {
         let name = Name::new(key::tail(&key, 33))
             .map_err(|why| StateError::corrupt("a derived row", why))?;
         Ok((key::ino_at(&key, 17), name))
@@ -197,10 +227,33 @@ pub(super) fn links(
     found.into_iter().map(read).collect()
 }
 
+/// What is to become of one row.
+#[derive(Clone, Debug)]
+enum Change {
+    Removed,
+    Bytes(Bytes),
+    /// Encoded once, at the end.
+    Row(Siblings),
+}
+
+impl Change {
+    fn bytes(&self) -> Option<Bytes> {
+        match self {
+            Change::Removed => None,
+            Change::Bytes(bytes) => Some(bytes.clone()),
+            Change::Row(row) => Some(row::encode(row).into()),
+        }
+    }
+
+    const fn is_removal(&self) -> bool {
+        matches!(self, Change::Removed)
+    }
+}
+
 /// Rows with changes laid over them.
 pub struct Work<'a> {
     base: &'a dyn Rows,
-    changes: Changes,
+    changes: BTreeMap<Vec<u8>, Change>,
 }
 
 impl<'a> Work<'a> {
@@ -208,35 +261,51 @@ impl<'a> Work<'a> {
     pub fn new(base: &'a dyn Rows) -> Work<'a> {
         Work {
             base,
-            changes: Changes::new(),
+            changes: BTreeMap::new(),
         }
     }
 
     /// The changes.
     pub fn into_changes(self) -> Changes {
-        self.changes
+        self.into_parts().0
+    }
+
+    /// The changes, and those of the rows that carry values as values besides.
+    pub(super) fn into_parts(self) -> (Changes, Vec<(Vec<u8>, Siblings)>) {
+        let mut rows = Vec::new();
+        let mut encode = |(key, change): (Vec<u8>, Change)| {
+            let bytes = change.bytes();
+            if let Change::Row(row) = change {
+                rows.push((key.clone(), row));
+            }
+            (key, bytes)
+        };
+        let changes = self.changes.into_iter().map(&mut encode).collect();
+        (changes, rows)
     }
 
     /// Lays more changes over.
     pub fn extend(&mut self, changes: Changes) {
-        self.changes.extend(changes);
+        let change = |(key, value): (Vec<u8>, Option<Bytes>)| {
+            (key, value.map_or(Change::Removed, Change::Bytes))
+        };
+        self.changes.extend(changes.into_iter().map(change));
     }
 
     pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.changes.insert(key, Some(value.into()));
+        self.changes.insert(key, Change::Bytes(value.into()));
     }
 
     pub(super) fn remove(&mut self, key: Vec<u8>) {
-        self.changes.insert(key, None);
+        self.changes.insert(key, Change::Removed);
     }
 
-    pub(super) fn put_siblings(&mut self, key: &Key, siblings: &[Sibling]) {
-        let bytes = key.encode();
-        if siblings.is_empty() {
-            self.remove(bytes);
-        } else {
-            self.put(bytes, row::encode(siblings));
-        }
+    pub(super) fn put_siblings(&mut self, key: &Key, siblings: Vec<Sibling>) {
+        let change = match siblings.is_empty() {
+            true => Change::Removed,
+            false => Change::Row(siblings.into()),
+        };
+        self.changes.insert(key.encode(), change);
     }
 
     pub(super) fn put_version(&mut self, version: &VersionVector) {
@@ -252,21 +321,34 @@ impl<'a> Work<'a> {
         }
     }
 
-    pub(super) fn put_counts(&mut self, ino: Ino, counts: Counts) {
+    pub(super) fn put_counts(&mut self, ino: Ino, counts: Counts) -> Result<(), StateError> {
         let key = key::count(ino);
-        if counts.links <= 1 && counts.directories == 0 {
-            self.remove(key);
-        } else {
+        if counts.links > 1 || counts.directories > 0 {
             self.put(key, wire::encode(&(counts.links, counts.directories)));
+        } else if self.get(&key)?.is_some() {
+            self.remove(key);
         }
+        Ok(())
     }
 }
 
 impl Rows for Work<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         match self.changes.get(key) {
-            Some(value) => Ok(value.clone()),
+            Some(change) => Ok(change.bytes()),
             None => self.base.get(key),
+        }
+    }
+
+    fn siblings(&self, key: &Key) -> Result<Siblings, StateError> {
+        if self.changes.is_empty() {
+            return self.base.siblings(key);
+        }
+        match self.changes.get(&key.encode()) {
+            Some(Change::Row(row)) => Ok(Arc::clone(row)),
+            Some(Change::Bytes(bytes)) => decode_row(key, bytes),
+            Some(Change::Removed) => Ok(Siblings::default()),
+            None => self.base.siblings(key),
         }
     }
 
@@ -277,7 +359,7 @@ impl Rows for Work<'_> {
         let range = (Bound::Included(start), Bound::Excluded(end));
         let changed = || self.changes.range::<[u8], _>(range);
         // Each change can take one pair away.
-        let extra = changed().filter(|(_, value)| value.is_none()).count();
+        let extra = changed().filter(|(_, change)| change.is_removal()).count();
         let base = self.base.scan(start, end, limit.saturating_add(extra))?;
         if changed().next().is_none() {
             return Ok(base);
@@ -286,11 +368,32 @@ impl Rows for Work<'_> {
             .into_iter()
             .map(|(key, value)| (key, Some(value)))
             .collect();
-        merged.extend(changed().map(|(key, value)| (key.clone(), value.clone())));
+        merged.extend(changed().map(|(key, change)| (key.clone(), change.bytes())));
         let live = merged
             .into_iter()
             .filter_map(|(key, value)| Some((key, value?)));
         Ok(live.take(limit).collect())
+    }
+
+    fn keys(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StateError> {
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        let range = (Bound::Included(start), Bound::Excluded(end));
+        let changed = || self.changes.range::<[u8], _>(range);
+        let extra = changed().filter(|(_, change)| change.is_removal()).count();
+        let mut keys = self.base.keys(start, end, limit.saturating_add(extra))?;
+        for (key, change) in changed() {
+            match keys.binary_search(key) {
+                Ok(at) if change.is_removal() => {
+                    keys.remove(at);
+                }
+                Err(at) if !change.is_removal() => keys.insert(at, key.clone()),
+                _ => {}
+            }
+        }
+        keys.truncate(limit);
+        Ok(keys)
     }
 }
 
@@ -310,12 +413,15 @@ mod tests {
         work.put(b"bb".to_vec(), b"new".to_vec());
         work.put(b"h".to_vec(), b"new".to_vec());
         let mut plain = base.clone();
-        plain.apply(work.changes.clone());
+        let changed = work.changes.iter();
+        plain.apply(changed.map(|(k, v)| (k.clone(), v.bytes())).collect());
         for limit in 0..9 {
             for start in [&b"a"[..], b"b", b"c"] {
                 for end in [&b"a"[..], b"e", b"z"] {
                     let found = work.scan(start, end, limit).unwrap();
                     assert_eq!(found, plain.scan(start, end, limit).unwrap());
+                    let keys = work.keys(start, end, limit).unwrap();
+                    assert_eq!(keys, plain.keys(start, end, limit).unwrap());
                 }
             }
         }

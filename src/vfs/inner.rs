@@ -26,6 +26,7 @@ use crate::base::{BlockId, Clock, Entropy};
 use crate::blocks::Blocks;
 use crate::content::ExtentMap;
 use crate::dag::Timestamp;
+use crate::namespace::state::Siblings;
 use crate::namespace::{
     self, Body, Changes, Edit, Hlc, HlcClock, Ino, Now, OpError, Stat, View, WriterId, time_of,
 };
@@ -106,6 +107,7 @@ pub(super) struct Edited<T> {
     pub(super) value: T,
     pub(super) group: Group,
     changes: Changes,
+    decoded: Vec<(Vec<u8>, Siblings)>,
     last: u64,
 }
 
@@ -210,9 +212,9 @@ impl Inner {
         let mut edit = Edit::new(&rows, self.writer, now)?;
         let value = operation(&mut edit)?;
         let committed = edit.commit(core.seen)?;
-        let (changes, last) = match committed {
-            Some(committed) => (committed.changes, committed.last),
-            None => (Changes::new(), core.seen),
+        let (changes, decoded, last) = match committed {
+            Some(committed) => (committed.changes, committed.rows, committed.last),
+            None => (Changes::new(), Vec::new(), core.seen),
         };
         let mut group = Group::new();
         rows::add_changes(&self.volume, &mut group, &changes)?;
@@ -220,6 +222,7 @@ impl Inner {
             value,
             group,
             changes,
+            decoded,
             last,
         })
     }
@@ -229,7 +232,7 @@ impl Inner {
         if !edited.group.is_empty() {
             self.volume.apply(&edited.group)?;
         }
-        self.row_cache.applied(edited.changes);
+        self.row_cache.applied(edited.changes, edited.decoded);
         core.seen = edited.last;
         Ok(edited.value)
     }
@@ -242,7 +245,7 @@ impl Inner {
         deltas: &Deltas,
     ) -> Step<T> {
         self.apply_counted(&mut edited.group, deltas, &[])?;
-        self.row_cache.applied(edited.changes);
+        self.row_cache.applied(edited.changes, edited.decoded);
         core.seen = edited.last;
         Ok(edited.value)
     }
@@ -261,6 +264,11 @@ impl Inner {
     /// Applies a group that says nothing of the namespace.
     pub(super) fn apply(&self, group: &Group) -> Result<Seq, VolumeError> {
         self.volume.apply(group)
+    }
+
+    /// A file of this identity, which nothing else has, is about to be made.
+    pub(super) fn expect(&self, ino: Ino) {
+        self.row_cache.born(ino);
     }
 
     pub(super) fn rows(&self) -> VolumeRows<'_> {

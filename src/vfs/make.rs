@@ -142,6 +142,7 @@ impl Inner {
             }
         }
         let ino = Ino(self.entropy.array());
+        self.expect(ino);
         let made = namespace::NewNode {
             ino,
             node,

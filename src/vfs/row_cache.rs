@@ -1,4 +1,7 @@
-//! Rows of the namespace read or written lately, so that most operations need no look at the tables.
+//! Rows of the namespace read or written lately, decoded, so that most operations need no look at the tables.
+//!
+//! Besides rows it knows the *first keys* of some prefixes: of a file its names, its own rows, what is in it. Where
+//! those are all that there are, it is known as well what is not there.
 //!
 //! Whoever reads through it, and whoever changes rows, holds the lock of the core: so what is kept is what the
 //! volume has.
@@ -8,27 +11,82 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::namespace::Changes;
-use crate::namespace::state::Pairs;
+use crate::namespace::state::{Pairs, Siblings};
+use crate::namespace::{Changes, Ino, key, row};
 
 /// Bytes of keys and values in each of two generations.
 const GENERATION_BYTES: usize = 8 << 20;
 /// What an entry takes besides its bytes, about.
 const ENTRY_COST: usize = 96;
+/// A decoded row takes so many times its bytes, about.
+const DECODED: usize = 3;
 /// Length of the keys' parts that say which file or directory they are about.
 const PREFIX: usize = 17;
 
-/// So many of the first rows of a file or directory in one of its spaces are kept: whether there is any, and
-/// whether there is more than one.
-pub(super) const FIRST_ROWS: usize = 2;
+/// So many of the first keys of a prefix are known at most: all rows of a file without extended attributes, its
+/// names, and whether a directory has anything.
+pub(super) const FIRST_ROWS: usize = 4;
 
-/// Those rows.
-type First = Pairs;
+/// The beginning of a key: the space, and a file or directory.
+pub(super) type Prefix = [u8; PREFIX];
+
+/// What is known of a row.
+#[derive(Debug, Clone)]
+pub(super) enum Known {
+    Absent,
+    Bytes(Bytes),
+    Row(Siblings),
+}
+
+impl Known {
+    pub(super) fn bytes(&self) -> Option<Bytes> {
+        match self {
+            Known::Absent => None,
+            Known::Bytes(bytes) => Some(bytes.clone()),
+            Known::Row(row) => Some(row::encode(row).into()),
+        }
+    }
+}
+
+impl From<Option<Bytes>> for Known {
+    fn from(bytes: Option<Bytes>) -> Known {
+        bytes.map_or(Known::Absent, Known::Bytes)
+    }
+}
+
+/// The first keys that begin with a prefix, ascending.
+#[derive(Debug, Default)]
+struct First {
+    keys: Vec<Vec<u8>>,
+    /// Whether there are no more.
+    is_all: bool,
+}
+
+impl First {
+    /// A row came, or changed. Only keys that are known to be among the first are kept.
+    fn add(&mut self, key: &[u8]) {
+        if let Err(at) = self.keys.binary_search_by(|known| (**known).cmp(key))
+            && (self.is_all || at < self.keys.len())
+        {
+            self.keys.insert(at, key.to_vec());
+            if self.keys.len() > FIRST_ROWS {
+                self.keys.truncate(FIRST_ROWS);
+                self.is_all = false;
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        if let Ok(at) = self.keys.binary_search_by(|known| (**known).cmp(key)) {
+            self.keys.remove(at);
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Generation {
-    rows: HashMap<Vec<u8>, Option<Bytes>>,
-    firsts: HashMap<[u8; PREFIX], First>,
+    rows: HashMap<Vec<u8>, Known>,
+    firsts: HashMap<Prefix, First>,
     bytes: usize,
 }
 
@@ -42,22 +100,39 @@ struct Kept {
 #[derive(Debug, Default)]
 pub(super) struct RowCache(Mutex<Kept>);
 
-fn prefix(key: &[u8]) -> Option<[u8; PREFIX]> {
+pub(super) fn prefix(key: &[u8]) -> Option<Prefix> {
     key.first_chunk::<PREFIX>().copied()
 }
 
+/// The first key after all that begin with a prefix.
+pub(super) fn end_of(prefix: &Prefix) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
+}
+
+/// What all keys from `start` to before `end` begin with, if that says which file or directory they are about.
+pub(super) fn common_prefix(start: &[u8], end: &[u8]) -> Option<Prefix> {
+    let prefix = prefix(start)?;
+    (end.starts_with(&prefix) || end == end_of(&prefix)).then_some(prefix)
+}
+
 impl Kept {
-    fn add_row(&mut self, key: Vec<u8>, value: Option<Bytes>) {
-        let cost = key.len() + value.as_ref().map_or(0, Bytes::len) + ENTRY_COST;
-        self.young.rows.insert(key, value);
+    fn add_row(&mut self, key: Vec<u8>, known: Known, cost: usize) {
+        let cost = key.len() + cost + ENTRY_COST;
+        self.young.rows.insert(key, known);
         self.grow(cost);
     }
 
-    fn add_first(&mut self, prefix: [u8; PREFIX], first: First) {
-        let rows = first.iter();
-        let cost: usize = rows.map(|(key, value)| key.len() + value.len()).sum();
+    fn add_first(&mut self, prefix: Prefix, first: First) {
+        let keys: usize = first.keys.iter().map(Vec::len).sum();
         self.young.firsts.insert(prefix, first);
-        self.grow(cost + ENTRY_COST);
+        self.grow(PREFIX + keys + ENTRY_COST);
     }
 
     fn grow(&mut self, bytes: usize) {
@@ -66,6 +141,14 @@ impl Kept {
             self.old = std::mem::take(&mut self.young);
         }
     }
+
+    fn first(&mut self, prefix: &Prefix) -> Option<&mut First> {
+        if !self.young.firsts.contains_key(prefix) {
+            let first = self.old.firsts.remove(prefix)?;
+            self.add_first(*prefix, first);
+        }
+        self.young.firsts.get_mut(prefix)
+    }
 }
 
 impl RowCache {
@@ -73,65 +156,94 @@ impl RowCache {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A row, or that there is none; `None` if it is not known.
-    pub(super) fn row(&self, key: &[u8]) -> Option<Option<Bytes>> {
+    /// What is known of a row, if anything is.
+    pub(super) fn row(&self, key: &[u8]) -> Option<Known> {
         let mut kept = self.kept();
-        if let Some(value) = kept.young.rows.get(key) {
-            return Some(value.clone());
+        if let Some(known) = kept.young.rows.get(key) {
+            return Some(known.clone());
         }
-        let (key, value) = kept.old.rows.remove_entry(key)?;
-        kept.add_row(key, value.clone());
-        Some(value)
+        if let Some((key, known)) = kept.old.rows.remove_entry(key) {
+            let cost = match &known {
+                Known::Absent => 0,
+                Known::Bytes(bytes) => bytes.len(),
+                Known::Row(row) => size_of_val(&**row),
+            };
+            kept.add_row(key, known.clone(), cost);
+            return Some(known);
+        }
+        let first = kept.first(&prefix(key)?)?;
+        let is_absent = first.is_all && first.keys.iter().all(|known| known != key);
+        is_absent.then_some(Known::Absent)
     }
 
     /// A row was read.
     pub(super) fn read_row(&self, key: &[u8], value: Option<Bytes>) {
-        self.kept().add_row(key.to_vec(), value);
+        let cost = value.as_ref().map_or(0, Bytes::len);
+        self.kept().add_row(key.to_vec(), value.into(), cost);
     }
 
-    /// Whether a scan asks for no more than the first rows of those that begin with `start`.
-    pub(super) fn is_first(start: &[u8], end: &[u8], limit: usize) -> bool {
-        // The prefix ends with random bytes: where the last of them are 255 nothing is kept.
-        let (Some((last, before)), Some((end_last, end_before))) =
-            (start.split_last(), end.split_last())
-        else {
-            return false;
-        };
-        limit == 1
-            && start.len() == PREFIX
-            && before == end_before
-            && last.wrapping_add(1) == *end_last
+    /// A row of so many bytes was decoded.
+    pub(super) fn decoded_row(&self, key: Vec<u8>, row: Siblings, bytes: usize) {
+        self.kept().add_row(key, Known::Row(row), DECODED * bytes);
     }
 
-    /// The first rows that begin with a prefix; `None` if they are not known.
-    pub(super) fn first(&self, start: &[u8]) -> Option<First> {
-        let prefix = prefix(start)?;
+    /// The first `limit` keys of `start..end`, all of which begin with `prefix`, if they are known.
+    pub(super) fn keys(
+        &self,
+        prefix: &Prefix,
+        start: &[u8],
+        end: &[u8],
+        limit: usize,
+    ) -> Option<Vec<Vec<u8>>> {
         let mut kept = self.kept();
-        if let Some(first) = kept.young.firsts.get(&prefix) {
-            return Some(first.clone());
-        }
-        let first = kept.old.firsts.remove(&prefix)?;
-        kept.add_first(prefix, first.clone());
-        Some(first)
+        let first = kept.first(prefix)?;
+        let within = |key: &&Vec<u8>| key.as_slice() >= start && key.as_slice() < end;
+        let keys = first.keys.iter().filter(within).take(limit);
+        let keys: Vec<Vec<u8>> = keys.cloned().collect();
+        (first.is_all || keys.len() == limit).then_some(keys)
     }
 
-    /// The first rows of a prefix were read.
-    pub(super) fn read_first(&self, start: &[u8], first: First) {
-        if let Some(prefix) = prefix(start) {
-            self.kept().add_first(prefix, first);
-        }
-    }
-
-    /// Changes were made.
-    pub(super) fn applied(&self, changes: Changes) {
+    /// The first rows of a prefix were read, and whether these are all.
+    pub(super) fn read_first(&self, prefix: &Prefix, rows: Pairs, is_all: bool) {
         let mut kept = self.kept();
+        let keys = rows.iter().map(|(key, _)| key.clone()).collect();
+        for (key, value) in rows {
+            let cost = value.len();
+            kept.add_row(key, Known::Bytes(value), cost);
+        }
+        kept.add_first(*prefix, First { keys, is_all });
+    }
+
+    /// A file comes into being: there is no row about it.
+    pub(super) fn born(&self, ino: Ino) {
+        let mut kept = self.kept();
+        for all in key::all_of(ino) {
+            if let Some(prefix) = prefix(&all) {
+                let (keys, is_all) = (Vec::new(), true);
+                kept.add_first(prefix, First { keys, is_all });
+            }
+        }
+    }
+
+    /// Changes were made; `decoded` are those of them that are rows with values, ascending as well.
+    pub(super) fn applied(&self, changes: Changes, decoded: Vec<(Vec<u8>, Siblings)>) {
+        let mut kept = self.kept();
+        let mut decoded = decoded.into_iter().peekable();
         for (key, value) in changes {
-            if let Some(prefix) = prefix(&key) {
-                kept.young.firsts.remove(&prefix);
-                kept.old.firsts.remove(&prefix);
+            if let Some(prefix) = prefix(&key)
+                && let Some(first) = kept.first(&prefix)
+            {
+                match &value {
+                    Some(_) => first.add(&key),
+                    None => first.remove(&key),
+                }
             }
             kept.old.rows.remove(&key);
-            kept.add_row(key, value);
+            let cost = value.as_ref().map_or(0, Bytes::len);
+            match decoded.next_if(|(of, _)| *of == key) {
+                Some((_, row)) => kept.add_row(key, Known::Row(row), DECODED * cost),
+                None => kept.add_row(key, value.into(), cost),
+            }
         }
     }
 }
@@ -140,22 +252,84 @@ impl RowCache {
 mod tests {
     use super::*;
 
+    const DIR: Prefix = [1; PREFIX];
+
+    fn key(name: &str) -> Vec<u8> {
+        [&DIR[..], name.as_bytes()].concat()
+    }
+
+    fn change(cache: &RowCache, name: &str, value: Option<&'static str>) {
+        let value = value.map(|value| Bytes::from_static(value.as_bytes()));
+        cache.applied(Changes::from([(key(name), value)]), Vec::new());
+    }
+
+    fn keys(cache: &RowCache, limit: usize) -> Option<Vec<Vec<u8>>> {
+        cache.keys(&DIR, &DIR, &end_of(&DIR), limit)
+    }
+
+    fn all(names: &[&str]) -> Option<Vec<Vec<u8>>> {
+        Some(names.iter().map(|name| key(name)).collect())
+    }
+
     #[test]
-    fn what_was_changed_is_known_and_firsts_are_forgotten() {
+    fn what_was_changed_is_known_and_so_is_what_is_not_there() {
         let cache = RowCache::default();
-        let (dir, end) = ([1u8; 17], [&[1u8; 16][..], &[2]].concat());
-        let key = [&dir[..], b"name"].concat();
-        assert!(RowCache::is_first(&dir, &end, 1));
-        assert!(!RowCache::is_first(&dir, &end, 3) && !RowCache::is_first(&key, &end, 1));
-        assert_eq!(cache.row(&key), None);
-        cache.read_row(&key, None);
-        cache.read_first(&dir, Pairs::new());
-        assert_eq!(cache.row(&key), Some(None));
-        assert_eq!(cache.first(&dir), Some(Pairs::new()));
-        let value = Some(Bytes::from_static(b"value"));
-        cache.applied(Changes::from([(key.clone(), value.clone())]));
-        assert_eq!(cache.row(&key), Some(value));
-        assert_eq!(cache.first(&dir), None);
+        assert!(cache.row(&key("b")).is_none() && keys(&cache, 1).is_none());
+        change(&cache, "b", Some("value"));
+        let known = cache.row(&key("b")).unwrap().bytes();
+        assert_eq!(known, Some(Bytes::from_static(b"value")));
+        assert!(keys(&cache, 1).is_none() && cache.row(&key("c")).is_none());
+        cache.read_first(&DIR, vec![(key("b"), Bytes::new())], true);
+        assert!(matches!(cache.row(&key("c")), Some(Known::Absent)));
+        assert_eq!(keys(&cache, usize::MAX), all(&["b"]));
+        change(&cache, "a", Some(""));
+        assert_eq!(keys(&cache, usize::MAX), all(&["a", "b"]));
+        change(&cache, "b", None);
+        assert_eq!(keys(&cache, usize::MAX), all(&["a"]));
+        let from = key("b");
+        assert_eq!(cache.keys(&DIR, &from, &end_of(&DIR), 9), all(&[]));
+    }
+
+    #[test]
+    fn more_keys_than_are_kept_are_not_taken_for_all() {
+        let cache = RowCache::default();
+        cache.read_first(&DIR, Pairs::new(), true);
+        for name in ["e", "d", "c", "b", "a"] {
+            change(&cache, name, Some(""));
+        }
+        assert_eq!(keys(&cache, 4), all(&["a", "b", "c", "d"]));
+        assert!(keys(&cache, 5).is_none() && cache.row(&key("f")).is_none());
+        change(&cache, "f", Some(""));
+        for name in ["a", "b", "c"] {
+            change(&cache, name, None);
+        }
+        assert_eq!(keys(&cache, 1), all(&["d"]));
+        assert!(keys(&cache, 2).is_none());
+        // What is beyond the known ones may not be the next.
+        change(&cache, "g", Some(""));
+        assert!(keys(&cache, 2).is_none());
+        change(&cache, "d", None);
+        assert!(keys(&cache, 1).is_none());
+    }
+
+    #[test]
+    fn a_file_that_is_born_has_nothing() {
+        let cache = RowCache::default();
+        let ino = Ino([7; 16]);
+        cache.born(ino);
+        for all in crate::namespace::key::all_of(ino) {
+            assert!(matches!(cache.row(&all), Some(Known::Absent)));
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_common_to_what_lies_between() {
+        let end = end_of(&DIR);
+        assert_eq!(common_prefix(&DIR, &end), Some(DIR));
+        assert_eq!(common_prefix(&key("a"), &key("b")), Some(DIR));
+        assert_eq!(common_prefix(&DIR, &[2]), None);
+        assert_eq!(common_prefix(&DIR[..5], &end), None);
+        assert_eq!(end_of(&[255; PREFIX]), Vec::<u8>::new());
     }
 
     #[test]
@@ -167,7 +341,7 @@ mod tests {
             cache.read_row(&number.to_be_bytes(), big.clone());
             assert!(cache.row(b"used").is_some());
         }
-        assert_eq!(cache.row(&0u32.to_be_bytes()), None);
+        assert!(cache.row(&0u32.to_be_bytes()).is_none());
         let kept = cache.kept();
         assert!(kept.young.bytes + kept.old.bytes < 3 * GENERATION_BYTES);
     }

@@ -5,10 +5,11 @@ use std::ops::Bound;
 
 use bytes::{Bytes, BytesMut};
 
-use super::row_cache::{FIRST_ROWS, RowCache};
+use super::row_cache::{self, FIRST_ROWS, Known, Prefix, RowCache};
 use crate::base::limits::{ROW_PAGE_MAX, ROW_VALUE_MAX_BYTES};
 use crate::base::{Class, Classify};
-use crate::namespace::{Changes, Rows, StateError, state::Pairs};
+use crate::namespace::state::{Pairs, Siblings, decode_row};
+use crate::namespace::{Changes, Key, Rows, StateError};
 use crate::store::{Group, Order, Space, Volume, VolumeError};
 
 /// The namespace's rows.
@@ -87,32 +88,73 @@ impl VolumeRows<'_> {
 
 impl Rows for VolumeRows<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        if let Some(value) = self.cache.row(key) {
-            return Ok(value);
+        if let Some(known) = self.cache.row(key) {
+            return Ok(known.bytes());
         }
         let value = self.read(key)?;
         self.cache.read_row(key, value.clone());
         Ok(value)
     }
 
-    fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Pairs, StateError> {
-        if !RowCache::is_first(start, end, limit) {
-            return self.read_all(start, end, limit);
+    fn siblings(&self, key: &Key) -> Result<Siblings, StateError> {
+        let bytes = key.encode();
+        let mut known = self.cache.row(&bytes);
+        if known.is_none()
+            && !matches!(key, Key::Entry(..))
+            && let Some(prefix) = row_cache::prefix(&bytes)
+        {
+            // Whoever asks for one of a file's own rows asks for the others next.
+            self.read_first(&prefix)?;
+            known = self.cache.row(&bytes);
         }
-        let mut first = match self.cache.first(start) {
-            Some(first) => first,
-            None => {
-                let first = self.read_all(start, end, FIRST_ROWS)?;
-                self.cache.read_first(start, first.clone());
-                first
-            }
+        let found = match known {
+            Some(Known::Row(row)) => return Ok(row),
+            Some(known) => known.bytes(),
+            None => self.read(&bytes)?,
         };
-        first.truncate(limit);
-        Ok(first)
+        let Some(found) = found else {
+            self.cache.read_row(&bytes, None);
+            return Ok(Siblings::default());
+        };
+        let row = decode_row(key, &found)?;
+        let cost = found.len();
+        self.cache.decoded_row(bytes, Siblings::clone(&row), cost);
+        Ok(row)
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Pairs, StateError> {
+        self.read_all(start, end, limit)
+    }
+
+    fn keys(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StateError> {
+        if let Some(prefix) = row_cache::common_prefix(start, end) {
+            if let Some(keys) = self.cache.keys(&prefix, start, end, limit) {
+                return Ok(keys);
+            }
+            // No names in it, so it is asked for again.
+            if start.len() <= prefix.len() + 1 {
+                self.read_first(&prefix)?;
+                if let Some(keys) = self.cache.keys(&prefix, start, end, limit) {
+                    return Ok(keys);
+                }
+            }
+        }
+        let found = self.read_all(start, end, limit)?;
+        Ok(found.into_iter().map(|(key, _)| key).collect())
     }
 }
 
 impl VolumeRows<'_> {
+    /// Reads the first rows that begin with a prefix, and remembers them.
+    fn read_first(&self, prefix: &Prefix) -> Result<(), StateError> {
+        let end = row_cache::end_of(prefix);
+        let mut found = self.read_all(prefix, &end, FIRST_ROWS + 1)?;
+        let is_all = found.len() <= FIRST_ROWS;
+        found.truncate(FIRST_ROWS);
+        self.cache.read_first(prefix, found, is_all);
+        Ok(())
+    }
+
     fn read(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         let found = self.volume.get(ROWS, key).map_err(|error| failed(&error))?;
         found.map(|value| self.whole(key, value)).transpose()

@@ -21,6 +21,8 @@ const IDLE: Duration = Duration::from_millis(1500);
 const AGE: Duration = Duration::from_secs(8);
 /// How often changed files are looked through.
 const TURN: Duration = Duration::from_millis(500);
+/// Looking through changed files takes at most this part of the time, however many there are.
+const TURN_SHARE: u32 = 20;
 /// With so many pieces in blocks a file's description is written although more changes.
 const PIECES_MAX: usize = 64;
 
@@ -69,10 +71,17 @@ impl Inner {
                     tracing::debug!("the clock's promise is renewed later: {error}");
                 }
             }
+            let begun = Instant::now();
             self.turn(Turn {
                 is_forced: false,
                 notes,
             });
+            let rest = begun.elapsed() * (TURN_SHARE - 1);
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(rest.min(TURN)) => {}
+            }
         }
     }
 

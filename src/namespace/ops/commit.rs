@@ -8,7 +8,7 @@ use crate::namespace::index;
 use crate::namespace::key::Key;
 use crate::namespace::merge;
 use crate::namespace::row::Sibling;
-use crate::namespace::state::{self, Changes};
+use crate::namespace::state::{Changes, Rows, Siblings};
 use crate::namespace::value::Value;
 
 /// An operation with its place in the feed.
@@ -16,6 +16,8 @@ use crate::namespace::value::Value;
 pub struct Committed {
     /// What becomes of the rows.
     pub changes: Changes,
+    /// The values of those that carry any, by key.
+    pub rows: Vec<(Vec<u8>, Siblings)>,
     /// Its last dot.
     pub last: u64,
 }
@@ -49,7 +51,7 @@ impl Edit<'_> {
             // What was seen is replaced, so only what is kept stands beside the new values.
             let mut row = match write.keeps.is_empty() {
                 true => Vec::new(),
-                false => state::siblings(&self.work, &write.key)?,
+                false => self.work.siblings(&write.key)?.to_vec(),
             };
             row.retain(|sibling| write.keeps.binary_search(&sibling.stamp()).is_ok());
             for value in &write.values {
@@ -61,7 +63,7 @@ impl Edit<'_> {
                 next.counter += 1;
             }
             row.sort_by_key(|sibling| sibling.dot);
-            self.work.put_siblings(&write.key, &row);
+            self.work.put_siblings(&write.key, row);
         }
         for dir in merge::changed_directories(&draft) {
             let changed = Sibling {
@@ -72,13 +74,20 @@ impl Edit<'_> {
                 hlc: draft.hlc,
                 value: Value::Changed,
             };
-            self.work.put_siblings(&Key::Changed(dir), &[changed]);
+            self.work.put_siblings(&Key::Changed(dir), vec![changed]);
         }
         for ino in merge::removed_files(&draft) {
-            self.work.put_siblings(&Key::Changed(ino), &[]);
+            let key = Key::Changed(ino);
+            if !self.work.siblings(&key)?.is_empty() {
+                self.work.put_siblings(&key, Vec::new());
+            }
         }
         self.work.put_version(&version);
-        let changes = self.work.into_changes();
-        Ok(Some(Committed { changes, last }))
+        let (changes, rows) = self.work.into_parts();
+        Ok(Some(Committed {
+            changes,
+            rows,
+            last,
+        }))
     }
 }

@@ -10,7 +10,7 @@ use crate::namespace::error::OpError;
 use crate::namespace::id::{Ino, Name};
 use crate::namespace::key::Key;
 use crate::namespace::row;
-use crate::namespace::state;
+use crate::namespace::state::Rows;
 use crate::namespace::value::{Body, Content, Node, Value};
 use crate::namespace::version::VersionVector;
 use crate::namespace::view::place;
@@ -74,9 +74,9 @@ impl Edit<'_> {
         if attrs.node != Node::File {
             return Err(OpError::WrongKind);
         }
-        let row = state::siblings(&self.work, &Key::Content(ino))?;
+        let row = self.work.siblings(&Key::Content(ino))?;
         let mut edits = VersionVector::default();
-        for sibling in &row {
+        for sibling in row.iter() {
             if let Value::Content(content) = &sibling.value {
                 edits.join(&content.edits);
             }
@@ -106,10 +106,10 @@ impl Edit<'_> {
         body: Body,
     ) -> Result<(), OpError> {
         let key = Key::Content(ino);
-        let row = state::siblings(&self.work, &key)?;
+        let row = self.work.siblings(&key)?;
         let mut keeps: Vec<Stamp> = Vec::new();
         let mut replaced: Option<Content> = None;
-        for sibling in &row {
+        for sibling in row.iter() {
             match &sibling.value {
                 Value::Content(content) if content.edits == *version => {
                     replaced = Some(content.clone());
@@ -150,7 +150,7 @@ impl Edit<'_> {
     /// [`OpError::Gone`], [`OpError::NoXattr`].
     pub fn remove_xattr(&mut self, ino: Ino, name: &Name) -> Result<(), OpError> {
         let key = Key::Xattr(ino, name.clone());
-        let row = state::siblings(&self.work, &key)?;
+        let row = self.work.siblings(&key)?;
         self.set_attrs(ino, &AttrChange::default())?;
         if row::xattr(&row).is_none() {
             return Err(OpError::NoXattr);

@@ -113,7 +113,7 @@ impl<'a> Edit<'a> {
     fn keep_only(&mut self, key: Key, mut keeps: Vec<Stamp>) -> Result<(), OpError> {
         keeps.sort_unstable();
         keeps.dedup();
-        let row = state::siblings(&self.work, &key)?;
+        let row = self.work.siblings(&key)?;
         if row
             .iter()
             .all(|sibling| keeps.binary_search(&sibling.stamp()).is_ok())
@@ -128,7 +128,7 @@ impl<'a> Edit<'a> {
     }
 
     fn clear(&mut self, key: Key) -> Result<(), OpError> {
-        if self.work.get(&key.encode())?.is_none() {
+        if self.work.siblings(&key)?.is_empty() {
             return Ok(());
         }
         self.put(key, Vec::new())
@@ -236,7 +236,7 @@ impl<'a> Edit<'a> {
         }
         for name in self.view()?.xattrs(ino)? {
             let key = Key::Xattr(ino, name);
-            let row = state::siblings(&self.work, &key)?;
+            let row = self.work.siblings(&key)?;
             if let Some(value) = row::xattr(&row).cloned() {
                 self.put(key, vec![Value::Xattr(value)])?;
             }
@@ -245,7 +245,7 @@ impl<'a> Edit<'a> {
     }
 
     fn content(&self, ino: Ino) -> Result<Option<Content>, StateError> {
-        let row = state::siblings(&self.work, &Key::Content(ino))?;
+        let row = self.work.siblings(&Key::Content(ino))?;
         Ok(row::contents(&row)
             .first()
             .map(|content| (*content).clone()))
@@ -292,10 +292,9 @@ pub(super) fn new_name(bytes: &[u8]) -> Result<Name, OpError> {
 
 /// All rows of a file itself.
 fn own_rows(rows: &dyn Rows, ino: Ino) -> Result<Vec<Key>, StateError> {
-    let found = state::below(rows, &key::rows_of(ino), usize::MAX)?;
-    let read = |(key, _): &(Vec<u8>, bytes::Bytes)| {
-        Key::decode(key).map_err(|error| StateError::corrupt("a key", error))
-    };
+    let found = state::keys_below(rows, &key::rows_of(ino), usize::MAX)?;
+    let read =
+        |key: &Vec<u8>| Key::decode(key).map_err(|error| StateError::corrupt("a key", error));
     let keys: Vec<Key> = found.iter().map(read).collect::<Result<_, _>>()?;
     let is_own = |key: &Key| !matches!(key, Key::Changed(_));
     Ok(keys.into_iter().filter(is_own).collect())

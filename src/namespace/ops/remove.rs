@@ -4,7 +4,7 @@ use super::{Edit, Found, own_rows};
 use crate::namespace::error::{OpError, StateError};
 use crate::namespace::id::{Ino, Kind, Name};
 use crate::namespace::key::{self, Key};
-use crate::namespace::state;
+use crate::namespace::state::{self, Rows};
 use crate::namespace::value::Value;
 
 /// What became of a file that lost a name.
@@ -102,13 +102,13 @@ impl Edit<'_> {
     /// A directory that showed nothing may still have entries of what is shown elsewhere; and
     /// entries that lead to it, at which it was not shown, lead nowhere now.
     fn clear_hidden(&mut self, ino: Ino) -> Result<(), OpError> {
-        for (key, _) in state::below(&self.work, &key::entries_of(ino), usize::MAX)? {
+        for key in state::keys_below(&self.work, &key::entries_of(ino), usize::MAX)? {
             let key = Key::decode(&key).map_err(|e| StateError::corrupt("a key", e))?;
             self.clear(key)?;
         }
         for (dir, name) in state::links(&self.work, ino, usize::MAX)? {
             let key = Key::Entry(dir, name);
-            let row = state::siblings(&self.work, &key)?;
+            let row = self.work.siblings(&key)?;
             let others = crate::namespace::row::entries(&row)
                 .filter(|(_, entry)| entry.child != ino)
                 .map(|(sibling, _)| sibling.stamp());

@@ -9,7 +9,7 @@ use crate::namespace::error::OpError;
 use crate::namespace::id::{Ino, Name};
 use crate::namespace::key::Key;
 use crate::namespace::row;
-use crate::namespace::state;
+use crate::namespace::state::Rows;
 use crate::namespace::value::{Content, Node, Value};
 use crate::namespace::version::VersionVector;
 use crate::namespace::view::{self, Shown, place};
@@ -45,7 +45,7 @@ impl Edit<'_> {
             if self.writes.contains_key(&key.encode()) {
                 continue;
             }
-            let row = state::siblings(&self.work, &key)?;
+            let row = self.work.siblings(&key)?;
             let stays = row::entries(&row).filter(|(_, entry)| stay.contains(&entry.child));
             let stays = stays.map(|(sibling, _)| sibling.stamp()).collect();
             self.keep_only(key, stays)?;
@@ -75,7 +75,7 @@ impl Edit<'_> {
 
     /// Makes a file of a content that lost. Whoever does the same makes the same file.
     fn split(&mut self, group: &[Ino], shown: &Shown, copy: Stamp) -> Result<(), OpError> {
-        let row = state::siblings(&self.work, &Key::Content(shown.ino))?;
+        let row = self.work.siblings(&Key::Content(shown.ino))?;
         let all = row::contents(&row);
         let Some(content) = all.into_iter().find(|content| content.edited == copy) else {
             return Ok(());
@@ -97,7 +97,7 @@ impl Edit<'_> {
     /// Takes away the contents that lost, which are files of their own now.
     fn keep_first_content(&mut self, ino: Ino) -> Result<(), OpError> {
         let key = Key::Content(ino);
-        let row = state::siblings(&self.work, &key)?;
+        let row = self.work.siblings(&key)?;
         let Some(version) = row::contents(&row).first().map(|first| first.edits.clone()) else {
             return Ok(());
         };
@@ -113,7 +113,7 @@ impl Edit<'_> {
         if self.view()?.is_plain() {
             return Ok(());
         }
-        let row = state::siblings(&self.work, &Key::Content(ino))?;
+        let row = self.work.siblings(&Key::Content(ino))?;
         let is_contested = row::contents(&row).len() > 1;
         let is_guest = place::stored(&self.work, ino)?.is_some();
         if !is_contested && !is_guest {

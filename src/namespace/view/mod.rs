@@ -126,7 +126,7 @@ impl<'a> View<'a> {
             return Ok(names);
         }
         for dir in group {
-            for (key, _) in state::below(self.rows, &key::odd_of(*dir), usize::MAX)? {
+            for key in state::keys_below(self.rows, &key::odd_of(*dir), usize::MAX)? {
                 names.insert(name_in(&key)?);
             }
         }
@@ -134,7 +134,7 @@ impl<'a> View<'a> {
             // Names that two of the directories have are as good as odd.
             let mut seen = BTreeSet::new();
             for dir in group {
-                for (key, _) in state::below(self.rows, &key::entries_of(*dir), usize::MAX)? {
+                for key in state::keys_below(self.rows, &key::entries_of(*dir), usize::MAX)? {
                     let name = name_in(&key)?;
                     if !seen.insert(name.clone()) {
                         names.insert(name);
@@ -156,7 +156,7 @@ impl<'a> View<'a> {
     }
 
     fn simple(&self, dir: Ino, name: &Name) -> Result<Option<Shown>, StateError> {
-        let row = state::siblings(self.rows, &Key::Entry(dir, name.clone()))?;
+        let row = self.rows.siblings(&Key::Entry(dir, name.clone()))?;
         let first = row::entries(&row).next();
         Ok(first.map(|(_, entry)| Shown::plain(dir, name.clone(), entry.child, entry.kind)))
     }
@@ -321,7 +321,7 @@ impl<'a> View<'a> {
             return Ok(None);
         };
         if let Some(copy) = shown.copy {
-            let row = state::siblings(self.rows, &Key::Content(shown.ino))?;
+            let row = self.rows.siblings(&Key::Content(shown.ino))?;
             let all = row::contents(&row);
             let found = all.into_iter().find(|content| content.edited == copy);
             stat.content = found.cloned();
@@ -338,7 +338,7 @@ impl<'a> View<'a> {
     /// # Errors
     /// If rows cannot be read.
     pub fn stat_ino(&self, ino: Ino) -> Result<Option<Stat>, StateError> {
-        let row = state::siblings(self.rows, &Key::Content(ino))?;
+        let row = self.rows.siblings(&Key::Content(ino))?;
         let content = row::contents(&row)
             .first()
             .map(|content| (*content).clone());
@@ -354,7 +354,7 @@ impl<'a> View<'a> {
             changed = changed.max((at, time_of(at)));
         }
         if attrs.node == Node::Directory {
-            let row = state::siblings(self.rows, &Key::Changed(ino))?;
+            let row = self.rows.siblings(&Key::Changed(ino))?;
             if let Some(at) = row.iter().map(|sibling| sibling.hlc).max() {
                 newest = newest.max((at, time_of(at)));
                 changed = changed.max((at, time_of(at)));
@@ -382,8 +382,8 @@ impl<'a> View<'a> {
     /// # Errors
     /// If rows cannot be read.
     pub fn xattrs(&self, ino: Ino) -> Result<Vec<Name>, StateError> {
-        let found = state::below(self.rows, &key::xattrs_of(ino), usize::MAX)?;
-        let read = |(key, _): &(Vec<u8>, bytes::Bytes)| {
+        let found = state::keys_below(self.rows, &key::xattrs_of(ino), usize::MAX)?;
+        let read = |key: &Vec<u8>| {
             Name::xattr(key::tail(key, 18)).map_err(|why| StateError::corrupt("a key", why))
         };
         found.iter().map(read).collect()
@@ -394,7 +394,7 @@ impl<'a> View<'a> {
     /// # Errors
     /// If rows cannot be read.
     pub fn xattr(&self, ino: Ino, name: &Name) -> Result<Option<bytes::Bytes>, StateError> {
-        let row = state::siblings(self.rows, &Key::Xattr(ino, name.clone()))?;
+        let row = self.rows.siblings(&Key::Xattr(ino, name.clone()))?;
         Ok(row::xattr(&row).map(|field| field.value.clone()))
     }
 
@@ -438,16 +438,15 @@ pub fn time_of(at: Hlc) -> Timestamp {
 
 /// Attributes of a file, made up from its home where its own were removed. None if it is gone.
 pub(super) fn attrs(rows: &dyn Rows, ino: Ino) -> Result<Option<Attrs>, StateError> {
-    let own = row::attrs(&state::siblings(rows, &Key::Attrs(ino))?);
+    let own = row::attrs(&rows.siblings(&Key::Attrs(ino))?);
     let has_link = ino.is_reserved() || state::any(rows, &key::links_of(ino))?;
-    let place = place::stored(rows, ino)?;
-    if !has_link && place.is_none() {
+    if !has_link && place::stored(rows, ino)?.is_none() {
         return Ok(None);
     }
     if own.is_some() {
         return Ok(own);
     }
-    let row = state::siblings(rows, &Key::Content(ino))?;
+    let row = rows.siblings(&Key::Content(ino))?;
     let content = row::contents(&row)
         .first()
         .map(|content| (*content).clone());

@@ -103,7 +103,7 @@ pub(in crate::namespace) fn candidates(
 ) -> Result<Vec<Candidate>, StateError> {
     let mut all = Vec::new();
     for (dir, name) in state::links(rows, ino, usize::MAX)? {
-        let row = state::siblings(rows, &Key::Entry(dir, name.clone()))?;
+        let row = rows.siblings(&Key::Entry(dir, name.clone()))?;
         let stamps = row::entries(&row)
             .filter(|(_, entry)| entry.child == ino)
             .map(|(sibling, _)| (sibling.stamp(), sibling.dot));
@@ -137,7 +137,7 @@ pub(in crate::namespace) fn homes(rows: &dyn Rows, ino: Ino) -> Result<Vec<Home>
     if !state::any(rows, &key::links_of(ino))? {
         homes.extend(home_by_entries(rows, ino)?);
     }
-    let attrs = row::attrs(&state::siblings(rows, &Key::Attrs(ino))?);
+    let attrs = row::attrs(&rows.siblings(&Key::Attrs(ino))?);
     homes.extend(attrs.and_then(|attrs| attrs.home.value));
     Ok(homes)
 }
@@ -152,7 +152,7 @@ pub(in crate::namespace) fn home_by_entries(
         return Ok(None);
     };
     let key = Key::decode(key).map_err(|error| StateError::corrupt("a key", error))?;
-    let row = state::siblings(rows, &key)?;
+    let row = rows.siblings(&key)?;
     let newest = row::entries(&row).max_by_key(|(sibling, _)| (sibling.stamp(), sibling.dot));
     Ok(newest.and_then(|(_, entry)| entry.home.clone()))
 }
@@ -186,7 +186,7 @@ pub(in crate::namespace) fn without_entry(
     if state::any(rows, &key::entries_of(ino))? {
         return candidate(rows, ino, 0);
     }
-    let row = state::siblings(rows, &Key::Content(ino))?;
+    let row = rows.siblings(&Key::Content(ino))?;
     let Some(content) = row::contents(&row).first().copied() else {
         return Ok(None);
     };

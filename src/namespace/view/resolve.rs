@@ -130,7 +130,7 @@ fn zero() -> Stamp {
 fn claims(rows: &dyn Rows, group: &[Ino], base: &Name) -> Result<Vec<Claim>, StateError> {
     let mut claims: Vec<Claim> = Vec::new();
     for dir in group {
-        let row = state::siblings(rows, &Key::Entry(*dir, base.clone()))?;
+        let row = rows.siblings(&Key::Entry(*dir, base.clone()))?;
         for (sibling, entry) in row::entries(&row) {
             if entry.kind == Kind::Directory {
                 let place = place::shown_at(rows, entry.child)?;
@@ -186,7 +186,7 @@ fn guest_stamp(rows: &dyn Rows, ino: Ino) -> Result<Option<(Stamp, Dot)>, StateE
         writer: stamp.writer,
         counter: 0,
     };
-    let row = state::siblings(rows, &Key::Content(ino))?;
+    let row = rows.siblings(&Key::Content(ino))?;
     if let Some(content) = row::contents(&row).first() {
         return Ok(Some((content.edited, dot(content.edited))));
     }
@@ -271,7 +271,7 @@ impl Names<'_> {
         let Some(spot) = spot else {
             return Ok(Vec::new());
         };
-        let row = state::siblings(self.rows, &Key::Content(claim.ino))?;
+        let row = self.rows.siblings(&Key::Content(claim.ino))?;
         let mut copies = Vec::new();
         for content in row::contents(&row).into_iter().skip(1) {
             copies.push(Shown {
