@@ -200,6 +200,11 @@ impl Overlay {
         self.memory_bytes
     }
 
+    /// Whether any of them is in a block, or a hole: what a description can take over.
+    pub fn has_placed(&self) -> bool {
+        self.pieces.values().any(|(_, source)| !source.is_dirty())
+    }
+
     /// The pieces in order.
     pub fn pieces(&self) -> impl Iterator<Item = Piece> + '_ {
         self.pieces.iter().map(piece)

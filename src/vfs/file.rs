@@ -73,7 +73,7 @@ pub(super) struct FileState {
     /// Whether its last name is gone: nothing of it is written to the namespace any more.
     pub(super) is_orphan: bool,
     pub(super) notes: Notes,
-    /// When the oldest change was made that is in no block.
+    /// When the oldest change was made that is in no block, nor on its way into one.
     pub(super) dirty_since: Option<Instant>,
     /// When the last change was made.
     pub(super) changed_at: Instant,
@@ -81,6 +81,8 @@ pub(super) struct FileState {
     pub(super) flying: Vec<Piece>,
     /// Whether its description is being written.
     pub(super) is_publishing: bool,
+    /// When that last began.
+    pub(super) described_at: Option<Instant>,
     /// The least size since that began.
     pub(super) low_water: u64,
     /// Whether it waits in the queue of changed files.
@@ -195,6 +197,7 @@ impl FileState {
             changed_at: Instant::now(),
             flying: Vec::new(),
             is_publishing: false,
+            described_at: None,
             low_water: u64::MAX,
             is_queued: false,
             is_guarded: false,

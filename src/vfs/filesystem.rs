@@ -229,6 +229,9 @@ impl FileSystem for Vfs {
             }
         };
         if write.flags.is_sync() {
+            if let Some(done) = self.0.fsync_here(ino.0) {
+                return Answer::Ready(done.map(|()| written));
+            }
             let inner = Arc::clone(&self.0);
             return Answer::later(async move {
                 inner.fsync(ino.0).await?;
@@ -243,6 +246,9 @@ impl FileSystem for Vfs {
     }
 
     fn fsync(&self, ino: Ino, _fh: Fh, _data_only: bool) -> Answer<()> {
+        if let Some(done) = self.0.fsync_here(ino.0) {
+            return Answer::Ready(done);
+        }
         let inner = Arc::clone(&self.0);
         Answer::later(async move { inner.fsync(ino.0).await })
     }

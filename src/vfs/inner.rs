@@ -21,6 +21,7 @@ use super::inode::{Inodes, Node};
 use super::ledger::{Deltas, Keeper};
 use super::row_cache::RowCache;
 use super::rows::{self, VolumeRows};
+use super::sync::Syncs;
 use super::{VfsOptions, VolumeIdentity};
 use crate::base::{BlockId, Clock, Entropy};
 use crate::blocks::Blocks;
@@ -61,6 +62,7 @@ pub(super) struct Inner {
     core: Mutex<Core>,
     row_cache: RowCache,
     pub(super) totals: Totals,
+    pub(super) syncs: Syncs,
     /// The number of the next piece of raw data in the journal.
     pub(super) next_kept: AtomicU64,
     /// Held while rows of blocks are read, changed and applied: when blocks were last placed.
@@ -154,6 +156,7 @@ impl Inner {
             }),
             row_cache,
             totals: Totals::default(),
+            syncs: Syncs::default(),
             next_kept: AtomicU64::new(next_kept),
             ledger: Mutex::new(HashMap::new()),
             queue: Mutex::new(VecDeque::new()),

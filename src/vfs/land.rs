@@ -215,6 +215,7 @@ impl Inner {
                 // Nothing on the disk says that the block is in use: it is not relied on.
                 let placed = Piece { source, ..piece };
                 state.overlay.exchange(&placed, &piece.source);
+                state.dirty_since.get_or_insert_with(Instant::now);
                 tracing::debug!(?stop, "a part of a file is sealed again later");
             }
             drop(state);
@@ -226,6 +227,7 @@ impl Inner {
         for (file, piece) in &plan.parts {
             let mut state = self.lock(file);
             land(&mut state, piece);
+            state.dirty_since.get_or_insert_with(Instant::now);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Writing down in the journal what was changed in a file: pieces of raw data, and which bytes of the file
 //! they are.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
@@ -230,12 +231,10 @@ impl Inner {
                 .map(|(piece, noted)| (piece.offset, *noted)),
         );
         // What stays as it is costs nothing.
-        let stays = |all: &[(u64, Noted)], one: &(u64, Noted)| all.contains(one);
-        if gone.len() + come.len() < 256 {
-            let before = gone.clone();
-            gone.retain(|one| !stays(&come, one));
-            come.retain(|one| !stays(&before, one));
-        }
+        let new: HashMap<u64, Noted> = come.iter().copied().collect();
+        gone.retain(|(offset, noted)| new.get(offset) != Some(noted));
+        let notes = &state.notes.pieces;
+        come.retain(|(offset, noted)| notes.get(offset) != Some(noted));
         for (offset, noted) in &gone {
             group.remove(PIECES, &piece_key(cell.ino, *offset));
             count(&mut deltas, noted, -1);
@@ -247,7 +246,7 @@ impl Inner {
         for (id, piece) in &batch.raw {
             group.keep(DirtyId(id.0), piece.bytes().unwrap_or_default());
         }
-        let mut users = std::collections::HashMap::new();
+        let mut users = HashMap::new();
         for (sign, all) in [(-1i64, &gone), (1, &come)] {
             for (_, noted) in all {
                 if let NotedPlace::Kept(id, _) = noted.place {

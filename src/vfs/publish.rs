@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cairnfs_fuse::Errno;
+use tokio::time::Instant;
 
 use super::errno::{Step, Stop};
 use super::file::{Base, FileCell, Head};
@@ -88,6 +89,7 @@ impl Inner {
         };
         let parts = state.overlay.parts(start, end.min(state.head.size));
         state.is_publishing = true;
+        state.described_at = Some(Instant::now());
         state.low_water = u64::MAX;
         Some(Snapshot {
             head: state.head,

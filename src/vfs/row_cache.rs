@@ -15,7 +15,7 @@ use crate::namespace::state::{Pairs, Siblings};
 use crate::namespace::{Changes, Ino, key, row};
 
 /// Bytes of keys and values in each of two generations.
-const GENERATION_BYTES: usize = 8 << 20;
+const GENERATION_BYTES: usize = 20 << 20;
 /// What an entry takes besides its bytes, about.
 const ENTRY_COST: usize = 96;
 /// A decoded row takes so many times its bytes, about.
@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn it_is_bounded_and_keeps_what_is_used() {
         let cache = RowCache::default();
-        let big = Some(Bytes::from(vec![7; 64 << 10]));
+        let big = Some(Bytes::from(vec![7; 256 << 10]));
         cache.read_row(b"used", big.clone());
         for number in 0..1000u32 {
             cache.read_row(&number.to_be_bytes(), big.clone());

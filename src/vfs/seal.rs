@@ -23,8 +23,10 @@ const AGE: Duration = Duration::from_secs(8);
 const TURN: Duration = Duration::from_millis(500);
 /// Looking through changed files takes at most this part of the time, however many there are.
 const TURN_SHARE: u32 = 20;
-/// With so many pieces in blocks a file's description is written although more changes.
+/// With so many pieces a file's description is written although more changes ...
 const PIECES_MAX: usize = 64;
+/// ... but not again for so long: it costs what it says.
+const DESCRIBED: Duration = Duration::from_secs(5);
 
 /// Counts what is under way.
 struct UnderWay(Arc<Inner>);
@@ -214,8 +216,18 @@ impl Inner {
                     &mut pack_len,
                 );
             }
+            if is_ripe {
+                // What comes from now on has its own time.
+                state.dirty_since = None;
+            }
             let is_quiet = state.flying.is_empty() && !state.is_publishing;
-            if is_quiet && (is_ripe && state.is_sealed() || state.overlay.len() >= PIECES_MAX) {
+            let is_due = || {
+                let before = state.described_at;
+                before.is_none_or(|at| at.elapsed() >= DESCRIBED)
+                    && state.overlay.len() >= PIECES_MAX
+                    && state.overlay.has_placed()
+            };
+            if is_quiet && (is_ripe && state.is_sealed() || is_due()) {
                 large.push(Arc::clone(&file));
             }
         }

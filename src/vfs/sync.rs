@@ -1,6 +1,6 @@
 //! Making changes durable, telling what waits, and ending.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,29 @@ use super::{VfsError, VfsUsage};
 
 /// How long background work may take to end.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// So many syncs are taken for several programs' after one of another file.
+const CROWD: u32 = 32;
+
+/// Which file was synced last, to tell one program that waits for its disk from many.
+#[derive(Debug, Default)]
+pub(super) struct Syncs {
+    last: AtomicU64,
+    crowd: AtomicU32,
+}
+
+impl Syncs {
+    /// Whether lately only this file was synced.
+    fn is_alone(&self, number: u64) -> bool {
+        if self.last.swap(number, Ordering::Relaxed) != number {
+            self.crowd.store(CROWD, Ordering::Relaxed);
+            return false;
+        }
+        let crowd = self.crowd.load(Ordering::Relaxed);
+        self.crowd.store(crowd.saturating_sub(1), Ordering::Relaxed);
+        crowd == 0
+    }
+}
 
 impl Inner {
     /// Makes a file's content and attributes durable on this disk, and with them everything that was done
@@ -33,6 +56,25 @@ impl Inner {
             }
         }
         self.sync_journal().await
+    }
+
+    /// The same at once, on this thread, where that is no worse for others: one file is synced again and
+    /// again. Where several are, they share one write of the journal, which [`Inner::fsync`] waits for.
+    /// None if that is to be done.
+    pub(super) fn fsync_here(&self, number: u64) -> Option<Result<(), Errno>> {
+        if !self.syncs.is_alone(number) {
+            return None;
+        }
+        let file = match self.core().node(number) {
+            Ok(node) => node.file.clone(),
+            Err(errno) => return Some(Err(errno)),
+        };
+        let noted = file.map(|file| self.note(&file, &mut self.lock(&file)));
+        match noted {
+            None | Some(Ok(_)) => self.volume.sync_here().then_some(Ok(())),
+            Some(Err(Stop::Errno(errno))) => Some(Err(errno)),
+            Some(Err(Stop::Busy)) => None,
+        }
     }
 
     /// Makes everything durable that is in the journal.

@@ -13,6 +13,7 @@ use super::overlay::Layer;
 use super::recover;
 use super::rows::{Checkpoint, Tables, tables_name};
 use super::shared::{Shared, VolumeOptions, VolumeReport};
+use super::turn::Turn;
 use super::writer;
 use crate::base::VolumeId;
 use crate::store::disk::{Disk, is_full, read_small, write_atomic};
@@ -269,8 +270,10 @@ impl Store {
         });
         let (engine, shared, report) = opened.await?;
         let pools = self.pools().clone();
-        tokio::spawn(writer::run(engine, Arc::clone(&shared), pools, mark));
-        Ok((Volume::new(shared), report))
+        let turn = Arc::new(Turn::new(engine));
+        let volume = Volume::new(Arc::clone(&shared), Arc::downgrade(&turn));
+        tokio::spawn(writer::run(turn, shared, pools, mark));
+        Ok((volume, report))
     }
 
     /// Removes a volume with everything in it from this data directory, durably. What of it is in the pool

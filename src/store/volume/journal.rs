@@ -18,10 +18,16 @@ use crate::base::VolumeId;
 use crate::store::database::{DatabaseError, Snapshot};
 use crate::store::disk::{DiskFile, is_full, write_all_at};
 use crate::store::frame::{Draft, Parts, Position, encode};
-use crate::store::quota::flush_cost;
+use crate::store::quota::{Tier, flush_cost};
 use crate::store::segment::{SEGMENT_HEADER_LEN, header_of};
 
 const NAME_PREFIX: &str = "journal-";
+/// A batch of at most so many bytes is small, ...
+const SMALL_BYTES: u32 = 64 << 10;
+/// ... and after so many of them one after the other the file is filled ahead of them ...
+const SMALL_RUN: u32 = 16;
+/// ... by so many bytes, as long as the quota has many times that left.
+const AHEAD_BYTES: usize = 256 << 10;
 
 /// The file name of a segment of a volume's journal.
 pub(super) fn journal_name(volume: VolumeId, id: u32) -> String {
@@ -53,6 +59,9 @@ pub(super) struct Segment {
     /// Bytes of the records of dirty data that is kept.
     pub(super) live: u64,
     pub(super) allocated: u64,
+    /// Up to there it was filled with zeros, ahead of its records: what is written over is durable sooner
+    /// than what lengthens a file.
+    pub(super) zeroed: u32,
 }
 
 /// What becomes true once the record that says so is durable.
@@ -94,6 +103,8 @@ pub(super) struct Engine {
     pub(super) tail_bytes: u64,
     /// Not all that should be was carried forward.
     pub(super) has_more_to_carry: bool,
+    /// Small batches that were written one after the other.
+    pub(super) small_run: u32,
 }
 
 /// Changes on their way to the tables.
@@ -172,8 +183,22 @@ pub(super) fn create_segment(shared: &Shared, id: u32, first_record: u64) -> io:
         len: SEGMENT_HEADER_LEN as u32,
         live: 0,
         allocated: file.allocated().unwrap_or(0),
+        zeroed: 0,
         file,
     })
+}
+
+/// Fills a segment with zeros from `end` on. Where that fails nothing is lost but time.
+fn fill_ahead(shared: &Shared, segment: &mut Segment, end: u32) {
+    let to = (end + AHEAD_BYTES as u32).min(shared.options.segment_bytes);
+    let len = to.saturating_sub(end) as usize;
+    if len == 0 || shared.ledger.left(Tier::Data) < 64 * AHEAD_BYTES as u64 {
+        return;
+    }
+    let zeros = vec![0; len];
+    if write_all_at(segment.file.as_ref(), u64::from(end), &zeros).is_ok() {
+        segment.zeroed = to;
+    }
 }
 
 impl Engine {
@@ -365,6 +390,8 @@ impl Engine {
 
     /// Begins the next segment. The present one is durable.
     fn roll(&mut self, batch: &mut Batch) -> Result<(), Fail> {
+        self.trim()
+            .map_err(|error| Fail::Broken(format!("ending a segment: {error}")))?;
         let id = self.active + 1;
         let segment = match create_segment(&self.shared, id, batch.next_record) {
             Ok(segment) => segment,
@@ -387,6 +414,13 @@ impl Engine {
             return Err(Fail::Broken("the journal has no segment".to_owned()));
         };
         let start = u64::from(segment.len);
+        self.small_run = match batch.end - segment.len {
+            ..=SMALL_BYTES => self.small_run.saturating_add(1),
+            _ => 0,
+        };
+        if self.small_run >= SMALL_RUN && batch.end > segment.zeroed {
+            fill_ahead(&self.shared, segment, batch.end);
+        }
         if let Err(error) = batch.parts.write_at(segment.file.as_ref(), start) {
             if is_full(&error) && segment.file.set_len(start).is_ok() {
                 return Err(Fail::Full);
@@ -404,6 +438,18 @@ impl Engine {
             self.take_effect(effect);
         }
         Ok(())
+    }
+
+    /// Takes away, durably, what was filled ahead of the records.
+    pub(super) fn trim(&mut self) -> io::Result<()> {
+        match self.segments.get_mut(&self.active) {
+            Some(segment) if segment.zeroed > segment.len => {
+                segment.file.set_len(u64::from(segment.len))?;
+                segment.zeroed = 0;
+                segment.file.sync_data()
+            }
+            _ => Ok(()),
+        }
     }
 
     fn take_effect(&mut self, effect: Effect) {

@@ -21,6 +21,7 @@ mod overlay;
 mod recover;
 mod rows;
 mod shared;
+mod turn;
 mod writer;
 
 pub use error::{VolumeError, VolumeOpenError};

@@ -73,6 +73,7 @@ impl<'s> Recovery<'s> {
                 len: u32::try_from(len).unwrap_or(u32::MAX),
                 live: 0,
                 allocated,
+                zeroed: 0,
             };
             segments.insert(id, segment);
         }
@@ -96,6 +97,7 @@ impl<'s> Recovery<'s> {
             checkpoint,
             tail_bytes: 0,
             has_more_to_carry: false,
+            small_run: 0,
         };
         Ok(Recovery {
             shared,

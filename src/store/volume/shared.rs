@@ -147,6 +147,8 @@ pub(super) struct Shared {
     pub(super) closed: AtomicBool,
     pub(super) wishes: Wishes,
     pub(super) wake: Notify,
+    /// Whether the writer looks after what waits, by a time, without being woken.
+    pub(super) is_armed: AtomicBool,
     pub(super) progress: Arc<watch::Sender<Progress>>,
     pub(super) journal_bytes: AtomicU64,
     pub(super) tables_bytes: AtomicU64,
@@ -176,6 +178,7 @@ impl Shared {
             closed: AtomicBool::new(false),
             wishes: Wishes::default(),
             wake: Notify::new(),
+            is_armed: AtomicBool::new(false),
             progress: Arc::new(watch::Sender::new(Progress::default())),
             journal_bytes: AtomicU64::new(0),
             tables_bytes: AtomicU64::new(0),
@@ -250,7 +253,7 @@ impl Shared {
         let seq = state.apply(group, changes, journal, tables);
         let is_much = self.flush_is_due(&state) || (was_little && state.unwritten > half);
         drop(state);
-        if is_first || is_much {
+        if is_much || is_first && !self.is_armed.load(Ordering::Acquire) {
             self.wake.notify_one();
         }
         Ok(seq)

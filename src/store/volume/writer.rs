@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use super::home::OpenMark;
 use super::journal::{Engine, Flush, Flushed};
 use super::shared::{Progress, Shared};
+use super::turn::Turn;
 use crate::base::Pools;
 
 /// The next thing to do.
@@ -59,6 +60,7 @@ impl Drop for Ended {
 
 struct Writer {
     shared: Arc<Shared>,
+    turn: Arc<Turn>,
     pools: Pools,
     flushing: Option<JoinHandle<Flushed>>,
     commit_by: Option<Instant>,
@@ -68,39 +70,31 @@ struct Writer {
 }
 
 /// Runs until nobody needs the volume any more.
-pub(super) async fn run(engine: Engine, shared: Arc<Shared>, pools: Pools, mark: OpenMark) {
+pub(super) async fn run(turn: Arc<Turn>, shared: Arc<Shared>, pools: Pools, mark: OpenMark) {
     let ended = Ended::new(&shared);
     let mut writer = Writer {
         shared,
+        turn,
         pools,
         flushing: None,
         commit_by: None,
         flush_by: None,
         rest_until: None,
     };
-    let mut engine = Box::new(engine);
     loop {
         let fulls = writer.fulls();
-        match writer.next(&engine).await {
+        match writer.next().await {
             Act::Look => continue,
             Act::End => break,
             Act::Commit { freeze } => {
                 if freeze {
                     writer.shared.wishes.flush.store(false, Ordering::Release);
                 }
-                let (back, flush) = writer
-                    .work(engine, move |engine| engine.commit(freeze))
-                    .await;
-                engine = back;
-                writer.committed(flush, &engine);
+                let flush = writer.work(move |engine| engine.commit(freeze)).await;
+                writer.committed(flush);
             }
-            Act::Flushed(flushed) => {
-                let (back, ()) = writer
-                    .work(engine, move |engine| engine.flushed(*flushed))
-                    .await;
-                engine = back;
-            }
-            Act::Tidy => engine = writer.work(engine, Engine::tidy).await.0,
+            Act::Flushed(flushed) => writer.work(move |engine| engine.flushed(*flushed)).await,
+            Act::Tidy => writer.work(Engine::tidy).await,
         }
         if writer.fulls() != fulls {
             let rest = writer.shared.options.commit_interval;
@@ -108,29 +102,34 @@ pub(super) async fn run(engine: Engine, shared: Arc<Shared>, pools: Pools, mark:
         }
     }
     let shared = Arc::clone(&writer.shared);
-    let close = move |_: &mut Engine| {
+    let close = move |engine: &mut Engine| {
+        if let Err(error) = engine.trim() {
+            // It is cut off at the next opening.
+            tracing::debug!("the end of a journal stays filled: {error}");
+        }
         // Readers that are under way end first.
         let mut tables = shared.tables_mut();
         shared.closed.store(true, Ordering::Release);
         shared.state_mut().snapshot = None;
         *tables = None;
     };
-    let (engine, ()) = writer.work(engine, close).await;
-    drop(engine);
-    drop(mark);
+    writer.work(close).await;
     drop(writer);
+    drop(mark);
     drop(ended);
 }
 
 impl Writer {
     async fn work<T: Send + 'static>(
         &self,
-        mut engine: Box<Engine>,
         job: impl FnOnce(&mut Engine) -> T + Send + 'static,
-    ) -> (Box<Engine>, T) {
+    ) -> T {
+        let turn = Arc::clone(&self.turn);
         let run = move || {
+            let mut engine = turn.lock();
             let answer = job(&mut engine);
-            (engine, answer)
+            turn.looked_at(&engine);
+            answer
         };
         self.pools.disk.run_near(run).await
     }
@@ -140,10 +139,10 @@ impl Writer {
         progress.fulls + progress.stalls
     }
 
-    fn committed(&mut self, flush: Option<Flush>, engine: &Engine) {
-        self.commit_by = None;
+    fn committed(&mut self, flush: Option<Flush>) {
+        self.disarm();
         let idle = self.shared.options.flush_idle;
-        self.flush_by = engine.is_ahead().then(|| Instant::now() + idle);
+        self.flush_by = self.turn.is_ahead().then(|| Instant::now() + idle);
         if let Some(flush) = flush {
             self.flush_by = None;
             let pools = self.pools.clone();
@@ -152,8 +151,19 @@ impl Writer {
         }
     }
 
+    /// What waits is written at the latest then.
+    fn arm(&mut self, by: Instant) {
+        self.commit_by = Some(by);
+        self.shared.is_armed.store(true, Ordering::Release);
+    }
+
+    fn disarm(&mut self) {
+        self.commit_by = None;
+        self.shared.is_armed.store(false, Ordering::Release);
+    }
+
     /// Waits for the next thing to do.
-    async fn next(&mut self, engine: &Engine) -> Act {
+    async fn next(&mut self) -> Act {
         let now = Instant::now();
         let is_due = |by: Option<Instant>| by.is_some_and(|by| by <= now);
         let is_closing = self.shared.wishes.close.load(Ordering::Acquire);
@@ -166,7 +176,14 @@ impl Writer {
             let (commit, flush) = self.shared.needs();
             let waits = !self.shared.state().pending.is_empty();
             if waits && self.commit_by.is_none() {
-                self.commit_by = Some(now + self.shared.options.commit_interval);
+                self.arm(now + self.shared.options.commit_interval);
+            } else if !waits && is_due(self.commit_by) {
+                // Others have written it.
+                self.disarm();
+                let idle = self.shared.options.flush_idle;
+                let is_ahead = self.turn.is_ahead();
+                self.flush_by = self.flush_by.or(is_ahead.then(|| now + idle));
+                return Act::Look;
             }
             if self.rest_until.is_some_and(|until| until > now) && !is_closing {
                 // Only what is asked for.
@@ -175,11 +192,8 @@ impl Writer {
                 }
                 return self.wait(self.rest_until).await;
             }
-            let is_behind = engine.is_ahead() || waits;
-            let wanted = flush
-                || is_due(self.flush_by)
-                || engine.tail_bytes >= self.shared.options.flush_tail_bytes
-                || is_closing;
+            let is_behind = self.turn.is_ahead() || waits;
+            let wanted = flush || is_due(self.flush_by) || self.turn.is_long() || is_closing;
             if wanted && !is_flushing {
                 // Closing tries once where there is no room.
                 let gives_up = is_closing && self.rest_until.is_some_and(|until| until > now);
@@ -197,7 +211,7 @@ impl Writer {
             if commit || is_due(self.commit_by) {
                 return Act::Commit { freeze: false };
             }
-            if engine.has_more_to_carry && !is_flushing {
+            if self.turn.has_more_to_carry() && !is_flushing {
                 return Act::Tidy;
             }
         }
