@@ -77,8 +77,10 @@ pub(super) struct FileState {
     pub(super) dirty_since: Option<Instant>,
     /// When the last change was made.
     pub(super) changed_at: Instant,
-    /// Pieces that are being sealed.
-    pub(super) flying: Vec<Piece>,
+    /// How many pieces are being sealed.
+    pub(super) flying: usize,
+    /// All changes of earlier generations than this one are in the namespace.
+    pub(super) described: u64,
     /// Whether its description is being written.
     pub(super) is_publishing: bool,
     /// The least size since that began.
@@ -193,7 +195,8 @@ impl FileState {
             notes: Notes::default(),
             dirty_since: None,
             changed_at: Instant::now(),
-            flying: Vec::new(),
+            flying: 0,
+            described: 0,
             is_publishing: false,
             low_water: u64::MAX,
             is_queued: false,
@@ -306,6 +309,17 @@ impl FileState {
         self.lift();
         self.head.size = self.head.size.max(size);
         self.touch(0, 0, time, at);
+    }
+
+    /// Whether nothing that was written before a generation began is missing in the namespace. What has no
+    /// name any more goes nowhere.
+    pub(super) const fn is_described(&self, generation: u64) -> bool {
+        !self.is_changed || self.is_orphan || self.described >= generation
+    }
+
+    /// Whether somebody waits until a part of the changes is in the namespace.
+    pub(super) const fn is_awaited(&self) -> bool {
+        !self.is_described(self.overlay.generation())
     }
 
     /// Whether nothing of it is in memory or in the journal only.

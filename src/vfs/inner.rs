@@ -375,7 +375,7 @@ impl Inner {
         let is_gone = node.orphan.is_some() && is_unused && node.lookups == 0;
         if let (Some(file), true) = (&node.file, is_unused) {
             let mut state = self.lock(file);
-            let is_busy = state.is_publishing || !state.flying.is_empty();
+            let is_busy = state.is_publishing || state.flying > 0;
             if !is_gone && (state.is_changed || is_busy) {
                 return;
             }

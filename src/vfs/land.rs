@@ -200,7 +200,7 @@ impl Inner {
             }
             let is_left_alone = !state.is_orphan
                 && state.is_sealed()
-                && state.flying.is_empty()
+                && state.flying == 0
                 && state.changed_at.elapsed() >= LEFT_ALONE;
             let written = match is_left_alone {
                 true => self.publish_extents(&mut core, &file, &mut state),
@@ -319,7 +319,8 @@ impl Inner {
         state.base = base;
         state.base_size = size;
         state.head = after;
-        state.overlay = Default::default();
+        state.overlay.reset();
+        state.described = state.overlay.begin_generation();
         state.is_changed = false;
         state.dirty_since = None;
         core.changed(&[ino]);
@@ -442,14 +443,8 @@ pub(super) fn push_extent(all: &mut Vec<Extent>, next: Extent) {
 
 /// A piece is not being sealed any more.
 fn land(state: &mut FileState, piece: &Piece) {
-    let is_it = |flying: &Piece| {
-        flying.offset == piece.offset
-            && flying.len == piece.len
-            && flying.source.is_same(&piece.source)
-    };
-    if let Some(index) = state.flying.iter().position(is_it) {
-        state.flying.swap_remove(index);
-    }
+    state.flying = state.flying.saturating_sub(1);
+    state.overlay.ground(piece);
 }
 
 impl From<SealError> for Stop {

@@ -301,7 +301,7 @@ impl Inner {
     /// Keeps what is in the journal there only.
     pub(super) fn unload(&self, state: &mut FileState) {
         // What is being sealed is recognised by its buffer.
-        if !state.flying.is_empty() {
+        if state.flying > 0 {
             return;
         }
         let pieces: Vec<Piece> = state.overlay.pieces().collect();

@@ -24,6 +24,8 @@ struct Snapshot {
     head: Head,
     base: Base,
     base_size: u64,
+    /// All changes of earlier generations that are no pieces are in `head`.
+    generation: u64,
     /// Pieces in blocks, and holes.
     pieces: Vec<Piece>,
     parts: Vec<Part>,
@@ -93,6 +95,7 @@ impl Inner {
             head: state.head,
             base: state.base.clone(),
             base_size: state.base_size,
+            generation: state.overlay.generation(),
             pieces,
             parts,
             start,
@@ -147,6 +150,8 @@ impl Inner {
         state.base = base;
         state.base_size = size;
         state.head.base_end = size.min(state.low_water);
+        let upto = snapshot.generation.min(state.overlay.oldest());
+        state.described = state.described.max(upto);
         let end = snapshot.end.min(state.head.size.max(size));
         state.stale(snapshot.start, end);
         core.changed(&[ino]);

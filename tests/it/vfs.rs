@@ -1,8 +1,12 @@
 //! A volume as a filesystem, without a kernel.
 
 #[cfg(feature = "testkit")]
+mod files;
+#[cfg(feature = "testkit")]
 mod model;
 #[cfg(feature = "testkit")]
 mod space;
+#[cfg(feature = "testkit")]
+mod syncing;
 #[cfg(feature = "testkit")]
 mod twin;
