@@ -49,9 +49,30 @@ impl ExtentMap {
         start: u64,
         end: u64,
     ) -> Result<Vec<Extent>, ContentError> {
+        let all = usize::MAX;
+        self.first_extents(blocks, profile, body, start, end, all)
+            .await
+    }
+
+    /// The same, but no more than the first `most`, however many there are.
+    ///
+    /// # Errors
+    /// If a node cannot be fetched, or is not what the one above says.
+    pub async fn first_extents(
+        &self,
+        blocks: &Blocks,
+        profile: EcProfile,
+        body: &Body<NodeAt>,
+        start: u64,
+        end: u64,
+        most: usize,
+    ) -> Result<Vec<Extent>, ContentError> {
         let touches = |extent: &&Extent| extent.offset < end && extent.end() > start;
         match body {
-            Body::Inline(extents) => Ok(extents.iter().filter(touches).copied().collect()),
+            Body::Inline(extents) => {
+                let touching = extents.iter().filter(touches).copied();
+                Ok(touching.take(most).collect())
+            }
             Body::Manifest(root) => {
                 let mut found = Vec::new();
                 let wanted = Wanted {
@@ -60,6 +81,7 @@ impl ExtentMap {
                     profile,
                     start,
                     end,
+                    most,
                 };
                 wanted.collect(*root, None, &mut found).await?;
                 Ok(found)
@@ -98,6 +120,7 @@ struct Wanted<'a> {
     profile: EcProfile,
     start: u64,
     end: u64,
+    most: usize,
 }
 
 impl Wanted<'_> {
@@ -142,6 +165,7 @@ impl Wanted<'_> {
                     }
                     let first = extents.partition_point(|extent| extent.end() <= self.start);
                     let rest = extents.iter().skip(first);
+                    let rest = rest.take(self.most.saturating_sub(found.len()));
                     found.extend(rest.take_while(|extent| extent.offset < self.end));
                 }
                 Node::Index { level, children } => {
@@ -155,7 +179,8 @@ impl Wanted<'_> {
                     }
                     let below = level.saturating_sub(1);
                     for (span, child) in children {
-                        if span.start < self.end && span.end > self.start {
+                        let is_wanted = span.start < self.end && span.end > self.start;
+                        if is_wanted && found.len() < self.most {
                             self.collect(*child, Some((below, *span)), found).await?;
                         }
                     }

@@ -12,6 +12,7 @@ use super::inner::{Core, Inner};
 use super::ledger::{Born, Deltas, Keeper};
 use super::notes::{REMOVALS_PER_GROUP, encode_head};
 use super::read::ReadError;
+use super::remove::{Gone, drop_body};
 use super::rows::HEADS;
 use crate::base::{Class, Classify};
 use crate::blocks::{PutError, UploadOptions};
@@ -251,6 +252,7 @@ impl Inner {
             &mut state,
             Body::Inline(bytes.into()),
             Deltas::default(),
+            None,
         )?;
         drop(state);
         self.reap(&mut core, file.number);
@@ -277,11 +279,12 @@ impl Inner {
             true => Body::EMPTY,
             false => Body::Stored(self.identity.profile, dag::Body::Inline(new)),
         };
-        self.publish(core, file, state, body, deltas)?;
+        self.publish(core, file, state, body, deltas, None)?;
         Ok(true)
     }
 
-    /// The namespace gets a file's content, all of it; nothing of it is changed any more.
+    /// The namespace gets a file's content, all of it; nothing of it is changed any more. What is `gone` of the
+    /// old one is let go, besides what `deltas` say.
     pub(super) fn publish(
         &self,
         core: &mut Core,
@@ -289,6 +292,7 @@ impl Inner {
         state: &mut FileState,
         body: Body,
         mut deltas: Deltas,
+        gone: Option<&Gone>,
     ) -> Step<()> {
         let (size, mtime) = (state.head.size, state.head.mtime);
         let now = Now {
@@ -300,7 +304,11 @@ impl Inner {
         let mut edited = self.edit(core, now, |edit| edit.set_content(ino, size, mtime, body))?;
         let (head, is_noted) = (state.head, state.notes.head.is_some());
         let notes = state.notes.clone();
-        let is_long = notes.pieces.len() + notes.users.len() > REMOVALS_PER_GROUP;
+        let is_long = notes.pieces.len() + notes.users.len() > REMOVALS_PER_GROUP
+            || deltas.union_len(&notes) > self.blocks_per_group();
+        if let Some(gone) = gone {
+            drop_body(core, gone, &mut edited.group);
+        }
         let after = Head {
             base_end: size,
             ..head
@@ -314,6 +322,9 @@ impl Inner {
         if let Err(stop) = self.commit_counted(core, edited, &deltas) {
             state.notes = notes;
             return Err(stop);
+        }
+        if gone.is_some() {
+            self.dropped_one(core);
         }
         state.notes = Default::default();
         state.base = base;

@@ -11,11 +11,24 @@ use super::inner::{Core, Inner};
 use super::inode::Orphan;
 use super::ledger;
 use super::rows::DROPPED;
+use crate::base::EcProfile;
+use crate::dag::{self, NodeAt};
 use crate::namespace::{Body, Ino, Kind, Name, Now, Removed, RenameMode, Shown, Stat};
 use crate::store::Group;
 
 /// The bit of a directory in which only owners remove names.
 const STICKY: u16 = 0o1000;
+
+/// A content that nothing names any more.
+pub(super) type Gone = (EcProfile, dag::Body<NodeAt>);
+
+/// Adds to a group that a content is let go. Answers under which number; whoever carries it out takes that.
+pub(super) fn drop_body(core: &Core, (profile, body): &Gone, group: &mut Group) -> u64 {
+    let number = core.next_dropped;
+    let row = ledger::encode_dropped(*profile, body, 0);
+    group.put(DROPPED, &number.to_be_bytes(), &row);
+    number
+}
 
 /// What is kept of a file that may lose its last name, as it was before.
 struct Doomed {
@@ -174,10 +187,7 @@ impl Inner {
         if !removed.was_last {
             return None;
         }
-        let number = core.next_dropped;
-        let row = ledger::encode_dropped(*profile, body);
-        group.put(DROPPED, &number.to_be_bytes(), &row);
-        Some(number)
+        Some(drop_body(core, &(*profile, body.clone()), group))
     }
 
     /// A name is gone; with the last one the file becomes one that only those see who use it.
@@ -221,6 +231,12 @@ impl Inner {
             self.lock(&file).is_orphan = true;
         }
         self.reap(core, doomed.number);
+    }
+
+    /// A content was dropped that nobody can read any more.
+    pub(super) fn dropped_one(&self, core: &mut Core) {
+        core.next_dropped += 1;
+        self.dropping.notify_one();
     }
 
     /// Nobody uses a file without a name any more.

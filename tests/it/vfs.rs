@@ -3,6 +3,8 @@
 #[cfg(feature = "testkit")]
 mod files;
 #[cfg(feature = "testkit")]
+mod many_blocks;
+#[cfg(feature = "testkit")]
 mod model;
 #[cfg(feature = "testkit")]
 mod space;
