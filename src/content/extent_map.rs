@@ -2,6 +2,7 @@
 //! lately kept decoded.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
@@ -87,6 +88,54 @@ impl ExtentMap {
                 Ok(found)
             }
         }
+    }
+
+    /// The nodes below a root, itself included, that are `wanted`, each with the bytes of the file that it is
+    /// about: of a node above others the first of them, which no other node of its level is about.
+    ///
+    /// # Errors
+    /// If a node cannot be fetched, or is not one.
+    pub async fn nodes(
+        &self,
+        blocks: &Blocks,
+        profile: EcProfile,
+        root: NodeAt,
+        wanted: impl Fn(&NodeAt) -> bool,
+    ) -> Result<Vec<(NodeAt, Range<u64>)>, ContentError> {
+        let whole = Wanted {
+            map: self,
+            blocks,
+            profile,
+            start: 0,
+            end: u64::MAX,
+            most: usize::MAX,
+        };
+        let mut found = Vec::new();
+        let mut left = vec![root];
+        while let Some(at) = left.pop() {
+            match &*whole.node(&at).await? {
+                Node::Leaf(extents) => {
+                    if let Some(span) = Extents::item_span(extents).filter(|_| wanted(&at)) {
+                        found.push((at, span.start..span.end));
+                    }
+                }
+                Node::Index { level, children } => {
+                    let first = children.first().filter(|_| wanted(&at));
+                    found.extend(first.map(|(span, _)| (at, span.start..span.start + 1)));
+                    // Leaves need not be read for that.
+                    match level {
+                        1 => found.extend(
+                            children
+                                .iter()
+                                .filter(|(_, leaf)| wanted(leaf))
+                                .map(|(span, leaf)| (*leaf, span.start..span.end)),
+                        ),
+                        _ => left.extend(children.iter().rev().map(|(_, below)| *below)),
+                    }
+                }
+            }
+        }
+        Ok(found)
     }
 
     fn known(&self, at: &NodeAt) -> Option<Decoded> {

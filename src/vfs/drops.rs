@@ -2,7 +2,6 @@
 //! released at their holders.
 
 use std::collections::HashMap;
-use std::ops::Bound;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
@@ -11,14 +10,14 @@ use tokio::time::{Duration, Instant};
 use super::inner::Inner;
 use super::ledger::{Deltas, Keeper, Tenant, decode_dropped, encode_dropped};
 use super::read::ReadError;
-use super::rows::{BLOCKS, DROPPED, RELEASES};
+use super::rows::{BLOCKS, DROPPED, RELEASES, pages};
 use crate::base::{BlockId, Classify, EcProfile};
 use crate::content::ContentError;
 use crate::dag::{Body as DagBody, Extents, Node, NodeAt, Shape};
 use crate::namespace::Body;
-use crate::store::{Group, Order};
+use crate::store::Group;
 
-/// Contents looked through in one group.
+/// Rows looked through at once.
 const BATCH: usize = 512;
 /// A block is released when nobody has used it for so long: whoever was about to use it again has by then.
 const REST: Duration = Duration::from_secs(3);
@@ -71,17 +70,9 @@ impl Inner {
     /// Gives up the blocks of dropped contents.
     async fn look_through(&self) -> Result<(), ReadError> {
         let (mut keys, mut all) = (Vec::new(), Deltas::default());
-        let mut after: Option<Bytes> = None;
-        loop {
-            let from = match &after {
-                Some(key) => Bound::Excluded(key.as_ref()),
-                None => Bound::Unbounded,
-            };
-            let page = self
-                .volume
-                .scan(DROPPED, from, Bound::Unbounded, Order::Ascending, BATCH);
+        for page in pages(&self.volume, DROPPED, &[], BATCH) {
             let Ok(page) = page else { return Ok(()) };
-            for (key, row) in &page.rows {
+            for (key, row) in &page {
                 if self.is_held(key) {
                     continue;
                 }
@@ -102,11 +93,8 @@ impl Inner {
                 keys.push(key.clone());
             }
             self.let_go(std::mem::take(&mut keys), &std::mem::take(&mut all))?;
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(()),
-            }
         }
+        Ok(())
     }
 
     /// Takes contents off the counts, for good.
@@ -213,18 +201,10 @@ impl Inner {
     /// Releases blocks that have not been in use for a while.
     async fn release_rested(&self, resting: &mut HashMap<BlockId, Instant>) {
         let mut ready = Vec::new();
-        let mut after: Option<Bytes> = None;
         let mut seen = HashMap::new();
-        loop {
-            let from = match &after {
-                Some(key) => Bound::Excluded(key.as_ref()),
-                None => Bound::Unbounded,
-            };
-            let page = self
-                .volume
-                .scan(RELEASES, from, Bound::Unbounded, Order::Ascending, 1024);
+        for page in pages(&self.volume, RELEASES, &[], BATCH) {
             let Ok(page) = page else { return };
-            for (key, row) in &page.rows {
+            for (key, row) in &page {
                 let Ok(id) = <[u8; 32]>::try_from(key.as_ref()).map(BlockId) else {
                     continue;
                 };
@@ -233,10 +213,6 @@ impl Inner {
                 if since.elapsed() >= REST || !row.is_empty() {
                     ready.push((id, row.clone()));
                 }
-            }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => break,
             }
         }
         *resting = seen;

@@ -81,6 +81,8 @@ pub(super) struct FileState {
     pub(super) flying: usize,
     /// All changes of earlier generations than this one are in the namespace.
     pub(super) described: u64,
+    /// Bytes whose part of the description is to be written anew although nothing of them changed.
+    pub(super) renew: Option<(u64, u64)>,
     /// Whether its description is being written.
     pub(super) is_publishing: bool,
     /// The least size since that began.
@@ -197,6 +199,7 @@ impl FileState {
             changed_at: Instant::now(),
             flying: 0,
             described: 0,
+            renew: None,
             is_publishing: false,
             low_water: u64::MAX,
             is_queued: false,

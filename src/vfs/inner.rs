@@ -95,6 +95,8 @@ pub(super) struct Inner {
     /// Bytes of content in blocks, and of those in blocks that survive less than was promised.
     pub(super) stored: AtomicU64,
     pub(super) under_redundant: AtomicU64,
+    /// Files that have a name, of all kinds. Changed by who holds the lock of the core.
+    pub(super) files: AtomicU64,
     /// A moment that is later than all that may be used.
     pub(super) promised: AtomicU64,
     pub(super) stop: CancellationToken,
@@ -170,6 +172,7 @@ impl Inner {
             room_bytes: AtomicU64::new(u64::MAX),
             stored: AtomicU64::new(0),
             under_redundant: AtomicU64::new(0),
+            files: AtomicU64::new(0),
             promised: AtomicU64::new(0),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),

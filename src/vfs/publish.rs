@@ -37,6 +37,8 @@ struct Snapshot {
     parts: Vec<Part>,
     start: u64,
     end: u64,
+    /// Up to there it is written anew although nothing changed.
+    renew_end: u64,
     /// The old content, if nothing of it stays: it is let go as a whole.
     dropped: Option<Gone>,
 }
@@ -155,11 +157,15 @@ impl Inner {
         };
         let is_cut = dropped.is_none() && state.head.base_end < state.base_size;
         let cut_at = is_cut.then_some(state.head.base_end);
+        let renew = state.renew.take().filter(|_| dropped.is_none());
+        let (renew_start, renew_end) = renew.unzip();
         let first = pieces.first().map(|piece| piece.offset);
-        let start = first.into_iter().chain(cut_at).min().unwrap_or(0);
+        let starts = first.into_iter().chain(cut_at).chain(renew_start);
+        let start = starts.min().unwrap_or(0);
+        let last = pieces.last().map(Piece::end);
         let end = match is_cut {
             true => u64::MAX,
-            false => pieces.last().map_or(0, Piece::end),
+            false => last.max(renew_end).unwrap_or(0),
         };
         let parts = state.overlay.parts(start, end.min(state.head.size));
         state.is_publishing = true;
@@ -173,6 +179,7 @@ impl Inner {
             parts,
             start,
             end,
+            renew_end: renew_end.unwrap_or(0),
             dropped,
         })
     }
@@ -246,6 +253,9 @@ impl Inner {
         if reach == Reach::All {
             let generation = snapshot.generation.min(state.overlay.oldest());
             state.described = state.described.max(generation);
+        }
+        if upto < snapshot.renew_end {
+            state.renew = Some((upto, snapshot.renew_end));
         }
         let end = upto.min(state.head.size.max(size));
         state.stale(snapshot.start, end);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cairnfs::base::Entropy;
+use cairnfs::testkit::ClusterOptions;
 use cairnfs::vfs::forsake;
 use cairnfs_fuse::{Caller, CopyRange, Fh, FileSystem, FileType, Ino, Name, NewNode, SetAttr};
 
@@ -278,5 +279,45 @@ fn many_small_pieces_are_written_and_forgotten() {
         twin.vfs().sync().await.unwrap();
         twin.reopen().await;
         assert_eq!(content(&twin, "cut").await, found);
+    });
+}
+
+/// Blocks of which only a part of a large manifest is in use give it to others, as those do that have data.
+#[test]
+fn room_of_old_manifests_comes_back() {
+    block_on(async {
+        let options = ClusterOptions {
+            peers: 1,
+            quota_bytes: 1 << 30,
+            ..ClusterOptions::default()
+        };
+        let mut twin = Twin::with(options, "4+2", 13).await;
+        let held = |twin: &Twin| twin.cluster.blocks(0).unwrap().store().usage().shard_bytes;
+        let parts = 32_000u64;
+        let ino = make(&twin, "parts", b"x").await;
+        for number in 0..parts {
+            write(&twin, ino, number * 100, &[number as u8]).await;
+        }
+        twin.vfs().sync().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        let whole = held(&twin);
+        // All but the first node become others, and the block with the first has little use.
+        for number in (parts / 3..parts).step_by(1000) {
+            write(&twin, ino, number * 100, &[1]).await;
+        }
+        twin.vfs().sync().await.unwrap();
+        let both = held(&twin);
+        assert!(both > whole + whole / 2, "{both}, {whole} before");
+        close(&twin, ino).await;
+        tokio::time::sleep(Duration::from_secs(150)).await;
+        let left = held(&twin);
+        assert!(left < whole + whole / 3, "{left} of {both}, {whole} before");
+        let found = content(&twin, "parts").await;
+        twin.reopen().await;
+        assert!(content(&twin, "parts").await == found);
+        assert!((0..parts / 3).all(|number| found[number as usize * 100] == number as u8));
+        remove(&twin, "parts").await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(twin.vfs().usage().stored_bytes, 0);
     });
 }
