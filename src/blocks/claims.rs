@@ -71,6 +71,27 @@ impl Counter {
     }
 }
 
+/// How many claims may have their rows changed at once, about.
+const LOCKS: usize = 64;
+
+/// Held while a claim's row is looked at and changed, so that nobody takes away what another one has just written.
+/// Each lock is for some claims, and is held as long as one write to the own store takes.
+#[derive(Debug)]
+pub(super) struct Locks([tokio::sync::Mutex<()>; LOCKS]);
+
+impl Default for Locks {
+    fn default() -> Self {
+        Locks(std::array::from_fn(|_| tokio::sync::Mutex::new(())))
+    }
+}
+
+impl Locks {
+    async fn lock(&self, number: u64) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let lock = self.0.get(number as usize % LOCKS)?;
+        Some(lock.lock().await)
+    }
+}
+
 impl Blocks {
     /// Reads the counter, and turns uploads that a crash interrupted into releases.
     pub(super) async fn recover_claims(&self) -> Result<usize, StoreError> {
@@ -84,8 +105,8 @@ impl Blocks {
             if debt.state == State::Open {
                 interrupted += 1;
                 let everybody = self.net.members().list.iter().map(|m| m.peer).collect();
-                self.owe(number, debt.owner, State::Releasing, everybody)
-                    .await?;
+                let debt = self.debt(debt.owner, State::Releasing, everybody);
+                self.write_down(number, &debt, Vec::new()).await?;
             }
         }
         Ok(interrupted)
@@ -94,7 +115,7 @@ impl Blocks {
     /// Opens a new claim, durably.
     pub(super) async fn open_claim(&self, owner: OwnerId) -> Result<ClaimId, StoreError> {
         let number = self.counter.next(self.clock.now_ms());
-        let row = self.debt(owner, State::Open, Vec::new());
+        let row = Bytes::from(wire::encode(&self.debt(owner, State::Open, Vec::new())));
         self.store
             .kv_put(vec![
                 (UPLOADS.to_owned(), key(number), Some(row)),
@@ -120,12 +141,10 @@ impl Blocks {
         peers: &BTreeSet<PeerId>,
         extra: Vec<KvChange>,
     ) -> Result<BTreeSet<PeerId>, StoreError> {
-        let row = self.debt(claim.owner, State::Closing, peers.iter().copied().collect());
-        let mut rows = vec![(UPLOADS.to_owned(), key(claim.number), Some(row))];
-        rows.extend(extra);
-        self.store.kv_put(rows).await?;
+        let debt = self.debt(claim.owner, State::Closing, peers.iter().copied().collect());
+        self.write_down(claim.number, &debt, extra).await?;
         let left = self.tell(claim, State::Closing, peers).await;
-        self.settle(claim, State::Closing, &left).await?;
+        self.settle(claim, &debt, &left).await?;
         Ok(left)
     }
 
@@ -139,16 +158,11 @@ impl Blocks {
     ) -> Result<(), StoreError> {
         let mut peers = peers.clone();
         peers.insert(self.net.own());
-        let row = self.debt(
-            claim.owner,
-            State::Releasing,
-            peers.iter().copied().collect(),
-        );
-        let mut rows = vec![(UPLOADS.to_owned(), key(claim.number), Some(row))];
-        rows.extend(extra);
-        self.store.kv_put(rows).await?;
+        let list = peers.iter().copied().collect();
+        let debt = self.debt(claim.owner, State::Releasing, list);
+        self.write_down(claim.number, &debt, extra).await?;
         let left = self.tell(claim, State::Releasing, &peers).await;
-        self.settle(claim, State::Releasing, &left).await
+        self.settle(claim, &debt, &left).await
     }
 
     /// Lets go of what only a finished upload of this peer kept; `peers` are those that may know of it.
@@ -170,26 +184,27 @@ impl Blocks {
         self.release_claim(claim, &peers, Vec::new()).await
     }
 
-    fn debt(&self, owner: OwnerId, state: State, peers: Vec<PeerId>) -> Bytes {
-        Bytes::from(wire::encode(&Debt {
+    fn debt(&self, owner: OwnerId, state: State, peers: Vec<PeerId>) -> Debt {
+        Debt {
             owner,
             since_ms: self.clock.now_ms(),
             state,
             peers,
-        }))
+        }
     }
 
-    async fn owe(
+    /// Makes durable what is owed, together with `extra` rows.
+    async fn write_down(
         &self,
         number: u64,
-        owner: OwnerId,
-        state: State,
-        peers: Vec<PeerId>,
+        debt: &Debt,
+        extra: Vec<KvChange>,
     ) -> Result<(), StoreError> {
-        let row = self.debt(owner, state, peers);
-        self.store
-            .kv_put(vec![(UPLOADS.to_owned(), key(number), Some(row))])
-            .await
+        let row = Bytes::from(wire::encode(debt));
+        let mut rows = vec![(UPLOADS.to_owned(), key(number), Some(row))];
+        rows.extend(extra);
+        let _locked = self.debts.lock(number).await;
+        self.store.kv_put(rows).await
     }
 
     async fn debts(&self) -> Result<Vec<(u64, Debt)>, StoreError> {
@@ -242,18 +257,25 @@ impl Blocks {
         matches!(answer.await, Ok(Response::Done))
     }
 
+    /// What was owed is paid, but for `left`. Where something else is owed by now, that stays as it is: a
+    /// release may come while holders are told of a close.
     async fn settle(
         &self,
         claim: ClaimId,
-        state: State,
+        told: &Debt,
         left: &BTreeSet<PeerId>,
     ) -> Result<(), StoreError> {
-        if left.is_empty() {
-            let row = (UPLOADS.to_owned(), key(claim.number), None);
-            return self.store.kv_put(vec![row]).await;
+        let _locked = self.debts.lock(claim.number).await;
+        let now = self.store.kv_get(UPLOADS, &key(claim.number)).await?;
+        if now.is_none_or(|now| *now != *wire::encode(told)) {
+            return Ok(());
         }
-        let list = left.iter().copied().collect();
-        self.owe(claim.number, claim.owner, state, list).await
+        let rest = (!left.is_empty()).then(|| {
+            let list = left.iter().copied().collect();
+            Bytes::from(wire::encode(&self.debt(claim.owner, told.state, list)))
+        });
+        let row = (UPLOADS.to_owned(), key(claim.number), rest);
+        self.store.kv_put(vec![row]).await
     }
 }
 
@@ -304,7 +326,7 @@ impl ClaimSettler {
             if !overdue {
                 left.extend(rest);
             }
-            blocks.settle(claim, debt.state, &left).await?;
+            blocks.settle(claim, &debt, &left).await?;
         }
         Ok(())
     }

@@ -76,6 +76,7 @@ pub struct Inner {
     stats: PeerStats,
     candidates: candidates::Cache,
     counter: claims::Counter,
+    debts: claims::Locks,
     shared: shared::SharedReads,
     /// For writing fetched shards to the disk, beside the reads that brought them.
     keeping: Arc<Semaphore>,
@@ -101,6 +102,7 @@ impl Blocks {
                 stats: PeerStats::default(),
                 candidates: candidates::Cache::default(),
                 counter: claims::Counter::default(),
+                debts: claims::Locks::default(),
                 shared: shared::SharedReads::new(parts.memory_bytes),
                 keeping: Arc::new(Semaphore::new(KEEPING_MAX)),
             }),

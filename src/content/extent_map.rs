@@ -2,6 +2,7 @@
 //! lately kept decoded.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
@@ -49,9 +50,30 @@ impl ExtentMap {
         start: u64,
         end: u64,
     ) -> Result<Vec<Extent>, ContentError> {
+        let all = usize::MAX;
+        self.first_extents(blocks, profile, body, start, end, all)
+            .await
+    }
+
+    /// The same, but no more than the first `most`, however many there are.
+    ///
+    /// # Errors
+    /// If a node cannot be fetched, or is not what the one above says.
+    pub async fn first_extents(
+        &self,
+        blocks: &Blocks,
+        profile: EcProfile,
+        body: &Body<NodeAt>,
+        start: u64,
+        end: u64,
+        most: usize,
+    ) -> Result<Vec<Extent>, ContentError> {
         let touches = |extent: &&Extent| extent.offset < end && extent.end() > start;
         match body {
-            Body::Inline(extents) => Ok(extents.iter().filter(touches).copied().collect()),
+            Body::Inline(extents) => {
+                let touching = extents.iter().filter(touches).copied();
+                Ok(touching.take(most).collect())
+            }
             Body::Manifest(root) => {
                 let mut found = Vec::new();
                 let wanted = Wanted {
@@ -60,11 +82,60 @@ impl ExtentMap {
                     profile,
                     start,
                     end,
+                    most,
                 };
                 wanted.collect(*root, None, &mut found).await?;
                 Ok(found)
             }
         }
+    }
+
+    /// The nodes below a root, itself included, that are `wanted`, each with the bytes of the file that it is
+    /// about: of a node above others the first of them, which no other node of its level is about.
+    ///
+    /// # Errors
+    /// If a node cannot be fetched, or is not one.
+    pub async fn nodes(
+        &self,
+        blocks: &Blocks,
+        profile: EcProfile,
+        root: NodeAt,
+        wanted: impl Fn(&NodeAt) -> bool,
+    ) -> Result<Vec<(NodeAt, Range<u64>)>, ContentError> {
+        let whole = Wanted {
+            map: self,
+            blocks,
+            profile,
+            start: 0,
+            end: u64::MAX,
+            most: usize::MAX,
+        };
+        let mut found = Vec::new();
+        let mut left = vec![root];
+        while let Some(at) = left.pop() {
+            match &*whole.node(&at).await? {
+                Node::Leaf(extents) => {
+                    if let Some(span) = Extents::item_span(extents).filter(|_| wanted(&at)) {
+                        found.push((at, span.start..span.end));
+                    }
+                }
+                Node::Index { level, children } => {
+                    let first = children.first().filter(|_| wanted(&at));
+                    found.extend(first.map(|(span, _)| (at, span.start..span.start + 1)));
+                    // Leaves need not be read for that.
+                    match level {
+                        1 => found.extend(
+                            children
+                                .iter()
+                                .filter(|(_, leaf)| wanted(leaf))
+                                .map(|(span, leaf)| (*leaf, span.start..span.end)),
+                        ),
+                        _ => left.extend(children.iter().rev().map(|(_, below)| *below)),
+                    }
+                }
+            }
+        }
+        Ok(found)
     }
 
     fn known(&self, at: &NodeAt) -> Option<Decoded> {
@@ -98,6 +169,7 @@ struct Wanted<'a> {
     profile: EcProfile,
     start: u64,
     end: u64,
+    most: usize,
 }
 
 impl Wanted<'_> {
@@ -142,6 +214,7 @@ impl Wanted<'_> {
                     }
                     let first = extents.partition_point(|extent| extent.end() <= self.start);
                     let rest = extents.iter().skip(first);
+                    let rest = rest.take(self.most.saturating_sub(found.len()));
                     found.extend(rest.take_while(|extent| extent.offset < self.end));
                 }
                 Node::Index { level, children } => {
@@ -155,7 +228,8 @@ impl Wanted<'_> {
                     }
                     let below = level.saturating_sub(1);
                     for (span, child) in children {
-                        if span.start < self.end && span.end > self.start {
+                        let is_wanted = span.start < self.end && span.end > self.start;
+                        if is_wanted && found.len() < self.most {
                             self.collect(*child, Some((below, *span)), found).await?;
                         }
                     }

@@ -171,12 +171,44 @@ pub enum Part {
     Old(Range<u64>),
 }
 
+/// What is kept of a piece, by its offset.
+#[derive(Debug, Clone)]
+struct Held {
+    len: u64,
+    source: Source,
+    /// The generation in which it was written.
+    generation: u64,
+    /// Whether it is on its way into a block.
+    is_flying: bool,
+}
+
+impl Held {
+    fn piece(&self, offset: u64) -> Piece {
+        Piece {
+            offset,
+            len: self.len,
+            source: self.source.clone(),
+        }
+    }
+
+    /// The same with another place in the file.
+    fn moved(&self, piece: Piece) -> (u64, Held) {
+        let held = Held {
+            len: piece.len,
+            source: piece.source,
+            ..*self
+        };
+        (piece.offset, held)
+    }
+}
+
 /// The changes of one file. Pieces never overlap.
 #[derive(Debug, Clone, Default)]
 pub struct Overlay {
-    pieces: BTreeMap<u64, (u64, Source)>,
+    pieces: BTreeMap<u64, Held>,
     dirty_bytes: u64,
     memory_bytes: u64,
+    generation: u64,
 }
 
 impl Overlay {
@@ -202,7 +234,7 @@ impl Overlay {
 
     /// Whether any of them is in a block, or a hole: what a description can take over.
     pub fn has_placed(&self) -> bool {
-        self.pieces.values().any(|(_, source)| !source.is_dirty())
+        self.pieces.values().any(|held| !held.source.is_dirty())
     }
 
     /// The pieces in order.
@@ -210,8 +242,69 @@ impl Overlay {
         self.pieces.iter().map(piece)
     }
 
+    /// Begins the next generation of changes, and answers its number. No piece of an earlier one grows or
+    /// changes from then on, so there comes a time when all of those are gone.
+    pub const fn begin_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
+    /// The generation of what is written now.
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The oldest generation of any piece; without pieces that of what is written now.
+    pub fn oldest(&self) -> u64 {
+        let all = self.pieces.values().map(|held| held.generation);
+        all.min().unwrap_or(self.generation)
+    }
+
+    /// Whether a change of an earlier generation is in no block yet.
+    pub fn has_old_dirty(&self) -> bool {
+        let mut all = self.pieces.values();
+        all.any(|held| held.generation < self.generation && held.source.is_dirty())
+    }
+
+    /// Pieces that are in no block and not on their way into one, each with whether it is of an earlier
+    /// generation.
+    pub fn grounded(&self) -> impl Iterator<Item = (Piece, bool)> + '_ {
+        let all = self.pieces.iter();
+        let grounded = all.filter(|(_, held)| held.source.is_dirty() && !held.is_flying);
+        grounded.map(|(offset, held)| (held.piece(*offset), held.generation < self.generation))
+    }
+
+    /// A piece is on its way into a block from now on: what replaces it is not.
+    pub fn launch(&mut self, piece: &Piece) {
+        self.set_flying(piece, true);
+    }
+
+    /// A piece is not on its way any more.
+    pub fn ground(&mut self, piece: &Piece) {
+        self.set_flying(piece, false);
+    }
+
+    fn set_flying(&mut self, piece: &Piece, is_flying: bool) {
+        for (offset, held) in self.still_held(piece) {
+            self.put_held(offset, Held { is_flying, ..held });
+        }
+    }
+
+    /// Takes out all pieces. The generations go on.
+    pub fn reset(&mut self) {
+        *self = Overlay {
+            generation: self.generation,
+            ..Overlay::default()
+        };
+    }
+
     /// The pieces that touch `start..end`, clipped to it.
     pub fn within(&self, start: u64, end: u64) -> impl Iterator<Item = Piece> + '_ {
+        let held = self.held_within(start, end);
+        held.map(|(offset, held)| held.piece(offset))
+    }
+
+    fn held_within(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, Held)> + '_ {
         let first = self.pieces.range(..=start).next_back();
         let rest = self
             .pieces
@@ -219,9 +312,11 @@ impl Overlay {
         first
             .into_iter()
             .chain(rest)
-            .map(piece)
-            .take_while(move |piece| piece.offset < end)
-            .filter_map(move |piece| piece.clip(start, end))
+            .take_while(move |(offset, _)| **offset < end)
+            .filter_map(move |(offset, held)| {
+                let part = held.piece(*offset).clip(start, end)?;
+                Some(held.moved(part))
+            })
     }
 
     /// The pieces that touch `start..end`, whole.
@@ -230,7 +325,7 @@ impl Overlay {
         let rest = self.pieces.range(start..end.max(start));
         first
             .into_iter()
-            .filter(move |(offset, (len, _))| *offset + len > start)
+            .filter(move |(offset, held)| *offset + held.len > start)
             .chain(rest)
             .map(piece)
     }
@@ -278,17 +373,18 @@ impl Overlay {
 
     /// Changes a buffer that nobody else holds and the journal does not have.
     fn overwrite(&mut self, offset: u64, bytes: &[u8]) -> bool {
-        let Some((start, (len, source))) = self.pieces.range_mut(..=offset).next_back() else {
+        let Some((start, held)) = self.pieces.range_mut(..=offset).next_back() else {
             return false;
         };
-        if offset + bytes.len() as u64 > start + *len {
+        let is_inside = offset + bytes.len() as u64 <= start + held.len;
+        if !is_inside || held.generation != self.generation {
             return false;
         }
         let Source::Memory {
             buffer,
             at,
             kept: None,
-        } = source
+        } = &mut held.source
         else {
             return false;
         };
@@ -305,29 +401,30 @@ impl Overlay {
 
     /// Lengthens the buffer that ends where these bytes begin.
     fn append(&mut self, offset: u64, bytes: &[u8]) -> bool {
-        let Some((start, (len, source))) = self.pieces.range_mut(..offset).next_back() else {
+        let Some((start, held)) = self.pieces.range_mut(..offset).next_back() else {
             return false;
         };
-        if start + *len != offset {
+        if start + held.len != offset || held.generation != self.generation {
             return false;
         }
         let Source::Memory {
             buffer,
             at,
             kept: None,
-        } = source
+        } = &mut held.source
         else {
             return false;
         };
         let Some(buffer) = Arc::get_mut(buffer) else {
             return false;
         };
-        if (*at as u64 + *len) as usize != buffer.len() || buffer.len() + bytes.len() > BUFFER_BYTES
+        if (*at as u64 + held.len) as usize != buffer.len()
+            || buffer.len() + bytes.len() > BUFFER_BYTES
         {
             return false;
         }
         buffer.extend_from_slice(bytes);
-        *len += bytes.len() as u64;
+        held.len += bytes.len() as u64;
         self.dirty_bytes += bytes.len() as u64;
         self.memory_bytes += bytes.len() as u64;
         true
@@ -357,55 +454,74 @@ impl Overlay {
         }
         let first = self.pieces.range(..start).next_back();
         let mut touched: Vec<u64> = first
-            .filter(|(offset, (len, _))| *offset + len > start)
+            .filter(|(offset, held)| *offset + held.len > start)
             .map(|(offset, _)| *offset)
             .into_iter()
             .collect();
         touched.extend(self.pieces.range(start..end).map(|(offset, _)| *offset));
         for offset in touched {
-            let Some((len, source)) = self.pieces.remove(&offset) else {
+            let Some(held) = self.pieces.remove(&offset) else {
                 continue;
             };
-            self.count(&source, len, false);
-            let whole = Piece {
-                offset,
-                len,
-                source,
-            };
+            self.count(&held.source, held.len, false);
+            let whole = held.piece(offset);
             let kept = [whole.clip(0, start), whole.clip(end, u64::MAX)];
             for kept in kept.into_iter().flatten() {
-                self.insert(kept.offset, kept.len, kept.source);
+                let (offset, kept) = held.moved(kept);
+                self.insert_held(offset, kept);
             }
         }
     }
 
     /// Replaces every part of `old` that is still there by the same part of another source.
     pub fn exchange(&mut self, old: &Piece, new: &Source) {
-        for piece in self.still(old) {
-            let source = new.skip(piece.offset - old.offset);
-            self.put(Piece { source, ..piece });
+        for (offset, held) in self.still_held(old) {
+            let source = new.skip(offset - old.offset);
+            let is_flying = held.is_flying && source.is_dirty();
+            let held = Held {
+                source,
+                is_flying,
+                ..held
+            };
+            self.put_held(offset, held);
         }
     }
 
     /// Takes out every part of `old` that is still there: the content below says the same now.
     pub fn settle(&mut self, old: &Piece) {
-        for piece in self.still(old) {
-            self.clear(piece.offset, piece.end());
+        for (offset, held) in self.still_held(old) {
+            self.clear(offset, offset + held.len);
         }
     }
 
     /// The parts of a piece seen earlier that nothing has replaced since.
-    pub fn still(&self, old: &Piece) -> Vec<Piece> {
-        let is_old = |piece: &Piece| {
-            let then = old.source.skip(piece.offset - old.offset);
-            piece.source.is_same(&then)
+    fn still_held(&self, old: &Piece) -> Vec<(u64, Held)> {
+        let is_old = |(offset, held): &(u64, Held)| {
+            let then = old.source.skip(*offset - old.offset);
+            held.source.is_same(&then)
         };
-        self.within(old.offset, old.end()).filter(is_old).collect()
+        let within = self.held_within(old.offset, old.end());
+        within.filter(is_old).collect()
+    }
+
+    fn put_held(&mut self, offset: u64, held: Held) {
+        self.clear(offset, offset + held.len);
+        self.insert_held(offset, held);
     }
 
     fn insert(&mut self, offset: u64, len: u64, source: Source) {
-        self.count(&source, len, true);
-        self.pieces.insert(offset, (len, source));
+        let held = Held {
+            len,
+            source,
+            generation: self.generation,
+            is_flying: false,
+        };
+        self.insert_held(offset, held);
+    }
+
+    fn insert_held(&mut self, offset: u64, held: Held) {
+        self.count(&held.source, held.len, true);
+        self.pieces.insert(offset, held);
     }
 
     fn count(&mut self, source: &Source, len: u64, is_more: bool) {
@@ -424,132 +540,10 @@ impl Overlay {
     }
 }
 
-fn piece((offset, (len, source)): (&u64, &(u64, Source))) -> Piece {
-    Piece {
-        offset: *offset,
-        len: *len,
-        source: source.clone(),
-    }
+fn piece((offset, held): (&u64, &Held)) -> Piece {
+    held.piece(*offset)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const SIZE: usize = 600;
-
-    #[derive(Debug, Clone)]
-    enum Op {
-        Write(usize, Vec<u8>),
-        Punch(usize, usize),
-        Clear(usize, usize),
-        Hold,
-        Keep,
-    }
-
-    fn op() -> impl Strategy<Value = Op> {
-        let range = || (0..SIZE, 1..90usize);
-        prop_oneof![
-            5 => (0..SIZE, proptest::collection::vec(1..=255u8, 1..90))
-                .prop_map(|(at, bytes)| Op::Write(at, bytes)),
-            1 => range().prop_map(|(at, len)| Op::Punch(at, at + len)),
-            1 => range().prop_map(|(at, len)| Op::Clear(at, at + len)),
-            1 => Just(Op::Hold),
-            1 => Just(Op::Keep),
-        ]
-    }
-
-    /// What the overlay shows over an old content of 0xff; `None`: that shows through.
-    fn shown(overlay: &Overlay, kept: &BTreeMap<KeptId, Vec<u8>>) -> Vec<Option<u8>> {
-        let mut all = Vec::new();
-        for part in overlay.parts(0, SIZE as u64 + 100) {
-            match part {
-                Part::Old(range) => all.extend(range.map(|_| None)),
-                Part::Piece(piece) => match &piece.source {
-                    Source::Hole => all.extend((0..piece.len).map(|_| Some(0))),
-                    Source::Memory { .. } => {
-                        all.extend(piece.bytes().unwrap().iter().map(|b| Some(*b)));
-                    }
-                    Source::Journal { id, at } => {
-                        let from = *at as usize;
-                        let bytes = &kept[id][from..from + piece.len as usize];
-                        all.extend(bytes.iter().map(|b| Some(*b)));
-                    }
-                    Source::Block { .. } => unreachable!(),
-                },
-            }
-        }
-        all
-    }
-
-    proptest! {
-        #[test]
-        fn it_shows_what_was_written_last(ops in proptest::collection::vec(op(), 1..60)) {
-            let mut overlay = Overlay::default();
-            let mut model = vec![None; SIZE + 100];
-            let mut held = Vec::new();
-            let mut kept = BTreeMap::new();
-            for op in ops {
-                match op {
-                    Op::Write(at, bytes) => {
-                        overlay.write(at as u64, &bytes);
-                        for (slot, byte) in model[at..].iter_mut().zip(&bytes) {
-                            *slot = Some(*byte);
-                        }
-                    }
-                    Op::Punch(from, to) => {
-                        overlay.punch(from as u64, to as u64);
-                        model[from..to].fill(Some(0));
-                    }
-                    Op::Clear(from, to) => {
-                        overlay.clear(from as u64, to as u64);
-                        model[from..to].fill(None);
-                    }
-                    Op::Hold => held.push((overlay.clone(), model.clone(), kept.clone())),
-                    Op::Keep => {
-                        for piece in overlay.clone().pieces() {
-                            if let (Some(bytes), Source::Memory { kept: None, .. }) = (piece.bytes(), &piece.source) {
-                                let id = KeptId(kept.len() as u64);
-                                kept.insert(id, bytes.to_vec());
-                                overlay.exchange(&piece, &Source::Journal { id, at: 0 });
-                            }
-                        }
-                    }
-                }
-                prop_assert_eq!(&shown(&overlay, &kept), &model);
-                let dirty = overlay.pieces().filter(|p| p.source.is_dirty()).map(|p| p.len).sum::<u64>();
-                prop_assert_eq!(overlay.dirty_bytes(), dirty);
-                for (overlay, model, kept) in &held {
-                    prop_assert_eq!(&shown(overlay, kept), model);
-                }
-            }
-        }
-
-        #[test]
-        fn what_was_replaced_since_is_left_alone(
-            first in proptest::collection::vec(1..=255u8, 100..200),
-            writes in proptest::collection::vec((0..200usize, 1..30usize), 0..6),
-        ) {
-            let mut overlay = Overlay::default();
-            overlay.write(0, &first);
-            let seen: Vec<Piece> = overlay.pieces().collect();
-            let mut model = vec![false; 300];
-            model[..first.len()].fill(true);
-            for (at, len) in writes {
-                overlay.write(at as u64, &vec![7; len]);
-                model[at..at + len].fill(false);
-            }
-            for piece in &seen {
-                overlay.exchange(piece, &Source::Hole);
-            }
-            let mut holes = vec![false; 300];
-            for piece in overlay.pieces() {
-                if matches!(piece.source, Source::Hole) {
-                    holes[piece.offset as usize..piece.end() as usize].fill(true);
-                }
-            }
-            prop_assert_eq!(holes, model);
-        }
-    }
-}
+#[path = "overlay_laws.rs"]
+mod laws;

@@ -1,5 +1,7 @@
 //! Changing attributes; what a symbolic link says; room.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use cairnfs_fuse::acl::{self, Acl};
 use cairnfs_fuse::{self as fuse, Errno, SetAttr, SetTime, Statfs};
@@ -34,6 +36,9 @@ fn resolve(time: SetTime, now: Now) -> Timestamp {
         SetTime::At(time) => from_time(time),
     }
 }
+
+/// Files that there may be, as `statfs` has it: nothing but the room bounds their number.
+const FILES_MAX: u64 = u32::MAX as u64;
 
 impl Inner {
     pub(super) fn setattr(&self, number: u64, change: &SetAttr) -> Step<fuse::AttrReply> {
@@ -162,15 +167,15 @@ impl Inner {
             let bytes = u128::from(bytes) * profile.data_shards() as u128 / shards as u128;
             bytes as u64 / BLOCK_BYTES
         };
-        let dirty = self.totals.dirty.load(std::sync::atomic::Ordering::Relaxed) / BLOCK_BYTES;
+        let dirty = self.totals.dirty.load(Ordering::Relaxed) / BLOCK_BYTES;
         let free = content(free).saturating_sub(dirty);
         Statfs {
             block_bytes: BLOCK_BYTES as u32,
             blocks: content(all),
             blocks_free: free,
             blocks_available: free,
-            files: u64::from(u32::MAX),
-            files_free: u64::from(u32::MAX),
+            files: FILES_MAX,
+            files_free: FILES_MAX.saturating_sub(self.files.load(Ordering::Relaxed)),
             name_max: NAME_MAX_BYTES as u32,
         }
     }

@@ -2,7 +2,6 @@
 //! back. And the books: what all blocks of the volume hold, and how safe they are.
 
 use std::collections::BTreeSet;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,13 +13,12 @@ use super::file::{Base, FileCell};
 use super::inner::Inner;
 use super::ledger::Tenant;
 use super::read::ReadError;
-use super::rows::{BLOCKS, ROWS};
+use super::rows::{BLOCKS, FILE_ROWS, ROWS, pages};
 use crate::base::limits::CHUNK_MAX_BYTES;
 use crate::base::{BlockId, EcProfile};
 use crate::content::overlay::{Part, Piece, Source};
 use crate::dag::{Body as DagBody, Extent, NodeAt};
 use crate::namespace::Key;
-use crate::store::Order;
 
 /// Compaction begins when it gives back so much ...
 const WORTH_BYTES: u64 = 16 << 20;
@@ -28,6 +26,8 @@ const WORTH_BYTES: u64 = 16 << 20;
 const WORTH_PART: u64 = 8;
 /// Bytes that are brought together in one turn.
 const TURN_BYTES: u64 = 64 << 20;
+/// Bytes of nodes of one file that are written anew in one turn.
+const RENEW_BYTES: u64 = 4 << 20;
 /// Rows read at once.
 const PAGE: usize = 512;
 
@@ -47,17 +47,9 @@ impl Inner {
     pub(super) fn look_through_books(&self) -> Books {
         let mut books = Books::default();
         let promised = self.identity.profile.parity_shards() as u32;
-        let mut after: Option<Bytes> = None;
-        loop {
-            let from = match &after {
-                Some(key) => Bound::Excluded(key.as_ref()),
-                None => Bound::Unbounded,
-            };
-            let page = self
-                .volume
-                .scan(BLOCKS, from, Bound::Unbounded, Order::Ascending, PAGE);
+        for page in pages(&self.volume, BLOCKS, &[], PAGE) {
             let Ok(page) = page else { return books };
-            for (key, row) in &page.rows {
+            for (key, row) in &page {
                 let (Some(tenant), Ok(id)) = (
                     Tenant::decode(row),
                     <[u8; 32]>::try_from(key.as_ref()).map(BlockId),
@@ -75,11 +67,8 @@ impl Inner {
                     books.sparse.insert(id);
                 }
             }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return books,
-            }
         }
+        books
     }
 
     /// Takes note of what the books say, for `status`.
@@ -98,31 +87,22 @@ impl Inner {
             return Ok(());
         }
         let begun = Instant::now();
-        let (mut moved, mut after): (u64, Option<Bytes>) = (0, None);
-        while moved < TURN_BYTES && !self.stop.is_cancelled() {
-            // Keys of files' own rows begin with 2.
-            let from = match &after {
-                Some(key) => Bound::Excluded(key.as_ref()),
-                None => Bound::Included(&[2u8][..]),
-            };
-            let page = self
-                .volume
-                .scan(ROWS, from, Bound::Excluded(&[3]), Order::Ascending, PAGE);
+        let mut moved = 0;
+        for page in pages(&self.volume, ROWS, FILE_ROWS, PAGE) {
             let Ok(page) = page else { return Ok(()) };
-            for (key, _) in &page.rows {
+            for (key, _) in &page {
+                if moved >= TURN_BYTES || self.stop.is_cancelled() {
+                    break;
+                }
                 if let Ok(Key::Content(ino)) = Key::decode(key) {
                     match self.rescue(ino, &books.sparse).await {
                         Ok(bytes) => moved += bytes,
                         Err(error) => tracing::warn!("a file is not compacted now: {error}"),
                     }
                 }
-                if moved >= TURN_BYTES {
-                    break;
-                }
             }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => break,
+            if moved >= TURN_BYTES || self.stop.is_cancelled() {
+                break;
             }
         }
         if moved > 0 {
@@ -172,7 +152,47 @@ impl Inner {
                 break;
             }
         }
+        if let DagBody::Manifest(root) = body {
+            moved += self.renew_nodes(file, profile, *root, sparse).await?;
+        }
         Ok(moved)
+    }
+
+    /// Has nodes of a manifest written anew that are in sparse blocks: the first of them, and those that follow
+    /// it without a gap; others have their turn later. Answers how many bytes that is.
+    async fn renew_nodes(
+        &self,
+        file: &Arc<FileCell>,
+        profile: EcProfile,
+        root: NodeAt,
+        sparse: &BTreeSet<BlockId>,
+    ) -> Result<u64, ReadError> {
+        let is_sparse = |at: &NodeAt| sparse.contains(&at.block.id);
+        let map = &self.extent_map;
+        let mut nodes = map.nodes(&self.blocks, profile, root, is_sparse).await?;
+        nodes.sort_by_key(|(_, span)| span.start);
+        let mut nodes = nodes.into_iter();
+        let Some((first, mut range)) = nodes.next() else {
+            return Ok(0);
+        };
+        let mut bytes = u64::from(first.len);
+        for (at, span) in nodes {
+            if span.start > range.end || bytes >= RENEW_BYTES {
+                break;
+            }
+            range.end = range.end.max(span.end);
+            bytes += u64::from(at.len);
+        }
+        let mut state = self.lock(file);
+        let is_same =
+            matches!(&state.base, Base::Stored(_, DagBody::Manifest(now)) if *now == root);
+        if state.is_orphan || !is_same {
+            return Ok(0);
+        }
+        state.renew = Some((range.start, range.end));
+        state.is_changed = true;
+        self.queue(file, &mut state);
+        Ok(bytes)
     }
 
     /// A file with a part in a sparse block, and its description. None if it has none, or is being changed.

@@ -2,32 +2,42 @@
 //! released at their holders.
 
 use std::collections::HashMap;
-use std::ops::Bound;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use tokio::time::{Duration, Instant};
 
 use super::inner::Inner;
-use super::ledger::{Deltas, Keeper, Tenant, decode_dropped};
+use super::ledger::{Deltas, Keeper, Tenant, decode_dropped, encode_dropped};
 use super::read::ReadError;
-use super::rows::{BLOCKS, DROPPED, RELEASES};
+use super::rows::{BLOCKS, DROPPED, RELEASES, pages};
 use crate::base::{BlockId, Classify, EcProfile};
 use crate::content::ContentError;
 use crate::dag::{Body as DagBody, Extents, Node, NodeAt, Shape};
 use crate::namespace::Body;
-use crate::store::{Group, Order};
+use crate::store::Group;
 
-/// Contents looked through in one group.
+/// Rows looked through at once.
 const BATCH: usize = 512;
-/// Blocks whose counts change in one group.
-const BLOCKS_PER_GROUP: usize = 1024;
 /// A block is released when nobody has used it for so long: whoever was about to use it again has by then.
 const REST: Duration = Duration::from_secs(3);
 /// How often the books are looked through.
 const LOOK: Duration = Duration::from_secs(30);
 /// How often it is looked whether there is something to let go.
 const TURN: Duration = Duration::from_secs(2);
+
+/// What one group takes off the counts.
+struct Part {
+    deltas: Deltas,
+    /// Where the next one begins, if this is not the last.
+    next: Option<u64>,
+}
+
+/// Through a tree of nodes: to what is below one, and back from it.
+enum Way {
+    Down(NodeAt),
+    Up(NodeAt),
+}
 
 impl Inner {
     /// Lets go of what was dropped until the volume is closed.
@@ -60,64 +70,78 @@ impl Inner {
     /// Gives up the blocks of dropped contents.
     async fn look_through(&self) -> Result<(), ReadError> {
         let (mut keys, mut all) = (Vec::new(), Deltas::default());
-        let mut after: Option<Bytes> = None;
-        loop {
-            let from = match &after {
-                Some(key) => Bound::Excluded(key.as_ref()),
-                None => Bound::Unbounded,
-            };
-            let page = self
-                .volume
-                .scan(DROPPED, from, Bound::Unbounded, Order::Ascending, BATCH);
+        for page in pages(&self.volume, DROPPED, &[], BATCH) {
             let Ok(page) = page else { return Ok(()) };
-            for (key, row) in &page.rows {
+            for (key, row) in &page {
                 if self.is_held(key) {
                     continue;
                 }
-                let mut deltas = Deltas::default();
-                if let Some(Body::Stored(profile, body)) = decode_dropped(row)
-                    && let Err(error) = self.uncount(profile, &body, &mut deltas).await
-                {
-                    // Others are let go all the same.
-                    tracing::warn!("a dropped content is looked through later: {error}");
-                    continue;
-                }
-                if deltas.0.len() > BLOCKS_PER_GROUP {
-                    self.let_go(vec![key.clone()], deltas)?;
-                    continue;
+                let deltas = match self.let_go_but_the_end(key, row).await {
+                    Ok(deltas) => deltas,
+                    Err(error) => {
+                        // Others are let go all the same.
+                        tracing::warn!("a dropped content is looked through later: {error}");
+                        continue;
+                    }
+                };
+                if all.0.len() + deltas.0.len() > self.blocks_per_group() {
+                    self.let_go(std::mem::take(&mut keys), &std::mem::take(&mut all))?;
                 }
                 for (block, bytes) in deltas.0 {
                     all.add(block, bytes);
                 }
                 keys.push(key.clone());
-                if all.0.len() > BLOCKS_PER_GROUP {
-                    self.let_go(std::mem::take(&mut keys), std::mem::take(&mut all))?;
-                }
             }
-            self.let_go(std::mem::take(&mut keys), std::mem::take(&mut all))?;
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// Takes contents off the counts, for good. Where one group is too small for all of them, the rows go with
-    /// the first: a crash in between leaves room taken, and never a block counted down twice.
-    fn let_go(&self, keys: Vec<Bytes>, deltas: Deltas) -> Result<(), ReadError> {
-        let mut keys = Some(keys);
-        let mut left = deltas.0.into_iter().peekable();
-        while keys.as_ref().is_some_and(|keys| !keys.is_empty()) || left.peek().is_some() {
-            let mut group = Group::new();
-            group.cleanup();
-            for key in keys.take().unwrap_or_default() {
-                group.remove(DROPPED, &key);
-            }
-            let part = Deltas(left.by_ref().take(BLOCKS_PER_GROUP).collect());
-            let applied = self.apply_counted(&mut group, &part, &[]);
-            applied.map_err(|error| ReadError::Journal(error.to_string(), error.class()))?;
+            self.let_go(std::mem::take(&mut keys), &std::mem::take(&mut all))?;
         }
         Ok(())
+    }
+
+    /// Takes contents off the counts, for good.
+    fn let_go(&self, keys: Vec<Bytes>, deltas: &Deltas) -> Result<(), ReadError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let mut group = Group::new();
+        group.cleanup();
+        for key in keys {
+            group.remove(DROPPED, &key);
+        }
+        self.count_down(group, deltas)
+    }
+
+    fn count_down(&self, mut group: Group, deltas: &Deltas) -> Result<(), ReadError> {
+        let applied = self.apply_counted(&mut group, deltas, &[]);
+        applied.map_err(|error| ReadError::Journal(error.to_string(), error.class()))?;
+        Ok(())
+    }
+
+    /// Takes a content off the counts in as many groups as that takes, but for the last one, which is left to
+    /// the caller. Each group says how far it went, so that a crash in between leaves nothing and counts nothing
+    /// twice.
+    async fn let_go_but_the_end(&self, key: &Bytes, row: &Bytes) -> Result<Deltas, ReadError> {
+        let mut deltas = Deltas::default();
+        let Some((Body::Stored(profile, body), mut from)) = decode_dropped(row) else {
+            return Ok(deltas);
+        };
+        let root = match &body {
+            DagBody::Inline(extents) => {
+                deltas.extents(extents, -1);
+                return Ok(deltas);
+            }
+            DagBody::Manifest(root) => *root,
+        };
+        loop {
+            let part = self.part_of(profile, root, from).await?;
+            let Some(next) = part.next else {
+                return Ok(part.deltas);
+            };
+            let mut group = Group::new();
+            group.cleanup();
+            group.put(DROPPED, key, &encode_dropped(profile, &body, next));
+            self.count_down(group, &part.deltas)?;
+            from = next;
+        }
     }
 
     fn is_held(&self, key: &[u8]) -> bool {
@@ -127,21 +151,24 @@ impl Inner {
         self.core().held.contains(&number)
     }
 
-    /// Takes everything that a content uses off the counts.
-    async fn uncount(
+    /// What a content uses from an offset on, as much as fits into one group. A node belongs to the part in
+    /// which it ends: it is not needed any more to find what comes behind.
+    async fn part_of(
         &self,
         profile: EcProfile,
-        body: &DagBody<NodeAt>,
-        deltas: &mut Deltas,
-    ) -> Result<(), ReadError> {
-        let mut nodes = match body {
-            DagBody::Inline(extents) => {
-                deltas.extents(extents, -1);
-                return Ok(());
-            }
-            DagBody::Manifest(root) => vec![*root],
-        };
-        while let Some(at) = nodes.pop() {
+        root: NodeAt,
+        from: u64,
+    ) -> Result<Part, ReadError> {
+        let mut deltas = Deltas::default();
+        let mut ways = vec![Way::Down(root)];
+        while let Some(way) = ways.pop() {
+            let at = match way {
+                Way::Down(at) => at,
+                Way::Up(at) => {
+                    deltas.node(&at, -1);
+                    continue;
+                }
+            };
             let range = at.offset..at.offset.saturating_add(at.len);
             let bytes = self.blocks.read_range(&at.block, profile, range).await;
             let bytes = bytes.map_err(ContentError::from)?;
@@ -150,29 +177,34 @@ impl Inner {
                 fault,
             };
             match Extents::decode(&bytes, &at).map_err(fault)? {
-                Node::Leaf(extents) => deltas.extents(&extents, -1),
-                Node::Index { children, .. } => nodes.extend(children.iter().map(|(_, at)| *at)),
+                Node::Leaf(extents) => {
+                    for extent in extents.iter().filter(|extent| extent.end() > from) {
+                        let is_new = !deltas.0.contains_key(&extent.block.id);
+                        if is_new && deltas.0.len() >= self.blocks_per_group() {
+                            let next = Some(extent.offset);
+                            return Ok(Part { deltas, next });
+                        }
+                        deltas.extents(std::slice::from_ref(extent), -1);
+                    }
+                    deltas.node(&at, -1);
+                }
+                Node::Index { children, .. } => {
+                    ways.push(Way::Up(at));
+                    let left = children.iter().rev().filter(|(span, _)| span.end > from);
+                    ways.extend(left.map(|(_, at)| Way::Down(*at)));
+                }
             }
-            deltas.node(&at, -1);
         }
-        Ok(())
+        Ok(Part { deltas, next: None })
     }
 
     /// Releases blocks that have not been in use for a while.
     async fn release_rested(&self, resting: &mut HashMap<BlockId, Instant>) {
         let mut ready = Vec::new();
-        let mut after: Option<Bytes> = None;
         let mut seen = HashMap::new();
-        loop {
-            let from = match &after {
-                Some(key) => Bound::Excluded(key.as_ref()),
-                None => Bound::Unbounded,
-            };
-            let page = self
-                .volume
-                .scan(RELEASES, from, Bound::Unbounded, Order::Ascending, 1024);
+        for page in pages(&self.volume, RELEASES, &[], BATCH) {
             let Ok(page) = page else { return };
-            for (key, row) in &page.rows {
+            for (key, row) in &page {
                 let Ok(id) = <[u8; 32]>::try_from(key.as_ref()).map(BlockId) else {
                     continue;
                 };
@@ -181,10 +213,6 @@ impl Inner {
                 if since.elapsed() >= REST || !row.is_empty() {
                     ready.push((id, row.clone()));
                 }
-            }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => break,
             }
         }
         *resting = seen;

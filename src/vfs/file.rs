@@ -77,8 +77,12 @@ pub(super) struct FileState {
     pub(super) dirty_since: Option<Instant>,
     /// When the last change was made.
     pub(super) changed_at: Instant,
-    /// Pieces that are being sealed.
-    pub(super) flying: Vec<Piece>,
+    /// How many pieces are being sealed.
+    pub(super) flying: usize,
+    /// All changes of earlier generations than this one are in the namespace.
+    pub(super) described: u64,
+    /// Bytes whose part of the description is to be written anew although nothing of them changed.
+    pub(super) renew: Option<(u64, u64)>,
     /// Whether its description is being written.
     pub(super) is_publishing: bool,
     /// When that last began.
@@ -195,7 +199,9 @@ impl FileState {
             notes: Notes::default(),
             dirty_since: None,
             changed_at: Instant::now(),
-            flying: Vec::new(),
+            flying: 0,
+            described: 0,
+            renew: None,
             is_publishing: false,
             described_at: None,
             low_water: u64::MAX,
@@ -309,6 +315,17 @@ impl FileState {
         self.lift();
         self.head.size = self.head.size.max(size);
         self.touch(0, 0, time, at);
+    }
+
+    /// Whether nothing that was written before a generation began is missing in the namespace. What has no
+    /// name any more goes nowhere.
+    pub(super) const fn is_described(&self, generation: u64) -> bool {
+        !self.is_changed || self.is_orphan || self.described >= generation
+    }
+
+    /// Whether somebody waits until a part of the changes is in the namespace.
+    pub(super) const fn is_awaited(&self) -> bool {
+        !self.is_described(self.overlay.generation())
     }
 
     /// Whether nothing of it is in memory or in the journal only.

@@ -1,16 +1,12 @@
 //! Giving up a volume as a whole: everything that it keeps in the pool is released.
 
-use std::ops::Bound;
-
-use bytes::Bytes;
-
 use super::VfsError;
 use super::land::CLAIMS;
 use super::ledger::Tenant;
-use super::rows::{BLOCKS, RELEASES};
+use super::rows::{BLOCKS, RELEASES, pages};
 use crate::base::{OwnerId, VolumeId};
 use crate::blocks::Blocks;
-use crate::store::{Order, VolumeOpenError, VolumeOptions};
+use crate::store::{VolumeOpenError, VolumeOptions};
 
 /// Claims released at once.
 const TOGETHER: usize = 64;
@@ -29,21 +25,12 @@ pub async fn forsake(blocks: &Blocks, id: VolumeId, owner: OwnerId) -> Result<()
     };
     let failed = |error: crate::store::StoreError| VfsError::Unready(error.to_string());
     for space in [BLOCKS, RELEASES] {
-        let mut after: Option<Bytes> = None;
-        loop {
-            let from = match &after {
-                Some(key) => Bound::Excluded(key.as_ref()),
-                None => Bound::Unbounded,
-            };
-            let page = volume.scan(space, from, Bound::Unbounded, Order::Ascending, TOGETHER)?;
-            let tenants = page.rows.iter().filter_map(|(_, row)| Tenant::decode(row));
+        for page in pages(&volume, space, &[], TOGETHER) {
+            let page = page?;
+            let tenants = page.iter().filter_map(|(_, row)| Tenant::decode(row));
             let keepers = tenants.flat_map(|tenant| tenant.keepers);
             let each = keepers.map(|keeper| blocks.release(owner, keeper.number, keeper.peers));
             futures::future::try_join_all(each).await.map_err(failed)?;
-            match page.next {
-                Some(next) => after = Some(next),
-                None => break,
-            }
         }
     }
     for (key, _) in store.kv_scan(CLAIMS, &id.0).await.map_err(failed)? {

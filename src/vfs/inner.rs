@@ -98,6 +98,8 @@ pub(super) struct Inner {
     /// Bytes of content in blocks, and of those in blocks that survive less than was promised.
     pub(super) stored: AtomicU64,
     pub(super) under_redundant: AtomicU64,
+    /// Files that have a name, of all kinds. Changed by who holds the lock of the core.
+    pub(super) files: AtomicU64,
     /// A moment that is later than all that may be used.
     pub(super) promised: AtomicU64,
     pub(super) stop: CancellationToken,
@@ -175,6 +177,7 @@ impl Inner {
             room_bytes: AtomicU64::new(u64::MAX),
             stored: AtomicU64::new(0),
             under_redundant: AtomicU64::new(0),
+            files: AtomicU64::new(0),
             promised: AtomicU64::new(0),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -386,7 +389,7 @@ impl Inner {
         let is_gone = node.orphan.is_some() && is_unused && node.lookups == 0;
         if let (Some(file), true) = (&node.file, is_unused) {
             let mut state = self.lock(file);
-            let is_busy = state.is_publishing || !state.flying.is_empty();
+            let is_busy = state.is_publishing || state.flying > 0;
             if !is_gone && (state.is_changed || is_busy) {
                 return;
             }

@@ -12,6 +12,7 @@ use super::inner::{Core, Inner};
 use super::ledger::{Born, Deltas, Keeper};
 use super::notes::{REMOVALS_PER_GROUP, encode_head};
 use super::read::ReadError;
+use super::remove::{Gone, drop_body};
 use super::rows::HEADS;
 use crate::base::{Class, Classify};
 use crate::blocks::{PutError, UploadOptions};
@@ -200,7 +201,7 @@ impl Inner {
             }
             let is_left_alone = !state.is_orphan
                 && state.is_sealed()
-                && state.flying.is_empty()
+                && state.flying == 0
                 && state.changed_at.elapsed() >= LEFT_ALONE;
             let written = match is_left_alone {
                 true => self.publish_extents(&mut core, &file, &mut state),
@@ -253,6 +254,7 @@ impl Inner {
             &mut state,
             Body::Inline(bytes.into()),
             Deltas::default(),
+            None,
         )?;
         drop(state);
         self.reap(&mut core, file.number);
@@ -279,11 +281,12 @@ impl Inner {
             true => Body::EMPTY,
             false => Body::Stored(self.identity.profile, dag::Body::Inline(new)),
         };
-        self.publish(core, file, state, body, deltas)?;
+        self.publish(core, file, state, body, deltas, None)?;
         Ok(true)
     }
 
-    /// The namespace gets a file's content, all of it; nothing of it is changed any more.
+    /// The namespace gets a file's content, all of it; nothing of it is changed any more. What is `gone` of the
+    /// old one is let go, besides what `deltas` say.
     pub(super) fn publish(
         &self,
         core: &mut Core,
@@ -291,6 +294,7 @@ impl Inner {
         state: &mut FileState,
         body: Body,
         mut deltas: Deltas,
+        gone: Option<&Gone>,
     ) -> Step<()> {
         let (size, mtime) = (state.head.size, state.head.mtime);
         let now = Now {
@@ -302,7 +306,11 @@ impl Inner {
         let mut edited = self.edit(core, now, |edit| edit.set_content(ino, size, mtime, body))?;
         let (head, is_noted) = (state.head, state.notes.head.is_some());
         let notes = state.notes.clone();
-        let is_long = notes.pieces.len() + notes.users.len() > REMOVALS_PER_GROUP;
+        let is_long = notes.pieces.len() + notes.users.len() > REMOVALS_PER_GROUP
+            || deltas.union_len(&notes) > self.blocks_per_group();
+        if let Some(gone) = gone {
+            drop_body(core, gone, &mut edited.group);
+        }
         let after = Head {
             base_end: size,
             ..head
@@ -317,11 +325,15 @@ impl Inner {
             state.notes = notes;
             return Err(stop);
         }
+        if gone.is_some() {
+            self.dropped_one(core);
+        }
         state.notes = Default::default();
         state.base = base;
         state.base_size = size;
         state.head = after;
-        state.overlay = Default::default();
+        state.overlay.reset();
+        state.described = state.overlay.begin_generation();
         state.is_changed = false;
         state.dirty_since = None;
         core.changed(&[ino]);
@@ -444,14 +456,8 @@ pub(super) fn push_extent(all: &mut Vec<Extent>, next: Extent) {
 
 /// A piece is not being sealed any more.
 fn land(state: &mut FileState, piece: &Piece) {
-    let is_it = |flying: &Piece| {
-        flying.offset == piece.offset
-            && flying.len == piece.len
-            && flying.source.is_same(&piece.source)
-    };
-    if let Some(index) = state.flying.iter().position(is_it) {
-        state.flying.swap_remove(index);
-    }
+    state.flying = state.flying.saturating_sub(1);
+    state.overlay.ground(piece);
 }
 
 impl From<SealError> for Stop {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::inner::Inner;
 use super::rows::{BLOCKS, RELEASES};
+use crate::base::limits::ROW_GROUP_MAX_BYTES;
 use crate::base::{BlockId, BlockRef, EcProfile, PeerId, wire};
 use crate::dag::{self, Extent, NodeAt};
 use crate::namespace::Body;
@@ -18,8 +19,13 @@ use crate::store::{Group, Seq, VolumeError};
 
 /// Version of the rows.
 const VERSION: u8 = 1;
+/// Version of a dropped content of which a part has been let go.
+const VERSION_IN_PARTS: u8 = 2;
 /// Claims that keep one block, unless a later one makes it safer.
 const KEEPERS_MAX: usize = 3;
+/// About what each peer in a row takes, and what the rest of the rows of one block does.
+const PEER_COST: usize = 36;
+const TENANT_COST: usize = 256;
 /// Longest row that is read: some claims with their holders.
 const ROW_MAX_BYTES: usize = 16 << 10;
 
@@ -84,8 +90,8 @@ impl Tenant {
     }
 }
 
-/// A content that was dropped.
-pub(super) fn encode_dropped(profile: EcProfile, body: &dag::Body<NodeAt>) -> Vec<u8> {
+/// A content that was dropped, of which everything below `from` has been let go.
+pub(super) fn encode_dropped(profile: EcProfile, body: &dag::Body<NodeAt>, from: u64) -> Vec<u8> {
     let (extents, node) = match body {
         dag::Body::Inline(extents) => {
             let rows = extents.iter();
@@ -94,21 +100,29 @@ pub(super) fn encode_dropped(profile: EcProfile, body: &dag::Body<NodeAt>) -> Ve
         }
         dag::Body::Manifest(node) => (Vec::new(), Some((node.block, node.offset, node.len))),
     };
-    wire::encode(&(VERSION, profile, extents, node))
+    match from {
+        0 => wire::encode(&(VERSION, profile, extents, node)),
+        from => wire::encode(&(VERSION_IN_PARTS, profile, extents, node, from)),
+    }
 }
 
-type DroppedRow = (
-    u8,
-    EcProfile,
-    Vec<(u64, u32, BlockRef, u32)>,
-    Option<(BlockRef, u32, u32)>,
-);
+type Extents = Vec<(u64, u32, BlockRef, u32)>;
+type Root = Option<(BlockRef, u32, u32)>;
 
-pub(super) fn decode_dropped(bytes: &[u8]) -> Option<Body> {
-    let (version, profile, extents, node): DroppedRow = wire::decode(bytes, ROW_MAX_BYTES).ok()?;
-    if version != VERSION {
-        return None;
-    }
+/// A content that was dropped, and from where on it has not been let go yet.
+pub(super) fn decode_dropped(bytes: &[u8]) -> Option<(Body, u64)> {
+    let whole = wire::decode::<(u8, EcProfile, Extents, Root)>(bytes, ROW_MAX_BYTES);
+    let (profile, extents, node, from) = match whole {
+        Ok((VERSION, profile, extents, node)) => (profile, extents, node, 0),
+        _ => {
+            let part = wire::decode::<(u8, EcProfile, Extents, Root, u64)>(bytes, ROW_MAX_BYTES);
+            let (version, profile, extents, node, from) = part.ok()?;
+            if version != VERSION_IN_PARTS {
+                return None;
+            }
+            (profile, extents, node, from)
+        }
+    };
     let body = match node {
         Some((block, offset, len)) => dag::Body::Manifest(NodeAt { block, offset, len }),
         None => dag::Body::Inline(
@@ -123,10 +137,16 @@ pub(super) fn decode_dropped(bytes: &[u8]) -> Option<Body> {
                 .collect(),
         ),
     };
-    Some(Body::Stored(profile, body))
+    Some((Body::Stored(profile, body), from))
 }
 
 impl Inner {
+    /// Blocks whose counts may change in one group: so few that their rows leave half of it for the rest.
+    pub(super) fn blocks_per_group(&self) -> usize {
+        let peers = self.identity.profile.total_shards() * KEEPERS_MAX;
+        ROW_GROUP_MAX_BYTES / 2 / (peers * PEER_COST + TENANT_COST)
+    }
+
     /// Applies a group together with the changes of counts that go with it.
     pub(super) fn apply_counted(
         &self,
@@ -191,7 +211,7 @@ impl Inner {
             tenant.keepers.push(born.keeper.clone());
             tenants.insert(id, tenant);
         }
-        for (id, delta) in &deltas.0 {
+        for (id, delta) in deltas.0.iter().filter(|(_, delta)| **delta != 0) {
             let tenant = match tenants.remove(id) {
                 Some(tenant) => Some(tenant),
                 None => self.tenant(*id)?,

@@ -1,12 +1,16 @@
 //! New files and new names.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use cairnfs_fuse::acl::{self, Acl};
 use cairnfs_fuse::{self as fuse, Caller, Errno, FileType, NewNode, OpenFlags, Opened};
 
 use super::errno::Step;
 use super::inner::{Core, Inner};
+use super::rows::{FILES, OWN};
 use crate::namespace::{self, Ino, Name, Node, OpError};
+use crate::store::Group;
 
 /// The longest target of a symbolic link in bytes (the kernel's `PATH_MAX`, less the final NUL).
 const TARGET_BYTES_MAX: usize = 4095;
@@ -150,7 +154,8 @@ impl Inner {
             uid: caller.uid,
             gid,
         };
-        self.change(core, |edit| {
+        let now = self.now();
+        let mut edited = self.edit(core, now, |edit| {
             edit.create(dir, name.bytes(), &made)?;
             for (name, value) in lists {
                 let name = Name::xattr(name).map_err(OpError::Invalid)?;
@@ -158,8 +163,19 @@ impl Inner {
             }
             Ok(())
         })?;
+        let files = self.count_files(&mut edited.group, 1);
+        self.commit(core, edited)?;
+        self.files.store(files, Ordering::Relaxed);
         core.changed(&[dir]);
         Ok(ino)
+    }
+
+    /// Adds to a group that there are more files, or fewer. Answers how many, once it is applied.
+    pub(super) fn count_files(&self, group: &mut Group, change: i64) -> u64 {
+        let files = self.files.load(Ordering::Relaxed);
+        let files = files.saturating_add_signed(change);
+        group.put(OWN, FILES, &files.to_be_bytes());
+        files
     }
 
     /// Permission bits and access control lists of a new file, as the directory's default list has them.

@@ -1,7 +1,7 @@
 //! Writing down in the journal what was changed in a file: pieces of raw data, and which bytes of the file
 //! they are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use super::inner::Inner;
 use super::ledger::Deltas;
 use super::rows::{HEADS, PIECES};
 use crate::base::limits::DIRTY_PER_GROUP_MAX;
-use crate::base::{BlockRef, wire};
+use crate::base::{BlockId, BlockRef, wire};
 use crate::content::overlay::{KeptId, Piece, Source};
 use crate::dag::Timestamp;
 use crate::namespace::{Hlc, Ino};
@@ -107,6 +107,53 @@ struct Batch {
     new: Vec<(Piece, Noted)>,
     /// Raw data to be kept.
     raw: Vec<(KeptId, Piece)>,
+    /// How many pieces it removes.
+    gone: usize,
+    /// Blocks whose counts it may change.
+    blocks: BTreeSet<BlockId>,
+}
+
+impl Batch {
+    const fn new(start: u64, end: u64) -> Batch {
+        Batch {
+            start,
+            end,
+            new: Vec::new(),
+            raw: Vec::new(),
+            gone: 0,
+            blocks: BTreeSet::new(),
+        }
+    }
+
+    fn names(&mut self, noted: &Noted) {
+        if let NotedPlace::Block(block, _) = &noted.place {
+            self.blocks.insert(block.id);
+        }
+    }
+
+    fn is_full(&self, blocks_max: usize) -> bool {
+        self.raw.len() >= DIRTY_PER_GROUP_MAX
+            || self.new.len() >= PIECES_PER_GROUP
+            || self.gone >= REMOVALS_PER_GROUP
+            || self.blocks.len() >= blocks_max
+    }
+
+    /// Ends it at an offset. What of its last piece lies behind goes to the front of `left`; raw data stays
+    /// whole, and the batch is a little longer.
+    fn cut(&mut self, at: u64, left: &mut VecDeque<Piece>) {
+        self.end = at;
+        let Some((last, noted)) = self.new.last_mut() else {
+            return;
+        };
+        let is_raw = matches!(last.source, Source::Memory { kept: None, .. });
+        if is_raw {
+            self.end = at.max(last.end());
+        } else if let (Some(front), Some(rest)) = (last.clip(0, at), last.clip(at, u64::MAX)) {
+            *noted = noted.cut(front.len);
+            *last = front;
+            left.push_front(rest);
+        }
+    }
 }
 
 impl Inner {
@@ -163,33 +210,28 @@ impl Inner {
                 break;
             }
         }
-        let empty = |start| Batch {
-            start,
-            end,
-            new: Vec::new(),
-            raw: Vec::new(),
-        };
-        let mut batches = vec![empty(start)];
-        let gone = noted_within(state, start, end);
-        if gone.len() > REMOVALS_PER_GROUP && state.overlay.around(start, end).next().is_none() {
-            // A large part was cut off: piece by piece, from the front.
-            for (offset, _) in gone.iter().step_by(REMOVALS_PER_GROUP).skip(1) {
-                if let Some(batch) = batches.last_mut() {
-                    batch.end = *offset;
-                }
-                batches.push(empty(*offset));
+        let mut batches = Vec::new();
+        let mut batch = Batch::new(start, end);
+        let mut gone = noted_within(state, start, end).into_iter().peekable();
+        let mut pieces: VecDeque<Piece> = state.overlay.around(start, end).collect();
+        loop {
+            // What goes and what comes, in the order of the file.
+            let at = pieces.front().map_or(u64::MAX, |piece| piece.offset);
+            let goes = gone.next_if(|(offset, _)| *offset <= at);
+            let begins = goes.map_or(at, |(offset, _)| offset);
+            if begins > batch.start && batch.is_full(self.blocks_per_group()) {
+                batch.cut(begins, &mut pieces);
+                let rest = Batch::new(batch.end, end);
+                batches.push(std::mem::replace(&mut batch, rest));
             }
-            return batches;
-        }
-        for piece in state.overlay.around(start, end) {
-            if let Some(batch) = batches.last_mut()
-                && (batch.raw.len() == DIRTY_PER_GROUP_MAX || batch.new.len() == PIECES_PER_GROUP)
-            {
-                batch.end = piece.offset;
-                batches.push(empty(piece.offset));
-            }
-            let Some(batch) = batches.last_mut() else {
+            if let Some((_, noted)) = goes {
+                batch.gone += 1;
+                batch.names(&noted);
                 continue;
+            }
+            let Some(piece) = pieces.pop_front() else {
+                batches.push(batch);
+                return batches;
             };
             let place = match &piece.source {
                 Source::Memory { kept: None, .. } => {
@@ -205,10 +247,13 @@ impl Inner {
                 Source::Block { block, at } => NotedPlace::Block(*block, *at),
                 Source::Hole => NotedPlace::Hole,
             };
-            let len = piece.len;
-            batch.new.push((piece, Noted { len, place }));
+            let noted = Noted {
+                len: piece.len,
+                place,
+            };
+            batch.names(&noted);
+            batch.new.push((piece, noted));
         }
-        batches
     }
 
     fn note_batch(&self, cell: &FileCell, state: &mut FileState, batch: Batch) -> Step<Seq> {
@@ -300,7 +345,7 @@ impl Inner {
     /// Keeps what is in the journal there only.
     pub(super) fn unload(&self, state: &mut FileState) {
         // What is being sealed is recognised by its buffer.
-        if !state.flying.is_empty() {
+        if state.flying > 0 {
             return;
         }
         let pieces: Vec<Piece> = state.overlay.pieces().collect();
@@ -337,9 +382,12 @@ impl Inner {
             let mut group = Group::new();
             group.cleanup();
             let mut deltas = Deltas::default();
-            let pieces = notes.pieces.iter().take(REMOVALS_PER_GROUP);
-            let pieces: Vec<u64> = pieces.map(|(offset, _)| *offset).collect();
+            let mut pieces: Vec<u64> = Vec::new();
             for (offset, noted) in notes.pieces.iter().take(REMOVALS_PER_GROUP) {
+                if deltas.0.len() >= self.blocks_per_group() {
+                    break;
+                }
+                pieces.push(*offset);
                 group.remove(PIECES, &piece_key(ino, *offset));
                 count(&mut deltas, noted, -1);
             }
@@ -386,6 +434,19 @@ impl Inner {
         for id in notes.users.keys() {
             group.release(DirtyId(id.0));
         }
+    }
+}
+
+impl Deltas {
+    /// How many blocks change their counts if, besides, a file's changes are forgotten.
+    pub(super) fn union_len(&self, notes: &Notes) -> usize {
+        let mut all: BTreeSet<BlockId> = self.0.keys().copied().collect();
+        for noted in notes.pieces.values() {
+            if let NotedPlace::Block(block, _) = &noted.place {
+                all.insert(block.id);
+            }
+        }
+        all.len()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Writing the description of a file with many extents: the nodes of its manifest around what changed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cairnfs_fuse::Errno;
@@ -10,8 +11,10 @@ use super::file::{Base, FileCell, Head};
 use super::inner::Inner;
 use super::land::{SealError, push_extent};
 use super::ledger::{Born, Deltas};
-use crate::base::EcProfile;
+use super::read::ReadError;
+use super::remove::{Gone, drop_body};
 use crate::base::limits::CHUNK_MAX_BYTES;
+use crate::base::{BlockId, EcProfile};
 use crate::content::ContentError;
 use crate::content::overlay::{Part, Piece, Source};
 use crate::dag::file::INLINE_EXTENTS_MAX;
@@ -20,16 +23,72 @@ use crate::dag::{
 };
 use crate::namespace::{Body, Now};
 
+/// Extents of the old content that are replaced at once.
+const EXTENTS_MAX: usize = 8192;
+
 /// What is to be described, as it was when it began.
 struct Snapshot {
     head: Head,
     base: Base,
     base_size: u64,
+    /// All changes of earlier generations that are no pieces are in `head`.
+    generation: u64,
     /// Pieces in blocks, and holes.
     pieces: Vec<Piece>,
     parts: Vec<Part>,
     start: u64,
     end: u64,
+    /// Up to there it is written anew although nothing changed.
+    renew_end: u64,
+    /// The old content, if nothing of it stays: it is let go as a whole.
+    dropped: Option<Gone>,
+}
+
+/// How much of a snapshot a description says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    All,
+    /// More is to be described: all at once would change the counts of too many blocks.
+    Part,
+}
+
+impl Snapshot {
+    /// How far a description may go whose group changes the counts of at most `most` blocks. `old` is what the
+    /// old content has there, or the first of it.
+    fn reach(&self, old: &[Extent], most: usize) -> u64 {
+        let extents = old.iter().map(|extent| (extent.offset, extent.block.id));
+        let pieces = self.pieces.iter().filter_map(|piece| match &piece.source {
+            Source::Block { block, .. } => Some((piece.offset, block.id)),
+            _ => None,
+        });
+        let mut all: Vec<(u64, BlockId)> = extents.chain(pieces).collect();
+        all.sort_unstable();
+        let mut named = BTreeSet::new();
+        for (offset, block) in all {
+            named.insert(block);
+            if named.len() > most && offset > self.start {
+                return offset;
+            }
+        }
+        match old.last() {
+            Some(last) if old.len() >= EXTENTS_MAX => last.end().min(self.end),
+            _ => self.end,
+        }
+    }
+
+    /// Size of the content that is described up to an offset, and how much of it counts: what was cut off is
+    /// still there behind.
+    fn shown(&self, upto: u64) -> (u64, u64) {
+        if upto >= self.end {
+            return (self.head.size, self.head.size);
+        }
+        let before = match self.dropped {
+            Some(_) => 0,
+            None => self.base_size,
+        };
+        let done = upto.min(self.head.size);
+        (before.max(done), self.head.base_end.max(done))
+    }
 }
 
 /// A new description and the blocks it is in.
@@ -37,12 +96,14 @@ struct Described {
     body: DagBody<NodeAt>,
     deltas: Deltas,
     born: Vec<Born>,
+    /// How far it goes; what lies behind is described by the next one.
+    upto: u64,
 }
 
 impl Inner {
     /// Describes a file in the background, unless that is being done.
     pub(super) fn publish_soon(self: &Arc<Self>, file: Arc<FileCell>) {
-        let Some(snapshot) = self.begin(&file) else {
+        let Some(mut snapshot) = self.begin(&file) else {
             return;
         };
         let inner = Arc::clone(self);
@@ -50,9 +111,19 @@ impl Inner {
             .under_way
             .fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         self.tasks.spawn(async move {
-            let outcome = inner.describe_and_publish(&file, &snapshot).await;
+            let outcome = loop {
+                let outcome = inner.describe_and_publish(&file, &snapshot).await;
+                inner.lock(&file).is_publishing = false;
+                let is_all = !matches!(outcome, Ok(Reach::Part));
+                if is_all || inner.stop.is_cancelled() {
+                    break outcome;
+                }
+                match inner.begin(&file) {
+                    Some(next) => snapshot = next,
+                    None => break outcome,
+                }
+            };
             let mut core = inner.core();
-            inner.lock(&file).is_publishing = false;
             inner.reap(&mut core, file.number);
             drop(core);
             if let Err(stop) = outcome {
@@ -79,13 +150,23 @@ impl Inner {
             .pieces()
             .filter(|piece| !piece.source.is_dirty())
             .collect();
-        let is_cut = state.head.base_end < state.base_size;
+        let dropped = match &state.base {
+            Base::Stored(profile, body @ DagBody::Manifest(_)) if state.head.base_end == 0 => {
+                Some((*profile, body.clone()))
+            }
+            _ => None,
+        };
+        let is_cut = dropped.is_none() && state.head.base_end < state.base_size;
         let cut_at = is_cut.then_some(state.head.base_end);
+        let renew = state.renew.take().filter(|_| dropped.is_none());
+        let (renew_start, renew_end) = renew.unzip();
         let first = pieces.first().map(|piece| piece.offset);
-        let start = first.into_iter().chain(cut_at).min().unwrap_or(0);
+        let starts = first.into_iter().chain(cut_at).chain(renew_start);
+        let start = starts.min().unwrap_or(0);
+        let last = pieces.last().map(Piece::end);
         let end = match is_cut {
             true => u64::MAX,
-            false => pieces.last().map_or(0, Piece::end),
+            false => last.max(renew_end).unwrap_or(0),
         };
         let parts = state.overlay.parts(start, end.min(state.head.size));
         state.is_publishing = true;
@@ -95,10 +176,13 @@ impl Inner {
             head: state.head,
             base: state.base.clone(),
             base_size: state.base_size,
+            generation: state.overlay.generation(),
             pieces,
             parts,
             start,
             end,
+            renew_end: renew_end.unwrap_or(0),
+            dropped,
         })
     }
 
@@ -106,7 +190,7 @@ impl Inner {
         self: &Arc<Self>,
         file: &Arc<FileCell>,
         snapshot: &Snapshot,
-    ) -> Step<()> {
+    ) -> Step<Reach> {
         let described = self.describe(snapshot).await?;
         for born in &described.born {
             self.adopt(born)?;
@@ -114,57 +198,85 @@ impl Inner {
         let mut core = self.core();
         let mut state = self.lock(file);
         if state.is_orphan {
-            return Ok(());
+            return Ok(Reach::All);
+        }
+        let upto = described.upto;
+        let reach = match upto < snapshot.end {
+            true => Reach::Part,
+            false => Reach::All,
+        };
+        if reach == Reach::Part {
+            // Until all is described, a crash leaves the rest to the journal.
+            self.note(file, &mut state)?;
         }
         let body = match described.body {
             DagBody::Inline(extents) if extents.is_empty() => Body::EMPTY,
             body => Body::Stored(self.identity.profile, body),
         };
         let before = state.overlay.clone();
-        for piece in &snapshot.pieces {
-            state.overlay.settle(piece);
+        for piece in snapshot.pieces.iter().filter_map(|p| p.clip(0, upto)) {
+            state.overlay.settle(&piece);
         }
-        let is_all = state.overlay.is_empty() && state.head == snapshot.head;
-        if is_all {
-            let published = self.publish(&mut core, file, &mut state, body, described.deltas);
+        let is_same = state.overlay.is_empty() && state.head == snapshot.head;
+        if is_same && reach == Reach::All {
+            let gone = snapshot.dropped.as_ref();
+            let published = self.publish(&mut core, file, &mut state, body, described.deltas, gone);
             if published.is_err() {
                 state.overlay = before;
             }
-            return published;
+            return published.map(|()| Reach::All);
         }
         // More was changed meanwhile: that lies over the new content.
         let now = Now {
             hlc: snapshot.head.edited,
             time: snapshot.head.mtime,
         };
-        let (ino, size, mtime) = (file.ino, snapshot.head.size, snapshot.head.mtime);
+        let (ino, mtime) = (file.ino, snapshot.head.mtime);
+        let (size, base_end) = snapshot.shown(upto);
         let base = Base::of(&body);
         let written = self
             .edit(&core, now, |edit| edit.set_content(ino, size, mtime, body))
-            .and_then(|edited| self.commit_counted(&mut core, edited, &described.deltas));
+            .and_then(|mut edited| {
+                if let Some(gone) = &snapshot.dropped {
+                    drop_body(&core, gone, &mut edited.group);
+                }
+                self.commit_counted(&mut core, edited, &described.deltas)
+            });
         if let Err(stop) = written {
             state.overlay = before;
             return Err(stop);
         }
+        if snapshot.dropped.is_some() {
+            self.dropped_one(&mut core);
+        }
         state.base = base;
         state.base_size = size;
-        state.head.base_end = size.min(state.low_water);
-        let end = snapshot.end.min(state.head.size.max(size));
+        state.head.base_end = base_end.min(state.low_water);
+        if reach == Reach::All {
+            let generation = snapshot.generation.min(state.overlay.oldest());
+            state.described = state.described.max(generation);
+        }
+        if upto < snapshot.renew_end {
+            state.renew = Some((upto, snapshot.renew_end));
+        }
+        let end = upto.min(state.head.size.max(size));
         state.stale(snapshot.start, end);
         core.changed(&[ino]);
-        self.note(file, &mut state).map(drop)
+        self.note(file, &mut state).map(|_| reach)
     }
 
     async fn describe(&self, snapshot: &Snapshot) -> Result<Described, SealError> {
         let mut deltas = Deltas::default();
         let (profile, body) = match &snapshot.base {
-            Base::Stored(profile, body) => (*profile, body.clone()),
-            Base::Inline(_) => (self.identity.profile, DagBody::Inline(Vec::new())),
+            Base::Stored(profile, body) if snapshot.dropped.is_none() => (*profile, body.clone()),
+            _ => (self.identity.profile, DagBody::Inline(Vec::new())),
         };
         let Snapshot { start, end, .. } = *snapshot;
-        let old: Vec<Extent> = self
-            .extents(profile, &body, start, end)
-            .await?
+        let map = &self.extent_map;
+        let found = map.first_extents(&self.blocks, profile, &body, start, end, EXTENTS_MAX);
+        let found = found.await.map_err(ReadError::from)?;
+        let end = snapshot.reach(&found, self.blocks_per_group());
+        let old: Vec<Extent> = found
             .iter()
             .filter_map(|extent| extent.clip(start, end))
             .collect();
@@ -172,6 +284,9 @@ impl Inner {
         for part in &snapshot.parts {
             match part {
                 Part::Piece(piece) => {
+                    let Some(piece) = piece.clip(start, end) else {
+                        continue;
+                    };
                     if let Source::Block { block, at } = &piece.source {
                         push_extent(
                             &mut new,
@@ -187,7 +302,9 @@ impl Inner {
                         keep(&mut new, &old, piece.offset, piece.end(), snapshot);
                     }
                 }
-                Part::Old(range) => keep(&mut new, &old, range.start, range.end, snapshot),
+                Part::Old(range) => {
+                    keep(&mut new, &old, range.start, range.end.min(end), snapshot);
+                }
             }
         }
         deltas.extents(&old, -1);
@@ -196,7 +313,7 @@ impl Inner {
         let content = FileContent { size, body };
         let budget = NodeBudget::for_chunks(CHUNK_MAX_BYTES);
         let patch = Patch::new(&content, start, end, new, budget, INLINE_EXTENTS_MAX);
-        self.run_patch(patch, profile, deltas).await
+        self.run_patch(patch, profile, deltas, end).await
     }
 
     async fn run_patch(
@@ -204,6 +321,7 @@ impl Inner {
         mut patch: Patch,
         profile: EcProfile,
         mut deltas: Deltas,
+        upto: u64,
     ) -> Result<Described, SealError> {
         let mut packer = NodePacker::new(CHUNK_MAX_BYTES);
         let mut born: Vec<Born> = Vec::new();
@@ -246,7 +364,12 @@ impl Inner {
                 }
             }
         };
-        Ok(Described { body, deltas, born })
+        Ok(Described {
+            body,
+            deltas,
+            born,
+            upto,
+        })
     }
 
     async fn seal_nodes(

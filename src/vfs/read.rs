@@ -9,13 +9,15 @@ use cairnfs_fuse::{CopyRange, Data, Errno, Whence};
 use super::errno::Stop;
 use super::file::{Base, FileCell};
 use super::inner::Inner;
-use super::io::SeekAnswer;
+use super::io::{SeekAnswer, end_of};
 use crate::base::{BlockRef, Class, Classify, EcProfile};
 use crate::content::ContentError;
 use crate::content::overlay::{Part, Piece, Source};
 use crate::dag::{Body, Extent};
 use crate::store::DirtyId;
 
+/// Most bytes that one request copies by reading and writing them.
+const COPY_BYTES: u64 = 16 << 20;
 /// How far ahead of a reader in sequence blocks are fetched.
 const AHEAD_BYTES: u64 = 12 << 20;
 /// A read of less than this that does not go on where the last one ended takes only what it needs.
@@ -360,8 +362,13 @@ impl Inner {
     pub(super) async fn copy_bytes(self: Arc<Self>, copy: CopyRange) -> Result<u64, Errno> {
         let (from, to) = (self.opened(copy.from.0.0)?, self.opened(copy.to.0.0)?);
         let mut done = 0;
-        while done < copy.len {
-            let step = (copy.len - done).min(1 << 20);
+        // Whoever wants more asks again: nobody has to wait for one answer for as long as it takes. What the
+        // copy itself adds to a file is not copied once more.
+        let left = self.lock(&from).size().saturating_sub(copy.from_offset);
+        let len = copy.len.min(left).min(COPY_BYTES);
+        end_of(copy.to_offset, len)?;
+        while done < len {
+            let step = (len - done).min(1 << 20);
             let data = match self.read(&from, copy.from_offset + done, step) {
                 Ok(data) => data,
                 Err(plan) => self.clone().fetch(Arc::clone(&from), plan).await?,

@@ -1,7 +1,6 @@
 //! Opening a volume: what the last run left unfinished is taken up.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,13 +10,13 @@ use super::file::{FileCell, FileState, Noted, NotedPlace, Notes};
 use super::inner::Inner;
 use super::land::CLAIMS;
 use super::notes::{decode_head, decode_piece};
-use super::rows::{DROPPED, HEADS, OWN, PIECES};
+use super::rows::{DROPPED, FILE_ROWS, FILES, HEADS, OWN, PIECES, ROWS, pages};
 use super::xattr::HAS_ACLS;
 use super::{Durability, VfsError, VfsParts};
 use crate::base::BlockId;
 use crate::content::overlay::{KeptId, Piece, Source};
 use crate::namespace::{Hlc, Ino, Key, Rows};
-use crate::store::{DirtyId, Group, Order, Space, Volume, VolumeOptions};
+use crate::store::{DirtyId, Group, Space, Volume, VolumeOptions};
 
 /// The row with a moment that is later than all that were used.
 const MOMENT: &[u8] = b"moment";
@@ -35,21 +34,10 @@ fn all_rows(
     prefix: &[u8],
 ) -> Result<Vec<(Bytes, Bytes)>, crate::store::VolumeError> {
     let mut found = Vec::new();
-    let mut from = Bound::Included(Bytes::copy_from_slice(prefix));
-    loop {
-        let start = from.as_ref().map(|key| key.as_ref());
-        let page = volume.scan(space, start, Bound::Unbounded, Order::Ascending, PAGE)?;
-        for (key, value) in page.rows {
-            if !key.starts_with(prefix) {
-                return Ok(found);
-            }
-            found.push((key, value));
-        }
-        match page.next {
-            Some(next) => from = Bound::Excluded(next),
-            None => return Ok(found),
-        }
+    for page in pages(volume, space, prefix, PAGE) {
+        found.extend(page?);
     }
+    Ok(found)
 }
 
 impl Inner {
@@ -116,9 +104,28 @@ impl Inner {
         {
             self.observe(Hlc(u64::from_be_bytes(bytes)));
         }
+        let files = match self.volume.get(OWN, FILES)?.map(|row| row[..].try_into()) {
+            Some(Ok(bytes)) => u64::from_be_bytes(bytes),
+            // It is new, or of a version that did not count.
+            _ => self.files_there_are()?,
+        };
+        self.files.store(files, Ordering::Relaxed);
         let has_acls = self.volume.get(OWN, HAS_ACLS)?.is_some();
         self.acls.store(has_acls, Ordering::Relaxed);
         self.promise_moments()
+    }
+
+    /// Counts the files that have attributes: those are the ones with a name.
+    fn files_there_are(&self) -> Result<u64, VfsError> {
+        let mut files = 0;
+        for page in pages(&self.volume, ROWS, FILE_ROWS, PAGE) {
+            let page = page?;
+            let attrs = page
+                .iter()
+                .filter(|(key, _)| matches!(Key::decode(key), Ok(Key::Attrs(_))));
+            files += attrs.count() as u64;
+        }
+        Ok(files)
     }
 
     /// Writes down a moment that is later than those used until this is called again.
@@ -142,6 +149,7 @@ impl Inner {
         }
         let mut core = self.core();
         let made = self.change(&mut core, |edit| edit.create_root(ROOT_MODE, uid, gid));
+        self.files.fetch_add(1, Ordering::Relaxed);
         made.map(drop)
             .map_err(|_| VfsError::Unready("its top directory cannot be made".to_owned()))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use cairnfs_fuse::{self as fuse, Caller, Errno, Rename, RenameFlags};
 
@@ -11,11 +12,24 @@ use super::inner::{Core, Inner};
 use super::inode::Orphan;
 use super::ledger;
 use super::rows::DROPPED;
+use crate::base::EcProfile;
+use crate::dag::{self, NodeAt};
 use crate::namespace::{Body, Ino, Kind, Name, Now, Removed, RenameMode, Shown, Stat};
 use crate::store::Group;
 
 /// The bit of a directory in which only owners remove names.
 const STICKY: u16 = 0o1000;
+
+/// A content that nothing names any more.
+pub(super) type Gone = (EcProfile, dag::Body<NodeAt>);
+
+/// Adds to a group that a content is let go. Answers under which number; whoever carries it out takes that.
+pub(super) fn drop_body(core: &Core, (profile, body): &Gone, group: &mut Group) -> u64 {
+    let number = core.next_dropped;
+    let row = ledger::encode_dropped(*profile, body, 0);
+    group.put(DROPPED, &number.to_be_bytes(), &row);
+    number
+}
 
 /// What is kept of a file that may lose its last name, as it was before.
 struct Doomed {
@@ -57,7 +71,9 @@ impl Inner {
         // It is what makes room where there is none.
         edited.group.cleanup();
         let dropped = self.drop_content(&core, &removed, &doomed, &mut edited.group);
+        let files = self.count_files(&mut edited.group, -i64::from(removed.was_last));
         self.commit(&mut core, edited)?;
+        self.files.store(files, Ordering::Relaxed);
         core.changed(&[dir]);
         self.lost_name(&mut core, &removed, doomed, dropped, now);
         Ok(())
@@ -104,7 +120,10 @@ impl Inner {
             }
             _ => None,
         };
+        let is_fewer = removed.as_ref().is_some_and(|removed| removed.was_last);
+        let files = self.count_files(&mut edited.group, -i64::from(is_fewer));
         self.commit(&mut core, edited)?;
+        self.files.store(files, Ordering::Relaxed);
         core.changed(&[dir, new_dir, moved]);
         core.changed(there.as_slice());
         if let (Some(removed), Some(doomed)) = (removed, doomed) {
@@ -174,10 +193,7 @@ impl Inner {
         if !removed.was_last {
             return None;
         }
-        let number = core.next_dropped;
-        let row = ledger::encode_dropped(*profile, body);
-        group.put(DROPPED, &number.to_be_bytes(), &row);
-        Some(number)
+        Some(drop_body(core, &(*profile, body.clone()), group))
     }
 
     /// A name is gone; with the last one the file becomes one that only those see who use it.
@@ -221,6 +237,12 @@ impl Inner {
             self.lock(&file).is_orphan = true;
         }
         self.reap(core, doomed.number);
+    }
+
+    /// A content was dropped that nobody can read any more.
+    pub(super) fn dropped_one(&self, core: &mut Core) {
+        core.next_dropped += 1;
+        self.dropping.notify_one();
     }
 
     /// Nobody uses a file without a name any more.

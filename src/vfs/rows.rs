@@ -29,6 +29,11 @@ pub(super) const RELEASES: Space = Space(7);
 /// What this replica has to know of itself.
 pub(super) const OWN: Space = Space(8);
 
+/// How keys of files' own rows begin in [`ROWS`].
+pub(super) const FILE_ROWS: &[u8] = &[2];
+/// The row of [`OWN`] that says how many files there are.
+pub(super) const FILES: &[u8] = b"files";
+
 /// A value that is here as a whole.
 const WHOLE: u8 = 0;
 /// The first part of a value; the others are in [`PARTS`].
@@ -184,6 +189,31 @@ impl VolumeRows<'_> {
         }
         Ok(found)
     }
+}
+
+/// All rows of a space whose keys begin with `prefix`, some at a time. Nothing is locked between: what comes or
+/// goes meanwhile is seen or not. After an error there is nothing more.
+pub(super) fn pages<'a>(
+    volume: &'a Volume,
+    space: Space,
+    prefix: &'a [u8],
+    size: usize,
+) -> impl Iterator<Item = Result<Vec<(Bytes, Bytes)>, VolumeError>> + 'a {
+    let mut from = Some(Bound::Included(Bytes::copy_from_slice(prefix)));
+    std::iter::from_fn(move || {
+        let at = from.take()?;
+        let at = at.as_ref().map(|key| key.as_ref());
+        let page = volume.scan(space, at, Bound::Unbounded, Order::Ascending, size);
+        Some(page.map(|page| {
+            let (mut rows, found) = (page.rows, page.next);
+            let within = rows.partition_point(|(key, _)| key.starts_with(prefix));
+            if within == rows.len() {
+                from = found.map(Bound::Excluded);
+            }
+            rows.truncate(within);
+            rows
+        }))
+    })
 }
 
 /// Adds changes of the namespace to a group.

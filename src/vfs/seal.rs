@@ -48,8 +48,6 @@ impl Drop for UnderWay {
 /// What a turn has to look for.
 #[derive(Clone, Copy)]
 struct Turn {
-    /// Everything is to be sealed.
-    is_forced: bool,
     /// The journal is to be brought up to date.
     notes: bool,
 }
@@ -74,10 +72,7 @@ impl Inner {
                 }
             }
             let begun = Instant::now();
-            self.turn(Turn {
-                is_forced: false,
-                notes,
-            });
+            self.turn(Turn { notes });
             let rest = begun.elapsed() * (TURN_SHARE - 1);
             tokio::select! {
                 biased;
@@ -99,22 +94,25 @@ impl Inner {
         self.room_bytes.store(bytes + dirty, Ordering::Relaxed);
     }
 
-    /// Seals everything that was written before, and waits until it is described in the namespace.
+    /// Seals everything that was written before, and waits until it is described in the namespace. What is
+    /// written from now on is not waited for.
     pub(super) async fn seal_all(self: &Arc<Self>) -> Result<(), Errno> {
         *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let files = self.queued();
+        let mut awaited: Vec<(Arc<FileCell>, u64)> = files
+            .into_iter()
+            .map(|file| {
+                let generation = self.lock(&file).overlay.begin_generation();
+                (file, generation)
+            })
+            .collect();
+        let mut turn = Turn { notes: true };
         loop {
             let relief = self.relief.notified();
-            self.turn(Turn {
-                is_forced: true,
-                notes: true,
-            });
-            let waiting: Vec<Arc<FileCell>> = {
-                let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-                queue.iter().cloned().collect()
-            };
-            // What has no name any more goes nowhere.
-            let is_empty = waiting.iter().all(|file| self.lock(file).is_orphan);
-            if is_empty && self.under_way.load(Ordering::Acquire) == 0 {
+            self.turn(turn);
+            turn.notes = false;
+            awaited.retain(|(file, generation)| !self.lock(file).is_described(*generation));
+            if awaited.is_empty() {
                 break;
             }
             let pause = *self.pause.lock().unwrap_or_else(PoisonError::into_inner);
@@ -159,12 +157,15 @@ impl Inner {
         pause.is_some_and(|until| until > Instant::now())
     }
 
+    /// Files with changes.
+    fn queued(&self) -> Vec<Arc<FileCell>> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.iter().cloned().collect()
+    }
+
     /// One look through all changed files.
     fn turn(self: &Arc<Self>, turn: Turn) {
-        let files: Vec<Arc<FileCell>> = {
-            let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.iter().cloned().collect()
-        };
+        let files = self.queued();
         let is_pausing = self.is_pausing();
         let memory = self.totals.memory.load(Ordering::Relaxed);
         let is_tight = memory > self.options.dirty_max_bytes / 2;
@@ -174,7 +175,7 @@ impl Inner {
         let mut done = Vec::new();
         for file in files {
             let mut state = self.lock(&file);
-            if !state.is_changed && state.flying.is_empty() && !state.is_publishing {
+            if !state.is_changed && state.flying == 0 && !state.is_publishing {
                 state.is_queued = false;
                 done.push(Arc::clone(&file));
                 continue;
@@ -188,20 +189,20 @@ impl Inner {
                 }
                 continue;
             }
-            let is_ripe = turn.is_forced
-                || is_tight
+            let is_awaited = state.is_awaited();
+            let is_ripe = is_tight
                 || state.changed_at.elapsed() >= IDLE
                 || state
                     .dirty_since
                     .is_some_and(|since| since.elapsed() >= AGE);
-            let is_quiet = state.flying.is_empty() && !state.is_publishing;
+            let is_quiet = state.flying == 0 && !state.is_publishing;
             if is_pausing {
                 if is_tight {
                     self.note_and_unload(&file, &mut state);
                 }
                 continue;
             }
-            if is_ripe && is_quiet && fits_in_row(&state) {
+            if (is_ripe || is_awaited) && is_quiet && fits_in_row(&state) {
                 small.push(Arc::clone(&file));
                 continue;
             }
@@ -220,14 +221,17 @@ impl Inner {
                 // What comes from now on has its own time.
                 state.dirty_since = None;
             }
-            let is_quiet = state.flying.is_empty() && !state.is_publishing;
-            let is_due = || {
+            let is_quiet = state.flying == 0 && !state.is_publishing;
+            let is_long = || {
                 let before = state.described_at;
                 before.is_none_or(|at| at.elapsed() >= DESCRIBED)
                     && state.overlay.len() >= PIECES_MAX
                     && state.overlay.has_placed()
             };
-            if is_quiet && (is_ripe && state.is_sealed() || is_due()) {
+            let is_worth = is_quiet && (is_ripe && state.is_sealed() || is_long());
+            // A file that is written all the time never comes to rest.
+            let is_due = is_awaited && !state.is_publishing && !state.overlay.has_old_dirty();
+            if is_worth || is_due {
                 large.push(Arc::clone(&file));
             }
         }
@@ -272,7 +276,7 @@ impl Inner {
 
     /// The journal takes note, unless blocks are about to take the data.
     fn note_now_or_later(&self, file: &FileCell, state: &mut FileState) {
-        if !state.flying.is_empty() && state.unnoted_turns < 2 {
+        if state.flying > 0 && state.unnoted_turns < 2 {
             state.unnoted_turns += 1;
             return;
         }
@@ -298,25 +302,25 @@ impl Inner {
     }
 }
 
-/// Dirty pieces that nobody seals yet, as runs that follow one another in the file.
-fn grounded_runs(state: &FileState) -> Vec<VecDeque<Piece>> {
-    let mut runs: Vec<VecDeque<Piece>> = Vec::new();
-    let mut add = |piece: Piece| match runs.last_mut() {
-        Some(run) if run.back().is_some_and(|last| last.end() == piece.offset) => {
-            run.push_back(piece);
+/// Dirty pieces that follow one another in a file.
+#[derive(Default)]
+struct Run {
+    pieces: VecDeque<Piece>,
+    /// Whether somebody waits for a part of it.
+    is_awaited: bool,
+}
+
+/// Dirty pieces that nobody seals yet.
+fn grounded_runs(state: &FileState) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (piece, is_old) in state.overlay.grounded() {
+        let last = runs.last().and_then(|run| run.pieces.back());
+        if last.is_none_or(|last| last.end() != piece.offset) {
+            runs.push(Run::default());
         }
-        _ => runs.push(VecDeque::from([piece])),
-    };
-    for piece in state.overlay.pieces().filter(|p| p.source.is_dirty()) {
-        let is_flying = |flying: &&Piece| {
-            flying.offset <= piece.offset
-                && piece.end() <= flying.end()
-                && flying
-                    .clip(piece.offset, piece.end())
-                    .is_some_and(|part| part.source.is_same(&piece.source))
-        };
-        if !state.flying.iter().any(|flying| is_flying(&flying)) {
-            add(piece);
+        if let Some(run) = runs.last_mut() {
+            run.is_awaited |= is_old;
+            run.pieces.push_back(piece);
         }
     }
     runs
@@ -326,13 +330,14 @@ fn grounded_runs(state: &FileState) -> Vec<VecDeque<Piece>> {
 fn take_run(
     file: &Arc<FileCell>,
     state: &mut FileState,
-    mut run: VecDeque<Piece>,
+    run: Run,
     is_ripe: bool,
     plans: &mut Vec<Plan>,
     pack: &mut Vec<(Arc<FileCell>, Piece)>,
     pack_len: &mut u64,
 ) {
     let chunk = CHUNK_MAX_BYTES as u64;
+    let (mut run, is_ripe) = (run.pieces, is_ripe || run.is_awaited);
     let mut left: u64 = run.iter().map(|piece| piece.len).sum();
     let take = |len: u64, run: &mut VecDeque<Piece>, state: &mut FileState| {
         let (mut parts, mut taken) = (Vec::new(), 0);
@@ -345,7 +350,8 @@ fn take_run(
             }
             if let Some(part) = piece.clip(0, cut) {
                 taken += part.len;
-                state.flying.push(part.clone());
+                state.flying += 1;
+                state.overlay.launch(&part);
                 parts.push((Arc::clone(file), part));
             }
         }

@@ -248,7 +248,8 @@ fn no_mutation_breaks_a_decoder() {
         let inputs = inputs(target);
         let entropy = Entropy::seeded(11);
         // Opening a store takes a thousand times as long as reading a number.
-        let is_store = ["segment", "journal", "volume_tables"].contains(&target.name);
+        let is_store =
+            ["segment", "journal", "volume_tables", "vfs_operations"].contains(&target.name);
         let count = if is_store { 150 } else { 1500 };
         for number in 0..scaled(count) {
             let input = mutated(&inputs, &entropy);

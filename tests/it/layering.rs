@@ -47,7 +47,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["cli/"]),
     ("getrandom", &["base/entropy.rs"]),
     ("fuser", &[]),
-    ("cairnfs_fuse", &["vfs/", "node/"]),
+    ("cairnfs_fuse", &["vfs/", "node/", "testkit/fuzz/"]),
 ];
 
 /// What reads the world behind the back of injected clocks and entropy, and the one place for it.

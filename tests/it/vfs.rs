@@ -1,8 +1,14 @@
 //! A volume as a filesystem, without a kernel.
 
 #[cfg(feature = "testkit")]
+mod files;
+#[cfg(feature = "testkit")]
+mod many_blocks;
+#[cfg(feature = "testkit")]
 mod model;
 #[cfg(feature = "testkit")]
 mod space;
+#[cfg(feature = "testkit")]
+mod syncing;
 #[cfg(feature = "testkit")]
 mod twin;

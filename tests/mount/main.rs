@@ -9,6 +9,7 @@
 )]
 
 mod commands;
+mod crowd;
 mod failures;
 mod fstab;
 mod home;

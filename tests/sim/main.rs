@@ -8,6 +8,7 @@
     missing_docs
 )]
 
+mod claims;
 mod ranges;
 
 use std::sync::atomic::{AtomicU64, Ordering};

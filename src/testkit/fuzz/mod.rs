@@ -5,6 +5,7 @@
 //! a decoder, the entry point also makes it fit, since somebody who means harm can.
 
 mod format;
+mod mounted;
 mod names;
 mod seeds;
 mod store;
@@ -58,6 +59,7 @@ targets! {
     store::version_file,
     volume::journal,
     volume::volume_tables,
+    mounted::vfs_operations,
     text::link,
     text::ticket,
     text::config,

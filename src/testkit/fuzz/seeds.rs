@@ -51,6 +51,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "version_file" => vec![version_text(), b"cairn-data 2\nstore of later".to_vec()],
         "journal" => super::volume::journals(),
         "volume_tables" => super::volume::tables(),
+        "vfs_operations" => super::mounted::operations(),
         "link" => links().iter().flat_map(text_and_payload).collect(),
         "ticket" => tickets(),
         "config" => configs(),

@@ -24,7 +24,7 @@ fn name(base: &str) -> String {
     format!("volumes/{ID}/{base}")
 }
 
-fn run<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn run<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)

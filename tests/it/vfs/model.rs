@@ -5,7 +5,7 @@ mod ops;
 use std::time::Duration;
 
 use cairnfs::base::Entropy;
-use cairnfs_fuse::{Caller, Fh, FileSystem, Ino};
+use cairnfs_fuse::{Caller, Fh, FileSystem, FileType, Ino};
 
 use super::twin::{Fs, Twin, find, same};
 use crate::support::scaled;
@@ -230,6 +230,15 @@ async fn run(peers: usize, seed: u64, steps: u64) {
     run.close_all().await;
     run.twin.reopen().await;
     run.compare(1 << 20).await;
+    // Each file is there once for every name that it has.
+    let tree = run.mem().tree(1 << 20).await.unwrap();
+    let part = |seen: &super::twin::Seen| match seen.kind {
+        FileType::Directory => 1.0,
+        _ => 1.0 / f64::from(seen.nlink),
+    };
+    let there = tree.values().map(part).sum::<f64>().round() as u64;
+    let stat = run.twin.vfs().statfs(Ino::ROOT).now().unwrap();
+    assert_eq!(stat.files - stat.files_free, there, "files there are");
 }
 
 fn seeds(peers: usize, first: u64, count: u64, steps: u64) {

@@ -4,87 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cairnfs::base::Entropy;
+use cairnfs::testkit::ClusterOptions;
 use cairnfs::vfs::forsake;
-use cairnfs_fuse::{
-    Caller, CopyRange, Fh, FileSystem, FileType, Ino, Name, NewNode, SetAttr, Write,
-};
+use cairnfs_fuse::{Caller, CopyRange, Fh, FileSystem, FileType, Ino, Name, NewNode, SetAttr};
 
+use super::files::{NODE, block_on, bytes, close, content, make, remove, used, write};
 use super::twin::{Fs, ID, OWNER, RW, Twin, find};
 use crate::support::scaled;
-
-const NODE: NewNode = NewNode {
-    kind: FileType::Regular,
-    perm: 0o644,
-    umask: 0,
-    rdev: 0,
-};
-
-fn block_on(run: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    runtime.block_on(run);
-}
-
-async fn make(twin: &Twin, name: &str, bytes: &[u8]) -> Ino {
-    let made = twin
-        .vfs()
-        .create(&Caller::ROOT, Ino::ROOT, name.into(), &NODE, RW);
-    let ino = made.wait().await.unwrap().0.attr.ino;
-    write(twin, ino, 0, bytes).await;
-    ino
-}
-
-async fn write(twin: &Twin, ino: Ino, offset: u64, bytes: &[u8]) {
-    let write = Write {
-        offset,
-        bytes,
-        flags: RW,
-        is_from_cache: false,
-        kill_suidgid: false,
-    };
-    let written = twin
-        .vfs()
-        .write(&Caller::ROOT, ino, Fh(ino.0), &write)
-        .wait()
-        .await;
-    assert_eq!(written.unwrap() as usize, bytes.len());
-}
-
-async fn close(twin: &Twin, ino: Ino) {
-    twin.vfs().release(ino, Fh(ino.0), RW).wait().await.unwrap();
-    twin.vfs().forget(ino, 1);
-}
-
-async fn remove(twin: &Twin, name: &str) {
-    let gone = twin
-        .vfs()
-        .unlink(&Caller::ROOT, Ino::ROOT, name.into())
-        .wait()
-        .await;
-    gone.unwrap();
-}
-
-/// What a file has, as somebody who opens it sees it.
-async fn content(twin: &Twin, name: &str) -> Vec<u8> {
-    let fs: &dyn Fs = twin.vfs();
-    let ino = find(fs, &[name.as_bytes().to_vec()]).await.unwrap();
-    let seen = fs.seen(ino, 1 << 20).await.unwrap();
-    fs.raw().forget(ino);
-    seen.content
-}
-
-fn used(twin: &Twin) -> u64 {
-    twin.cluster.blocks(0).unwrap().store().usage().allocated
-}
-
-fn bytes(entropy: &Entropy, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    entropy.fill(&mut bytes);
-    bytes
-}
 
 #[test]
 fn room_of_deleted_files_comes_back_also_from_packs() {
@@ -353,5 +279,45 @@ fn many_small_pieces_are_written_and_forgotten() {
         twin.vfs().sync().await.unwrap();
         twin.reopen().await;
         assert_eq!(content(&twin, "cut").await, found);
+    });
+}
+
+/// Blocks of which only a part of a large manifest is in use give it to others, as those do that have data.
+#[test]
+fn room_of_old_manifests_comes_back() {
+    block_on(async {
+        let options = ClusterOptions {
+            peers: 1,
+            quota_bytes: 1 << 30,
+            ..ClusterOptions::default()
+        };
+        let mut twin = Twin::with(options, "4+2", 13).await;
+        let held = |twin: &Twin| twin.cluster.blocks(0).unwrap().store().usage().shard_bytes;
+        let parts = 32_000u64;
+        let ino = make(&twin, "parts", b"x").await;
+        for number in 0..parts {
+            write(&twin, ino, number * 100, &[number as u8]).await;
+        }
+        twin.vfs().sync().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        let whole = held(&twin);
+        // All but the first node become others, and the block with the first has little use.
+        for number in (parts / 3..parts).step_by(1000) {
+            write(&twin, ino, number * 100, &[1]).await;
+        }
+        twin.vfs().sync().await.unwrap();
+        let both = held(&twin);
+        assert!(both > whole + whole / 2, "{both}, {whole} before");
+        close(&twin, ino).await;
+        tokio::time::sleep(Duration::from_secs(150)).await;
+        let left = held(&twin);
+        assert!(left < whole + whole / 3, "{left} of {both}, {whole} before");
+        let found = content(&twin, "parts").await;
+        twin.reopen().await;
+        assert!(content(&twin, "parts").await == found);
+        assert!((0..parts / 3).all(|number| found[number as usize * 100] == number as u8));
+        remove(&twin, "parts").await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(twin.vfs().usage().stored_bytes, 0);
     });
 }

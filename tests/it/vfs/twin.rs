@@ -62,9 +62,14 @@ impl Twin {
             peers,
             ..ClusterOptions::default()
         };
+        Twin::with(cluster_options, "4+2", seed).await
+    }
+
+    /// With peers and a redundancy of one's own.
+    pub async fn with(cluster_options: ClusterOptions, profile: &str, seed: u64) -> Twin {
         let cluster = Cluster::start(cluster_options, seed).await.unwrap();
         let secret = ConvergenceSecret::random(&cluster.entropy);
-        let profile: EcProfile = "4+2".parse().unwrap();
+        let profile: EcProfile = profile.parse().unwrap();
         let clock = Clock::simulated(1_767_225_600_000);
         let vfs = open(&cluster, &secret, profile, &options(), &clock).await;
         let mem = MemFs::new(Limits {
