@@ -201,6 +201,7 @@ pub(super) fn links(
 pub struct Work<'a> {
     base: &'a dyn Rows,
     changes: Changes,
+    written: usize,
 }
 
 impl<'a> Work<'a> {
@@ -209,7 +210,13 @@ impl<'a> Work<'a> {
         Work {
             base,
             changes: Changes::new(),
+            written: 0,
         }
+    }
+
+    /// Bytes of keys and values that changes were made of, those overwritten since included.
+    pub(super) const fn written(&self) -> usize {
+        self.written
     }
 
     /// The changes.
@@ -223,10 +230,12 @@ impl<'a> Work<'a> {
     }
 
     pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.written += key.len() + value.len();
         self.changes.insert(key, Some(value.into()));
     }
 
     pub(super) fn remove(&mut self, key: Vec<u8>) {
+        self.written += key.len();
         self.changes.insert(key, None);
     }
 
