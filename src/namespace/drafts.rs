@@ -171,24 +171,31 @@ impl Rows for Shared<'_> {
         if !self.has_drafts {
             return self.rows.scan(start, end, limit);
         }
-        let kept = self
-            .rows
-            .scan(&key::kept(start), &key::kept(end), usize::MAX)?;
-        // Each kept row can take one away.
-        let shown = self
-            .rows
-            .scan(start, end, limit.saturating_add(kept.len()))?;
-        let mut merged: BTreeMap<Vec<u8>, Option<Bytes>> = shown
-            .into_iter()
-            .map(|(key, value)| (key, Some(value)))
-            .collect();
-        for (key, value) in kept {
-            merged.insert(key::tail(&key, 1).to_vec(), bytes_of(&value)?);
+        let mut live: Pairs = Vec::new();
+        let mut at = start.to_vec();
+        while live.len() < limit && at.as_slice() < end {
+            let wanted = limit - live.len();
+            let shown = self.rows.scan(&at, end, wanted)?;
+            let upto = match shown.last() {
+                Some((last, _)) if shown.len() == wanted => state::after(last),
+                _ => end.to_vec(),
+            };
+            let kept = self
+                .rows
+                .scan(&key::kept(&at), &key::kept(&upto), usize::MAX)?;
+            let mut merged: BTreeMap<Vec<u8>, Option<Bytes>> = shown
+                .into_iter()
+                .map(|(key, value)| (key, Some(value)))
+                .collect();
+            for (key, value) in kept {
+                merged.insert(key::tail(&key, 1).to_vec(), bytes_of(&value)?);
+            }
+            let of = |(key, value): (Vec<u8>, Option<Bytes>)| Some((key, value?));
+            live.extend(merged.into_iter().filter_map(of));
+            at = upto;
         }
-        let live = merged
-            .into_iter()
-            .filter_map(|(key, value)| Some((key, value?)));
-        Ok(live.take(limit).collect())
+        live.truncate(limit);
+        Ok(live)
     }
 }
 
