@@ -69,8 +69,9 @@ impl Record for Head {
     }
 }
 
-/// Two different deltas that follow the same one: proof, to whomever it is shown, that two feeds go by one
-/// name. The encoding is `[version, link, signature, link, signature]`, the lesser hash first.
+/// Two different deltas that follow the same one, or have dots in common, or both begin the feed: proof, to
+/// whomever it is shown, that two feeds go by one name. The encoding is `[version, link, signature, link,
+/// signature]`, the lesser hash first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForkProof {
     one: Signed<Link>,
@@ -78,6 +79,13 @@ pub struct ForkProof {
 }
 
 type ForkWire = (u8, ByteBuf, Signature, ByteBuf, Signature);
+
+/// Whether no feed has both of two different links.
+fn contradict(one: &Link, two: &Link) -> bool {
+    let have_common_dots = one.first <= two.last && two.first <= one.last;
+    (one.volume, one.writer) == (two.volume, two.writer)
+        && (have_common_dots || one.previous == two.previous)
+}
 
 impl ForkProof {
     /// Largest encoding.
@@ -90,8 +98,7 @@ impl ForkProof {
             std::cmp::Ordering::Equal => return None,
             std::cmp::Ordering::Greater => (two, one),
         };
-        let of = |link: &Signed<Link>| (link.volume, link.writer, link.first, link.previous);
-        (of(&one) == of(&two)).then_some(ForkProof { one, two })
+        contradict(&one, &two).then_some(ForkProof { one, two })
     }
 
     /// The two links.
@@ -136,14 +143,15 @@ pub enum Verdict {
     Known,
     /// It was taken long ago, it or a rival: nobody here remembers which.
     Old,
-    /// Deltas before it are missing: those after this dot.
+    /// Deltas before it are missing: those after this dot. Where nobody has them any more, a checkpoint has
+    /// what they did.
     Gap {
         /// The feed's last dot.
         after: u64,
     },
-    /// It follows the same delta as another one that is in the feed.
+    /// It contradicts one that is in the feed.
     Forked(Box<ForkProof>),
-    /// It builds on a delta that is not the one in this feed. Those before it lead to the fork.
+    /// It follows another delta than the last one here. Those before it lead to the fork.
     Branch,
     /// It is beyond the dot at which the feed was cut, since it forked or its device was revoked.
     Cut {
@@ -266,40 +274,34 @@ impl Feed {
         Ok(())
     }
 
-    /// What a delta is to this feed. Changes nothing.
+    /// What a delta is to this feed. An empty feed begins with a delta that names none before it. Changes
+    /// nothing.
     ///
     /// # Errors
     /// [`FeedError::OtherVolume`], [`FeedError::OtherWriter`].
     pub fn check(&self, link: &Signed<Link>) -> Result<Verdict, FeedError> {
         self.check_name(link.volume, link.writer)?;
-        let last = self.last();
-        if link.first > last + 1 {
-            return Ok(Verdict::Gap { after: last });
-        }
-        if link.first == last + 1 {
-            if link.previous != self.head().map(Signed::hash) {
-                return Ok(Verdict::Branch);
-            }
+        let (last, hash) = (self.last(), link.hash());
+        let (previous, is_empty) = (self.head().map(Signed::hash), self.links.is_empty());
+        let is_next = link.previous == previous && (is_empty || link.first == last + 1);
+        if is_next {
             return Ok(match self.cut().filter(|cut| link.last > *cut) {
                 Some(at) => Verdict::Cut { at },
                 None => Verdict::Next,
             });
         }
-        let oldest = self.links.front().map_or(0, |link| link.first);
-        if link.first < oldest {
-            return Ok(Verdict::Old);
-        }
-        let rival = self.links.iter().find(|known| known.first == link.first);
-        let Some(rival) = rival else {
-            // It begins in the middle of another: what it follows is in no branch of ours.
-            return Ok(Verdict::Branch);
-        };
-        if rival.hash() == link.hash() {
+        if self.links.iter().any(|known| known.hash() == hash) {
             return Ok(Verdict::Known);
         }
-        Ok(match ForkProof::new(rival.clone(), link.clone()) {
-            Some(proof) => Verdict::Forked(Box::new(proof)),
-            None => Verdict::Branch,
+        let rival = self.links.iter().find(|known| contradict(known, link));
+        let proof = rival.and_then(|rival| ForkProof::new(rival.clone(), link.clone()));
+        if let Some(proof) = proof {
+            return Ok(Verdict::Forked(Box::new(proof)));
+        }
+        Ok(match link.first {
+            first if first > last + 1 => Verdict::Gap { after: last },
+            first if first == last + 1 => Verdict::Branch,
+            _ => Verdict::Old,
         })
     }
 

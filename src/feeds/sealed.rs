@@ -63,7 +63,8 @@ pub struct Link {
     pub last: u64,
     /// Under the key of which epoch it is sealed.
     pub epoch: u32,
-    /// The delta before it in its writer's feed; none before the first.
+    /// The delta before it in its writer's feed. None at the beginning, which need not be the first dot:
+    /// what a writer did while it shared nothing is in its checkpoint alone.
     pub previous: Option<LinkHash>,
     /// What the key of the text follows from, together with the epoch's.
     pub tag: MessageTag,
@@ -108,8 +109,8 @@ impl Link {
         if self.last - self.first >= DOTS_MAX {
             return Err("a delta with too many dots".into());
         }
-        if self.previous.is_some() != (self.first > 1) {
-            return Err("a delta without the one before it, or the first with one".into());
+        if self.previous.is_some() && self.first == 1 {
+            return Err("a delta before the first".into());
         }
         let texts = SEALING_BYTES + 1..=DELTA_MAX_BYTES + SEALING_BYTES;
         if !texts.contains(&(self.text_bytes as usize)) {
@@ -193,8 +194,9 @@ pub struct SealedDelta {
 type SealedWire = (ByteBuf, Signature, ByteBuf);
 
 impl SealedDelta {
-    /// Seals a delta of the own device, which follows `previous` in its feed. Sealing the same again makes the
-    /// same bytes.
+    /// Seals a delta of the own device, which follows `previous` in its feed, or begins it: once only, and at any
+    /// dot. (A delta without writes begins the feed of a writer that has something to share and nothing new.)
+    /// Sealing the same again makes the same bytes.
     ///
     /// # Errors
     /// [`FeedError::Misuse`] if it is another device's, or does not follow; if it is too large.
@@ -205,12 +207,9 @@ impl SealedDelta {
         (epoch, key): (u32, &EpochKey),
         device: &SigningKey,
     ) -> Result<SealedDelta, FeedError> {
-        let follows = match previous {
-            None => delta.first == 1,
-            Some(link) => {
-                link.volume == volume && link.writer == delta.writer && link.last + 1 == delta.first
-            }
-        };
+        let follows = previous.is_none_or(|link| {
+            link.volume == volume && link.writer == delta.writer && link.last + 1 == delta.first
+        });
         if !follows {
             return Err(FeedError::Misuse("a delta that follows another one"));
         }

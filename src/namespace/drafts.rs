@@ -17,7 +17,7 @@ use super::id::Dot;
 use super::join;
 use super::key::{self, Key};
 use super::row::{self, Sibling};
-use super::state::{self, Pairs, Rows, Work};
+use super::state::{self, Changes, Pairs, Rows, Work};
 use crate::base::wire;
 
 /// A row without drafts.
@@ -197,6 +197,15 @@ impl Rows for Shared<'_> {
         live.truncate(limit);
         Ok(live)
     }
+}
+
+/// Keys of the shared rows that changes may make others of.
+pub fn shared_keys(changes: &Changes) -> impl Iterator<Item = &[u8]> {
+    let is_shared = |key: &&[u8]| key.first().is_some_and(|space| *space < key::LOCAL);
+    let keys = changes
+        .keys()
+        .map(|key| key.strip_prefix(key::KEPT).unwrap_or(key));
+    keys.filter(is_shared)
 }
 
 /// Rows per reading.

@@ -6,8 +6,9 @@
 use bytes::Bytes;
 use serde_bytes::ByteBuf;
 
+use super::build::Built;
 use super::page::{LEVELS_MAX, RefWire, Tree, read_ref};
-use crate::base::limits::{CHECKPOINT_WRITERS_MAX, PAGE_PLACE_MAX_BYTES};
+use crate::base::limits::{CHECKPOINT_WRITERS_MAX, DELTA_AHEAD_MAX_MS, PAGE_PLACE_MAX_BYTES};
 use crate::base::{PeerId, VolumeId, wire};
 use crate::crypto::sign::Purpose;
 use crate::feeds::FeedError;
@@ -37,6 +38,40 @@ pub struct Root {
 type RootWire = (u8, VolumeId, Hlc, u64, Vec<ByteBuf>, Option<(u8, RefWire)>);
 
 impl Root {
+    /// The root of a checkpoint that was made of rows with the version vector `version`, while the feeds
+    /// ended with `heads`.
+    ///
+    /// # Errors
+    /// [`FeedError::Misuse`] if a feed does not end where the vector does: what is merged has to be in a
+    /// feed first, one's own changes too.
+    pub fn new(
+        volume: VolumeId,
+        hlc: Hlc,
+        built: &Built,
+        mut heads: Vec<Signed<Link>>,
+        version: &VersionVector,
+    ) -> Result<Root, FeedError> {
+        heads.sort_by_key(|link| link.writer);
+        let root = Root {
+            volume,
+            hlc,
+            rows: built.rows,
+            heads,
+            tree: built.tree.clone(),
+        };
+        match root.version() == *version && root.heads.len() <= CHECKPOINT_WRITERS_MAX {
+            true => Ok(root),
+            false => Err(FeedError::Misuse(
+                "a checkpoint of more or less than its feeds",
+            )),
+        }
+    }
+
+    /// From when on it may be merged (milliseconds since 1970): not while it has changes from the future.
+    pub const fn due_ms(&self) -> u64 {
+        self.hlc.ms().saturating_sub(DELTA_AHEAD_MAX_MS)
+    }
+
     /// What had been merged.
     pub fn version(&self) -> VersionVector {
         let mut version = VersionVector::default();
@@ -60,8 +95,8 @@ impl Root {
         ))
     }
 
-    /// Reads a root from anywhere, and checks it and every signature in it. That the writers are members is
-    /// for the caller to know.
+    /// Reads a root from anywhere, and checks it and every signature in it: not for the reactor. That the
+    /// writers are members is for the caller to know.
     ///
     /// # Errors
     /// What is wrong with it.

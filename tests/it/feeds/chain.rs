@@ -54,6 +54,25 @@ fn a_feed_takes_its_next_delta_and_knows_the_others() {
     assert!(known.skip_to(deltas[4].link().clone()).is_err());
 }
 
+/// A writer that began to share late: its feed begins at any dot, and once.
+#[test]
+fn a_feed_begins_where_its_writer_says_and_only_there() {
+    let begun = seal(&delta(1, 101, &[], 5, 1), 1, None);
+    let next = seal(&delta(1, 102, &[], 6, 2), 1, Some(&begun));
+    let mut known = Feed::new(VOLUME, writer(1));
+    assert_eq!(known.check(next.link()).unwrap(), Verdict::Gap { after: 0 });
+    known.advance(begun.link().clone()).unwrap();
+    known.advance(next.link().clone()).unwrap();
+    for first in [1, 50, 101, 103, 500] {
+        let again = seal(&delta(1, first, &[], 7, 9), 1, None);
+        let verdict = known.check(again.link()).unwrap();
+        assert!(
+            matches!(verdict, Verdict::Forked(_)),
+            "{first}: {verdict:?}"
+        );
+    }
+}
+
 #[test]
 fn links_are_kept_within_bounds() {
     let deltas = feed(1, 200, 999);
@@ -71,8 +90,14 @@ fn a_fork_is_proven_and_its_branch_goes_as_far_as_others_built_on_it() {
     let Verdict::Forked(proof) = known.check(theirs[2].link()).unwrap() else {
         panic!("the third is another");
     };
-    assert_eq!(known.check(theirs[3].link()).unwrap(), Verdict::Branch);
+    let later = known.check(theirs[3].link()).unwrap();
+    assert!(
+        matches!(later, Verdict::Forked(_)),
+        "it has a dot of one of ours"
+    );
     assert_eq!(known.check(theirs[4].link()).unwrap(), Verdict::Branch);
+    let gap = known.check(theirs[5].link()).unwrap();
+    assert_eq!(gap, Verdict::Gap { after: 4 });
     // Anybody can check the proof.
     let bytes = proof.encode();
     let read = ForkProof::decode(&bytes).unwrap();
@@ -88,10 +113,10 @@ fn a_fork_is_proven_and_its_branch_goes_as_far_as_others_built_on_it() {
     let link = |delta: &SealedDelta| delta.link().clone();
     assert_eq!(ForkProof::new(link(&ours[2]), link(&ours[2])), None);
     assert_eq!(ForkProof::new(link(&ours[2]), link(&theirs[3])), None);
+    assert!(ForkProof::new(link(&ours[3]), link(&theirs[3])).is_some());
     assert_eq!(
-        ForkProof::new(link(&ours[3]), link(&theirs[3])),
-        None,
-        "they follow different ones"
+        ForkProof::new(link(&ours[1]), link(&feed(2, 2, 9)[1])),
+        None
     );
     assert_eq!(
         ForkProof::new(link(&theirs[2]), link(&ours[2])).as_ref(),

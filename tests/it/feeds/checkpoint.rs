@@ -8,11 +8,14 @@ use cairnfs::base::Entropy;
 use cairnfs::feeds::checkpoint::build::Previous;
 use cairnfs::feeds::checkpoint::page::{self, Items};
 use cairnfs::feeds::checkpoint::{
-    Builder, Built, CheckpointError, PageHash, PageRef, PageSink, Tree, Walk, Walked, rows,
+    Builder, Built, CheckpointError, PageHash, PageRef, PageSink, Record, Root, Tree, Walk, Walked,
+    root, rows,
 };
-use cairnfs::namespace::{Changes, Join, MemRows, Page, Rows, Shared, state};
+use cairnfs::feeds::{Feed, FeedError, SealedDelta, Signed, Verdict};
+use cairnfs::namespace::{Changes, Draft, Ino, Join, MemRows, Page, Rows, Shared, drafts, state};
 use proptest::prelude::*;
 
+use super::support::{VOLUME, device, epoch_key, seal, volume_of};
 use crate::namespace::converge::{History, Step};
 use crate::namespace::support::{Replica, assert_same, config};
 
@@ -102,7 +105,7 @@ fn shared(rows: &MemRows) -> Vec<(Vec<u8>, Bytes)> {
 }
 
 fn changed_keys(changes: &Changes) -> BTreeSet<Vec<u8>> {
-    changes.keys().cloned().collect()
+    drafts::shared_keys(changes).map(<[u8]>::to_vec).collect()
 }
 
 #[test]
@@ -255,6 +258,85 @@ proptest! {
         }
         assert_same(&joined, &other);
     }
+}
+
+/// All of it: a writer that did things alone begins to share, publishes a checkpoint, and goes on; another
+/// machine opens the volume from what was published, and follows.
+#[test]
+fn a_volume_is_shared_late_and_opened_elsewhere() {
+    let [mut one, ..] = volume_of();
+    let dir = one.dir(Ino::ROOT, "d");
+    for number in 0..50 {
+        one.file(dir, &format!("f{number}"), "text");
+    }
+    let alone = one.made.len();
+    // A delta without writes begins the feed.
+    let now = one.now();
+    let seen = state::version(&one.rows).unwrap();
+    let anchor = Draft {
+        context: seen.clone(),
+        hlc: now.hlc,
+        writes: Vec::new(),
+    };
+    let anchor = anchor.enter(one.writer, seen.get(&one.writer));
+    assert!(one.receive(&anchor));
+    let begun = seal(&anchor, 1, None);
+    let mut pool = Pool::default();
+    let built = pool.build(&one.rows, &Previous::default(), None);
+    let version = state::version(&one.rows).unwrap();
+    let heads = vec![begun.link().clone()];
+    let early = Root::new(VOLUME, now.hlc, &built, heads.clone(), &seen);
+    assert!(
+        matches!(early, Err(FeedError::Misuse(_))),
+        "less than its feed"
+    );
+    let root = Root::new(VOLUME, now.hlc, &built, heads, &version).unwrap();
+    let bytes = root.encode();
+    let record = Record {
+        volume: VOLUME,
+        writer: one.writer,
+        hlc: root.hlc,
+        root: PageHash::of(&bytes),
+        root_bytes: bytes.len() as u32,
+        place: Bytes::from_static(b"there"),
+    };
+    let published = Signed::sign(record, &device(1)).unwrap().encode();
+    // Goes on.
+    one.unlink(dir, "f7").unwrap();
+    one.file(dir, "new", "more");
+    let mut feed = vec![begun];
+    for delta in &one.made[alone..] {
+        let sealed = seal(delta, 1, feed.last());
+        feed.push(sealed);
+    }
+
+    let record = Signed::<Record>::decode(&published).unwrap();
+    let root = root::open(&record, &bytes).unwrap();
+    assert!(root.due_ms() < now.hlc.ms());
+    let mut other = Replica::new(9);
+    let source = rows(root.tree.as_ref(), root.rows, |page: &PageRef| {
+        pool.fetch(page)
+    });
+    let mut join = Join::new(&other.rows, root.version(), source).unwrap();
+    loop {
+        match join.page(&other.rows, 1000).unwrap() {
+            Page::More(changes) => other.rows.apply(changes),
+            Page::Last(changes) => {
+                other.rows.apply(changes);
+                break;
+            }
+        }
+    }
+    let mut known = Feed::new(VOLUME, one.writer);
+    known.skip_to(root.heads[0].clone()).unwrap();
+    for sealed in &feed {
+        let sealed = SealedDelta::decode(&sealed.encode()).unwrap();
+        if known.check(sealed.link()).unwrap() == Verdict::Next {
+            assert!(other.receive(&sealed.open(&epoch_key()).unwrap()));
+            known.advance(sealed.link().clone()).unwrap();
+        }
+    }
+    assert_same(&other, &one);
 }
 
 fn leaves(pool: &Pool, built: &Built) -> Vec<PageHash> {

@@ -132,7 +132,9 @@ fn nobody_signs_for_another_or_out_of_order() {
     let (one, key) = (delta(1, 1, &[], 5, 1), epoch_key());
     let wrong = SealedDelta::seal(&one, VOLUME, None, (4, &key), &device(2));
     assert!(matches!(wrong, Err(FeedError::Misuse(_))));
-    let late = SealedDelta::seal(&delta(1, 3, &[], 5, 1), VOLUME, None, (4, &key), &device(1));
+    let first = seal(&one, 1, None);
+    let late = delta(1, 3, &[], 5, 1);
+    let late = SealedDelta::seal(&late, VOLUME, Some(first.link()), (4, &key), &device(1));
     assert!(matches!(late, Err(FeedError::Misuse(_))));
     let other = feed(2, 1, 9);
     let next = delta(1, 2, &[], 6, 1);

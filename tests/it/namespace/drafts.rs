@@ -1,9 +1,11 @@
 //! Drafts on one replica, while others write and checkpoints come and go: nobody learns of a draft
 //! before it enters the feed, and in whatever order drafts enter, all have the same rows.
 
+use std::collections::BTreeSet;
+
 use cairnfs::base::Entropy;
 use cairnfs::namespace::{AttrChange, Body, Delta, Draft, Edit, Ino, Kind, NewNode, Node};
-use cairnfs::namespace::{OpError, RenameMode, Rows, Shared, merge, state};
+use cairnfs::namespace::{OpError, RenameMode, Rows, Shared, drafts, merge, state};
 use proptest::prelude::*;
 
 use super::support::{Checkpoint, Replica, assert_same, config, name, volume};
@@ -29,8 +31,14 @@ impl Drafting {
         if draft.is_empty() {
             return;
         }
+        let before = Checkpoint::of(&self.one.rows);
         let changes = merge::apply_draft(&self.one.rows, &draft, self.one.writer, self.number);
         self.one.rows.apply(changes.unwrap());
+        assert_eq!(
+            Checkpoint::of(&self.one.rows),
+            before,
+            "a draft is shared by nobody"
+        );
         let dots = draft.dots();
         self.drafts.push((draft, self.number));
         self.number += dots;
@@ -44,7 +52,15 @@ impl Drafting {
         let delta = draft.enter(self.one.writer, seen);
         let delta = Delta::decode(&delta.encode()).unwrap();
         let changes = merge::promote(&self.one.rows, &delta, number).unwrap();
-        self.one.rows.apply(changes);
+        let before = Checkpoint::of(&self.one.rows);
+        self.one.rows.apply(changes.clone());
+        let after = Checkpoint::of(&self.one.rows);
+        // What is another row now was named as one that may be.
+        let named: BTreeSet<&[u8]> = drafts::shared_keys(&changes).collect();
+        let all = before.rows.iter().chain(&after.rows);
+        for row in all.filter(|row| !(before.rows.contains(row) && after.rows.contains(row))) {
+            assert!(named.contains(row.0.as_slice()));
+        }
         self.one.made.push(delta.clone());
         assert!(self.mirror.receive(&delta));
     }
