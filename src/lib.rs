@@ -14,6 +14,8 @@ pub mod placement;
 
 pub mod namespace;
 
+pub mod feeds;
+
 pub mod net;
 pub mod store;
 

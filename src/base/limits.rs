@@ -49,6 +49,35 @@ pub const XATTR_MAX_BYTES: usize = 64 << 10;
 pub const DELTA_MAX_BYTES: usize = 4 << 20;
 /// How far ahead of a replica's clock a delta may be before it is held back.
 pub const DELTA_AHEAD_MAX_MS: u64 = 10 * 60 * 1000;
+/// Largest sealed delta: the delta, what sealing adds, and its signed link.
+pub const SEALED_DELTA_MAX_BYTES: usize = DELTA_MAX_BYTES + (1 << 10);
+/// Last links of each feed that are kept to tell forks from repetitions.
+pub const FEED_LINKS_KEPT: usize = 64;
+/// Most signed heads that peers announced and are held to.
+pub const FEED_PROMISES_MAX: usize = 16 << 10;
+/// Most feeds named in one message.
+pub const GOSSIP_FEEDS_MAX: usize = 1024;
+/// Most deltas in one message.
+pub const GOSSIP_DELTAS_MAX: usize = 4096;
+/// Most bytes of deltas of one writer that wait for others.
+pub const INBOX_WRITER_MAX_BYTES: usize = 8 << 20;
+/// Most deltas of one writer that wait for others.
+pub const INBOX_WRITER_MAX_COUNT: usize = 4096;
+/// Most bytes of all deltas that wait for others.
+pub const INBOX_MAX_BYTES: usize = 32 << 20;
+/// Most deltas that wait for others.
+pub const INBOX_MAX_COUNT: usize = 16 << 10;
+/// Most feeds of which a waiting room remembers that they must be asked for again.
+pub const INBOX_AGAIN_MAX: usize = 1024;
+/// Bytes of a page of a checkpoint on average. A page ends after a row with a chance in proportion to its
+/// length.
+pub const PAGE_TARGET_BYTES: usize = 64 << 10;
+/// Bytes after which a page of a checkpoint ends in any case; a longer row has a page for itself.
+pub const PAGE_MAX_BYTES: usize = 256 << 10;
+/// Most bytes that a layer above needs to find a page again.
+pub const PAGE_PLACE_MAX_BYTES: usize = 256;
+/// Most writers that a checkpoint can name.
+pub const CHECKPOINT_WRITERS_MAX: usize = 2048;
 
 /// Bounds that a configuration or a test may tighten.
 #[derive(Debug, Clone)]

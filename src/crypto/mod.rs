@@ -4,6 +4,7 @@
 
 mod aead;
 mod compress;
+pub mod epoch;
 pub mod keys;
 pub mod layout;
 pub mod member;
@@ -13,6 +14,7 @@ pub mod seal;
 pub mod sign;
 pub mod ticket;
 
+pub use epoch::{EpochKey, MessageTag};
 pub use keys::{ConvergenceSecret, NetworkSecrets};
 pub use layout::Layout;
 pub use member::{Membership, MembershipChain, Terms};

@@ -49,6 +49,14 @@ pub enum Purpose {
     Certificate,
     /// A peer describes itself.
     PeerRecord,
+    /// A writer adds a delta to its feed.
+    FeedLink,
+    /// A writer says how far its feed goes.
+    FeedHead,
+    /// A member says how much of the feeds of a revoked device it had.
+    FeedCut,
+    /// A writer names its checkpoint.
+    Checkpoint,
 }
 
 impl Purpose {
@@ -58,6 +66,10 @@ impl Purpose {
             Purpose::Invitation => b"cairn v1 signature: invitation\0",
             Purpose::Certificate => b"cairn v1 signature: certificate\0",
             Purpose::PeerRecord => b"cairn v1 signature: peer record\0",
+            Purpose::FeedLink => b"cairn v1 signature: feed link\0",
+            Purpose::FeedHead => b"cairn v1 signature: feed head\0",
+            Purpose::FeedCut => b"cairn v1 signature: feed cut\0",
+            Purpose::Checkpoint => b"cairn v1 signature: checkpoint\0",
         }
     }
 

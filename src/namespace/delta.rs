@@ -1,13 +1,16 @@
 //! Changes on their way: a draft is one operation of this replica, a delta is a draft with its
 //! place in its writer's feed.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
 use serde_bytes::ByteBuf;
 
 use super::clock::{Hlc, Stamp};
 use super::error::FormatError;
-use super::id::{PENDING, WriterId};
+use super::id::{Dot, Ino, PENDING, WriterId};
 use super::key::Key;
-use super::row::unknown;
+use super::row::{Sibling, unknown};
 use super::value::Value;
 use super::value_wire;
 use super::version::VersionVector;
@@ -28,6 +31,25 @@ pub struct Write {
     pub keeps: Vec<Stamp>,
     /// New values; none removes the row.
     pub values: Vec<Value>,
+}
+
+impl Write {
+    /// The row that it makes of `before`: without what `covers` says was seen, other than what is
+    /// to be kept, and with `added`, its values with their dots.
+    pub(super) fn replace(
+        &self,
+        before: &[Sibling],
+        added: &[Sibling],
+        covers: &dyn Fn(&Dot) -> bool,
+    ) -> Vec<Sibling> {
+        let stays = |sibling: &&Sibling| {
+            !covers(&sibling.dot) || self.keeps.binary_search(&sibling.stamp()).is_ok()
+        };
+        let mut after: Vec<Sibling> = before.iter().filter(stays).cloned().collect();
+        after.extend_from_slice(added);
+        after.sort_by_key(|sibling| sibling.dot);
+        after
+    }
 }
 
 /// One operation: all its writes take effect together or not at all.
@@ -64,6 +86,71 @@ impl Draft {
     /// Whether it changes nothing.
     pub const fn is_empty(&self) -> bool {
         self.writes.is_empty()
+    }
+
+    /// Its writes, each with its values as they stand in rows, with dots from `first` on; those of rows
+    /// that follow from the others come last.
+    pub(super) fn laid(&self, first: Dot) -> Vec<(Cow<'_, Write>, Vec<Sibling>)> {
+        let mut next = first;
+        let mut all = Vec::new();
+        for write in &self.writes {
+            let added = write.values.iter().map(|value| {
+                let sibling = Sibling {
+                    dot: next,
+                    hlc: self.hlc,
+                    value: value.clone(),
+                };
+                next.counter += 1;
+                sibling
+            });
+            let added = added.collect();
+            all.push((Cow::Borrowed(write), added));
+        }
+        let implied = |key, values| {
+            Cow::Owned(Write {
+                key,
+                keeps: Vec::new(),
+                values,
+            })
+        };
+        for dir in self.changed_directories() {
+            let changed = Sibling {
+                dot: Dot {
+                    counter: first.counter + self.dots() - 1,
+                    ..first
+                },
+                hlc: self.hlc,
+                value: Value::Changed,
+            };
+            let write = implied(Key::Changed(dir), vec![Value::Changed]);
+            all.push((write, vec![changed]));
+        }
+        for ino in self.removed_files() {
+            all.push((implied(Key::Changed(ino), Vec::new()), Vec::new()));
+        }
+        all
+    }
+
+    /// Directories whose entries it writes, and which it does not remove.
+    fn changed_directories(&self) -> BTreeSet<Ino> {
+        let mut dirs = BTreeSet::new();
+        for write in &self.writes {
+            if let Key::Entry(dir, _) = write.key {
+                dirs.insert(dir);
+            }
+        }
+        for ino in self.removed_files() {
+            dirs.remove(&ino);
+        }
+        dirs
+    }
+
+    /// Files whose attributes it removes.
+    fn removed_files(&self) -> impl Iterator<Item = Ino> {
+        self.writes.iter().filter_map(|write| match write.key {
+            Key::Attrs(ino) if write.values.is_empty() && write.keeps.is_empty() => Some(ino),
+            _ => None,
+        })
     }
 
     /// Gives it its place in the feed of `writer`, of whom `seen` is the last dot so far.

@@ -171,6 +171,40 @@ pub(super) fn cut(ino: Ino) -> Vec<u8> {
 /// What the keys of all cut directories begin with.
 pub(super) const CUTS: &[u8] = &[LOCAL + 8];
 
+/// Of how many rows something is kept because drafts write them.
+pub(super) const DRAFTS: &[u8] = &[LOCAL + 9];
+
+/// What the keys of all kept rows begin with.
+pub(super) const KEPT: &[u8] = &[LOCAL + 10];
+
+/// What a row would be without drafts: the row's key.
+pub(super) fn kept(key: &[u8]) -> Vec<u8> {
+    [KEPT, key].concat()
+}
+
+/// A join that is under way.
+pub(super) const JOIN: &[u8] = &[LOCAL + 11];
+
+/// What the keys of all that a join has still to bring up to date begin with.
+pub(super) const JOINED: &[u8] = &[LOCAL + 12];
+
+/// A name whose row a join changed.
+pub(super) fn joined_name(dir: Ino, name: &[u8]) -> Vec<u8> {
+    parts(LOCAL + 12, &dir, &[&[JOINED_NAME], name])
+}
+
+/// A file whose entries or content a join changed, or something less of it.
+pub(super) fn joined_file(ino: Ino, what: u8) -> Vec<u8> {
+    parts(LOCAL + 12, &ino, &[&[what]])
+}
+
+/// Byte after the file in the key of something that a join changed: a name in that directory.
+pub(super) const JOINED_NAME: u8 = 0;
+/// Its entries or its content.
+pub(super) const JOINED_FILE: u8 = 1;
+/// Something in it, or its attributes.
+pub(super) const JOINED_OTHER: u8 = 2;
+
 /// The part of a key after its first `skip` bytes.
 pub(super) fn tail(key: &[u8], skip: usize) -> &[u8] {
     key.get(skip..).unwrap_or_default()

@@ -5,16 +5,15 @@
 //! vector knows that it was merged, and it does not come again (Almeida, Shoker, Baquero, *Delta
 //! State Replicated Data Types*, 2018).
 
-use std::collections::BTreeSet;
-
 use super::delta::{Delta, Draft, Write};
+use super::drafts;
 use super::error::StateError;
-use super::id::{Dot, Ino, PENDING, WriterId};
+use super::id::{Dot, PENDING, WriterId};
 use super::index::{self, Touched};
+use super::join;
 use super::key::Key;
 use super::row::Sibling;
 use super::state::{self, Changes, Rows, Work};
-use super::value::Value;
 use crate::base::limits::DELTA_AHEAD_MAX_MS;
 
 /// What became of a delta.
@@ -39,8 +38,9 @@ pub enum Outcome {
 /// Merges a delta into rows.
 ///
 /// # Errors
-/// If rows cannot be read.
+/// If rows cannot be read; of class `Retry` while a [join](super::Join) is under way.
 pub fn apply(rows: &dyn Rows, delta: &Delta, now_ms: u64) -> Result<Outcome, StateError> {
+    join::refuse_unfinished(rows)?;
     let mut version = state::version(rows)?;
     let seen = version.get(&delta.writer);
     if seen >= delta.last() {
@@ -68,7 +68,16 @@ pub fn apply(rows: &dyn Rows, delta: &Delta, now_ms: u64) -> Result<Outcome, Sta
         writer: delta.writer,
         counter: delta.first,
     };
-    lay(&mut work, &delta.draft, first, &|dot| context.covers(dot))?;
+    let has_drafts = drafts::any(rows)?;
+    let covers = |dot: &Dot| context.covers(dot);
+    let mut touched = Touched::default();
+    for (write, added) in delta.draft.laid(first) {
+        if has_drafts {
+            drafts::merge(&mut work, &write, &added, &covers)?;
+        }
+        replace(&mut work, &mut touched, &write, added, &covers)?;
+    }
+    index::update(&mut work, touched)?;
     Ok(Outcome::Merged(work.into_changes()))
 }
 
@@ -85,114 +94,59 @@ pub fn apply_draft(
 ) -> Result<Changes, StateError> {
     let counter = PENDING | number;
     let mut work = Work::new(rows);
-    lay(&mut work, draft, Dot { writer, counter }, &|_| true)?;
+    let mut touched = Touched::default();
+    for (write, added) in draft.laid(Dot { writer, counter }) {
+        drafts::begin(&mut work, &write.key)?;
+        replace(&mut work, &mut touched, &write, added, &|_| true)?;
+    }
+    index::update(&mut work, touched)?;
     Ok(work.into_changes())
 }
 
 /// The draft that was shown under `number` has entered the feed as `delta`: what is left of it gets
-/// its final dots.
+/// its final dots. Drafts may enter in another order than they were made in.
 ///
 /// # Errors
 /// If rows cannot be read.
 pub fn promote(rows: &dyn Rows, delta: &Delta, number: u64) -> Result<Changes, StateError> {
     let mut work = Work::new(rows);
+    let mut touched = Touched::default();
     let mut version = state::version(rows)?;
     version.raise(delta.writer, delta.last());
     work.put_version(&version);
-    let pending = |offset: u64| Dot {
+    let context = delta.context();
+    let dot = |counter| Dot {
         writer: delta.writer,
-        counter: (PENDING | number) + offset,
+        counter,
     };
-    let mut offset = 0;
-    let mut moved = Vec::new();
-    for write in &delta.draft.writes {
-        for _ in &write.values {
-            moved.push((write.key.clone(), pending(offset), delta.first + offset));
-            offset += 1;
-        }
-    }
-    let last = delta.draft.dots() - 1;
-    for dir in changed_directories(&delta.draft) {
-        moved.push((Key::Changed(dir), pending(last), delta.last()));
-    }
-    for (key, from, to) in moved {
-        let mut row = work.siblings(&key)?.to_vec();
-        let Some(sibling) = row.iter_mut().find(|sibling| sibling.dot == from) else {
-            continue;
+    let shown = delta.draft.laid(dot(PENDING | number));
+    let final_ones = delta.draft.laid(dot(delta.first));
+    for ((write, pending), (_, added)) in shown.iter().zip(final_ones) {
+        let Some(mut kept) = drafts::kept(&work, &write.key)? else {
+            return Err(StateError::corrupt("a draft", "it was not shown"));
         };
-        sibling.dot.counter = to;
-        row.sort_by_key(|sibling| sibling.dot);
-        work.put_siblings(&key, row);
+        kept.row = write.replace(&kept.row, &added, &|dot| context.covers(dot));
+        kept.drafts = kept.drafts.saturating_sub(1);
+        let before = work.siblings(&write.key)?;
+        let after = if kept.drafts == 0 {
+            drafts::end(&mut work, &write.key)?;
+            kept.row
+        } else {
+            drafts::put(&mut work, &write.key, &kept);
+            let mut after = before.to_vec();
+            for (from, to) in pending.iter().zip(&added) {
+                let found = after.iter_mut().find(|sibling| sibling.dot == from.dot);
+                if let Some(sibling) = found {
+                    sibling.dot = to.dot;
+                }
+            }
+            after.sort_by_key(|sibling| sibling.dot);
+            after
+        };
+        set_row(&mut work, &mut touched, &write.key, &before, after)?;
     }
+    index::update(&mut work, touched)?;
     Ok(work.into_changes())
-}
-
-/// Directories whose entries a draft writes, and which it does not remove.
-pub(super) fn changed_directories(draft: &Draft) -> BTreeSet<Ino> {
-    let mut dirs = BTreeSet::new();
-    for write in &draft.writes {
-        if let Key::Entry(dir, _) = write.key {
-            dirs.insert(dir);
-        }
-    }
-    for ino in removed_files(draft) {
-        dirs.remove(&ino);
-    }
-    dirs
-}
-
-/// Files whose attributes a draft removes.
-pub(super) fn removed_files(draft: &Draft) -> impl Iterator<Item = Ino> {
-    draft.writes.iter().filter_map(|write| match write.key {
-        Key::Attrs(ino) if write.values.is_empty() && write.keeps.is_empty() => Some(ino),
-        _ => None,
-    })
-}
-
-/// Carries out the writes of a draft, with dots from `first` on.
-fn lay(
-    work: &mut Work<'_>,
-    draft: &Draft,
-    first: Dot,
-    covers: &dyn Fn(&Dot) -> bool,
-) -> Result<(), StateError> {
-    let mut touched = Touched::default();
-    let mut next = first;
-    for write in &draft.writes {
-        let added = write.values.iter().map(|value| {
-            let sibling = Sibling {
-                dot: next,
-                hlc: draft.hlc,
-                value: value.clone(),
-            };
-            next.counter += 1;
-            sibling
-        });
-        let added = added.collect();
-        replace(work, &mut touched, write, added, covers)?;
-    }
-    let implied = |key, values| Write {
-        key,
-        keeps: Vec::new(),
-        values,
-    };
-    for dir in changed_directories(draft) {
-        let sibling = Sibling {
-            dot: Dot {
-                counter: first.counter + draft.dots() - 1,
-                ..first
-            },
-            hlc: draft.hlc,
-            value: Value::Changed,
-        };
-        let write = implied(Key::Changed(dir), Vec::new());
-        replace(work, &mut touched, &write, vec![sibling], covers)?;
-    }
-    for ino in removed_files(draft) {
-        let write = implied(Key::Changed(ino), Vec::new());
-        replace(work, &mut touched, &write, Vec::new(), covers)?;
-    }
-    index::update(work, touched)
 }
 
 /// Replaces the values that were seen, other than those to be kept, by `added`.
@@ -204,18 +158,24 @@ pub(super) fn replace(
     covers: &dyn Fn(&Dot) -> bool,
 ) -> Result<(), StateError> {
     let before = work.siblings(&write.key)?;
-    let stays = |sibling: &&Sibling| {
-        !covers(&sibling.dot) || write.keeps.binary_search(&sibling.stamp()).is_ok()
-    };
-    let mut after: Vec<Sibling> = before.iter().filter(stays).cloned().collect();
-    after.extend(added);
-    after.sort_by_key(|sibling| sibling.dot);
+    let after = write.replace(&before, &added, covers);
+    set_row(work, touched, &write.key, &before, after)
+}
+
+/// Makes a row another one.
+pub(super) fn set_row(
+    work: &mut Work<'_>,
+    touched: &mut Touched,
+    key: &Key,
+    before: &[Sibling],
+    after: Vec<Sibling>,
+) -> Result<(), StateError> {
     if *after == *before {
         return Ok(());
     }
-    match &write.key {
+    match key {
         Key::Entry(dir, name) => {
-            index::entry_changed(work, touched, (*dir, name), &before, &after)?;
+            index::entry_changed(work, touched, (*dir, name), before, &after)?;
         }
         Key::Content(ino) => {
             touched.files.insert(*ino);
@@ -225,6 +185,6 @@ pub(super) fn replace(
         }
         Key::Xattr(..) | Key::Changed(_) => {}
     }
-    work.put_siblings(&write.key, after);
+    work.put_siblings(key, after);
     Ok(())
 }

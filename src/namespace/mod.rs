@@ -5,14 +5,16 @@
 //! and randomness from its caller. Knows nothing of disk, network, ciphers or the kernel.
 //!
 //! A local operation ([`Edit`]) makes a [`Draft`]; entering the writer's feed turns it into a
-//! [`Delta`]; every replica merges it ([`apply`]). What the rows mean as a tree is answered by
+//! [`Delta`]; every replica merges it ([`apply`]), or a [`Join`] merges all that another replica did. What the rows mean as a tree is answered by
 //! [`View`], also where writers disagreed.
 
 pub mod clock;
 pub mod delta;
+pub mod drafts;
 pub mod error;
 pub mod id;
 mod index;
+pub mod join;
 pub mod key;
 pub mod merge;
 pub mod ops;
@@ -26,8 +28,10 @@ mod writers;
 
 pub use clock::{Hlc, HlcClock, Stamp};
 pub use delta::{Delta, Draft, Write};
+pub use drafts::Shared;
 pub use error::{OpError, StateError};
 pub use id::{Dot, Ino, Kind, Name, WriterId};
+pub use join::{Join, JoinError, Page};
 pub use key::Key;
 pub use merge::{Outcome, apply, promote};
 pub use ops::{AttrChange, Committed, Edit, NewNode, Now, Removed, RenameMode};

@@ -6,11 +6,12 @@ use super::clock::{Hlc, Stamp};
 use super::error::FormatError;
 use super::id::{Dot, WriterId};
 use super::key::Key;
-use super::value::{Attrs, Content, Entry, Value};
+use super::value::{Attrs, Body, Content, Entry, Value};
 use super::value_wire;
 use super::writers::{WriterList, Writers};
 use crate::base::limits::DELTA_MAX_BYTES;
 use crate::base::wire::{self, WireError};
+use crate::dag::Body as Blocks;
 
 /// Version of the encoding of rows.
 pub const ROW_VERSION: u8 = 1;
@@ -57,6 +58,22 @@ pub fn encode(siblings: &[Sibling]) -> Vec<u8> {
         })
         .collect();
     wire::encode::<RowWire>(&(ROW_VERSION, writers.into_rows(), rows))
+}
+
+/// How many bytes a value takes in a row, about: most have a fixed part and a name.
+pub(super) fn bytes_about(sibling: &Sibling) -> usize {
+    const FIXED: usize = 160;
+    const EXTENT: usize = 96;
+    FIXED
+        + match &sibling.value {
+            Value::Content(content) => match &content.body {
+                Body::Inline(bytes) => bytes.len(),
+                Body::Stored(_, Blocks::Inline(extents)) => extents.len() * EXTENT,
+                Body::Stored(_, Blocks::Manifest(_)) => EXTENT,
+            },
+            Value::Xattr(xattr) => xattr.value.len(),
+            Value::Attrs(_) | Value::Entry(_) | Value::Changed => 0,
+        }
 }
 
 /// Reads the row of `key` and checks every value.

@@ -254,6 +254,7 @@ impl Change {
 pub struct Work<'a> {
     base: &'a dyn Rows,
     changes: BTreeMap<Vec<u8>, Change>,
+    written: usize,
 }
 
 impl<'a> Work<'a> {
@@ -262,7 +263,13 @@ impl<'a> Work<'a> {
         Work {
             base,
             changes: BTreeMap::new(),
+            written: 0,
         }
+    }
+
+    /// Bytes of keys and values that changes were made of, about; those overwritten since included.
+    pub(super) const fn written(&self) -> usize {
+        self.written
     }
 
     /// The changes.
@@ -293,19 +300,23 @@ impl<'a> Work<'a> {
     }
 
     pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.written += key.len() + value.len();
         self.changes.insert(key, Change::Bytes(value.into()));
     }
 
     pub(super) fn remove(&mut self, key: Vec<u8>) {
+        self.written += key.len();
         self.changes.insert(key, Change::Removed);
     }
 
     pub(super) fn put_siblings(&mut self, key: &Key, siblings: Vec<Sibling>) {
+        let key = key.encode();
+        self.written += key.len() + siblings.iter().map(row::bytes_about).sum::<usize>();
         let change = match siblings.is_empty() {
             true => Change::Removed,
             false => Change::Row(siblings.into()),
         };
-        self.changes.insert(key.encode(), change);
+        self.changes.insert(key, change);
     }
 
     pub(super) fn put_version(&mut self, version: &VersionVector) {

@@ -8,6 +8,7 @@ const LAYERS: &[&[&str]] = &[
     &["base"],
     &["crypto", "chunk", "erasure", "dag", "placement"],
     &["namespace"],
+    &["feeds"],
     &["store", "net"],
     &["blocks"],
     &["content", "replica", "repair"],

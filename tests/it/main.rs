@@ -15,6 +15,7 @@ mod dag;
 mod damage;
 mod devnet;
 mod dht;
+mod feeds;
 #[cfg(feature = "testkit")]
 mod fuzz;
 mod input;

@@ -1,7 +1,9 @@
 //! The namespace of a volume: against a plain tree for one writer, and among replicas of several.
 
-mod converge;
+pub mod converge;
+mod drafts;
 mod examples;
 mod format;
+mod join;
 mod model;
-mod support;
+pub mod support;

@@ -2,14 +2,11 @@
 
 use super::Edit;
 use crate::namespace::delta::Draft;
+use crate::namespace::drafts;
 use crate::namespace::error::StateError;
 use crate::namespace::id::Dot;
 use crate::namespace::index;
-use crate::namespace::key::Key;
-use crate::namespace::merge;
-use crate::namespace::row::Sibling;
 use crate::namespace::state::{Changes, Rows, Siblings};
-use crate::namespace::value::Value;
 
 /// An operation with its place in the feed.
 #[derive(Debug)]
@@ -41,45 +38,27 @@ impl Edit<'_> {
             writes: self.writes.into_values().collect(),
         };
         let mut version = draft.context.clone();
-        let mut next = Dot {
+        let last = seen + draft.dots();
+        version.raise(self.writer, last);
+        let first = Dot {
             writer: self.writer,
             counter: seen + 1,
         };
-        let last = seen + draft.dots();
-        version.raise(self.writer, last);
-        for write in &draft.writes {
-            // What was seen is replaced, so only what is kept stands beside the new values.
-            let mut row = match write.keeps.is_empty() {
-                true => Vec::new(),
-                false => self.work.siblings(&write.key)?.to_vec(),
-            };
-            row.retain(|sibling| write.keeps.binary_search(&sibling.stamp()).is_ok());
-            for value in &write.values {
-                row.push(Sibling {
-                    dot: next,
-                    hlc: draft.hlc,
-                    value: value.clone(),
-                });
-                next.counter += 1;
+        let has_drafts = drafts::any(&self.work)?;
+        for (write, mut row) in draft.laid(first) {
+            if has_drafts {
+                let covers = |dot: &Dot| draft.context.covers(dot);
+                drafts::merge(&mut self.work, &write, &row, &covers)?;
             }
-            row.sort_by_key(|sibling| sibling.dot);
-            self.work.put_siblings(&write.key, row);
-        }
-        for dir in merge::changed_directories(&draft) {
-            let changed = Sibling {
-                dot: Dot {
-                    counter: last,
-                    ..next
-                },
-                hlc: draft.hlc,
-                value: Value::Changed,
-            };
-            self.work.put_siblings(&Key::Changed(dir), vec![changed]);
-        }
-        for ino in merge::removed_files(&draft) {
-            let key = Key::Changed(ino);
-            if !self.work.siblings(&key)?.is_empty() {
-                self.work.put_siblings(&key, Vec::new());
+            // What was seen is replaced, so only what is kept stands beside the new values.
+            if !write.keeps.is_empty() {
+                let mut kept = self.work.siblings(&write.key)?.to_vec();
+                kept.retain(|sibling| write.keeps.binary_search(&sibling.stamp()).is_ok());
+                row.append(&mut kept);
+                row.sort_by_key(|sibling| sibling.dot);
+            }
+            if !row.is_empty() || !self.work.siblings(&write.key)?.is_empty() {
+                self.work.put_siblings(&write.key, row);
             }
         }
         self.work.put_version(&version);

@@ -231,13 +231,13 @@ impl Names<'_> {
         })
     }
 
-    /// A conflict name that no entry has.
+    /// A conflict name that nothing in the directory has, with an entry or without.
     fn free(&mut self, name: &Name, stamp: &Stamp) -> Result<Name, StateError> {
-        // Each turn but the last meets another entry of this directory.
+        // Each turn but the last meets something else in this directory.
         let mut number = 1;
         loop {
             let tried = conflict_name(name, stamp, number);
-            if !self.used.contains(&tried) && !self.has_entry(&tried)? {
+            if !self.used.contains(&tried) && !self.is_taken(&tried)? {
                 self.used.insert(tried.clone());
                 return Ok(tried);
             }
@@ -245,10 +245,11 @@ impl Names<'_> {
         }
     }
 
-    fn has_entry(&self, name: &Name) -> Result<bool, StateError> {
+    fn is_taken(&self, name: &Name) -> Result<bool, StateError> {
         for dir in self.group {
             let key = Key::Entry(*dir, name.clone()).encode();
-            if self.rows.get(&key)?.is_some() {
+            if self.rows.get(&key)?.is_some() || state::any(self.rows, &key::guests_at(*dir, name))?
+            {
                 return Ok(true);
             }
         }

@@ -4,6 +4,7 @@
 //! accepted is written back as it was read. Where a checksum, a tag or a signature stands before
 //! a decoder, the entry point also makes it fit, since somebody who means harm can.
 
+mod feeds;
 mod format;
 mod mounted;
 mod names;
@@ -55,6 +56,11 @@ targets! {
     format::key_container,
     names::namespace_delta,
     names::namespace_row,
+    feeds::sealed_delta,
+    feeds::feed_record,
+    feeds::feed_message,
+    feeds::checkpoint_root,
+    feeds::checkpoint_page,
     store::segment,
     store::version_file,
     volume::journal,

@@ -35,7 +35,7 @@ pub(super) fn namespace_delta(data: &[u8]) {
 }
 
 /// Nothing that is listed is missing, and every directory is under a way from the top.
-fn look(rows: &dyn Rows) {
+pub(super) fn look(rows: &dyn Rows) {
     let listed = View::new(rows).and_then(|view| {
         let mut waiting = vec![Ino::ROOT];
         // More directories than a delta of a fuzzer has.
@@ -70,7 +70,7 @@ pub(super) fn namespace_row(data: &[u8]) {
 }
 
 /// A volume of two writers, and all that they did.
-fn history() -> (MemRows, Vec<Delta>) {
+pub(super) fn history() -> (MemRows, Vec<Delta>) {
     let mut rows = MemRows::default();
     let mut deltas = Vec::new();
     for number in 0..8u8 {

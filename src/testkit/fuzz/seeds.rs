@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::feeds;
 use super::format::KEY;
 use super::names;
 use super::store::version_text;
@@ -47,6 +48,11 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "key_container" => stored::containers(),
         "namespace_delta" => names::deltas(),
         "namespace_row" => names::rows(),
+        "sealed_delta" => feeds::sealed(),
+        "feed_record" => feeds::records(),
+        "feed_message" => feeds::messages(),
+        "checkpoint_root" => feeds::roots(),
+        "checkpoint_page" => feeds::pages(),
         "segment" => stored::segments(),
         "version_file" => vec![version_text(), b"cairn-data 2\nstore of later".to_vec()],
         "journal" => super::volume::journals(),

@@ -13,10 +13,10 @@ use proptest::prelude::*;
 use super::support::{Item, Replica, assert_same, config, exchange, name, volume};
 
 /// Who, what, and three numbers that pick paths.
-type Step = (u8, u8, u8, u8, u8);
+pub type Step = (u8, u8, u8, u8, u8);
 
-struct History {
-    replicas: [Replica; 3],
+pub struct History {
+    pub replicas: [Replica; 3],
     written: BTreeSet<String>,
     removed: BTreeSet<String>,
     count: usize,
@@ -36,16 +36,20 @@ fn content_of(item: &Item) -> Option<String> {
 }
 
 impl History {
-    fn new() -> History {
+    pub fn new() -> History {
+        History::of(volume())
+    }
+
+    pub fn of(replicas: [Replica; 3]) -> History {
         History {
-            replicas: volume(),
+            replicas,
             written: BTreeSet::new(),
             removed: BTreeSet::new(),
             count: 0,
         }
     }
 
-    fn step(&mut self, (who, what, a, b, c): Step) {
+    pub fn step(&mut self, (who, what, a, b, c): Step) {
         let who = usize::from(who) % 3;
         if what % 5 == 0 {
             let other = (who + 1 + usize::from(a) % 2) % 3;
@@ -327,7 +331,7 @@ fn drafts_that_enter_late_end_as_if_they_had_entered_at_once() {
 }
 
 /// Histories that were once found to break something.
-const FOUND: &[&[Step]] = &[
+pub const FOUND: &[&[Step]] = &[
     &[
         (113, 16, 0, 66, 0),
         (11, 1, 0, 22, 0),

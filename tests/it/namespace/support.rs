@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use cairnfs::base::PeerId;
 use cairnfs::dag::Timestamp;
 use cairnfs::namespace::ops::Now;
 use cairnfs::namespace::{
-    Body, Delta, Edit, HlcClock, Ino, Kind, MemRows, Name, NewNode, Node, OpError, Outcome,
-    RenameMode, Shown, View, WriterId, apply, state,
+    Body, Delta, Edit, HlcClock, Ino, Join, Kind, MemRows, Name, NewNode, Node, OpError, Outcome,
+    Page, RenameMode, Shared, Shown, StateError, VersionVector, View, WriterId, apply, state,
 };
 use proptest::prelude::ProptestConfig;
 
@@ -114,6 +115,23 @@ impl Replica {
     pub fn pull(&mut self, other: &Replica) {
         for delta in &other.made {
             assert!(self.receive(delta), "{delta:?}");
+        }
+    }
+
+    /// Merges a checkpoint in pages of about so many bytes; how many there were.
+    pub fn join(&mut self, other: &Checkpoint, limit_bytes: usize) -> usize {
+        let mut join = other.join(&self.rows);
+        let mut pages = 0;
+        loop {
+            pages += 1;
+            assert!(pages < 100_000, "it comes to no end");
+            match join.page(&self.rows, limit_bytes).unwrap() {
+                Page::More(changes) => self.rows.apply(changes),
+                Page::Last(changes) => {
+                    self.rows.apply(changes);
+                    return pages;
+                }
+            }
         }
     }
 
@@ -243,6 +261,34 @@ pub struct Item {
     pub text: String,
     pub shown: Shown,
     pub full: String,
+}
+
+/// All that a replica shares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    pub version: VersionVector,
+    pub rows: Vec<(Vec<u8>, Bytes)>,
+}
+
+type Source = std::vec::IntoIter<Result<(Vec<u8>, Bytes), StateError>>;
+
+impl Checkpoint {
+    pub fn of(rows: &MemRows) -> Checkpoint {
+        let shared = Shared::new(rows).unwrap();
+        Checkpoint {
+            version: state::version(rows).unwrap(),
+            rows: shared.iter().map(Result::unwrap).collect(),
+        }
+    }
+
+    pub fn source(&self) -> Source {
+        let rows: Vec<_> = self.rows.iter().cloned().map(Ok).collect();
+        rows.into_iter()
+    }
+
+    pub fn join(&self, rows: &MemRows) -> Join<Source> {
+        Join::new(rows, self.version.clone(), self.source()).unwrap()
+    }
 }
 
 /// Replicas that agree on an empty volume.

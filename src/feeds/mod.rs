@@ -1,0 +1,26 @@
+//! Feeds: how the changes of a volume travel between its replicas, and how its whole state rests.
+//!
+//! Each writer's deltas are a chain: sealed under the key of an epoch, signed, each naming the one before.
+//! Who has no key can check a chain and keep it, and reads nothing. What may be merged is decided in
+//! steps, each of which is a function of what is known: [`SealedDelta`] (is it what it says?), [`Feed`]
+//! (is it the next of its writer?), [`Inbox`] (has everything it builds on been merged?), and last
+//! [`apply`](crate::namespace::apply). [`checkpoint`] says all of it at once.
+//!
+//! Pure: bytes come in and values go out. Knows nothing of disk, network, blocks or who is a member.
+
+pub mod chain;
+pub mod checkpoint;
+pub mod error;
+pub mod gossip;
+pub mod inbox;
+pub mod revoke;
+pub mod sealed;
+pub mod signed;
+
+pub use chain::{Announced, Feed, ForkProof, Head, Promises, Truncated, Verdict};
+pub use error::FeedError;
+pub use gossip::{Claim, Message, Plan, Wish, plan};
+pub use inbox::{Ahead, Held, Inbox};
+pub use revoke::{Cut, Revocation};
+pub use sealed::{Link, LinkHash, SealedDelta};
+pub use signed::Signed;

@@ -1,0 +1,10 @@
+//! Feeds: sealed deltas and their chains, what arrives in any order, gossip, and checkpoints.
+
+mod arrive;
+mod chain;
+mod checkpoint;
+mod format;
+mod gossip;
+mod inbox;
+mod sealed;
+mod support;
