@@ -81,7 +81,7 @@ fn parts(space: u8, ino: &Ino, rest: &[&[u8]]) -> Vec<u8> {
 }
 
 /// What every key of a directory's entries begins with.
-pub(super) fn entries_of(dir: Ino) -> Vec<u8> {
+pub fn entries_of(dir: Ino) -> Vec<u8> {
     parts(ENTRY, &dir, &[])
 }
 

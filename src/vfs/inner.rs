@@ -131,7 +131,7 @@ impl Inner {
             peer: identity.peer,
             incarnation: 0,
         };
-        let row_cache = RowCache::default();
+        let row_cache = RowCache::new(u64::from_le_bytes(entropy.array()));
         let seen = {
             let rows = VolumeRows {
                 volume: &volume,

@@ -7,6 +7,7 @@
 //! volume has.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -83,17 +84,74 @@ impl First {
     }
 }
 
+/// Hashes keys eight bytes at a time. They are about random identities, so a seed is all that it takes to keep
+/// others from choosing names that meet.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seed(u64);
+
+impl BuildHasher for Seed {
+    type Hasher = Folded;
+
+    fn build_hasher(&self) -> Folded {
+        Folded(self.0)
+    }
+}
+
+struct Folded(u64);
+
+impl Folded {
+    const fn fold(&mut self, word: u64) {
+        // The odd number nearest to 2^64 divided by the golden ratio; the upper half of the product has seen
+        // all bits.
+        let product = (self.0 ^ word) as u128 * 0x9e37_79b9_7f4a_7c15;
+        self.0 = (product as u64) ^ (product >> 64) as u64;
+    }
+}
+
+impl Hasher for Folded {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.fold(u64::from_le_bytes(*word));
+        }
+        let mut last = [0; 8];
+        for (to, from) in last.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        self.fold(u64::from_le_bytes(last) ^ (bytes.len() as u64) << 56);
+    }
+}
+
+/// Of so many uses of rows of the older generation one takes its row into the younger: what is used again and
+/// again stays, and what is gone through once costs nothing.
+const TAKEN_OVER: u8 = 4;
+
 #[derive(Debug, Default)]
 struct Generation {
-    rows: HashMap<Vec<u8>, Known>,
-    firsts: HashMap<Prefix, First>,
+    rows: HashMap<Vec<u8>, Known, Seed>,
+    firsts: HashMap<Prefix, First, Seed>,
     bytes: usize,
+}
+
+impl Generation {
+    fn new(seed: Seed) -> Generation {
+        Generation {
+            rows: HashMap::with_hasher(seed),
+            firsts: HashMap::with_hasher(seed),
+            bytes: 0,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Kept {
     young: Generation,
     old: Generation,
+    uses: u8,
 }
 
 /// See the module.
@@ -138,7 +196,8 @@ impl Kept {
     fn grow(&mut self, bytes: usize) {
         self.young.bytes += bytes;
         if self.young.bytes > GENERATION_BYTES {
-            self.old = std::mem::take(&mut self.young);
+            let next = Generation::new(*self.young.rows.hasher());
+            self.old = std::mem::replace(&mut self.young, next);
         }
     }
 
@@ -152,6 +211,16 @@ impl Kept {
 }
 
 impl RowCache {
+    /// With any number that nobody can guess.
+    pub(super) fn new(seed: u64) -> RowCache {
+        let seed = Seed(seed);
+        RowCache(Mutex::new(Kept {
+            young: Generation::new(seed),
+            old: Generation::new(seed),
+            uses: 0,
+        }))
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -162,13 +231,18 @@ impl RowCache {
         if let Some(known) = kept.young.rows.get(key) {
             return Some(known.clone());
         }
-        if let Some((key, known)) = kept.old.rows.remove_entry(key) {
-            let cost = match &known {
-                Known::Absent => 0,
-                Known::Bytes(bytes) => bytes.len(),
-                Known::Row(row) => size_of_val(&**row),
-            };
-            kept.add_row(key, known.clone(), cost);
+        if let Some(known) = kept.old.rows.get(key) {
+            let known = known.clone();
+            kept.uses = (kept.uses + 1) % TAKEN_OVER;
+            if kept.uses == 0 {
+                let cost = match &known {
+                    Known::Absent => 0,
+                    Known::Bytes(bytes) => bytes.len(),
+                    Known::Row(row) => size_of_val(&**row),
+                };
+                kept.old.rows.remove(key);
+                kept.add_row(key.to_vec(), known.clone(), cost);
+            }
             return Some(known);
         }
         let first = kept.first(&prefix(key)?)?;
@@ -212,6 +286,14 @@ impl RowCache {
             kept.add_row(key, Known::Bytes(value), cost);
         }
         kept.add_first(*prefix, First { keys, is_all });
+    }
+
+    /// It is no directory: there is nothing in it.
+    pub(super) fn has_nothing_in_it(&self, ino: Ino) {
+        if let Some(prefix) = prefix(&key::entries_of(ino)) {
+            let (keys, is_all) = (Vec::new(), true);
+            self.kept().add_first(prefix, First { keys, is_all });
+        }
     }
 
     /// A file comes into being: there is no row about it.

@@ -9,7 +9,7 @@ use super::row_cache::{self, FIRST_ROWS, Known, Prefix, RowCache};
 use crate::base::limits::{ROW_PAGE_MAX, ROW_VALUE_MAX_BYTES};
 use crate::base::{Class, Classify};
 use crate::namespace::state::{Pairs, Siblings, decode_row};
-use crate::namespace::{Changes, Key, Rows, StateError};
+use crate::namespace::{Changes, Key, Node, Rows, StateError, Value};
 use crate::store::{Group, Order, Space, Volume, VolumeError};
 
 /// The namespace's rows.
@@ -122,6 +122,11 @@ impl Rows for VolumeRows<'_> {
             return Ok(Siblings::default());
         };
         let row = decode_row(key, &found)?;
+        if let (Key::Attrs(ino), Some(Value::Attrs(attrs))) = (key, row.first().map(|s| &s.value))
+            && attrs.node != Node::Directory
+        {
+            self.cache.has_nothing_in_it(*ino);
+        }
         let cost = found.len();
         self.cache.decoded_row(bytes, Siblings::clone(&row), cost);
         Ok(row)

@@ -28,6 +28,7 @@ impl Engine {
                 // Large, and nobody has to wait for it to be given back.
                 drop::<(Option<Arc<Layer>>, _)>((old, before));
                 drop(flush);
+                self.give_back_filled();
                 self.tidy();
                 shared.tell(|progress| progress.flushes += 1);
             }
@@ -50,6 +51,15 @@ impl Engine {
             }
         }
         self.count();
+    }
+
+    /// What was filled ahead of records that may not come so soon.
+    pub(super) fn give_back_filled(&mut self) {
+        self.small_run = 0;
+        if let Err(error) = self.trim() {
+            // It is written over, or cut off at the next opening.
+            tracing::debug!("the end of a journal stays filled: {error}");
+        }
     }
 
     /// Removes segments that nothing needs, and carries dirty data forward.

@@ -103,10 +103,7 @@ pub(super) async fn run(turn: Arc<Turn>, shared: Arc<Shared>, pools: Pools, mark
     }
     let shared = Arc::clone(&writer.shared);
     let close = move |engine: &mut Engine| {
-        if let Err(error) = engine.trim() {
-            // It is cut off at the next opening.
-            tracing::debug!("the end of a journal stays filled: {error}");
-        }
+        engine.give_back_filled();
         // Readers that are under way end first.
         let mut tables = shared.tables_mut();
         shared.closed.store(true, Ordering::Release);
