@@ -2,7 +2,7 @@
 //! somebody else has it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::journal::Engine;
 
@@ -39,12 +39,9 @@ impl Turn {
         })
     }
 
-    /// The engine, if nobody writes.
+    /// The engine, if nobody writes; not where somebody panicked while writing either.
     pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Engine>> {
-        match self.engine.try_lock() {
-            Ok(engine) => Some(engine),
-            Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => None,
-        }
+        self.engine.try_lock().ok()
     }
 
     /// To be said by whoever has written.
