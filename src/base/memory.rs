@@ -13,6 +13,21 @@ pub fn resident_bytes() -> Option<u64> {
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How long freed memory waits to be used again before the system gets it back, in milliseconds: with the usual
+/// 10 a put of 1 GiB, which goes on using the same buffers, costs a tenth more.
+const PURGE_DELAY_MS: libc::c_long = 1000;
+/// The number of that option in `mimalloc.h` (`mi_option_purge_delay`), which the crate does not name.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
+/// Sets the allocator up; to be called before it has done much.
+pub fn set_up() {
+    #[expect(unsafe_code, reason = "there is no safe door to the allocator")]
+    // SAFETY: takes two numbers.
+    unsafe {
+        libmimalloc_sys::mi_option_set(PURGE_DELAY, PURGE_DELAY_MS);
+    }
+}
+
 /// Gives the system back what the allocator keeps of freed memory. Walks all that it has: for idle moments,
 /// and not for the reactor.
 pub fn give_back() {
