@@ -8,33 +8,33 @@ pub fn resident_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// With the C library's allocator an operation on names took twice as long: what one thread allocates another
-/// frees here, and its arenas are locked for that. `docs/ARCHITECTURE.md` has the figures.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// How long freed memory waits to be used again before the system gets it back, in milliseconds: with the usual
-/// 10 a put of 1 GiB, which goes on using the same buffers, costs a tenth more.
-const PURGE_DELAY_MS: libc::c_long = 1000;
-/// The number of that option in `mimalloc.h` (`mi_option_purge_delay`), which the crate does not name.
-const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-
-/// Sets the allocator up; to be called before it has done much.
-pub fn set_up() {
-    #[expect(unsafe_code, reason = "there is no safe door to the allocator")]
-    // SAFETY: takes two numbers.
-    unsafe {
-        libmimalloc_sys::mi_option_set(PURGE_DELAY, PURGE_DELAY_MS);
+/// Lets all threads share one arena of the C library's allocator; to be called before there are any
+/// others. It can give back the memory of its first arena only, and each further one keeps what its
+/// threads once needed: a peer that has put a file stayed at three times the memory of one that has
+/// not. The threads here allocate few and large buffers, so sharing costs nothing that can be measured.
+pub fn share_arena() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        #[expect(
+            unsafe_code,
+            reason = "there is no safe door to the C library's allocator"
+        )]
+        // SAFETY: takes two numbers; called before other threads are started (mallopt(3)).
+        let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     }
 }
 
-/// Gives the system back what the allocator keeps of freed memory. Walks all that it has: for idle moments,
-/// and not for the reactor.
+/// Gives the system back what the allocator keeps of freed memory. Walks all of its lists: for idle
+/// moments, and not for the reactor.
 pub fn give_back() {
-    #[expect(unsafe_code, reason = "there is no safe door to the allocator")]
-    // SAFETY: takes no pointers, and may be called by any thread at any time.
-    unsafe {
-        libmimalloc_sys::mi_collect(true);
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        #[expect(
+            unsafe_code,
+            reason = "there is no safe door to the C library's allocator"
+        )]
+        // SAFETY: takes no pointers, and may be called by any thread at any time (malloc_trim(3)).
+        let _ = unsafe { libc::malloc_trim(0) };
     }
 }
 

@@ -87,7 +87,7 @@ fn execute(cli: Cli, output: &Output, launcher: Arc<dyn Launch>) -> Result<(), F
         return Ok(output.write(&script)?);
     }
     raise_descriptor_limit();
-    crate::base::memory::set_up();
+    crate::base::memory::share_arena();
     let runtime = runtime_for(&cli)
         .enable_all()
         .build()
