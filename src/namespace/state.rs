@@ -102,7 +102,7 @@ impl Rows for MemRows {
 }
 
 /// The first key after all that begin with `prefix`.
-pub(super) fn end_of(prefix: &[u8]) -> Vec<u8> {
+pub fn end_of(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
         if last < u8::MAX {

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::namespace::state::{Pairs, Siblings};
+use crate::namespace::state::{Pairs, Siblings, end_of};
 use crate::namespace::{Changes, Ino, key, row};
 
 /// Bytes of keys and values in each of two generations.
@@ -160,18 +160,6 @@ pub(super) struct RowCache(Mutex<Kept>);
 
 pub(super) fn prefix(key: &[u8]) -> Option<Prefix> {
     key.first_chunk::<PREFIX>().copied()
-}
-
-/// The first key after all that begin with a prefix.
-pub(super) fn end_of(prefix: &Prefix) -> Vec<u8> {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < u8::MAX {
-            end.push(last + 1);
-            break;
-        }
-    }
-    end
 }
 
 /// What all keys from `start` to before `end` begin with, if that says which file or directory they are about.

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::row_cache::{self, FIRST_ROWS, Known, Prefix, RowCache};
 use crate::base::limits::{ROW_PAGE_MAX, ROW_VALUE_MAX_BYTES};
 use crate::base::{Class, Classify};
-use crate::namespace::state::{Pairs, Siblings, decode_row};
+use crate::namespace::state::{Pairs, Siblings, decode_row, end_of};
 use crate::namespace::{Changes, Key, Node, Rows, StateError, Value};
 use crate::store::{Group, Order, Space, Volume, VolumeError};
 
@@ -157,7 +157,7 @@ impl Rows for VolumeRows<'_> {
 impl VolumeRows<'_> {
     /// Reads the first rows that begin with a prefix, and remembers them.
     fn read_first(&self, prefix: &Prefix) -> Result<(), StateError> {
-        let end = row_cache::end_of(prefix);
+        let end = end_of(prefix);
         let mut found = self.read_all(prefix, &end, FIRST_ROWS + 1)?;
         let is_all = found.len() <= FIRST_ROWS;
         found.truncate(FIRST_ROWS);

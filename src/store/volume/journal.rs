@@ -423,6 +423,7 @@ impl Engine {
         }
         if let Err(error) = batch.parts.write_at(segment.file.as_ref(), start) {
             if is_full(&error) && segment.file.set_len(start).is_ok() {
+                segment.zeroed = 0;
                 return Err(Fail::Full);
             }
             return Err(Fail::Broken(format!("writing the journal: {error}")));
@@ -440,16 +441,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes away, durably, what was filled ahead of the records.
+    /// Takes away, durably, what is behind the records: filled ahead of them, wholly or in part. Of a segment that
+    /// is not the last one that would be damage.
     pub(super) fn trim(&mut self) -> io::Result<()> {
-        match self.segments.get_mut(&self.active) {
-            Some(segment) if segment.zeroed > segment.len => {
-                segment.file.set_len(u64::from(segment.len))?;
-                segment.zeroed = 0;
-                segment.file.sync_data()
-            }
-            _ => Ok(()),
+        let Some(segment) = self.segments.get_mut(&self.active) else {
+            return Ok(());
+        };
+        let len = u64::from(segment.len);
+        if segment.file.len()? <= len {
+            return Ok(());
         }
+        segment.zeroed = 0;
+        segment.file.set_len(len)?;
+        segment.file.sync_data()
     }
 
     fn take_effect(&mut self, effect: Effect) {

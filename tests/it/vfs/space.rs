@@ -6,7 +6,9 @@ use std::time::Duration;
 use cairnfs::base::Entropy;
 use cairnfs::testkit::ClusterOptions;
 use cairnfs::vfs::forsake;
-use cairnfs_fuse::{Caller, CopyRange, Fh, FileSystem, FileType, Ino, Name, NewNode, SetAttr};
+use cairnfs_fuse::{
+    Answer, Caller, CopyRange, Fh, FileSystem, FileType, Ino, Name, NewNode, SetAttr,
+};
 
 use super::files::{NODE, block_on, bytes, close, content, make, remove, used, write};
 use super::twin::{Fs, ID, OWNER, RW, Twin, find};
@@ -203,6 +205,42 @@ fn what_was_synced_survives_a_crash_at_any_moment() {
         .unwrap_or(0);
     for seed in first..first + scaled(30) as u64 {
         block_on(crash_anywhere(seed));
+    }
+}
+
+/// One file that is synced after each write, which is then done on the thread that asks.
+#[test]
+fn a_file_that_is_synced_again_and_again_survives_a_crash() {
+    const LEN: usize = 4096;
+    for seed in 0..scaled(6) as u64 {
+        block_on(async {
+            let mut twin = Twin::new(1, seed).await;
+            let entropy = Entropy::seeded(seed);
+            let ino = make(&twin, "log", &version(1, LEN)).await;
+            let named = twin.vfs().fsyncdir(Ino::ROOT, Fh(0), false).wait().await;
+            named.unwrap();
+            let last = 50 + entropy.below(50);
+            let mut is_here = false;
+            for number in 2..=last {
+                let offset = number % 3 * LEN as u64;
+                write(&twin, ino, offset, &version(number, LEN)).await;
+                let answer = twin.vfs().fsync(ino, Fh(0), false);
+                is_here = matches!(answer, Answer::Ready(_));
+                answer.wait().await.unwrap();
+            }
+            assert!(is_here);
+            // More that is not synced may be there, or not.
+            write(&twin, ino, 3 * LEN as u64, &version(0, LEN)).await;
+            twin.crash().await;
+            let found = content(&twin, "log").await;
+            for number in last - 2..=last {
+                let at = number as usize % 3 * LEN;
+                assert!(
+                    found.get(at..at + LEN) == Some(&version(number, LEN)[..]),
+                    "seed {seed}: {number} of {last} is not there"
+                );
+            }
+        });
     }
 }
 

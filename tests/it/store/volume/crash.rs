@@ -122,6 +122,80 @@ fn nothing_synced_is_lost_and_no_group_is_torn_wherever_the_power_fails() {
     });
 }
 
+/// Small groups, each synced by whoever applied it. Answers how long a journal became.
+async fn synced_here(
+    disk: &MemDisk,
+    groups: &[Group],
+    promise: &mut Promise,
+) -> Result<u64, Class> {
+    // No flush takes back what is filled ahead of the records.
+    let options = cairnfs::store::VolumeOptions {
+        flush_rows: 10_000,
+        flush_bytes: 1 << 20,
+        ..tiny()
+    };
+    let opened = open_with(disk, options).await;
+    let (store, volume, _) = opened.map_err(|error| error.class())?;
+    promise.is_there = true;
+    let mut longest = 0;
+    for group in groups {
+        let seq = volume.apply(group).map_err(|error| error.class())?;
+        if !volume.sync_here() {
+            volume.sync(seq).await.map_err(|error| error.class())?;
+        }
+        promise.synced = seq;
+        let dir = format!("volumes/{ID}");
+        for name in disk.list(&dir).map_err(|_| Class::Retry)? {
+            if name.starts_with("journal-") {
+                let file = disk.open(&format!("{dir}/{name}"));
+                let len = file.and_then(|file| file.len()).map_err(|_| Class::Retry)?;
+                longest = longest.max(len);
+            }
+        }
+    }
+    volume.close().await.map_err(|error| error.class())?;
+    store.close().await.map_err(|error| error.class())?;
+    Ok(longest)
+}
+
+#[test]
+fn what_was_synced_by_its_writer_is_kept_also_where_the_journal_was_filled_ahead() {
+    let (mut groups, mut models) = (Vec::new(), vec![Model::default()]);
+    for number in 0..60u64 {
+        let (mut group, mut after) = (Group::new(), models[models.len() - 1].clone());
+        let (key, value) = ((number % 9).to_be_bytes(), vec![number as u8; 900]);
+        group.put(cairnfs::store::Space(1), &key, &value);
+        after.rows.insert((1, key.to_vec()), value.into());
+        groups.push(group);
+        models.push(after);
+    }
+    simulate(async {
+        let whole = MemDisk::new(1 << 30);
+        let mut promise = Promise::default();
+        let longest = synced_here(&whole, &groups, &mut promise).await.unwrap();
+        assert_eq!(promise.synced, Seq(60));
+        // To the end of the segment, long before the records came so far; and a second one was begun.
+        assert_eq!(longest, u64::from(tiny().segment_bytes));
+        let names = whole.list(&format!("volumes/{ID}")).unwrap();
+        assert!(names.contains(&"journal-00000002".to_owned()), "{names:?}");
+        for at in 0..whole.changes() {
+            for mode in [
+                Crash::LoseAll,
+                Crash::KeepAll,
+                Crash::Random(Entropy::seeded(at)),
+            ] {
+                let what = format!("power cut at {at}, {mode:?}");
+                let disk = MemDisk::new(1 << 30);
+                disk.power_off_at(at);
+                let mut promise = Promise::default();
+                let life = synced_here(&disk, &groups, &mut promise);
+                let _ = futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(life)).await;
+                check(&disk.crash_image(&mode), &models, &promise, &what).await;
+            }
+        }
+    });
+}
+
 #[test]
 fn a_volume_whose_removal_is_interrupted_is_there_or_gone() {
     simulate(async {
