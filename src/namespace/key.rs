@@ -1,7 +1,8 @@
 //! Keys of rows, as bytes whose order is useful: the entries of a directory are one range in the
 //! order of their names, and so are all rows of one file.
 //!
-//! Keys from `0x80` on belong to one replica: derived from the rows, never sent.
+//! Keys from `0x80` on belong to one replica and are never sent: derived from the rows, or what it keeps for
+//! its own drafts and joins.
 
 use super::error::FormatError;
 use super::id::{Ino, Name};

@@ -20,11 +20,13 @@ fn a_thousand_files_are_open_at_once() {
     let count = scaled(1000);
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let most = limit.maximum.unwrap_or(u64::MAX).min(count as u64 + 1000);
-    let raised = rustix::process::Rlimit {
-        current: Some(most),
-        maximum: limit.maximum,
-    };
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    if limit.current.is_some_and(|now| now < most) {
+        let raised = rustix::process::Rlimit {
+            current: Some(most),
+            maximum: limit.maximum,
+        };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    }
     let count = count.min(most as usize - 200);
     let path = |m: &Mounted, number: usize| m.path(&format!("f{number}"));
     let open = |number: usize| -> File {

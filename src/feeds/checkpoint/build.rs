@@ -128,9 +128,10 @@ impl<'a, S: PageSink> Builder<'a, S> {
     }
 
     /// Makes a checkpoint of rows, **which must not change meanwhile**: what is read with a row and without
-    /// another that belongs to it would be taken for a removal by whoever merges it. If `changed` has the key of every shared row that may be another than in the previous
-    /// checkpoint ([`shared_keys`](crate::namespace::drafts::shared_keys)), pages without any of them are not even read. The same rows always make the same
-    /// pages.
+    /// another that belongs to it would be taken for a removal by whoever merges it. If `changed` has the key of
+    /// every shared row that may be another than in the previous checkpoint
+    /// ([`shared_keys`](crate::namespace::drafts::shared_keys)), pages without any of them are not even read. The
+    /// same rows always make the same pages.
     ///
     /// # Errors
     /// If rows cannot be read or pages not be stored.

@@ -128,7 +128,7 @@ async fn emptied_and_removed(seed: u64) {
     let entropy = Entropy::seeded(seed);
     let (ino, all) = scattered(&twin, "removed", PARTS).await;
     close(&twin, ino).await;
-    let (ino, _) = scattered(&twin, "emptied", 20).await;
+    let (ino, _) = scattered(&twin, "emptied", PARTS).await;
     let flags = OpenFlags(libc::O_RDWR | libc::O_TRUNC);
     let opened = twin.vfs().open(&Caller::ROOT, ino, flags).wait().await;
     opened.unwrap();

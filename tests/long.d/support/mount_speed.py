@@ -34,14 +34,38 @@ def pin(pids):
     first, *others = sorted(CPUS)
     os.sched_setaffinity(0, {first})
     for pid in pids:
-        name = Path(f"/proc/{pid}/comm").read_text().strip()
-        for task in os.listdir(f"/proc/{pid}/task"):
-            try:
-                thread = Path(f"/proc/{pid}/task/{task}/comm").read_text().strip()
-                answers = thread.startswith("fuser") or name == "bindfs"
-                os.sched_setaffinity(int(task), {first} if answers else set(others))
-            except (OSError, ProcessLookupError):
-                pass
+        for task, thread in tasks(pid):
+            answers = thread.startswith(("fuser", "bindfs", "glfs_fuse"))
+            place(task, {first} if answers else set(others))
+
+
+def unpin(pids):
+    """Leaves all of them to the scheduler."""
+    os.sched_setaffinity(0, CPUS)
+    for pid in pids:
+        for task, _ in tasks(pid):
+            place(task, CPUS)
+
+
+def tasks(pid):
+    """The threads of a process, which may end meanwhile, with their names."""
+    try:
+        found = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    for task in found:
+        try:
+            yield int(task), Path(f"/proc/{pid}/task/{task}/comm").read_text().strip()
+        except OSError:
+            pass
+
+
+def place(task, cpus):
+    try:
+        os.sched_setaffinity(task, cpus)
+    except OSError:
+        # It has ended.
+        pass
 
 
 class Results:
@@ -102,6 +126,8 @@ class Bench:
         return cpu
 
     def cold(self):
+        # What is started now would count one processor and be small for good. The next measurement pins it.
+        os.sched_setaffinity(0, CPUS)
         self.system.cold()
         if not self.system.is_served:
             uncache(self.top)
@@ -112,8 +138,10 @@ class Bench:
             # What was written before is not to be on the way to the disk meanwhile.
             self.system.sync()
             self.is_pinned = self.args.pin and phase in ("small", "tree")
-            getattr(self, phase)()
-            os.sched_setaffinity(0, CPUS)
+            try:
+                getattr(self, phase)()
+            finally:
+                unpin(self.system.pids())
 
     # -- one large file
 
