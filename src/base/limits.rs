@@ -59,8 +59,8 @@ pub const FEED_PROMISES_MAX: usize = 16 << 10;
 pub const GOSSIP_FEEDS_MAX: usize = 1024;
 /// Most deltas in one message.
 pub const GOSSIP_DELTAS_MAX: usize = 4096;
-/// Most bytes of deltas of one writer that wait for others.
-pub const INBOX_WRITER_MAX_BYTES: usize = 8 << 20;
+/// Most bytes of deltas of one writer that wait for others: the largest delta, opened and sealed.
+pub const INBOX_WRITER_MAX_BYTES: usize = 2 * SEALED_DELTA_MAX_BYTES;
 /// Most deltas of one writer that wait for others.
 pub const INBOX_WRITER_MAX_COUNT: usize = 4096;
 /// Most bytes of all deltas that wait for others.

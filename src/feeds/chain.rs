@@ -278,12 +278,16 @@ impl Feed {
     /// nothing.
     ///
     /// # Errors
-    /// [`FeedError::OtherVolume`], [`FeedError::OtherWriter`].
+    /// [`FeedError::OtherVolume`], [`FeedError::OtherWriter`]; of a link that leaves dots out behind the head that
+    /// it names, which nothing will ever fill.
     pub fn check(&self, link: &Signed<Link>) -> Result<Verdict, FeedError> {
         self.check_name(link.volume, link.writer)?;
         let (last, hash) = (self.last(), link.hash());
         let (previous, is_empty) = (self.head().map(Signed::hash), self.links.is_empty());
         let is_next = link.previous == previous && (is_empty || link.first == last + 1);
+        if !is_empty && link.previous == previous && link.first > last + 1 {
+            return Err("a delta that leaves dots out".into());
+        }
         if is_next {
             return Ok(match self.cut().filter(|cut| link.last > *cut) {
                 Some(at) => Verdict::Cut { at },
@@ -365,7 +369,8 @@ impl Feed {
     /// [`FeedError::OtherVolume`], [`FeedError::OtherWriter`].
     pub fn announce(&mut self, head: Signed<Head>) -> Result<Announced, FeedError> {
         self.check_name(head.volume, head.writer)?;
-        if let Some(link) = self.links.iter().find(|link| link.last == head.last)
+        let mut links = self.links.iter();
+        if let Some(link) = links.find(|link| (link.first..=link.last).contains(&head.last))
             && link.hash() != head.hash
         {
             return Ok(Announced::Contradiction);

@@ -156,7 +156,8 @@ impl Message {
         }
     }
 
-    /// Reads a message from anywhere. Signed heads in it are checked; deltas are not.
+    /// Reads a message from anywhere. Signed heads in it are checked; deltas are not. That is up to a thousand
+    /// signatures: not for the reactor.
     ///
     /// # Errors
     /// What is wrong with it.

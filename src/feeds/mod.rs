@@ -6,6 +6,9 @@
 //! (is it the next of its writer?), [`Inbox`] (has everything it builds on been merged?), and last
 //! [`apply`](crate::namespace::apply). [`checkpoint`] says all of it at once.
 //!
+//! Bounds are for each writer. A device has as many writers as it has had lives, so whoever opens feeds bounds
+//! those.
+//!
 //! Pure: bytes come in and values go out. Knows nothing of disk, network, blocks or who is a member.
 
 pub mod chain;

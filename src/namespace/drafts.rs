@@ -52,9 +52,9 @@ pub(super) fn keys(rows: &dyn Rows) -> Result<Vec<Vec<u8>>, StateError> {
     if !any(rows)? {
         return Ok(Vec::new());
     }
-    let found = state::below(rows, key::KEPT, usize::MAX)?;
+    let found = state::keys_below(rows, key::KEPT, usize::MAX)?;
     let keys = found.iter();
-    Ok(keys.map(|(key, _)| key::tail(key, 1).to_vec()).collect())
+    Ok(keys.map(|key| key::tail(key, 1).to_vec()).collect())
 }
 
 /// A draft is about to write a row.

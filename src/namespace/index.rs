@@ -25,13 +25,6 @@ pub(super) struct Touched {
     pub has_moved: bool,
 }
 
-impl Touched {
-    /// Whether no row was affected.
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty() && self.files.is_empty() && self.others.is_empty()
-    }
-}
-
 /// Each file that a row of a name leads to.
 fn children(row: &[Sibling]) -> BTreeMap<Ino, Kind> {
     row::entries(row)

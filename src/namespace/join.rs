@@ -20,6 +20,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::clock::Hlc;
 use super::drafts;
 use super::error::{FormatError, StateError};
 use super::id::{Dot, Ino, Name, WriterId};
@@ -55,6 +56,9 @@ pub enum JoinError<E: fmt::Display> {
     /// It has a value that by its own word it never merged.
     #[error("a checkpoint has {0:?}, which its version vector does not cover")]
     Uncovered(Dot),
+    /// It has a value that was written later than anything that it says it has.
+    #[error("a checkpoint has {0:?}, which was written after it")]
+    Late(Dot),
     /// Both have a value of this dot, and not the same.
     #[error("two different values are {0:?}: its writer forked")]
     Forked(Dot),
@@ -88,6 +92,7 @@ pub enum Page {
 /// A checkpoint being merged.
 pub struct Join<I: Iterator> {
     theirs: VersionVector,
+    until: Hlc,
     ours: VersionVector,
     source: std::iter::Peekable<I>,
     stage: Stage,
@@ -147,11 +152,17 @@ where
     E: fmt::Display,
 {
     /// A join of `rows` with the checkpoint of a replica that had merged `theirs`, whose rows `source`
-    /// tells by ascending key. Reads none of them if there is nothing new in them.
+    /// tells by ascending key. Reads none of them if there is nothing new in them. `until` is the latest moment of
+    /// anything in it, by its own word, which was found to be due: nothing gets past the clock by a checkpoint.
     ///
     /// # Errors
     /// [`JoinError::State`], [`JoinError::Unfinished`].
-    pub fn new(rows: &dyn Rows, theirs: VersionVector, source: I) -> Result<Join<I>, JoinError<E>> {
+    pub fn new(
+        rows: &dyn Rows,
+        theirs: VersionVector,
+        until: Hlc,
+        source: I,
+    ) -> Result<Join<I>, JoinError<E>> {
         let ours = state::version(rows)?;
         let under_way = under_way(rows)?;
         if let Some((begun, _)) = &under_way
@@ -169,6 +180,7 @@ where
                 false => Stage::Rows(Vec::new()),
             },
             theirs,
+            until,
             ours,
             source: source.peekable(),
             last: None,
@@ -185,6 +197,7 @@ where
     /// Any but [`JoinError::Unfinished`].
     pub fn page(&mut self, rows: &dyn Rows, limit_bytes: usize) -> Result<Page, JoinError<E>> {
         let mut work = Work::new(rows);
+        let limit_bytes = limit_bytes.max(1);
         if let Stage::Rows(at) = &self.stage {
             let at = at.clone();
             match self.join_rows(&mut work, at, limit_bytes)? {
@@ -197,8 +210,9 @@ where
             }
         }
         if let Stage::Index = self.stage {
-            if self.is_paged && !self.touched.is_empty() {
-                // What is left of this page's own goes the way of the others'.
+            if self.is_paged && work.written() > 0 {
+                // What is left of this page's own goes the way of the others'; and before anything of it is there
+                // the rows say which checkpoint it is from.
                 self.put_off(&mut work);
                 return Ok(Page::More(work.into_changes()));
             }
@@ -320,12 +334,15 @@ where
         if row::encode(&row) != value {
             return Err(FormatError::from(wire::WireError::NotCanonical).into());
         }
-        let is_merged =
-            |sibling: &&Sibling| sibling.dot.counter > 0 && self.theirs.covers(&sibling.dot);
-        match row.iter().find(|sibling| !is_merged(sibling)) {
-            Some(sibling) => Err(JoinError::Uncovered(sibling.dot)),
-            None => Ok(row),
+        for sibling in &row {
+            if sibling.dot.counter == 0 || !self.theirs.covers(&sibling.dot) {
+                return Err(JoinError::Uncovered(sibling.dot));
+            }
+            if sibling.hlc > self.until {
+                return Err(JoinError::Late(sibling.dot));
+            }
         }
+        Ok(row)
     }
 
     /// The values of both that neither removed. What drafts wrote is in no vector, and stays.
@@ -375,12 +392,12 @@ where
             return Ok(true);
         }
         let limit = (limit_bytes / SETTLE_BYTES).max(1);
-        let found = state::below(work, key::JOINED, limit)?;
+        let found = state::keys_below(work, key::JOINED, limit)?;
         let mut touched = Touched {
             has_moved: self.touched.has_moved,
             ..Touched::default()
         };
-        for (key, _) in &found {
+        for key in &found {
             put_back(&mut touched, key)?;
             work.remove(key.clone());
         }

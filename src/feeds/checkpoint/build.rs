@@ -14,7 +14,7 @@ use super::read::verify;
 use crate::base::limits::{CHUNK_MAX_BYTES, PAGE_MAX_BYTES, PAGE_PLACE_MAX_BYTES};
 use crate::namespace::{Rows, Shared, StateError};
 
-/// Bytes of pages that are stored together: fits into one chunk.
+/// Bytes of pages that are stored together: fits into one chunk, but for a page of one row that is longer alone.
 pub const BATCH_BYTES: usize = CHUNK_MAX_BYTES - PAGE_MAX_BYTES;
 /// Rows per reading.
 const ROWS_PER_SCAN: usize = 512;

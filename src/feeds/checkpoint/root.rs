@@ -59,7 +59,10 @@ impl Root {
             heads,
             tree: built.tree.clone(),
         };
-        match root.version() == *version && root.heads.len() <= CHECKPOINT_WRITERS_MAX {
+        if root.heads.len() > CHECKPOINT_WRITERS_MAX {
+            return Err(FeedError::Misuse("a checkpoint of too many writers"));
+        }
+        match root.version() == *version {
             true => Ok(root),
             false => Err(FeedError::Misuse(
                 "a checkpoint of more or less than its feeds",

@@ -12,7 +12,7 @@ use cairnfs::feeds::checkpoint::{
     root, rows,
 };
 use cairnfs::feeds::{Feed, FeedError, SealedDelta, Signed, Verdict};
-use cairnfs::namespace::{Changes, Draft, Ino, Join, MemRows, Page, Shared, drafts, state};
+use cairnfs::namespace::{Changes, Draft, Hlc, Ino, Join, MemRows, Page, Shared, drafts, state};
 use proptest::prelude::*;
 
 use super::support::{VOLUME, device, epoch_key, seal, volume_of};
@@ -242,7 +242,7 @@ proptest! {
         let source = rows(built.tree.as_ref(), built.rows, |page: &PageRef| pool.fetch(page));
         let mut joined = one.clone();
         let version = state::version(&two.rows).unwrap();
-        let mut join = Join::new(&joined.rows, version, source).unwrap();
+        let mut join = Join::new(&joined.rows, version, Hlc(u64::MAX), source).unwrap();
         loop {
             match join.page(&joined.rows, 2000).unwrap() {
                 Page::More(changes) => joined.rows.apply(changes),
@@ -312,12 +312,12 @@ fn a_volume_is_shared_late_and_opened_elsewhere() {
 
     let record = Signed::<Record>::decode(&published).unwrap();
     let root = root::open(&record, &bytes).unwrap();
-    assert!(root.due_ms() < now.hlc.ms());
+    assert_eq!(root.due_ms(), now.hlc.ms() - 600_000);
     let mut other = Replica::new(9);
     let source = rows(root.tree.as_ref(), root.rows, |page: &PageRef| {
         pool.fetch(page)
     });
-    let mut join = Join::new(&other.rows, root.version(), source).unwrap();
+    let mut join = Join::new(&other.rows, root.version(), root.hlc, source).unwrap();
     loop {
         match join.page(&other.rows, 1000).unwrap() {
             Page::More(changes) => other.rows.apply(changes),

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use cairnfs::base::{Class, Entropy, PeerId};
 use cairnfs::namespace::{
-    Delta, Dot, Edit, Ino, Join, JoinError, MemRows, Page, Shared, WriterId, apply, join, row,
+    Delta, Dot, Edit, Hlc, Ino, Join, JoinError, MemRows, Page, Shared, WriterId, apply, join, row,
     state,
 };
 use proptest::prelude::*;
@@ -224,8 +224,18 @@ fn pages_are_bounded_and_a_small_change_is_one() {
 type Source = Vec<Result<(Vec<u8>, Bytes), &'static str>>;
 
 fn refused(rows: &MemRows, checkpoint: &Checkpoint, source: Source) -> JoinError<&'static str> {
+    refused_until(Hlc(u64::MAX), rows, checkpoint, source)
+}
+
+fn refused_until(
+    until: Hlc,
+    rows: &MemRows,
+    checkpoint: &Checkpoint,
+    source: Source,
+) -> JoinError<&'static str> {
     let mut rows = rows.clone();
-    let mut join = Join::new(&rows, checkpoint.version.clone(), source.into_iter()).unwrap();
+    let version = checkpoint.version.clone();
+    let mut join = Join::new(&rows, version, until, source.into_iter()).unwrap();
     loop {
         match join.page(&rows, 500) {
             Ok(Page::More(changes)) => rows.apply(changes),
@@ -279,6 +289,12 @@ fn checkpoints_that_cannot_be_are_refused() {
         "{error:?}"
     );
 
+    // From after the moment that it says is the latest.
+    let mut unknown = sound.clone();
+    unknown.version.raise(stranger, 1);
+    let error = refused_until(Hlc(1), &MemRows::default(), &unknown, rows.clone());
+    assert!(matches!(error, JoinError::Late(_)), "{error:?}");
+
     // One dot, two values.
     let mut forked = rows.clone();
     let content = cairnfs::namespace::Key::Content(ino);
@@ -288,7 +304,7 @@ fn checkpoints_that_cannot_be_are_refused() {
         .position(|(key, _)| *key == content.encode());
     let at = at.unwrap();
     let mut row = row::decode(&content, &sound.rows[at].1).unwrap();
-    row[0].hlc = cairnfs::namespace::Hlc(1);
+    row[0].hlc = Hlc(1);
     forked[at] = Ok((content.encode(), row::encode(&row).into()));
     let mut longer = sound.clone();
     longer.version.raise(stranger, 1);
@@ -304,7 +320,12 @@ fn checkpoints_that_cannot_be_are_refused() {
     };
     half.rows.apply(changes);
     let other = Checkpoint::of(&two.rows);
-    let begun = Join::new(&half.rows, other.version.clone(), other.source());
+    let begun = Join::new(
+        &half.rows,
+        other.version.clone(),
+        Hlc(u64::MAX),
+        other.source(),
+    );
     assert!(matches!(begun.map(drop), Err(JoinError::Unfinished)));
     assert_eq!(
         join::unfinished(&half.rows).unwrap(),

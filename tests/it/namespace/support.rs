@@ -7,8 +7,9 @@ use cairnfs::base::PeerId;
 use cairnfs::dag::Timestamp;
 use cairnfs::namespace::ops::Now;
 use cairnfs::namespace::{
-    Body, Delta, Edit, HlcClock, Ino, Join, Kind, MemRows, Name, NewNode, Node, OpError, Outcome,
-    Page, RenameMode, Shared, Shown, StateError, VersionVector, View, WriterId, apply, state,
+    Body, Delta, Edit, Hlc, HlcClock, Ino, Join, Kind, MemRows, Name, NewNode, Node, OpError,
+    Outcome, Page, RenameMode, Shared, Shown, StateError, VersionVector, View, WriterId, apply,
+    state,
 };
 use proptest::prelude::ProptestConfig;
 
@@ -287,7 +288,7 @@ impl Checkpoint {
     }
 
     pub fn join(&self, rows: &MemRows) -> Join<Source> {
-        Join::new(rows, self.version.clone(), self.source()).unwrap()
+        Join::new(rows, self.version.clone(), Hlc(u64::MAX), self.source()).unwrap()
     }
 }
 
