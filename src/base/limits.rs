@@ -45,6 +45,8 @@ pub const DIRTY_PER_GROUP_MAX: usize = 64;
 pub const INLINE_MAX_BYTES: usize = 16 << 10;
 /// Largest value of one extended attribute (Linux's XATTR_SIZE_MAX).
 pub const XATTR_MAX_BYTES: usize = 64 << 10;
+/// Longest proof that a device is a member of a volume.
+pub const MEMBER_MAX_BYTES: usize = 8 << 10;
 /// Largest encoded delta, and largest row of a namespace.
 pub const DELTA_MAX_BYTES: usize = 4 << 20;
 /// How far ahead of a replica's clock a delta may be before it is held back.

@@ -6,10 +6,12 @@
 
 use super::error::FormatError;
 use super::id::{Ino, Name};
+use crate::base::PeerId;
 use crate::base::limits::NAME_MAX_BYTES;
 
 const ENTRY: u8 = 1;
 const FILE: u8 = 2;
+const MEMBER: u8 = 3;
 const ATTRS: u8 = 0;
 const CONTENT: u8 = 1;
 const XATTR: u8 = 2;
@@ -29,6 +31,8 @@ pub enum Key {
     /// When the entries of a directory last changed. No delta writes it: it follows from the
     /// entries that the delta writes.
     Changed(Ino),
+    /// That a device is a member of the volume.
+    Member(PeerId),
 }
 
 impl Key {
@@ -40,6 +44,7 @@ impl Key {
             Key::Content(ino) => parts(FILE, ino, &[&[CONTENT]]),
             Key::Xattr(ino, name) => parts(FILE, ino, &[&[XATTR], name]),
             Key::Changed(ino) => parts(FILE, ino, &[&[CHANGED]]),
+            Key::Member(device) => [&[MEMBER], &device.0[..]].concat(),
         }
     }
 
@@ -47,6 +52,10 @@ impl Key {
     pub fn decode(bytes: &[u8]) -> Result<Key, FormatError> {
         let fail = || FormatError::Impossible("an impossible key");
         let (space, rest) = bytes.split_first().ok_or_else(fail)?;
+        if *space == MEMBER {
+            let device = rest.try_into().map_err(|_| fail())?;
+            return Ok(Key::Member(PeerId(device)));
+        }
         let (ino, rest) = rest.split_first_chunk::<16>().ok_or_else(fail)?;
         let ino = Ino(*ino);
         Ok(match (*space, rest) {
@@ -57,17 +66,6 @@ impl Key {
             (FILE, [CHANGED]) => Key::Changed(ino),
             _ => return Err(fail()),
         })
-    }
-
-    /// The file it is about; for an entry, the directory.
-    pub const fn ino(&self) -> Ino {
-        match self {
-            Key::Entry(ino, _)
-            | Key::Attrs(ino)
-            | Key::Content(ino)
-            | Key::Xattr(ino, _)
-            | Key::Changed(ino) => *ino,
-        }
     }
 }
 
@@ -85,6 +83,9 @@ fn parts(space: u8, ino: &Ino, rest: &[&[u8]]) -> Vec<u8> {
 pub fn entries_of(dir: Ino) -> Vec<u8> {
     parts(ENTRY, &dir, &[])
 }
+
+/// What every key of a member begins with.
+pub(super) const MEMBERS: &[u8] = &[MEMBER];
 
 /// What every key of a file's own rows begins with.
 pub(super) fn rows_of(ino: Ino) -> Vec<u8> {
@@ -234,9 +235,9 @@ mod tests {
             Key::Content(ino),
             Key::Xattr(ino, Name::xattr(b"user.a/b").unwrap()),
             Key::Changed(ino),
+            Key::Member(PeerId([8; 32])),
         ] {
             assert_eq!(Key::decode(&key.encode()).unwrap(), key);
-            assert_eq!(key.ino(), ino);
         }
         let entry = |bytes: &[u8]| Key::Entry(ino, name(bytes)).encode();
         assert!(entry(b"a") < entry(b"a\x01") && entry(b"a\x01") < entry(b"b"));

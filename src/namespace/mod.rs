@@ -34,7 +34,7 @@ pub use id::{Dot, Ino, Kind, Name, WriterId};
 pub use join::{Join, JoinError, Page};
 pub use key::Key;
 pub use merge::{Outcome, apply, promote};
-pub use ops::{AttrChange, Committed, Edit, NewNode, Now, Removed, RenameMode};
+pub use ops::{AttrChange, CONFLICT_XATTR, Committed, Edit, NewNode, Now, Removed, RenameMode};
 pub use row::Sibling;
 pub use state::{Changes, MemRows, Rows, Work};
 pub use value::{Attrs, Body, Content, Entry, Field, Home, Node, Value};

@@ -72,6 +72,7 @@ pub(super) fn bytes_about(sibling: &Sibling) -> usize {
                 Body::Stored(_, Blocks::Manifest(_)) => EXTENT,
             },
             Value::Xattr(xattr) => xattr.value.len(),
+            Value::Member(proof) => proof.len(),
             Value::Attrs(_) | Value::Entry(_) | Value::Changed => 0,
         }
 }
@@ -158,6 +159,14 @@ pub(super) fn contents(row: &[Sibling]) -> Vec<&Content> {
         .collect();
     left.sort_by_key(|content| std::cmp::Reverse(content.edited));
     left
+}
+
+/// The proofs of membership that a row says.
+pub(super) fn proofs(row: &[Sibling]) -> impl Iterator<Item = &bytes::Bytes> {
+    row.iter().filter_map(|sibling| match &sibling.value {
+        Value::Member(proof) => Some(proof),
+        _ => None,
+    })
 }
 
 /// The value of an extended attribute.

@@ -8,7 +8,7 @@ use super::id::{Ino, Kind, Name};
 use super::key::Key;
 use super::version::VersionVector;
 use crate::base::EcProfile;
-use crate::base::limits::{INLINE_MAX_BYTES, XATTR_MAX_BYTES};
+use crate::base::limits::{INLINE_MAX_BYTES, MEMBER_MAX_BYTES, XATTR_MAX_BYTES};
 use crate::dag::directory::{MODE_MASK, check_target, check_time};
 use crate::dag::{FileContent, NodeAt, Timestamp};
 
@@ -244,6 +244,8 @@ pub enum Value {
     Xattr(Field<Bytes>),
     /// That the entries of a directory changed; when, the row's own moment says.
     Changed,
+    /// What proves that a device is a member. Nothing here looks into it.
+    Member(Bytes),
 }
 
 impl Value {
@@ -261,7 +263,12 @@ impl Value {
             (Value::Xattr(xattr), Key::Xattr(..)) if xattr.value.len() > XATTR_MAX_BYTES => {
                 Err("too long a value of an extended attribute".into())
             }
-            (Value::Xattr(_), Key::Xattr(..)) | (Value::Changed, Key::Changed(_)) => Ok(()),
+            (Value::Member(proof), Key::Member(_)) if proof.len() > MEMBER_MAX_BYTES => {
+                Err("too long a proof of membership".into())
+            }
+            (Value::Xattr(_), Key::Xattr(..))
+            | (Value::Changed, Key::Changed(_))
+            | (Value::Member(_), Key::Member(_)) => Ok(()),
             _ => Err("a value of one kind in a row of another".into()),
         }
     }

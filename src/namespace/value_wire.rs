@@ -90,6 +90,7 @@ pub(super) fn encode(value: &Value, writers: &mut WriterList) -> Vec<u8> {
             wire::encode::<XattrWire>(&(xattr.at, ByteBuf::from(xattr.value.to_vec())))
         }
         Value::Changed => wire::encode::<[u8; 0]>(&[]),
+        Value::Member(proof) => wire::encode(&ByteBuf::from(proof.to_vec())),
     }
 }
 
@@ -109,6 +110,10 @@ pub(super) fn decode(key: &Key, bytes: &[u8], writers: &Writers) -> Result<Value
         Key::Changed(_) => {
             let [] = wire::decode::<[u8; 0]>(bytes, DELTA_MAX_BYTES)?;
             Value::Changed
+        }
+        Key::Member(_) => {
+            let proof: ByteBuf = wire::decode(bytes, DELTA_MAX_BYTES)?;
+            Value::Member(proof.into_vec().into())
         }
     };
     value.check(key)?;

@@ -315,6 +315,7 @@ impl Node {
                 secret: record.secret(),
                 profile: record.profile,
             },
+            share: None,
             blocks: inner.blocks.clone(),
             clock: inner.clock.clone(),
             entropy: inner.entropy.fork(),

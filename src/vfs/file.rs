@@ -13,7 +13,7 @@ use crate::base::BlockRef;
 use crate::base::EcProfile;
 use crate::content::overlay::{KeptId, Overlay, Part, Piece, Source};
 use crate::dag::{self, NodeAt, Timestamp};
-use crate::namespace::{Body, Content, Hlc, Ino};
+use crate::namespace::{Body, Content, Hlc, Home, Ino, Stamp, VersionVector};
 
 /// Where files end: the kernel's offsets are signed.
 pub(super) const SIZE_MAX: u64 = i64::MAX as u64;
@@ -62,17 +62,38 @@ pub(super) struct Head {
     pub(super) base_end: u64,
 }
 
+/// Which content of the namespace a file's changes were made to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) edits: VersionVector,
+    pub(super) edited: Stamp,
+    pub(super) home: Home,
+}
+
+impl Origin {
+    /// The namespace has a content with one more edit of this replica.
+    pub(super) fn edited_at(&mut self, stamp: Stamp) {
+        self.edits.raise(stamp.writer, stamp.hlc.0);
+        self.edited = stamp;
+    }
+}
+
 /// The state of a file's content.
 #[derive(Debug)]
 pub(super) struct FileState {
     pub(super) head: Head,
     pub(super) base: Base,
+    pub(super) origin: Origin,
+    /// Whether the journal has what the changes were made to.
+    pub(super) has_base_row: bool,
     pub(super) overlay: Overlay,
     /// Whether the namespace has another content.
     pub(super) is_changed: bool,
     /// Whether its last name is gone: nothing of it is written to the namespace any more.
     pub(super) is_orphan: bool,
     pub(super) notes: Notes,
+    /// Whether who changed it has closed it since: others are to see it.
+    pub(super) is_handed_over: bool,
     /// When the oldest change was made that is in no block, nor on its way into one.
     pub(super) dirty_since: Option<Instant>,
     /// When the last change was made.
@@ -193,6 +214,13 @@ impl FileState {
                 base_end: content.size,
             },
             base: Base::of(&content.body),
+            origin: Origin {
+                edits: content.edits.clone(),
+                edited: content.edited,
+                home: content.home.clone(),
+            },
+            has_base_row: false,
+            is_handed_over: false,
             overlay: Overlay::default(),
             is_changed: false,
             is_orphan: false,
@@ -214,6 +242,13 @@ impl FileState {
         }
     }
 
+    /// The namespace has another content, and nothing was changed here.
+    pub(super) fn reload(&mut self, content: &Content, mtime: Timestamp) {
+        let is_queued = self.is_queued;
+        *self = FileState::of(content, mtime);
+        self.is_queued = is_queued;
+    }
+
     /// Attributes changed: what the next write must take away is looked for again.
     pub(super) const fn unguard(&mut self) {
         self.is_guarded = false;
@@ -229,6 +264,7 @@ impl FileState {
         self.head.mtime = time;
         self.head.edited = self.head.edited.max(at);
         self.is_changed = true;
+        self.is_handed_over = false;
         self.changed_at = Instant::now();
         self.dirty_since.get_or_insert(self.changed_at);
         self.stale(start, end);

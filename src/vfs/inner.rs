@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::cursor::Cursors;
 use super::errno::{Step, Stop};
+use super::feed::{self, Shared};
 use super::file::{FileCell, FileState, Locked, Totals, stored_bytes};
 use super::inode::{Inodes, Node};
 use super::ledger::{Deltas, Keeper};
@@ -53,6 +54,8 @@ pub(super) struct Core {
 pub(super) struct Inner {
     pub(super) identity: VolumeIdentity,
     pub(super) writer: WriterId,
+    /// None if nobody else may write.
+    pub(super) shared: Option<Shared>,
     pub(super) blocks: Blocks,
     pub(super) volume: Volume,
     pub(super) options: VfsOptions,
@@ -115,10 +118,18 @@ pub(super) struct Edited<T> {
     last: u64,
 }
 
+impl<T> Edited<T> {
+    /// What becomes of the namespace's rows.
+    pub(super) const fn changes(&self) -> &Changes {
+        &self.changes
+    }
+}
+
 impl Inner {
     #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         identity: VolumeIdentity,
+        shared: Option<Shared>,
         blocks: Blocks,
         volume: Volume,
         options: VfsOptions,
@@ -143,6 +154,7 @@ impl Inner {
         Ok(Inner {
             identity,
             writer,
+            shared,
             blocks,
             volume,
             options,
@@ -218,11 +230,20 @@ impl Inner {
         let mut edit = Edit::new(&rows, self.writer, now)?;
         let value = operation(&mut edit)?;
         let committed = edit.commit(core.seen)?;
+        let mut group = Group::new();
         let (changes, decoded, last) = match committed {
-            Some(committed) => (committed.changes, committed.rows, committed.last),
+            Some(committed) => {
+                if let Some(shared) = &self.shared {
+                    if shared.share.read_only {
+                        return Err(Errno::EROFS.into());
+                    }
+                    feed::add_outgoing(&mut group, &committed.delta);
+                }
+                let last = committed.delta.last();
+                (committed.changes, committed.rows, last)
+            }
             None => (Changes::new(), Vec::new(), core.seen),
         };
-        let mut group = Group::new();
         rows::add_changes(&self.volume, &mut group, &changes)?;
         Ok(Edited {
             value,
@@ -238,9 +259,16 @@ impl Inner {
         if !edited.group.is_empty() {
             self.volume.apply(&edited.group)?;
         }
+        Ok(self.committed(core, edited))
+    }
+
+    fn committed<T>(&self, core: &mut Core, edited: Edited<T>) -> T {
+        if let Some(shared) = self.shared.as_ref().filter(|_| edited.last > core.seen) {
+            shared.outgoing.notify_one();
+        }
         self.row_cache.applied(edited.changes, edited.decoded);
         core.seen = edited.last;
-        Ok(edited.value)
+        edited.value
     }
 
     /// The same with changes of the counts of blocks.
@@ -251,9 +279,22 @@ impl Inner {
         deltas: &Deltas,
     ) -> Step<T> {
         self.apply_counted(&mut edited.group, deltas, &[])?;
-        self.row_cache.applied(edited.changes, edited.decoded);
-        core.seen = edited.last;
-        Ok(edited.value)
+        Ok(self.committed(core, edited))
+    }
+
+    /// Changes of rows were made that are no operation of this replica.
+    pub(super) fn forget_rows(&self, changes: Changes) {
+        self.row_cache.applied(changes, Vec::new());
+    }
+
+    /// Whether this device may only read the volume.
+    pub(super) fn is_reader(&self) -> bool {
+        let shared = self.shared.as_ref();
+        shared.is_some_and(|shared| shared.share.read_only)
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        self.wall.now_ms()
     }
 
     /// An operation on the namespace, carried out.

@@ -55,10 +55,31 @@ impl Inner {
 
     pub(super) fn release(&self, number: u64) {
         let mut core = self.core();
+        let mut closed = None;
         if let Some(node) = core.inodes.get_mut(number) {
             node.opens = node.opens.saturating_sub(1);
+            if node.opens == 0 && self.shared.is_some() {
+                closed.clone_from(&node.file);
+            }
+        }
+        if let Some(file) = closed {
+            self.hand_over(&mut core, &file);
         }
         self.reap(&mut core, number);
+    }
+
+    /// A changed file was closed: others are to see it soon.
+    pub(super) fn hand_over(&self, core: &mut Core, file: &Arc<FileCell>) {
+        let mut state = self.lock(file);
+        if !state.is_changed || state.is_orphan {
+            return;
+        }
+        state.is_handed_over = true;
+        if !self.is_small(&state) {
+            self.sealing.notify_one();
+        } else if let Err(stop) = self.publish_bytes(core, file, &mut state) {
+            tracing::debug!(?stop, "a small file is written later");
+        }
     }
 
     /// The open file of a number.

@@ -13,12 +13,12 @@ use super::ledger::{Born, Deltas, Keeper};
 use super::notes::{REMOVALS_PER_GROUP, encode_head};
 use super::read::ReadError;
 use super::remove::{Gone, drop_body};
-use super::rows::HEADS;
+use super::rows::{BASES, HEADS};
 use crate::base::{Class, Classify};
 use crate::blocks::{PutError, UploadOptions};
 use crate::content::overlay::{Part, Piece, Source};
 use crate::dag::{self, Extent};
-use crate::namespace::{Body, Now};
+use crate::namespace::{Body, Now, Stamp};
 use crate::store::{DirtyId, Group};
 
 /// A file that was left alone for so long is described with the arrival of its last block.
@@ -27,6 +27,8 @@ const LEFT_ALONE: Duration = Duration::from_millis(375);
 const PAUSE: Duration = Duration::from_secs(3);
 /// A file that was left alone and is not larger than this stays in its row of the namespace.
 const ROW_BYTES: u64 = 256;
+/// The same where others see it as soon as its row does: what fits into one value of the tables.
+const SHARED_ROW_BYTES: u64 = 12 << 10;
 /// Space of the store's small records for claims that the volume does not know of yet.
 pub(super) const CLAIMS: &str = "volume-claims";
 
@@ -202,7 +204,7 @@ impl Inner {
             let is_left_alone = !state.is_orphan
                 && state.is_sealed()
                 && state.flying == 0
-                && state.changed_at.elapsed() >= LEFT_ALONE;
+                && (state.is_handed_over || state.changed_at.elapsed() >= LEFT_ALONE);
             let written = match is_left_alone {
                 true => self.publish_extents(&mut core, &file, &mut state),
                 false => Ok(false),
@@ -236,9 +238,31 @@ impl Inner {
     pub(super) fn publish_small(&self, file: &Arc<FileCell>) -> Step<()> {
         let mut core = self.core();
         let mut state = self.lock(file);
-        if state.is_orphan || !fits_in_row(&state) {
-            return Ok(());
+        if self.is_small(&state) {
+            self.publish_bytes(&mut core, file, &mut state)?;
         }
+        drop(state);
+        self.reap(&mut core, file.number);
+        Ok(())
+    }
+
+    /// Whether a file can be written into its row as it is.
+    pub(super) fn is_small(&self, state: &FileState) -> bool {
+        let limit = match self.is_shared() && state.is_handed_over {
+            true => SHARED_ROW_BYTES,
+            false => ROW_BYTES,
+        };
+        let is_quiet = state.flying == 0 && !state.is_publishing;
+        is_quiet && !state.is_orphan && fits_in_row(state, limit)
+    }
+
+    /// Writes a [small](Inner::is_small) file into its row.
+    pub(super) fn publish_bytes(
+        &self,
+        core: &mut Core,
+        file: &Arc<FileCell>,
+        state: &mut FileState,
+    ) -> Step<()> {
         let mut bytes = Vec::new();
         for piece in state.overlay.pieces() {
             bytes.resize(piece.offset as usize, 0);
@@ -248,17 +272,8 @@ impl Inner {
             }
         }
         bytes.truncate(state.size() as usize);
-        self.publish(
-            &mut core,
-            file,
-            &mut state,
-            Body::Inline(bytes.into()),
-            Deltas::default(),
-            None,
-        )?;
-        drop(state);
-        self.reap(&mut core, file.number);
-        Ok(())
+        let body = Body::Inline(bytes.into());
+        self.publish(core, file, state, body, Deltas::default(), None)
     }
 
     /// Writes a file into the namespace whose extents are few. False if it needs a manifest.
@@ -303,7 +318,14 @@ impl Inner {
         };
         let base = Base::of(&body);
         let ino = file.ino;
-        let mut edited = self.edit(core, now, |edit| edit.set_content(ino, size, mtime, body))?;
+        let origin = state.origin.clone();
+        let mut edited = self.edit(core, now, |edit| {
+            edit.edit_content(ino, (&origin.edits, &origin.home), size, mtime, body)
+        })?;
+        let affected = self.affected_besides(&mut edited)?;
+        if state.has_base_row {
+            edited.group.remove(BASES, &ino.0);
+        }
         let (head, is_noted) = (state.head, state.notes.head.is_some());
         let notes = state.notes.clone();
         let is_long = notes.pieces.len() + notes.users.len() > REMOVALS_PER_GROUP
@@ -329,6 +351,11 @@ impl Inner {
             self.dropped_one(core);
         }
         state.notes = Default::default();
+        state.has_base_row = false;
+        state.origin.edited_at(Stamp {
+            hlc: now.hlc,
+            writer: self.writer,
+        });
         state.base = base;
         state.base_size = size;
         state.head = after;
@@ -337,6 +364,7 @@ impl Inner {
         state.is_changed = false;
         state.dirty_since = None;
         core.changed(&[ino]);
+        self.after_edit(core, file, state, affected);
         let mut notes = notes;
         if is_noted
             && is_long
@@ -393,10 +421,10 @@ impl Inner {
     }
 }
 
-/// A file that is as a whole in memory, and smaller than what names a block.
-pub(super) fn fits_in_row(state: &FileState) -> bool {
+/// A file that is as a whole in memory, and not larger than `limit`.
+fn fits_in_row(state: &FileState, limit: u64) -> bool {
     state.is_changed
-        && state.size() <= ROW_BYTES
+        && state.size() <= limit
         && (matches!(state.base, Base::Inline(_)) && state.head.base_end == 0)
         && state
             .overlay

@@ -217,6 +217,10 @@ impl Inner {
                 None => self.tenant(*id)?,
             };
             let Some(mut tenant) = tenant else {
+                // Another member placed it, and keeps it.
+                if self.is_shared() {
+                    continue;
+                }
                 if *delta > 0 {
                     return Err(VolumeError::Io(format!("block {id} was let go meanwhile")));
                 }

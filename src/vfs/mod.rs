@@ -7,6 +7,7 @@
 //! * A change is in memory at once, in the journal soon (`notes`), then in blocks (`seal`, `land`) and described in the
 //!   namespace (`publish`). `ledger` counts what of each block is in use, `drops` lets go of the rest,
 //!   `compact` brings together what is left of blocks. `forsake` gives up a whole volume.
+//! * `feed` is where other writers come in: what they are told, and what becomes of what they did.
 //! * `recover` takes up what a crash left.
 
 mod attrs;
@@ -15,6 +16,7 @@ mod cursor;
 mod dir;
 mod drops;
 mod errno;
+mod feed;
 mod file;
 mod filesystem;
 mod forsake;
@@ -35,6 +37,7 @@ mod seal;
 mod sync;
 mod xattr;
 
+pub use feed::{Admit, Progress, Received, Rights, VolumeShare};
 pub use forsake::forsake;
 
 use std::sync::Arc;
@@ -92,6 +95,8 @@ pub struct VolumeIdentity {
 pub struct VfsParts {
     /// Whose it is.
     pub identity: VolumeIdentity,
+    /// What this device needs where others take part; none if nobody does.
+    pub share: Option<VolumeShare>,
     /// Where blocks go to and come from; its store has the volume's local engine.
     pub blocks: Blocks,
     /// Wall clock.
@@ -130,6 +135,9 @@ impl Vfs {
         inner.look_at_room();
         inner.tasks.spawn(Arc::clone(&inner).seal_always());
         inner.tasks.spawn(Arc::clone(&inner).drop_always());
+        if inner.is_shared() && !inner.is_reader() {
+            inner.tasks.spawn(Arc::clone(&inner).seal_feed_always());
+        }
         Ok(Arc::new(Vfs(inner)))
     }
 

@@ -13,6 +13,7 @@ use super::land::{SealError, push_extent};
 use super::ledger::{Born, Deltas};
 use super::read::ReadError;
 use super::remove::{Gone, drop_body};
+use super::rows::BASES;
 use crate::base::limits::CHUNK_MAX_BYTES;
 use crate::base::{BlockId, EcProfile};
 use crate::content::ContentError;
@@ -21,7 +22,7 @@ use crate::dag::file::INLINE_EXTENTS_MAX;
 use crate::dag::{
     Body as DagBody, Extent, FileContent, NodeAt, NodeBudget, NodePacker, Patch, PatchStep,
 };
-use crate::namespace::{Body, Now};
+use crate::namespace::{Body, Now, Stamp};
 
 /// Extents of the old content that are replaced at once.
 const EXTENTS_MAX: usize = 8192;
@@ -234,17 +235,37 @@ impl Inner {
         let (ino, mtime) = (file.ino, snapshot.head.mtime);
         let (size, base_end) = snapshot.shown(upto);
         let base = Base::of(&body);
+        let origin = state.origin.clone();
         let written = self
-            .edit(&core, now, |edit| edit.set_content(ino, size, mtime, body))
+            .edit(&core, now, |edit| {
+                edit.edit_content(ino, (&origin.edits, &origin.home), size, mtime, body)
+            })
             .and_then(|mut edited| {
+                let affected = self.affected_besides(&mut edited)?;
+                if state.has_base_row {
+                    edited.group.remove(BASES, &ino.0);
+                }
                 if let Some(gone) = &snapshot.dropped {
                     drop_body(&core, gone, &mut edited.group);
                 }
-                self.commit_counted(&mut core, edited, &described.deltas)
+                self.commit_counted(&mut core, edited, &described.deltas)?;
+                Ok(affected)
             });
-        if let Err(stop) = written {
-            state.overlay = before;
-            return Err(stop);
+        let affected = match written {
+            Ok(affected) => affected,
+            Err(stop) => {
+                state.overlay = before;
+                return Err(stop);
+            }
+        };
+        state.has_base_row = false;
+        state.origin.edited_at(Stamp {
+            hlc: now.hlc,
+            writer: self.writer,
+        });
+        if reach == Reach::Part && self.is_shared() {
+            // What others make of this part is not made of what follows, which is an edit of its own.
+            state.head.edited = self.now().hlc;
         }
         if snapshot.dropped.is_some() {
             self.dropped_one(&mut core);
@@ -262,6 +283,7 @@ impl Inner {
         let end = upto.min(state.head.size.max(size));
         state.stale(snapshot.start, end);
         core.changed(&[ino]);
+        self.after_edit(&mut core, file, &mut state, affected);
         self.note(file, &mut state).map(|_| reach)
     }
 

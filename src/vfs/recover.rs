@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use super::feed::{Shared, decode_base, feed_ends};
 use super::file::{FileCell, FileState, Noted, NotedPlace, Notes};
 use super::inner::Inner;
 use super::land::CLAIMS;
 use super::notes::{decode_head, decode_piece};
-use super::rows::{DROPPED, FILE_ROWS, FILES, HEADS, OWN, PIECES, ROWS, pages};
+use super::rows::{BASES, DROPPED, FILE_ROWS, FILES, HEADS, OWN, PIECES, ROWS, pages};
 use super::xattr::HAS_ACLS;
 use super::{Durability, VfsError, VfsParts};
 use crate::base::BlockId;
@@ -26,6 +27,10 @@ const MOMENT_AHEAD: u64 = 10_000 << 16;
 const PAGE: usize = 1024;
 /// Mode of a new volume's top directory.
 const ROOT_MODE: u16 = 0o755;
+
+fn unready(why: &str) -> VfsError {
+    VfsError::Unready(why.to_owned())
+}
 
 /// All rows of a space whose keys begin with `prefix`.
 fn all_rows(
@@ -48,6 +53,7 @@ impl Inner {
     ) -> Result<Arc<Inner>, VfsError> {
         let VfsParts {
             identity,
+            share,
             blocks,
             clock,
             entropy,
@@ -79,8 +85,13 @@ impl Inner {
             .last()
             .and_then(|(key, _)| key.as_ref().try_into().ok());
         let next_dropped = last_dropped.map_or(1, |key| u64::from_be_bytes(key) + 1);
+        let shared = match share {
+            Some(share) => Some(Shared::new(share, feed_ends(&volume)?)),
+            None => None,
+        };
         let inner = Inner::new(
             identity,
+            shared,
             blocks,
             volume,
             options,
@@ -91,6 +102,9 @@ impl Inner {
         )?;
         let inner = Arc::new(inner);
         inner.recall()?;
+        inner
+            .introduce()
+            .map_err(|_| unready("its feed cannot be begun"))?;
         inner.make_root(root_owner)?;
         inner.recover_files(kept)?;
         inner.recover_claims().await?;
@@ -144,7 +158,9 @@ impl Inner {
     }
 
     fn make_root(&self, (uid, gid): (u32, u32)) -> Result<(), VfsError> {
-        if self.rows().get(&Key::Attrs(Ino::ROOT).encode())?.is_some() {
+        let is_guest = |shared: &Shared| shared.share.is_guest;
+        let others_make_it = self.shared.as_ref().is_some_and(is_guest);
+        if others_make_it || self.rows().get(&Key::Attrs(Ino::ROOT).encode())?.is_some() {
             return Ok(());
         }
         let mut core = self.core();
@@ -179,7 +195,11 @@ impl Inner {
             let stat = self.view(|view| view.stat_ino(ino));
             let stat =
                 stat.map_err(|_| VfsError::Unready("the namespace cannot be read".to_owned()))?;
-            let content = stat.as_ref().and_then(|stat| stat.content.as_ref());
+            let base = self.volume.get(BASES, &ino.0)?;
+            let base = base.and_then(|row| decode_base(ino, &row));
+            let has_base_row = base.is_some();
+            let content = stat.and_then(|stat| stat.content);
+            let content = base.as_ref().or(content.as_ref());
             let Some(content) = content else {
                 // It was removed while it was open.
                 let mut notes = Notes {
@@ -191,6 +211,7 @@ impl Inner {
             };
             let mut state = FileState::of(content, head.mtime);
             state.head = head;
+            state.has_base_row = has_base_row;
             state.is_changed = true;
             state.dirty_since = Some(state.changed_at);
             state.notes.head = Some(head);

@@ -32,9 +32,9 @@ pub(super) fn drop_body(core: &Core, (profile, body): &Gone, group: &mut Group) 
 }
 
 /// What is kept of a file that may lose its last name, as it was before.
-struct Doomed {
+pub(super) struct Doomed {
     number: u64,
-    ino: Ino,
+    pub(super) ino: Ino,
     stat: Arc<Stat>,
     xattrs: BTreeMap<Vec<u8>, bytes::Bytes>,
 }
@@ -102,6 +102,10 @@ impl Inner {
         // Whoever writes a file, renames it over another and loses power has the old or the new content.
         let file = core.inodes.get(moved_number).and_then(|n| n.file.clone());
         if let Some(file) = &file {
+            if self.is_shared() {
+                // Others see it complete under its new name.
+                self.hand_over(&mut core, file);
+            }
             self.note(file, &mut self.lock(file))?;
         }
         let mode = match rename.flags {
@@ -162,7 +166,7 @@ impl Inner {
         Ok(())
     }
 
-    fn doomed(&self, core: &mut Core, ino: Ino) -> Step<Doomed> {
+    pub(super) fn doomed(&self, core: &mut Core, ino: Ino) -> Step<Doomed> {
         let number = core.inodes.number(ino);
         let stat = self.stat(core, number, ino)?;
         let is_open = core.inodes.get(number).is_some_and(|node| node.opens > 0);
@@ -215,6 +219,17 @@ impl Inner {
         if removed.kind == Kind::Directory {
             core.cursors.forget(doomed.ino);
         }
+        self.became_orphan(core, doomed, dropped, now);
+    }
+
+    /// A file has no name any more: only those see it who use it.
+    pub(super) fn became_orphan(
+        &self,
+        core: &mut Core,
+        doomed: Doomed,
+        dropped: Option<u64>,
+        now: Now,
+    ) {
         let Some(node) = core.inodes.get_mut(doomed.number) else {
             if dropped.is_some() {
                 self.dropping.notify_one();

@@ -28,6 +28,14 @@ pub(super) const BLOCKS: Space = Space(6);
 pub(super) const RELEASES: Space = Space(7);
 /// What this replica has to know of itself.
 pub(super) const OWN: Space = Space(8);
+/// Deltas that are to be sealed: `first dot | number of the part`.
+pub(super) const OUTGOING: Space = Space(10);
+/// Sealed deltas: `device | incarnation | first dot | number of the part`.
+pub(super) const FEEDS: Space = Space(11);
+/// The last link of each feed: `device | incarnation`.
+pub(super) const FEED_HEADS: Space = Space(12);
+/// What changed files were made from, where others changed the content since: `file`.
+pub(super) const BASES: Space = Space(13);
 
 /// How keys of files' own rows begin in [`ROWS`].
 pub(super) const FILE_ROWS: &[u8] = &[2];

@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant};
 use super::errno::Stop;
 use super::file::{FileCell, FileState};
 use super::inner::Inner;
-use super::land::{Plan, fits_in_row};
+use super::land::Plan;
 use crate::base::limits::CHUNK_MAX_BYTES;
 use crate::content::overlay::Piece;
 
@@ -191,6 +191,7 @@ impl Inner {
             }
             let is_awaited = state.is_awaited();
             let is_ripe = is_tight
+                || state.is_handed_over && self.is_shared()
                 || state.changed_at.elapsed() >= IDLE
                 || state
                     .dirty_since
@@ -202,7 +203,7 @@ impl Inner {
                 }
                 continue;
             }
-            if (is_ripe || is_awaited) && is_quiet && fits_in_row(&state) {
+            if (is_ripe || is_awaited) && is_quiet && self.is_small(&state) {
                 small.push(Arc::clone(&file));
                 continue;
             }

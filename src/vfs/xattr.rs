@@ -12,6 +12,7 @@ use super::inner::{Core, Inner};
 use super::rows::OWN;
 use crate::base::limits::XATTR_MAX_BYTES;
 use crate::namespace::{AttrChange, Ino, Name, OpError};
+use crate::store::Group;
 
 const TRUSTED: &[u8] = b"trusted.";
 const SPACES: [&[u8]; 3] = [b"user.", b"security.", TRUSTED];
@@ -40,6 +41,12 @@ impl Inner {
     /// Whether any file may have an access control list: where none has, nobody has to look.
     pub(super) fn has_acls(&self) -> bool {
         self.acls.load(Ordering::Relaxed)
+    }
+
+    /// Some file has an access control list that another machine gave it.
+    pub(super) fn note_acls(&self, group: &mut Group) {
+        group.put(OWN, HAS_ACLS, &[]);
+        self.acls.store(true, Ordering::Relaxed);
     }
 
     /// An attribute of a file that has a name.

@@ -7,6 +7,8 @@ mod many_blocks;
 #[cfg(feature = "testkit")]
 mod model;
 #[cfg(feature = "testkit")]
+mod shared;
+#[cfg(feature = "testkit")]
 mod space;
 #[cfg(feature = "testkit")]
 mod syncing;

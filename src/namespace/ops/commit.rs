@@ -1,7 +1,7 @@
 //! An operation that enters its writer's feed at once.
 
 use super::Edit;
-use crate::namespace::delta::Draft;
+use crate::namespace::delta::{Delta, Draft};
 use crate::namespace::drafts;
 use crate::namespace::error::StateError;
 use crate::namespace::id::Dot;
@@ -15,8 +15,8 @@ pub struct Committed {
     pub changes: Changes,
     /// The values of those that carry any, by key.
     pub rows: Vec<(Vec<u8>, Siblings)>,
-    /// Its last dot.
-    pub last: u64,
+    /// What others are to merge.
+    pub delta: Delta,
 }
 
 impl Edit<'_> {
@@ -38,8 +38,7 @@ impl Edit<'_> {
             writes: self.writes.into_values().collect(),
         };
         let mut version = draft.context.clone();
-        let last = seen + draft.dots();
-        version.raise(self.writer, last);
+        version.raise(self.writer, seen + draft.dots());
         let first = Dot {
             writer: self.writer,
             counter: seen + 1,
@@ -66,7 +65,7 @@ impl Edit<'_> {
         Ok(Some(Committed {
             changes,
             rows,
-            last,
+            delta: draft.enter(self.writer, seen),
         }))
     }
 }

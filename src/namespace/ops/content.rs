@@ -3,17 +3,19 @@
 use bytes::Bytes;
 
 use super::{Edit, home};
+use crate::base::PeerId;
 use crate::base::limits::XATTR_MAX_BYTES;
 use crate::dag::Timestamp;
 use crate::namespace::clock::Stamp;
+use crate::namespace::delta::Write;
 use crate::namespace::error::OpError;
 use crate::namespace::id::{Ino, Name};
 use crate::namespace::key::Key;
-use crate::namespace::row;
+use crate::namespace::row::{self, Sibling};
 use crate::namespace::state::Rows;
-use crate::namespace::value::{Body, Content, Node, Value};
+use crate::namespace::value::{Body, Content, Home, Node, Value};
 use crate::namespace::version::VersionVector;
-use crate::namespace::view::place;
+use crate::namespace::view::{self, place};
 
 /// Attributes to set; what is none stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +97,75 @@ impl Edit<'_> {
         self.put(Key::Content(ino), vec![Value::Content(content)])
     }
 
+    /// Gives a regular file a content that was made by editing the one of version `seen`, when the file was at
+    /// `home`. Contents of other versions stay, and each becomes a file of its own; a file that was removed
+    /// meanwhile comes back. In a volume in which nobody disagrees it is [`set_content`](Edit::set_content).
+    ///
+    /// # Errors
+    /// [`OpError::WrongKind`], [`OpError::Invalid`].
+    pub fn edit_content(
+        &mut self,
+        ino: Ino,
+        (seen, home_then): (&VersionVector, &Home),
+        size: u64,
+        mtime: Timestamp,
+        body: Body,
+    ) -> Result<(), OpError> {
+        let was_plain = self.view()?.is_plain();
+        let attrs = view::attrs(&self.work, ino)?;
+        if attrs.as_ref().is_some_and(|attrs| attrs.node != Node::File) {
+            return Err(OpError::WrongKind);
+        }
+        let place = place::first_name(&self.work, ino)?;
+        let (home, is_back) = match (attrs, place) {
+            (Some(attrs), Some((parent, name))) => (home(parent, name, &attrs), false),
+            _ => (home_then.clone(), true),
+        };
+        let key = Key::Content(ino);
+        let row = self.work.siblings(&key)?;
+        let is_other = |sibling: &&Sibling| {
+            let Value::Content(content) = &sibling.value else {
+                return false;
+            };
+            !seen.includes(&content.edits)
+        };
+        let mut keeps: Vec<Stamp> = row.iter().filter(is_other).map(Sibling::stamp).collect();
+        keeps.sort_unstable();
+        keeps.dedup();
+        let mut edits = seen.clone();
+        edits.raise(self.writer, self.now.hlc.0);
+        let value = Value::Content(Content {
+            size,
+            mtime,
+            edits,
+            edited: self.stamp(),
+            home,
+            body,
+        });
+        value
+            .check(&key)
+            .map_err(|_| OpError::Invalid("a content that cannot be"))?;
+        let is_settled = was_plain && keeps.is_empty() && !is_back;
+        self.write(Write {
+            key,
+            keeps,
+            values: vec![value],
+        })?;
+        if !is_settled {
+            self.refresh()?;
+            self.settle_file(ino)?;
+        }
+        Ok(())
+    }
+
+    /// Says that a device is a member, with what proves it.
+    ///
+    /// # Errors
+    /// [`OpError::Invalid`] if the proof is too long.
+    pub fn set_member(&mut self, device: PeerId, proof: Bytes) -> Result<(), OpError> {
+        self.put(Key::Member(device), vec![Value::Member(proof)])
+    }
+
     /// Says that a content lies elsewhere now; it stays the same content.
     ///
     /// # Errors
@@ -124,7 +195,7 @@ impl Edit<'_> {
         value
             .check(&key)
             .map_err(|_| OpError::Invalid("extents that cannot be"))?;
-        self.write(crate::namespace::delta::Write {
+        self.write(Write {
             key,
             keeps,
             values: vec![value],

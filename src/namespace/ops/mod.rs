@@ -33,6 +33,7 @@ pub use content::AttrChange;
 pub use create::NewNode;
 pub use remove::Removed;
 pub use rename::RenameMode;
+pub use settle::CONFLICT_XATTR;
 
 /// When an operation takes place.
 #[derive(Clone, Copy, Debug)]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
+
 use super::create::first;
 use super::{Edit, home};
 use crate::namespace::clock::Stamp;
@@ -13,6 +15,10 @@ use crate::namespace::state::Rows;
 use crate::namespace::value::{Content, Node, Value};
 use crate::namespace::version::VersionVector;
 use crate::namespace::view::{self, Shown, place};
+
+/// The extended attribute of a file that was split off as a conflict copy: the name of the file that it
+/// competed with.
+pub const CONFLICT_XATTR: &[u8] = b"user.cairn.conflict";
 
 impl Edit<'_> {
     /// Gives everything that is shown in `parent` because of the name `base` an entry of its own.
@@ -91,7 +97,10 @@ impl Edit<'_> {
         };
         self.put(Key::Entry(dir, shown.name.clone()), vec![entry])?;
         self.put(Key::Attrs(ino), vec![Value::Attrs(attrs)])?;
-        self.put(Key::Content(ino), vec![Value::Content(content)])
+        self.put(Key::Content(ino), vec![Value::Content(content)])?;
+        let mark = Name::xattr(CONFLICT_XATTR).map_err(OpError::Invalid)?;
+        let of = Bytes::copy_from_slice(shown.base.bytes());
+        self.put(Key::Xattr(ino, mark), vec![Value::Xattr(self.field(of))])
     }
 
     /// Takes away the contents that lost, which are files of their own now.
@@ -109,7 +118,10 @@ impl Edit<'_> {
     }
 
     /// Makes a file plain whose content is contested, or that came back without an entry.
-    pub(super) fn settle_file(&mut self, ino: Ino) -> Result<(), OpError> {
+    ///
+    /// # Errors
+    /// [`OpError::Gone`].
+    pub fn settle_file(&mut self, ino: Ino) -> Result<(), OpError> {
         if self.view()?.is_plain() {
             return Ok(());
         }

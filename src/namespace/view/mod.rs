@@ -18,6 +18,8 @@ mod resolve;
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
+
 use super::clock::Hlc;
 use super::error::StateError;
 use super::id::{Ino, Name};
@@ -25,6 +27,7 @@ use super::key::{self, Key};
 use super::row;
 use super::state::{self, Rows, Totals};
 use super::value::{Attrs, Content, Field, Home, Node};
+use crate::base::PeerId;
 use crate::dag::Timestamp;
 
 pub(super) use resolve::resolve;
@@ -389,11 +392,39 @@ impl<'a> View<'a> {
         found.iter().map(read).collect()
     }
 
+    /// Whether contents of a file compete.
+    ///
+    /// # Errors
+    /// If rows cannot be read.
+    pub fn is_contested(&self, ino: Ino) -> Result<bool, StateError> {
+        if self.is_plain() {
+            return Ok(false);
+        }
+        let row = self.rows.siblings(&Key::Content(ino))?;
+        Ok(row::contents(&row).len() > 1)
+    }
+
+    /// Devices that are members, with what proves it.
+    ///
+    /// # Errors
+    /// If rows cannot be read.
+    pub fn members(&self) -> Result<Vec<(PeerId, Vec<Bytes>)>, StateError> {
+        let mut members = Vec::new();
+        for key in state::keys_below(self.rows, key::MEMBERS, usize::MAX)? {
+            let key = Key::decode(&key).map_err(|why| StateError::corrupt("a key", why))?;
+            if let Key::Member(device) = key {
+                let row = self.rows.siblings(&key)?;
+                members.push((device, row::proofs(&row).cloned().collect()));
+            }
+        }
+        Ok(members)
+    }
+
     /// The value of an extended attribute.
     ///
     /// # Errors
     /// If rows cannot be read.
-    pub fn xattr(&self, ino: Ino, name: &Name) -> Result<Option<bytes::Bytes>, StateError> {
+    pub fn xattr(&self, ino: Ino, name: &Name) -> Result<Option<Bytes>, StateError> {
         let row = self.rows.siblings(&Key::Xattr(ino, name.clone()))?;
         Ok(row::xattr(&row).map(|field| field.value.clone()))
     }
@@ -418,7 +449,7 @@ impl<'a> View<'a> {
             None => space.to_vec(),
         };
         let found = self.rows.scan(&start, &state::end_of(space), limit)?;
-        let read = |(key, _): &(Vec<u8>, bytes::Bytes)| Ok((key::ino_at(key, 1), name_in(key)?));
+        let read = |(key, _): &(Vec<u8>, Bytes)| Ok((key::ino_at(key, 1), name_in(key)?));
         found.iter().map(read).collect()
     }
 }

@@ -106,6 +106,7 @@ async fn open(cluster: &Cluster, clock: &Clock) -> std::sync::Arc<Vfs> {
     };
     let _ = blocks.store().create_volume(ID).await;
     let parts = VfsParts {
+        share: None,
         identity: VolumeIdentity {
             id: ID,
             peer: cluster.id(0).unwrap_or(PeerId([0; 32])),

@@ -153,6 +153,7 @@ async fn open(
             Err(error) => panic!("{error}"),
         }
         let parts = VfsParts {
+            share: None,
             identity: VolumeIdentity {
                 id: ID,
                 peer: cluster.id(0).unwrap_or(PeerId([0; 32])),

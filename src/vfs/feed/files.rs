@@ -1,0 +1,291 @@
+//! Files that are known or open here when others change them: a clean one shows the new content, a changed one keeps
+//! what it was made from, and one that lost its name stays readable for who has it open.
+
+use cairnfs_fuse::kernel::Notice;
+
+use super::merge::Affected;
+use crate::namespace::state::decode_row;
+use crate::namespace::{Body, Content, Dot, Edit, Ino, Key, OpError, Sibling, Stamp, Value, row};
+use crate::store::Group;
+use crate::vfs::errno::{Step, Stop};
+use crate::vfs::file::{Base, FileCell, FileState};
+use crate::vfs::inner::{Core, Inner};
+use crate::vfs::remove::Doomed;
+use crate::vfs::rows::BASES;
+
+/// The content that a changed file was made from, as a row.
+pub(in crate::vfs) fn encode_base(state: &FileState) -> Vec<u8> {
+    let origin = &state.origin;
+    let body = match &state.base {
+        Base::Inline(bytes) => Body::Inline(bytes.clone()),
+        Base::Stored(profile, body) => Body::Stored(*profile, body.clone()),
+    };
+    let content = Content {
+        size: state.base_size,
+        mtime: state.head.mtime,
+        edits: origin.edits.clone(),
+        edited: origin.edited,
+        home: origin.home.clone(),
+        body,
+    };
+    row::encode(&[Sibling {
+        dot: Dot {
+            writer: origin.edited.writer,
+            counter: 1,
+        },
+        hlc: origin.edited.hlc,
+        value: Value::Content(content),
+    }])
+}
+
+/// Reads what [`encode_base`] wrote.
+pub(in crate::vfs) fn decode_base(ino: Ino, bytes: &[u8]) -> Option<Content> {
+    let row = decode_row(&Key::Content(ino), bytes).ok()?;
+    row.iter().find_map(|sibling| match &sibling.value {
+        Value::Content(content) => Some(content.clone()),
+        _ => None,
+    })
+}
+
+impl Inner {
+    /// What is known here of files that may lose their last name.
+    pub(super) fn look_before(&self, core: &mut Core, affected: &Affected) -> Step<Vec<Doomed>> {
+        let mut known = Vec::new();
+        for ino in affected.were_named.union(&affected.contents) {
+            let number = core.inodes.number(*ino);
+            let is_known = core
+                .inodes
+                .get(number)
+                .is_some_and(|node| node.orphan.is_none());
+            if is_known {
+                match self.doomed(core, *ino) {
+                    Ok(doomed) => known.push(doomed),
+                    // It had no name before either.
+                    Err(Stop::Errno(cairnfs_fuse::Errno::ENOENT)) => {}
+                    Err(stop) => return Err(stop),
+                }
+            }
+        }
+        Ok(known)
+    }
+
+    fn cell(&self, core: &Core, ino: Ino) -> Option<std::sync::Arc<FileCell>> {
+        let number = core.inodes.number(ino);
+        core.inodes.get(number).and_then(|node| node.file.clone())
+    }
+
+    /// Others change contents of files that were changed here as well: what those were made from is written
+    /// down, since the rows say something else from now on.
+    pub(super) fn keep_bases(
+        &self,
+        core: &Core,
+        affected: &Affected,
+        group: &mut Group,
+    ) -> Step<()> {
+        for ino in &affected.contents {
+            let Some(cell) = self.cell(core, *ino) else {
+                continue;
+            };
+            let mut state = self.lock(&cell);
+            if state.is_changed && !state.is_orphan && !state.has_base_row {
+                group.put(BASES, &ino.0, &encode_base(&state));
+                state.has_base_row = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings what is known of files into line with rows that others changed.
+    pub(super) fn follow(
+        &self,
+        core: &mut Core,
+        affected: Affected,
+        known: Vec<Doomed>,
+        notices: &mut Vec<Notice>,
+    ) {
+        for ino in &affected.files {
+            self.return_home(core, *ino);
+        }
+        for doomed in known {
+            let stat = self.view(|view| view.stat_ino(doomed.ino));
+            if !matches!(stat, Ok(None)) {
+                continue;
+            }
+            let cell = self.cell(core, doomed.ino);
+            let is_changed = cell.as_ref().is_some_and(|cell| {
+                let state = self.lock(cell);
+                state.is_changed && !state.is_orphan
+            });
+            match cell.filter(|_| is_changed) {
+                Some(cell) => self.revive(core, &cell, notices),
+                None => self.became_orphan(core, doomed, None, self.now()),
+            }
+        }
+        for ino in affected.contents {
+            let Ok(Some(stat)) = self.view(|view| view.stat_ino(ino)) else {
+                continue;
+            };
+            if let (Some(cell), Some(content)) = (self.cell(core, ino), &stat.content) {
+                let mut state = self.lock(&cell);
+                let is_busy = state.is_changed || state.is_publishing || state.flying > 0;
+                if !is_busy && !state.is_orphan && state.origin.edits != content.edits {
+                    state.reload(content, stat.mtime);
+                }
+            }
+            let is_contested = self.view(|view| view.is_contested(ino)).unwrap_or(false);
+            if is_contested {
+                let settled = self.change_besides(core, notices, |edit| edit.settle_file(ino));
+                if let Err(stop) = settled {
+                    tracing::debug!(?stop, "a conflict copy gets its own file later");
+                }
+            }
+        }
+    }
+
+    /// Files and directories that were removed here and came back are no orphans any more.
+    fn return_home(&self, core: &mut Core, ino: Ino) {
+        let mut at = ino;
+        loop {
+            let number = core.inodes.number(at);
+            let is_orphan = core
+                .inodes
+                .get(number)
+                .is_some_and(|node| node.orphan.is_some());
+            if is_orphan && !matches!(self.view(|view| view.stat_ino(at)), Ok(Some(_))) {
+                return;
+            }
+            if is_orphan && let Some(node) = core.inodes.get_mut(number) {
+                let orphan = node.orphan.take();
+                if let Some(file) = &node.file {
+                    self.lock(file).is_orphan = false;
+                }
+                core.changed(&[at]);
+                // Its old content is let go, as was written down; what it has now is another one.
+                if let Some(orphan) = orphan {
+                    self.drop_orphan(core, &orphan);
+                }
+            } else if at != ino {
+                return;
+            }
+            match self.view(|view| view.parent(at)) {
+                Ok(Some((parent, _))) => at = parent,
+                _ => return,
+            }
+        }
+    }
+
+    /// A file was changed here and removed elsewhere at the same time: it comes back.
+    fn revive(&self, core: &mut Core, cell: &FileCell, notices: &mut Vec<Notice>) {
+        let ino = cell.ino;
+        let now = self.now();
+        let (origin, size, mtime, body) = {
+            let state = self.lock(cell);
+            let body = match &state.base {
+                Base::Inline(bytes) => Body::Inline(bytes.clone()),
+                Base::Stored(profile, body) => Body::Stored(*profile, body.clone()),
+            };
+            (
+                state.origin.clone(),
+                state.base_size,
+                state.head.mtime,
+                body,
+            )
+        };
+        let revived = self.change_at(core, now, notices, |edit| {
+            edit.edit_content(ino, (&origin.edits, &origin.home), size, mtime, body)
+        });
+        if let Err(stop) = revived {
+            // Its description, when that is written, does the same.
+            tracing::debug!(?stop, "a file comes back later");
+            return;
+        }
+        let mut state = self.lock(cell);
+        state.origin.edited_at(Stamp {
+            hlc: now.hlc,
+            writer: self.writer,
+        });
+        // What is described later is later than this.
+        state.head.edited = self.now().hlc;
+    }
+
+    /// An operation of this replica that follows from what others did. Readers leave it to writers.
+    fn change_besides(
+        &self,
+        core: &mut Core,
+        notices: &mut Vec<Notice>,
+        operation: impl FnOnce(&mut Edit<'_>) -> Result<(), OpError>,
+    ) -> Step<()> {
+        let now = self.now();
+        self.change_at(core, now, notices, operation)
+    }
+
+    fn change_at(
+        &self,
+        core: &mut Core,
+        now: crate::namespace::Now,
+        notices: &mut Vec<Notice>,
+        operation: impl FnOnce(&mut Edit<'_>) -> Result<(), OpError>,
+    ) -> Step<()> {
+        if self.is_reader() {
+            return Ok(());
+        }
+        let mut edited = self.edit(core, now, operation)?;
+        let affected = self.affected(edited.changes())?;
+        let files = self.count_files(&mut edited.group, affected.more_files);
+        self.commit(core, edited)?;
+        self.files
+            .store(files, std::sync::atomic::Ordering::Relaxed);
+        let changed: Vec<Ino> = affected.files.iter().copied().collect();
+        core.changed(&changed);
+        notices.push(Notice::Everything);
+        self.tell_of(core, &affected, notices);
+        Ok(())
+    }
+
+    /// A description was written. Where it met what others did, more than the content changed: answers whether
+    /// it did, and then the file shows what has its name now.
+    pub(in crate::vfs) fn after_edit(
+        &self,
+        core: &mut Core,
+        cell: &FileCell,
+        state: &mut FileState,
+        affected: Option<(Affected, u64)>,
+    ) {
+        let Some((affected, files)) = affected else {
+            return;
+        };
+        self.files
+            .store(files, std::sync::atomic::Ordering::Relaxed);
+        let changed: Vec<Ino> = affected.files.iter().copied().collect();
+        core.changed(&changed);
+        if !state.is_changed
+            && let Ok(Some(stat)) = self.view(|view| view.stat_ino(cell.ino))
+            && let Some(content) = &stat.content
+            && content.edits != state.origin.edits
+        {
+            state.reload(content, stat.mtime);
+        }
+        let mut notices = vec![Notice::Everything];
+        self.tell_of(core, &affected, &mut notices);
+        if let Some(shared) = &self.shared {
+            shared.tell(notices);
+        }
+    }
+
+    /// What a description changes besides the content, if others did something to the file meanwhile. The count
+    /// of files goes into its group.
+    pub(in crate::vfs) fn affected_besides<T>(
+        &self,
+        edited: &mut crate::vfs::inner::Edited<T>,
+    ) -> Step<Option<(Affected, u64)>> {
+        if self.shared.is_none() {
+            return Ok(None);
+        }
+        let affected = self.affected(edited.changes())?;
+        if affected.names.is_empty() && affected.more_files == 0 {
+            return Ok(None);
+        }
+        let files = self.count_files(&mut edited.group, affected.more_files);
+        Ok(Some((affected, files)))
+    }
+}

@@ -1,0 +1,306 @@
+//! A volume that several machines write: what this one did goes into its feed, and what others did is merged.
+//!
+//!     operation -> rows and the delta, one group of the journal -> durable -> sealed, signed -> other members
+//!     bytes -> [SealedDelta] -> [Feed] -> [Inbox] -> rows, counts, open files -> what the kernel has to forget
+//!
+//! * `store` has the rows of feeds, `outgoing` seals the own feed, `receive` takes others' deltas, `merge` merges
+//!   one, `files` brings what is open into line with it.
+//!
+//! Order of locks: feeds, then core and what follows it. A volume that nobody shared has no feed.
+
+mod files;
+mod merge;
+mod outgoing;
+mod receive;
+mod store;
+
+pub(super) use files::decode_base;
+pub(super) use store::{add_outgoing, feeds as feed_ends};
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use cairnfs_fuse::kernel::Notice;
+use tokio::sync::{Notify, watch};
+
+use super::VfsError;
+use super::errno::Step;
+use super::inner::Inner;
+use crate::base::PeerId;
+use crate::crypto::EpochKey;
+use crate::crypto::sign::SigningKey;
+use crate::feeds::{Ahead, Claim, Feed, Inbox};
+use crate::namespace::WriterId;
+
+/// What a proof of membership allows a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    /// To read.
+    Read,
+    /// To read and write.
+    Write,
+}
+
+/// Checks a device's proof of membership; what is wrong with it, otherwise.
+pub type Admit = Arc<dyn Fn(PeerId, &[u8]) -> Result<Rights, String> + Send + Sync>;
+
+/// What a device needs to take part in a shared volume.
+#[derive(Clone)]
+pub struct VolumeShare {
+    /// Signs what this device writes.
+    pub device: SigningKey,
+    /// Proves to others that it is a member.
+    pub proof: Bytes,
+    /// The keys of all epochs that it knows, one at least; what it writes is sealed under the last.
+    pub epochs: BTreeMap<u32, EpochKey>,
+    /// Whether it only reads.
+    pub read_only: bool,
+    /// Whether others made the volume, and nothing of it may be here yet.
+    pub is_guest: bool,
+    /// Tells who else is a member.
+    pub admit: Admit,
+}
+
+impl fmt::Debug for VolumeShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let epochs: Vec<&u32> = self.epochs.keys().collect();
+        f.debug_struct("VolumeShare")
+            .field("device", &self.device.peer())
+            .field("epochs", &epochs)
+            .field("read_only", &self.read_only)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How far this replica has come, and what waits in it.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Deltas that wait for others, or for the clock.
+    pub waiting: usize,
+    /// Writers whose clocks are ahead.
+    pub ahead: Vec<Ahead>,
+    /// Writers of whom two feeds go by one name.
+    pub forked: Vec<WriterId>,
+}
+
+/// What came of deltas that another peer sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Received {
+    /// How many were merged, those that waited before included.
+    pub merged: usize,
+    /// What has to be asked for: of each writer what follows that dot.
+    pub missing: Vec<(WriterId, u64)>,
+    /// Whether all heads are to be compared anew.
+    pub is_lost: bool,
+}
+
+/// Feeds of all writers, and what waits.
+pub(super) struct Feeds {
+    pub(super) known: BTreeMap<WriterId, Feed>,
+    pub(super) inbox: Inbox,
+    /// Devices whose proof was checked.
+    members: BTreeMap<PeerId, Rights>,
+    /// How far the own feed is on the disk: nothing behind that leaves this machine.
+    durable: Option<Claim>,
+}
+
+/// The end of a feed.
+fn claim_of(feed: &Feed) -> Option<Claim> {
+    feed.head().map(|head| Claim {
+        writer: head.writer,
+        last: head.last,
+        hash: head.hash(),
+    })
+}
+
+impl Feeds {
+    /// All of the own feed is on the disk.
+    fn is_durable(&mut self, own: WriterId) {
+        self.durable = self.known.get(&own).and_then(claim_of);
+    }
+
+    /// How far each feed may be told of, ascending by writer.
+    fn claims(&self, own: WriterId) -> Vec<Claim> {
+        let of = |feed: &Feed| match feed.writer() == own {
+            true => self.durable,
+            false => claim_of(feed),
+        };
+        self.known.values().filter_map(of).collect()
+    }
+
+    /// The last dot of a feed that may be told of.
+    fn last(&self, own: WriterId, writer: WriterId) -> u64 {
+        match writer == own {
+            true => self.durable.map_or(0, |claim| claim.last),
+            false => self.known.get(&writer).map_or(0, Feed::last),
+        }
+    }
+}
+
+/// What tells the kernel that something changed behind its back.
+type Watcher = Box<dyn Fn(Notice) + Send + Sync>;
+
+/// The part of an open volume that deals with other writers.
+pub(super) struct Shared {
+    pub(super) share: VolumeShare,
+    feeds: Mutex<Feeds>,
+    /// There is something that is in no feed yet.
+    pub(super) outgoing: Notify,
+    /// Counts how often feeds grew.
+    grown: watch::Sender<u64>,
+    watcher: OnceLock<Watcher>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Shared").field(&self.share).finish()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(share: VolumeShare, known: BTreeMap<WriterId, Feed>) -> Shared {
+        Shared {
+            share,
+            feeds: Mutex::new(Feeds {
+                known,
+                inbox: Inbox::default(),
+                members: BTreeMap::new(),
+                durable: None,
+            }),
+            outgoing: Notify::new(),
+            grown: watch::Sender::new(0),
+            watcher: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn feeds(&self) -> MutexGuard<'_, Feeds> {
+        self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_grown(&self) {
+        self.grown.send_modify(|times| *times += 1);
+    }
+
+    /// Has the kernel told.
+    fn tell(&self, notices: impl IntoIterator<Item = Notice>) {
+        if let Some(watcher) = self.watcher.get() {
+            notices.into_iter().for_each(watcher);
+        }
+    }
+}
+
+impl Inner {
+    /// Whether other machines may write to the volume.
+    pub(super) const fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// Says in the own feed that this device is a member, which begins the feed.
+    pub(super) fn introduce(&self) -> Step<()> {
+        let Some(shared) = self
+            .shared
+            .as_ref()
+            .filter(|shared| !shared.share.read_only)
+        else {
+            return Ok(());
+        };
+        let (own, proof) = (self.writer.peer, shared.share.proof.clone());
+        let mut core = self.core();
+        let members = self.view(|view| view.members())?;
+        let is_known = members
+            .iter()
+            .any(|(device, proofs)| *device == own && proofs.contains(&proof));
+        if !is_known {
+            self.change(&mut core, |edit| edit.set_member(own, proof))?;
+        }
+        Ok(())
+    }
+}
+
+/// What other members are told and tell.
+impl super::Vfs {
+    /// Whether other machines may write to the volume.
+    pub fn is_shared(&self) -> bool {
+        self.0.is_shared()
+    }
+
+    /// How far this replica has each feed, ascending by writer.
+    pub fn claims(&self) -> Vec<Claim> {
+        let own = self.0.writer;
+        let shared = self.0.shared.as_ref();
+        shared.map_or_else(Vec::new, |shared| shared.feeds().claims(own))
+    }
+
+    /// The last dot that this replica has of a feed, and deltas that follow `after`, as they are encoded: of
+    /// `limit_bytes` together, but one at least if there is any.
+    ///
+    /// # Errors
+    /// If rows cannot be read.
+    pub fn deltas(
+        &self,
+        writer: WriterId,
+        after: u64,
+        limit_bytes: usize,
+    ) -> Result<(u64, Vec<Bytes>), VfsError> {
+        self.0.deltas_after(writer, after, limit_bytes)
+    }
+
+    /// Takes deltas that another peer sent, in any order, and merges what can be merged. What is wrong with
+    /// one is logged with its writer's name, and harms nothing else.
+    pub async fn receive(&self, from: PeerId, deltas: Vec<Bytes>) -> Received {
+        Arc::clone(&self.0).receive(from, deltas).await
+    }
+
+    /// Merges what waited for the clock, if it is due. How many that were.
+    pub async fn look_at_clock(&self) -> Received {
+        Arc::clone(&self.0).look_at_clock().await
+    }
+
+    /// A receiver that sees every time that a feed grows, the own one or another.
+    pub fn watch_feeds(&self) -> Option<watch::Receiver<u64>> {
+        self.0
+            .shared
+            .as_ref()
+            .map(|shared| shared.grown.subscribe())
+    }
+
+    /// What waits, and what is wrong.
+    pub fn progress(&self) -> Progress {
+        let Some(shared) = &self.0.shared else {
+            return Progress::default();
+        };
+        let feeds = shared.feeds();
+        let forked = feeds.known.values().filter(|feed| feed.fork().is_some());
+        Progress {
+            waiting: feeds.inbox.len(),
+            ahead: feeds.inbox.ahead(self.0.now_ms()),
+            forked: forked.map(Feed::writer).collect(),
+        }
+    }
+
+    /// The own writer.
+    pub fn writer(&self) -> WriterId {
+        self.0.writer
+    }
+
+    /// Devices that are members, with what proves it.
+    ///
+    /// # Errors
+    /// If rows cannot be read.
+    pub fn members(&self) -> Result<Vec<(PeerId, Vec<Bytes>)>, VfsError> {
+        let _core = self.0.core();
+        let rows = self.0.rows();
+        let view = crate::namespace::View::new(&rows)?;
+        Ok(view.members()?)
+    }
+
+    /// Has `watcher` told of everything that the kernel must forget because others changed it; once.
+    pub fn on_change(&self, watcher: impl Fn(Notice) + Send + Sync + 'static) {
+        if let Some(shared) = &self.0.shared {
+            // A volume is mounted once.
+            let _ = shared.watcher.set(Box::new(watcher));
+        }
+    }
+}

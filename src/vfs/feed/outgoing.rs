@@ -1,0 +1,145 @@
+//! The own feed: operations that are durable here are sealed and signed in the order of their dots.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::{Duration, sleep};
+
+use super::{claim_of, store};
+use crate::feeds::{Feed, SealedDelta};
+use crate::namespace::{Delta, WriterId};
+use crate::store::{Group, VolumeError};
+use crate::vfs::VfsError;
+use crate::vfs::inner::Inner;
+
+/// Bytes of deltas that are sealed in one turn: what one group of the journal takes.
+const TURN_BYTES: usize = 192 << 10;
+/// Between turns, so that many operations share one write of the journal.
+const PAUSE: Duration = Duration::from_millis(5);
+/// After an error.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a turn was not finished.
+#[derive(Debug, thiserror::Error)]
+enum TurnError {
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    #[error(transparent)]
+    Feed(#[from] crate::feeds::FeedError),
+    #[error("a delta that waits for its feed: {0}")]
+    Delta(#[from] crate::namespace::error::FormatError),
+}
+
+impl Inner {
+    /// Seals what was done until the volume is closed.
+    pub(in crate::vfs) async fn seal_feed_always(self: Arc<Self>) {
+        let Some(shared) = &self.shared else { return };
+        if let Err(error) = self.volume.sync_all().await {
+            tracing::warn!("the own feed is not durable yet: {error}");
+        }
+        shared.feeds().is_durable(self.writer);
+        loop {
+            let inner = Arc::clone(&self);
+            let sealed = self.blocks.pools().disk.run(move || inner.seal_some());
+            let turn = match sealed.await {
+                Ok(0) => Ok(0),
+                Ok(count) => self.make_durable().await.map(|()| count),
+                Err(error) => Err(error),
+            };
+            let pause = match turn {
+                Ok(0) => {
+                    tokio::select! {
+                        biased;
+                        () = self.stop.cancelled() => return,
+                        () = shared.outgoing.notified() => {}
+                    }
+                    continue;
+                }
+                Ok(_) => PAUSE,
+                Err(TurnError::Volume(VolumeError::Closed)) => return,
+                Err(error) => {
+                    tracing::warn!("the own feed goes on later: {error}");
+                    PATIENCE
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// What was sealed may leave this machine once it is on the disk.
+    async fn make_durable(&self) -> Result<(), TurnError> {
+        let Some(shared) = &self.shared else {
+            return Ok(());
+        };
+        let end = shared.feeds().known.get(&self.writer).and_then(claim_of);
+        self.volume.sync_all().await?;
+        shared.feeds().durable = end;
+        shared.has_grown();
+        Ok(())
+    }
+
+    /// Seals what waits, up to the bounds of a turn. How many deltas that were.
+    fn seal_some(&self) -> Result<usize, TurnError> {
+        let Some(shared) = &self.shared else {
+            return Ok(0);
+        };
+        let Some((epoch, key)) = shared.share.epochs.last_key_value() else {
+            return Ok(0);
+        };
+        let waiting = store::outgoing(&self.volume, TURN_BYTES)?;
+        if waiting.is_empty() {
+            return Ok(0);
+        }
+        let mut feeds = shared.feeds();
+        let (volume, writer) = (self.identity.id, self.writer);
+        let feed = feeds.known.entry(writer);
+        let feed = feed.or_insert_with(|| Feed::new(volume, writer));
+        let mut group = Group::new();
+        group.cleanup();
+        let mut links = Vec::new();
+        let mut previous = feed.head().cloned();
+        for (first, bytes) in &waiting {
+            let delta = Delta::decode(bytes)?;
+            let sealed = SealedDelta::seal(
+                &delta,
+                volume,
+                previous.as_ref(),
+                (*epoch, key),
+                &shared.share.device,
+            )?;
+            store::add_sealed(&mut group, &sealed);
+            store::remove_outgoing(&mut group, *first, bytes.len());
+            previous = Some(sealed.link().clone());
+            links.push(sealed.link().clone());
+        }
+        self.volume.apply(&group)?;
+        for link in links {
+            feed.advance(link)?;
+        }
+        Ok(waiting.len())
+    }
+
+    /// See [`Vfs::deltas`](crate::vfs::Vfs::deltas).
+    pub(super) fn deltas_after(
+        &self,
+        writer: WriterId,
+        after: u64,
+        limit_bytes: usize,
+    ) -> Result<(u64, Vec<Bytes>), VfsError> {
+        let last = match &self.shared {
+            Some(shared) => shared.feeds().last(self.writer, writer),
+            None => 0,
+        };
+        if last <= after {
+            return Ok((last, Vec::new()));
+        }
+        let mut found = store::sealed_after(&self.volume, writer, after, limit_bytes)?;
+        found.retain(|(first, _)| *first <= last);
+        let deltas = found.into_iter().map(|(_, sealed)| sealed);
+        Ok((last, deltas.collect()))
+    }
+}

@@ -1,0 +1,284 @@
+//! Deltas from elsewhere: what is wrong with each is found step by step, and what is sound is merged as soon as
+//! all that it builds on is there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::merge::Merged;
+use super::{Feeds, Received, Rights, Shared};
+use crate::base::PeerId;
+use crate::feeds::{FeedError, Held, SealedDelta, Verdict};
+use crate::namespace::{Delta, Key, Value, VersionVector};
+use crate::vfs::errno::Stop;
+use crate::vfs::inner::Inner;
+
+/// Deltas that are merged before others get a turn at the lock.
+const TURN: usize = 64;
+
+/// What came of a turn.
+struct Turn {
+    merged: usize,
+    /// The volume takes no more at present.
+    is_busy: bool,
+    /// There is more that can be merged.
+    has_more: bool,
+}
+
+impl Inner {
+    /// See [`Vfs::receive`](crate::vfs::Vfs::receive).
+    pub(super) async fn receive(self: Arc<Self>, from: PeerId, deltas: Vec<Bytes>) -> Received {
+        if self.shared.is_none() {
+            return Received::default();
+        }
+        let inner = Arc::clone(&self);
+        let pools = self.blocks.pools();
+        let opened = pools.cpu.run(move || inner.open_all(from, deltas)).await;
+        let inner = Arc::clone(&self);
+        pools.disk.run(move || inner.hold_all(opened)).await;
+        self.merge_waiting().await
+    }
+
+    /// See [`Vfs::look_at_clock`](crate::vfs::Vfs::look_at_clock).
+    pub(super) async fn look_at_clock(self: Arc<Self>) -> Received {
+        let is_empty = match &self.shared {
+            Some(shared) => shared.feeds().inbox.is_empty(),
+            None => true,
+        };
+        match is_empty {
+            true => Received::default(),
+            false => self.merge_waiting().await,
+        }
+    }
+
+    async fn merge_waiting(self: Arc<Self>) -> Received {
+        let mut received = Received::default();
+        let Some(shared) = &self.shared else {
+            return received;
+        };
+        loop {
+            let inner = Arc::clone(&self);
+            let turn = self.blocks.pools().disk.run(move || inner.merge_some());
+            let turn = turn.await;
+            received.merged += turn.merged;
+            let has_room = !turn.is_busy || self.room().await.is_ok();
+            if !turn.has_more || !has_room || self.stop.is_cancelled() {
+                break;
+            }
+        }
+        if received.merged > 0 {
+            shared.has_grown();
+        }
+        let version = self.merged_version();
+        let mut feeds = shared.feeds();
+        let (again, is_lost) = feeds.inbox.take_again();
+        let mut missing: BTreeMap<_, u64> = again.into_iter().collect();
+        for (writer, after) in feeds.inbox.missing(&version) {
+            let known = missing.entry(writer).or_insert(after);
+            *known = after.min(*known);
+        }
+        received.missing = missing.into_iter().collect();
+        received.is_lost = is_lost;
+        received
+    }
+
+    fn merged_version(&self) -> VersionVector {
+        let _core = self.core();
+        let version = crate::namespace::state::version(&self.rows());
+        version.unwrap_or_default()
+    }
+
+    /// Opens deltas that another peer sent. What does not open is named, and left out.
+    fn open_all(&self, from: PeerId, deltas: Vec<Bytes>) -> Vec<(Delta, SealedDelta)> {
+        let mut opened = Vec::with_capacity(deltas.len());
+        for bytes in deltas {
+            let sealed = match SealedDelta::decode(&bytes) {
+                Ok(sealed) => sealed,
+                Err(error) => {
+                    tracing::warn!(from = %from.short(), "a delta was refused: {error}");
+                    continue;
+                }
+            };
+            match self.open_one(&sealed) {
+                Ok(Some(delta)) => opened.push((delta, sealed)),
+                Ok(None) => tracing::debug!(
+                    writer = ?sealed.link().writer,
+                    epoch = sealed.link().epoch,
+                    "a delta is sealed under a key that this device has not got"
+                ),
+                Err(error) => tracing::warn!(
+                    from = %from.short(),
+                    writer = ?sealed.link().writer,
+                    "a delta was refused: {error}"
+                ),
+            }
+        }
+        opened
+    }
+
+    fn open_one(&self, sealed: &SealedDelta) -> Result<Option<Delta>, FeedError> {
+        let link = sealed.link();
+        if link.volume != self.identity.id {
+            return Err(FeedError::OtherVolume);
+        }
+        let shared = self.shared.as_ref();
+        let key = shared.and_then(|shared| shared.share.epochs.get(&link.epoch));
+        key.map(|key| sealed.open(key)).transpose()
+    }
+
+    /// Puts deltas that were opened where they wait, if they are their writers' next ones or may become that.
+    fn hold_all(&self, deltas: Vec<(Delta, SealedDelta)>) {
+        let Some(shared) = &self.shared else { return };
+        let mut feeds = shared.feeds();
+        for (delta, sealed) in deltas {
+            if let Err(why) = self.hold(shared, &mut feeds, delta, sealed) {
+                tracing::warn!("a delta was refused: {why}");
+            }
+        }
+    }
+
+    fn hold(
+        &self,
+        shared: &Shared,
+        feeds: &mut Feeds,
+        delta: Delta,
+        sealed: SealedDelta,
+    ) -> Result<(), String> {
+        let writer = delta.writer;
+        if writer == self.writer {
+            // The own feed is here already; what is not was lost, and its numbers may be taken since.
+            let own = feeds.known.get(&writer).map_or(0, crate::feeds::Feed::last);
+            return match delta.first > own {
+                true => Err(format!(
+                    "{writer:?} is this device, which knows nothing of it"
+                )),
+                false => Ok(()),
+            };
+        }
+        match self.rights(shared, feeds, &delta) {
+            Some(Rights::Write) => {}
+            Some(Rights::Read) => return Err(format!("{writer:?} may only read")),
+            None => return Err(format!("{writer:?} is not known as a member")),
+        }
+        let volume = self.identity.id;
+        let feed = feeds.known.entry(writer);
+        let feed = feed.or_insert_with(|| crate::feeds::Feed::new(volume, writer));
+        match feed
+            .check(sealed.link())
+            .map_err(|error| error.to_string())?
+        {
+            Verdict::Next | Verdict::Gap { .. } => {
+                if feeds.inbox.hold(delta, sealed) == Held::Refused {
+                    tracing::debug!(?writer, "a delta that came early is asked for again");
+                }
+                Ok(())
+            }
+            Verdict::Known | Verdict::Old => Ok(()),
+            Verdict::Forked(proof) => {
+                let recorded = feed.record_fork(*proof);
+                recorded.map_err(|error| error.to_string())?;
+                Err(format!("{writer:?} forked: two feeds go by its name"))
+            }
+            Verdict::Branch => Err(format!(
+                "{writer:?} goes on from another delta than is here"
+            )),
+            Verdict::Cut { at } => Err(format!("the feed of {writer:?} ends at {at}")),
+        }
+    }
+
+    /// What a delta's writer may do: by what is known already, or by the proof that it brings itself.
+    fn rights(&self, shared: &Shared, feeds: &mut Feeds, delta: &Delta) -> Option<Rights> {
+        let device = delta.writer.peer;
+        if let Some(rights) = feeds.members.get(&device) {
+            return Some(*rights);
+        }
+        let own_word = delta.draft.writes.iter().filter_map(|write| {
+            let is_own = matches!(&write.key, Key::Member(of) if *of == device);
+            is_own.then_some(&write.values)
+        });
+        let own_word = own_word.flatten().filter_map(|value| match value {
+            Value::Member(proof) => Some(proof.clone()),
+            _ => None,
+        });
+        let mut proofs: Vec<Bytes> = own_word.collect();
+        {
+            let _core = self.core();
+            let row = crate::namespace::Rows::siblings(&self.rows(), &Key::Member(device));
+            for sibling in row.ok()?.iter() {
+                if let Value::Member(proof) = &sibling.value {
+                    proofs.push(proof.clone());
+                }
+            }
+        }
+        let mut found = None;
+        for proof in proofs {
+            match (shared.share.admit)(device, &proof) {
+                Ok(Rights::Write) => found = Some(Rights::Write),
+                Ok(Rights::Read) => found = found.or(Some(Rights::Read)),
+                Err(why) => {
+                    tracing::warn!(device = %device.short(), "no proof of membership: {why}")
+                }
+            }
+        }
+        if let Some(rights) = found {
+            feeds.members.insert(device, rights);
+        }
+        found
+    }
+
+    /// Merges what waits for nothing any more, some of it.
+    fn merge_some(&self) -> Turn {
+        let mut turn = Turn {
+            merged: 0,
+            is_busy: false,
+            has_more: false,
+        };
+        let Some(shared) = &self.shared else {
+            return turn;
+        };
+        let mut feeds = shared.feeds();
+        let mut core = self.core();
+        let mut notices = Vec::new();
+        for _ in 0..TURN {
+            let Ok(version) = crate::namespace::state::version(&self.rows()) else {
+                break;
+            };
+            let Some((delta, sealed)) = feeds.inbox.take(&version, self.now_ms()) else {
+                shared.tell(notices);
+                return turn;
+            };
+            let Some(feed) = feeds.known.get_mut(&delta.writer) else {
+                continue;
+            };
+            if !matches!(feed.check(sealed.link()), Ok(Verdict::Next)) {
+                continue;
+            }
+            match self.merge(&mut core, &delta, &sealed, &mut notices) {
+                Ok(Merged::Done) => {
+                    if let Err(error) = feed.advance(sealed.link().clone()) {
+                        tracing::error!("the feed of {:?}: {error}", delta.writer);
+                    }
+                    for (other, seen) in delta.draft.context.iter() {
+                        if let Some(feed) = feeds.known.get_mut(other) {
+                            feed.allow(seen);
+                        }
+                    }
+                    turn.merged += 1;
+                }
+                Ok(Merged::Not(why)) => tracing::warn!("a delta of {:?}: {why}", delta.writer),
+                Err(stop) => {
+                    turn.is_busy = true;
+                    turn.has_more = matches!(stop, Stop::Busy);
+                    feeds.inbox.hold(delta, sealed);
+                    shared.tell(notices);
+                    return turn;
+                }
+            }
+        }
+        turn.has_more = true;
+        drop(core);
+        shared.tell(notices);
+        turn
+    }
+}

@@ -1,0 +1,128 @@
+//! Several members who write one volume.
+
+mod team;
+
+use team::{Hand, Team};
+
+#[tokio::test(start_paused = true)]
+async fn what_one_does_the_other_sees() {
+    let team = Team::new(2, 1).await;
+    team.gather().await;
+    let (one, two) = (Hand(team.vfs(0)), Hand(team.vfs(1)));
+    one.mkdir("dir").await.unwrap();
+    one.write("dir/small", 0, b"hello").await.unwrap();
+    let large = vec![7; 300_000];
+    one.write("dir/large", 0, &large).await.unwrap();
+    team.settle().await;
+    assert_eq!(two.read("dir/small").await.unwrap(), b"hello");
+    assert_eq!(two.read("dir/large").await.unwrap(), large);
+    two.write("dir/large", 10, b"changed").await.unwrap();
+    two.rename("dir/small", "moved").await.unwrap();
+    two.mkdir("dir/sub").await.unwrap();
+    team.settle().await;
+    assert_eq!(one.names("").await, ["dir", "moved"]);
+    assert_eq!(one.names("dir").await, ["large", "sub"]);
+    let changed = one.read("dir/large").await.unwrap();
+    assert_eq!(&changed[10..17], b"changed");
+    assert_eq!(changed.len(), large.len());
+    team.tree().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_file_is_there_as_a_whole_once_it_is_closed() {
+    let team = Team::new(2, 2).await;
+    team.gather().await;
+    let (one, two) = (Hand(team.vfs(0)), Hand(team.vfs(1)));
+    let bytes = vec![5; 4096];
+    one.write("file", 0, &bytes).await.unwrap();
+    // No waiting for anything to be left alone.
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    team.tell(0, 1).await;
+    assert_eq!(two.read("file").await.unwrap(), bytes);
+    // Written beside and renamed over: the old one or the new one, whole.
+    let newer = vec![6; 8000];
+    one.write("file.tmp", 0, &newer).await.unwrap();
+    one.rename("file.tmp", "file").await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    team.tell(0, 1).await;
+    assert_eq!(two.read("file").await.unwrap(), newer);
+    assert_eq!(two.names("").await, ["file"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn edits_of_one_file_at_a_time_both_stay() {
+    for is_large in [false, true] {
+        let team = Team::new(2, 3 + u64::from(is_large)).await;
+        let (one, two) = (Hand(team.vfs(0)), Hand(team.vfs(1)));
+        team.gather().await;
+        let len = if is_large { 200_000 } else { 100 };
+        one.write("file", 0, &vec![0; len]).await.unwrap();
+        team.settle().await;
+        one.write("file", 0, b"one").await.unwrap();
+        two.write("file", 0, b"two").await.unwrap();
+        team.settle().await;
+        let tree = team.tree().await;
+        let files: Vec<&String> = tree.keys().filter(|path| !path.is_empty()).collect();
+        assert_eq!(files.len(), 2, "{files:?}");
+        let mut starts: Vec<&[u8]> = files.iter().map(|file| &tree[*file].content[..3]).collect();
+        starts.sort_unstable();
+        assert_eq!(starts, [b"one", b"two"]);
+        let copy = files.iter().find(|file| file.contains("conflict")).unwrap();
+        let mark = &tree[*copy].xattrs[&b"user.cairn.conflict".to_vec()];
+        assert_eq!(mark, b"file");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_wins_over_a_removal() {
+    let team = Team::new(2, 7).await;
+    let (one, two) = (Hand(team.vfs(0)), Hand(team.vfs(1)));
+    team.gather().await;
+    one.mkdir("dir").await.unwrap();
+    one.write("dir/file", 0, b"old").await.unwrap();
+    team.settle().await;
+    // Open and changed here while it goes there.
+    let ino = two.open("dir/file").await.unwrap();
+    two.write_open(ino, 0, b"new").await.unwrap();
+    one.unlink("dir/file").await.unwrap();
+    one.rmdir("dir").await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    team.tell(0, 1).await;
+    assert_eq!(two.read_open(ino).await.unwrap(), b"new");
+    two.close(ino).await.unwrap();
+    team.settle().await;
+    let tree = team.tree().await;
+    assert_eq!(tree["dir/file"].content, b"new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_a_file_open_reads_on_when_others_remove_it() {
+    let team = Team::new(2, 8).await;
+    let (one, two) = (Hand(team.vfs(0)), Hand(team.vfs(1)));
+    team.gather().await;
+    one.write("file", 0, &[3; 100_000]).await.unwrap();
+    team.settle().await;
+    let ino = two.open("file").await.unwrap();
+    one.unlink("file").await.unwrap();
+    one.write("file", 0, b"another").await.unwrap();
+    team.settle().await;
+    assert_eq!(two.read_open(ino).await.unwrap(), [3; 100_000]);
+    assert_eq!(two.read("file").await.unwrap(), b"another");
+    two.close(ino).await.unwrap();
+    team.tree().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_open_shows_what_others_write() {
+    let team = Team::new(2, 9).await;
+    let (one, two) = (Hand(team.vfs(0)), Hand(team.vfs(1)));
+    team.gather().await;
+    one.write("file", 0, b"first").await.unwrap();
+    team.settle().await;
+    let ino = two.open("file").await.unwrap();
+    assert_eq!(two.read_open(ino).await.unwrap(), b"first");
+    one.write("file", 5, b" and second").await.unwrap();
+    team.settle().await;
+    assert_eq!(two.read_open(ino).await.unwrap(), b"first and second");
+    two.close(ino).await.unwrap();
+}
