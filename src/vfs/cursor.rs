@@ -24,10 +24,17 @@ struct Batch {
     /// Its first place, and the one behind its last.
     first: u64,
     end: u64,
-    /// The name behind which it began; none: at the beginning.
-    after: Option<Name>,
+    /// Where it began.
+    after: After,
     /// What was shown, in order; empty once there are newer ones.
-    names: Vec<Name>,
+    items: Vec<Item>,
+}
+
+/// An entry that was shown: because of which name, and whether others were because of the same.
+#[derive(Debug, PartialEq, Eq)]
+struct Item {
+    base: Name,
+    is_contested: bool,
 }
 
 /// The places of one directory.
@@ -48,8 +55,8 @@ impl Default for Places {
     }
 }
 
-/// Where to go on: after a name, and past some entries behind it.
-#[derive(Debug, PartialEq, Eq)]
+/// Where to go on: after all that is shown because of a name, and past some entries behind that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct After {
     pub(super) name: Option<Name>,
     pub(super) skip: u64,
@@ -59,23 +66,39 @@ impl Places {
     /// What an offset stands for. None if it was never given.
     pub(super) fn find(&self, offset: u64) -> Option<After> {
         if offset < FIRST_OFFSET {
-            return Some(After {
-                name: None,
-                skip: 0,
-            });
+            return Some(After::default());
         }
         // Each place belongs to one batch, whoever listed it, so listings do not confuse one another.
         let index = self.batches.partition_point(|batch| batch.end <= offset);
         let batch = self.batches.get(index)?;
         let place = offset.checked_sub(batch.first)?;
-        Some(match batch.names.get(place as usize) {
-            Some(name) => After {
-                name: Some(name.clone()),
+        let Some(item) = batch.items.get(place as usize) else {
+            return Some(After {
+                skip: batch.after.skip + place + 1,
+                ..batch.after.clone()
+            });
+        };
+        if !item.is_contested {
+            return Some(After {
+                name: Some(item.base.clone()),
                 skip: 0,
+            });
+        }
+        // There may be more because of the same name.
+        let upto = batch.items.iter().take(place as usize + 1).rev();
+        let same = upto.take_while(|other| other.base == item.base).count() as u64;
+        let first = place + 1 - same;
+        let before = first
+            .checked_sub(1)
+            .and_then(|at| batch.items.get(at as usize));
+        Some(match before {
+            Some(before) => After {
+                name: Some(before.base.clone()),
+                skip: same,
             },
             None => After {
-                name: batch.after.clone(),
-                skip: place + 1,
+                skip: batch.after.skip + same,
+                ..batch.after.clone()
             },
         })
     }
@@ -85,29 +108,29 @@ impl Places {
         self.next
     }
 
-    /// A batch begins behind a name.
-    pub(super) fn begin_batch(&mut self, after: Option<Name>) {
+    /// A batch begins.
+    pub(super) fn begin_batch(&mut self, after: After) {
         self.batches.push_back(Batch {
             first: self.next,
             end: self.next,
             after,
-            names: Vec::new(),
+            items: Vec::new(),
         });
         if let Some(index) = self.batches.len().checked_sub(BATCHES_WHOLE + 1)
             && let Some(old) = self.batches.get_mut(index)
         {
-            old.names = Vec::new();
+            old.items = Vec::new();
         }
         if self.batches.len() > BATCHES_MAX {
             self.batches.pop_front();
         }
     }
 
-    /// An entry was shown under the next number.
-    pub(super) fn push(&mut self, name: Name) {
+    /// An entry was shown under the next number, because of the name `base`; `is_contested` if others are as well.
+    pub(super) fn push(&mut self, base: Name, is_contested: bool) {
         self.next += 1;
         if let Some(batch) = self.batches.back_mut() {
-            batch.names.push(name);
+            batch.items.push(Item { base, is_contested });
             batch.end = self.next;
         }
     }
@@ -117,7 +140,7 @@ impl Places {
         if self
             .batches
             .back()
-            .is_some_and(|batch| batch.names.is_empty())
+            .is_some_and(|batch| batch.items.is_empty())
         {
             self.batches.pop_back();
         }
@@ -154,19 +177,19 @@ mod tests {
     #[test]
     fn places_stay_what_they_were() {
         let mut places = Places::default();
+        let after = |name, skip| After { name, skip };
         for batch in 0..10 {
             let before = (batch > 0).then(|| name(batch * 50 - 1));
-            places.begin_batch(before);
+            places.begin_batch(after(before, 0));
             for number in 0..50 {
-                places.push(name(batch * 50 + number));
+                places.push(name(batch * 50 + number), false);
             }
             places.end_batch();
             // Somebody else who finds nothing more.
-            places.begin_batch(None);
+            places.begin_batch(After::default());
             places.end_batch();
         }
         let at = |offset: u64| places.find(offset).unwrap();
-        let after = |name, skip| After { name, skip };
         assert_eq!(at(0), after(None, 0));
         // A recent one is known by its name, an old one by how its batch began.
         assert_eq!(at(3 + 499), after(Some(name(499)), 0));
@@ -175,5 +198,22 @@ mod tests {
         assert_eq!(at(3 + 120), after(Some(name(99)), 21));
         assert_eq!(at(3 + 20), after(None, 21));
         assert_eq!(places.find(3 + 500), None);
+    }
+
+    #[test]
+    fn what_is_shown_because_of_one_name_goes_on_within_it() {
+        let mut places = Places::default();
+        let after = |name, skip| After { name, skip };
+        places.begin_batch(after(Some(name(1)), 2));
+        for (base, is_contested) in [(2, true), (2, true), (3, false), (4, true), (4, true)] {
+            places.push(name(base), is_contested);
+        }
+        places.end_batch();
+        let at = |offset: u64| places.find(3 + offset).unwrap();
+        assert_eq!(at(0), after(Some(name(1)), 3));
+        assert_eq!(at(1), after(Some(name(1)), 4));
+        assert_eq!(at(2), after(Some(name(3)), 0));
+        assert_eq!(at(3), after(Some(name(3)), 1));
+        assert_eq!(at(4), after(Some(name(3)), 2));
     }
 }

@@ -80,27 +80,28 @@ impl Inner {
                 return Ok(batch);
             }
         }
-        let Some(After { name, mut skip }) = core.cursors.of(dir).find(offset) else {
+        let Some(begin) = core.cursors.of(dir).find(offset) else {
             return Ok(batch);
         };
         if is_gone {
             return Ok(batch);
         }
-        let (mut before, mut is_begun) = (name.clone(), false);
-        let mut after = name;
+        let After { name, mut skip } = begin.clone();
+        let (mut begin, mut after) = (Some(begin), name);
         'pages: loop {
             let (page, next) = self.view(|view| view.list(dir, after.as_ref(), PAGE))?;
-            for shown in &page {
+            for (at, shown) in page.iter().enumerate() {
                 if skip > 0 {
                     skip -= 1;
-                    before = Some(shown.name.clone());
                     continue;
                 }
-                if !is_begun {
-                    core.cursors.of(dir).begin_batch(before.take());
-                    is_begun = true;
+                if let Some(begin) = begin.take() {
+                    core.cursors.of(dir).begin_batch(begin);
                 }
-                if !self.show(&mut core, dir, shown, &mut batch)? {
+                let is_same =
+                    |at: usize| page.get(at).is_some_and(|other| other.base == shown.base);
+                let is_contested = is_same(at + 1) || at > 0 && is_same(at - 1);
+                if !self.show(&mut core, dir, (shown, is_contested), &mut batch)? {
                     break 'pages;
                 }
             }
@@ -114,7 +115,13 @@ impl Inner {
     }
 
     /// Adds an entry to a batch. False if it does not fit.
-    fn show(&self, core: &mut Core, dir: Ino, shown: &Shown, batch: &mut DirBatch) -> Step<bool> {
+    fn show(
+        &self,
+        core: &mut Core,
+        dir: Ino,
+        (shown, is_contested): (&Shown, bool),
+        batch: &mut DirBatch,
+    ) -> Step<bool> {
         let next = core.cursors.of(dir).next();
         let name = fuse::Name::new(shown.name.bytes());
         let fits = if batch.wants_attrs() {
@@ -132,7 +139,8 @@ impl Inner {
             batch.push(name, next, ino, file_type(shown.kind))
         };
         if fits {
-            core.cursors.of(dir).push(shown.name.clone());
+            let places = core.cursors.of(dir);
+            places.push(shown.base.clone(), is_contested);
         }
         Ok(fits)
     }

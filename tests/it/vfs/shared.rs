@@ -1,5 +1,6 @@
 //! Several members who write one volume.
 
+mod random;
 mod team;
 
 use team::{Hand, Team};

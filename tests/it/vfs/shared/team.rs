@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cairnfs::base::{Clock, EcProfile, PeerId};
 use cairnfs::crypto::sign::SigningKey;
 use cairnfs::crypto::{ConvergenceSecret, EpochKey};
@@ -13,11 +12,10 @@ use cairnfs::store::VolumeOpenError;
 use cairnfs::testkit::{Cluster, ClusterOptions};
 use cairnfs::vfs::{Rights, Vfs, VfsError, VfsParts, VolumeIdentity, VolumeShare};
 use cairnfs_fuse::{Caller, Errno, FileSystem, FileType, Ino, Lookup, Name, NewNode, Rename};
-use cairnfs_fuse::{RenameFlags, Write};
+use cairnfs_fuse::{OpenFlags, RenameFlags, Write};
 
 use crate::vfs::twin::{Fs, ID, OWNER, RW, Seen, options};
 
-const GUEST: &[u8] = b"a guest's proof";
 const PATIENCE: usize = 400;
 
 pub struct Member {
@@ -206,6 +204,72 @@ impl Team {
         panic!("changes stay where they were made");
     }
 
+    pub fn replay(&self, at: usize) -> Vec<String> {
+        use cairnfs::namespace::{MemRows, Outcome, View, apply};
+        let vfs = self.vfs(at);
+        let mut all = Vec::new();
+        for claim in vfs.claims() {
+            let (_, deltas) = vfs.deltas(claim.writer, 0, usize::MAX).unwrap();
+            for sealed in deltas {
+                let sealed = cairnfs::feeds::SealedDelta::decode(&sealed).unwrap();
+                all.push(sealed.open(&self.epoch).unwrap());
+            }
+        }
+        let mut rows = MemRows::default();
+        while !all.is_empty() {
+            let before = all.len();
+            all.retain(
+                |delta| match apply(&rows.clone(), delta, u64::MAX / 2).unwrap() {
+                    Outcome::Merged(changes) => {
+                        rows.apply(changes);
+                        false
+                    }
+                    Outcome::Early(_) => true,
+                    other => panic!("{other:?}"),
+                },
+            );
+            if all.len() == before {
+                return vec![format!("stuck with {}", all.len())];
+            }
+        }
+        let view = View::new(&rows).unwrap();
+        let (list, _) = view
+            .list(cairnfs::namespace::Ino::ROOT, None, 1000)
+            .unwrap();
+        list.iter()
+            .map(|shown| format!("{:?} {:?} {:?}", shown.name, shown.ino, shown.copy))
+            .collect()
+    }
+
+    /// All deltas that a member has, for whoever looks for an error.
+    pub fn deltas(&self, at: usize) -> Vec<String> {
+        let vfs = self.vfs(at);
+        let mut all = Vec::new();
+        for claim in vfs.claims() {
+            let (_, deltas) = vfs.deltas(claim.writer, 0, usize::MAX).unwrap();
+            for sealed in deltas {
+                let sealed = cairnfs::feeds::SealedDelta::decode(&sealed).unwrap();
+                let delta = sealed.open(&self.epoch).unwrap();
+                all.push(format!(
+                    "{:?} {} after {:?}",
+                    delta.writer, delta.first, delta.draft.context
+                ));
+                for write in &delta.draft.writes {
+                    let values = write.values.iter().map(|value| {
+                        let text = format!("{value:?}");
+                        text.chars().take(300).collect::<String>()
+                    });
+                    let values: Vec<String> = values.collect();
+                    all.push(format!(
+                        "    {:?} keeps {:?}: {values:?}",
+                        write.key, write.keeps
+                    ));
+                }
+            }
+        }
+        all
+    }
+
     /// What all of them show, which is the same.
     pub async fn tree(&self) -> BTreeMap<String, Seen> {
         let first = self.tree_of(0).await;
@@ -287,6 +351,25 @@ impl Hand<'_> {
         self.close(ino).await
     }
 
+    /// The same, of a file that is to have nothing else.
+    pub async fn replace(&self, path: &str, bytes: &[u8]) -> Result<(), Errno> {
+        let (dir, name) = self.parent(path).await?;
+        let flags = OpenFlags(libc::O_RDWR | libc::O_TRUNC);
+        let made = self.0.create(&Caller::ROOT, dir, name, &NODE, flags);
+        let ino = made.wait().await?.0.attr.ino;
+        self.write_open(ino, 0, bytes).await?;
+        self.close(ino).await
+    }
+
+    /// The first bytes of a file.
+    pub async fn read_at(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
+        self.0.open(&Caller::ROOT, ino, RW).wait().await?;
+        let fh = cairnfs_fuse::Fh(ino.0);
+        let read = self.0.read(ino, fh, 0, 64, RW).wait().await;
+        self.close(ino).await?;
+        Ok(read?.to_vec())
+    }
+
     pub async fn open(&self, path: &str) -> Result<Ino, Errno> {
         let (dir, name) = self.parent(path).await?;
         let made = self
@@ -360,9 +443,4 @@ impl Hand<'_> {
         let text = |name: &Vec<u8>| String::from_utf8_lossy(name).into_owned();
         names.iter().map(text).collect()
     }
-}
-
-/// A delta of a device that nobody admitted.
-pub fn guests_proof() -> Bytes {
-    Bytes::from_static(GUEST)
 }
