@@ -121,11 +121,16 @@ impl<'a> Edit<'a> {
         {
             return Ok(());
         }
-        self.write(Write {
-            key,
-            keeps,
-            values: Vec::new(),
-        })
+        // What this operation itself wrote is not there for others to keep: it is written again.
+        let own = self.stamp();
+        let mut values = Vec::new();
+        if let Ok(at) = keeps.binary_search(&own) {
+            keeps.remove(at);
+            if let Some(write) = self.writes.get(&key.encode()) {
+                values.clone_from(&write.values);
+            }
+        }
+        self.write(Write { key, keeps, values })
     }
 
     fn clear(&mut self, key: Key) -> Result<(), OpError> {
@@ -233,7 +238,21 @@ impl<'a> Edit<'a> {
             if let Some(home) = home {
                 content.home = home;
             }
-            self.put(Key::Content(ino), vec![Value::Content(content)])?;
+            // Contents that compete with it are not this operation's business.
+            let key = Key::Content(ino);
+            let row = self.work.siblings(&key)?;
+            let is_other = |sibling: &&Sibling| match &sibling.value {
+                Value::Content(other) => !content.edits.includes(&other.edits),
+                _ => false,
+            };
+            let mut keeps: Vec<Stamp> = row.iter().filter(is_other).map(Sibling::stamp).collect();
+            keeps.sort_unstable();
+            keeps.dedup();
+            self.write(Write {
+                key,
+                keeps,
+                values: vec![Value::Content(content)],
+            })?;
         }
         for name in self.view()?.xattrs(ino)? {
             let key = Key::Xattr(ino, name);

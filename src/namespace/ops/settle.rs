@@ -35,10 +35,17 @@ impl Edit<'_> {
         let all = view::resolve(&self.work, group, base)?;
         let is_kept = |shown: &Shown| shown.copy.is_none() && shown.name == *base;
         for shown in &all {
-            match shown.copy {
-                Some(copy) => self.split(group, shown, copy)?,
-                None => self.give_entry(group, shown)?,
+            if let Some(copy) = shown.copy {
+                self.split(group, shown, copy)?;
             }
+        }
+        // Contents that lost are files of their own by now. They were shown at one of the file's names, which need
+        // not be this one.
+        for shown in all.iter().filter(|shown| shown.copy.is_some()) {
+            self.keep_first_content(shown.ino)?;
+        }
+        for shown in all.iter().filter(|shown| shown.copy.is_none()) {
+            self.give_entry(group, shown)?;
         }
         // What keeps the name keeps its entries; others go from it.
         let stay: BTreeSet<Ino> = all
@@ -56,10 +63,6 @@ impl Edit<'_> {
             let stays = stays.map(|(sibling, _)| sibling.stamp()).collect();
             self.keep_only(key, stays)?;
         }
-        // Copies of a file are shown at one of its names, which need not be this one.
-        for shown in all.iter().filter(|shown| shown.copy.is_some()) {
-            self.keep_first_content(shown.ino)?;
-        }
         self.refresh()
     }
 
@@ -73,8 +76,9 @@ impl Edit<'_> {
         let mut entries = Vec::new();
         for ino in &shown.merged {
             entries.push(self.entry(dir, *ino, shown.kind)?);
-            let attrs = self.attrs(*ino)?;
-            self.put(Key::Attrs(*ino), vec![Value::Attrs(attrs)])?;
+            // Who removes it now without having seen this must not leave a name without a file.
+            let home = home(dir, shown.name.clone(), &self.attrs(*ino)?);
+            self.reassert(*ino, Some(home))?;
         }
         self.put(Key::Entry(dir, shown.name.clone()), entries)
     }

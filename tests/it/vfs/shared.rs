@@ -127,3 +127,29 @@ async fn a_file_that_is_open_shows_what_others_write() {
     assert_eq!(two.read_open(ino).await.unwrap(), b"first and second");
     two.close(ino).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_description_that_comes_late_takes_nothing_away() {
+    for is_large in [false, true] {
+        let team = Team::new(2, 11).await;
+        let (one, two) = (Hand(team.vfs(0)), Hand(team.vfs(1)));
+        team.gather().await;
+        let len = if is_large { 200_000 } else { 100 };
+        one.write("file", 0, &vec![0; len]).await.unwrap();
+        team.settle().await;
+        // Both have it open; one is done before the other has described anything.
+        let ino = two.open("file").await.unwrap();
+        two.write_open(ino, 0, b"two").await.unwrap();
+        one.write("file", 0, b"one").await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+        team.tell(0, 1).await;
+        two.write_open(ino, 3, b"!").await.unwrap();
+        two.close(ino).await.unwrap();
+        team.settle().await;
+        let tree = team.tree().await;
+        let files = tree.iter().filter(|(path, _)| !path.is_empty());
+        let mut starts: Vec<&[u8]> = files.map(|(_, seen)| &seen.content[..4]).collect();
+        starts.sort_unstable();
+        assert_eq!(starts, [b"one\0", b"two!"], "{:?}", tree.keys());
+    }
+}

@@ -341,7 +341,8 @@ impl dyn Fs + '_ {
         let mut found = BTreeMap::new();
         let mut waiting = vec![(Vec::new(), Ino::ROOT)];
         while let Some((path, ino)) = waiting.pop() {
-            let seen = self.seen(ino, step).await?;
+            let seen = self.seen(ino, step).await;
+            let seen = seen.inspect_err(|error| eprintln!("{path:?}: {error:?}"))?;
             if seen.kind == FileType::Directory {
                 let names = self.names(ino, path.len() % 2 == 0).await?;
                 for name in names {
