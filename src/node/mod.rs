@@ -13,6 +13,7 @@ mod mounts;
 mod network;
 mod offer;
 mod quota;
+mod share;
 mod show;
 mod thrift;
 mod volumes;
