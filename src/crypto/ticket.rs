@@ -24,8 +24,6 @@ pub const ADDRESSES_MAX_BYTES: usize = 4 << 10;
 
 const TEXT_MAX_CHARS: usize = 20 << 10;
 const BODY_MAX_BYTES: usize = 14 << 10;
-/// Largest encoded ticket: its version and its body.
-pub const TICKET_MAX_BYTES: usize = BODY_MAX_BYTES + 1;
 
 /// Why a ticket cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

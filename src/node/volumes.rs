@@ -132,6 +132,12 @@ pub(super) fn check_name(name: &str) -> Result<(), VolumesError> {
     Ok(())
 }
 
+/// A record of a volume as it is read and written again; none if it is not one.
+#[cfg(feature = "testkit")]
+pub fn rewritten_record(bytes: &[u8]) -> Option<Vec<u8>> {
+    Record::decode(bytes).ok().map(|record| record.encode())
+}
+
 /// The volumes of a data directory by name. Changes must come one at a time.
 pub(super) struct Volumes {
     store: Store,
