@@ -14,7 +14,8 @@ use super::types::{
     GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
     KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo,
     PutRequest, PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest,
-    UmountRequest, VolumeCreate, VolumeInfo, VolumeRemove,
+    UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest,
+    VolumeOpen, VolumeOpened, VolumeRemove, VolumeTicketRequest,
 };
 
 /// Bytes of a body, in pieces of any size. It ends with an error if its other end broke off.
@@ -81,6 +82,13 @@ pub trait Backend: Send + Sync + 'static {
     fn volume_create(&self, request: VolumeCreate) -> Answer<'_, VolumeInfo>;
     /// Removes a volume from this machine; tells what it was.
     fn volume_remove(&self, request: VolumeRemove) -> Answer<'_, VolumeInfo>;
+    /// Makes a ticket with which another machine opens a volume; the first one makes the volume shared, and
+    /// founds the network if there is none.
+    fn volume_ticket(&self, request: VolumeTicketRequest) -> Answer<'_, VolumeInvited>;
+    /// Makes the volume of a ticket one of this machine; joins its network first if this peer is in none.
+    fn volume_open(&self, request: VolumeOpen) -> Answer<'_, VolumeOpened>;
+    /// Who is known to be a member of a volume.
+    fn volume_members(&self, request: VolumeMembersRequest) -> Answer<'_, VolumeMembers>;
     /// Mounts a volume. If the call is given up, it is unmounted again.
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted>;
     /// Unmounts what is mounted on a directory, and closes the volume.

@@ -28,7 +28,8 @@ use super::types::{
     GetRequest, Hello, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported,
     Line, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest,
     PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
-    VolumeCreate, VolumeInfo, VolumeRemove,
+    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
+    VolumeOpened, VolumeRemove, VolumeTicketRequest,
 };
 
 /// How long a peer may take to greet: it answers that from memory.
@@ -268,6 +269,18 @@ impl Backend for Client {
 
     fn volume_remove(&self, request: VolumeRemove) -> Answer<'_, VolumeInfo> {
         self.tell(Method::POST, "/v1/volumes/remove", &request)
+    }
+
+    fn volume_ticket(&self, request: VolumeTicketRequest) -> Answer<'_, VolumeInvited> {
+        self.tell(Method::POST, "/v1/volumes/ticket", &request)
+    }
+
+    fn volume_open(&self, request: VolumeOpen) -> Answer<'_, VolumeOpened> {
+        self.tell(Method::POST, "/v1/volumes/open", &request)
+    }
+
+    fn volume_members(&self, request: VolumeMembersRequest) -> Answer<'_, VolumeMembers> {
+        self.ask(format!("/v1/volumes/members{}", to_query(&request)))
     }
 
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {

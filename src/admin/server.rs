@@ -28,7 +28,8 @@ use super::lock::DirLock;
 use super::socket;
 use super::types::{
     GetRequest, Hello, InviteRequest, JoinRequest, KeyExportRequest, Line, LinkRequest, LsRequest,
-    MountRequest, PutRequest, SetQuota, SyncRequest, UmountRequest, VolumeCreate, VolumeRemove,
+    MountRequest, PutRequest, SetQuota, SyncRequest, UmountRequest, VolumeCreate,
+    VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeTicketRequest,
 };
 
 /// Header with the [`super::types::GetHead`] of a download.
@@ -216,6 +217,9 @@ fn router(shared: Shared) -> Router {
         )
         .route("/v1/volumes/create", post(volume_create))
         .route("/v1/volumes/remove", post(volume_remove))
+        .route("/v1/volumes/ticket", post(volume_ticket))
+        .route("/v1/volumes/open", post(volume_open))
+        .route("/v1/volumes/members", get(volume_members))
         .route("/v1/mount", post(mount))
         .route("/v1/umount", post(umount))
         .route("/v1/sync", get(sync))
@@ -287,6 +291,27 @@ async fn volume_create(State(shared): State<Shared>, body: Bytes) -> Reply {
 async fn volume_remove(State(shared): State<Shared>, body: Bytes) -> Reply {
     let request = parse::<VolumeRemove>(&body)?;
     json(shared.backend.volume_remove(request).await)
+}
+
+async fn volume_ticket(State(shared): State<Shared>, body: Bytes) -> Reply {
+    let request = parse::<VolumeTicketRequest>(&body)?;
+    json(shared.backend.volume_ticket(request).await)
+}
+
+async fn volume_open(State(shared): State<Shared>, body: Bytes) -> Reply {
+    json(
+        shared
+            .backend
+            .volume_open(parse::<VolumeOpen>(&body)?)
+            .await,
+    )
+}
+
+async fn volume_members(
+    State(shared): State<Shared>,
+    request: QueryOf<VolumeMembersRequest>,
+) -> Reply {
+    json(shared.backend.volume_members(query(request)?).await)
 }
 
 async fn mount(State(shared): State<Shared>, body: Bytes) -> Reply {

@@ -8,7 +8,8 @@ use super::error::AdminError;
 
 pub use volumes::{
     HexPath, MountRequest, Mounted, SyncProgress, SyncRequest, UmountRequest, VolumeCreate,
-    VolumeInfo, VolumeRemove, VolumeUsage,
+    VolumeInfo, VolumeInvited, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest, VolumeOpen,
+    VolumeOpened, VolumeRemove, VolumeShare, VolumeTicketRequest, VolumeUsage,
 };
 
 /// What answers on the socket.

@@ -22,6 +22,10 @@ pub const BATCH_BLOCKS_MAX: usize = 1024;
 pub const RECORDS_PER_MESSAGE: usize = 256;
 /// Longest chain of invitations from the founder to a device.
 pub const MEMBERSHIP_CHAIN_MAX: usize = 16;
+/// Most epochs of which a member of a volume has the keys.
+pub const VOLUME_KEYS_MAX: usize = 64;
+/// Longest name of a volume.
+pub const VOLUME_NAME_MAX_BYTES: usize = 64;
 /// Smallest quota a peer accepts.
 pub const QUOTA_MIN_BYTES: u64 = 32 << 20;
 /// Deepest directory nesting that a tree may have.

@@ -57,7 +57,7 @@ pub(super) enum Command {
     Umount(UmountArgs),
     /// Wait until everything written to mounted volumes is in the pool, as redundantly as its peers allow
     Sync(SyncArgs),
-    /// Make, list and remove volumes
+    /// Make, share, list and remove volumes
     Volume(VolumeArgs),
     /// Make a ticket with which another machine joins
     Invite(InviteArgs),
@@ -167,6 +167,12 @@ pub(super) enum VolumeCommand {
     Create(VolumeCreateArgs),
     /// List the volumes of this peer
     List,
+    /// Make a ticket with which another machine opens a volume
+    Ticket(VolumeTicketArgs),
+    /// Open the volume of a ticket on this machine, joining its network if this peer is in none
+    Open(VolumeOpenArgs),
+    /// Tell who may read and write a volume, as far as this peer knows
+    Members(VolumeMembersArgs),
     /// Remove a volume, with all its files, from this machine
     Remove(VolumeRemoveArgs),
 }
@@ -178,6 +184,33 @@ pub(super) struct VolumeCreateArgs {
     /// Redundancy, for instance 4+2: any 4 of 6 shards bring a block back [default: as configured]
     #[arg(long, value_name = "DATA+PARITY")]
     pub(super) redundancy: Option<EcProfile>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VolumeTicketArgs {
+    /// Its name
+    pub(super) name: String,
+    /// Who opens it may write nothing, nor let anybody write
+    #[arg(long)]
+    pub(super) read_only: bool,
+    /// How long the ticket is good for, for instance 12h or 7d
+    #[arg(long, value_name = "TIME", value_parser = crate::base::units::parse_duration)]
+    pub(super) expires: Option<std::time::Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VolumeOpenArgs {
+    /// What `cairn volume ticket` printed on another machine; `-` reads it from the standard input
+    pub(super) ticket: String,
+    /// What to call it here [default: as on the machine that made the ticket]
+    #[arg(long)]
+    pub(super) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VolumeMembersArgs {
+    /// Its name
+    pub(super) name: String,
 }
 
 #[derive(Debug, Args)]

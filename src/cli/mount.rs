@@ -152,6 +152,12 @@ impl Command<'_> {
             "The volume `{}`{made} is mounted on {}. To end that: cairn umount {1}",
             mounted.volume, mounted.dir
         ));
+        if mounted.read_only && !self.request.read_only {
+            self.output.note(
+                "this peer may only read that volume: no changes are allowed there; a member who writes can make \
+                 another ticket",
+            );
+        }
         Ok(())
     }
 

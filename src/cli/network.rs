@@ -1,6 +1,7 @@
 //! `invite` and `join`.
 
 use std::io::Read;
+use std::time::Duration;
 
 use super::args::{InviteArgs, JoinArgs};
 use super::failure::Failure;
@@ -19,9 +20,7 @@ pub(super) async fn invite(
     output: &Output,
     args: &InviteArgs,
 ) -> Result<(), Failure> {
-    let expires_ms = args
-        .expires
-        .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let expires_ms = milliseconds(args.expires);
     let invited = session
         .backend()
         .invite(InviteRequest {
@@ -57,19 +56,28 @@ fn ticket_of_stdin() -> Result<String, AdminError> {
     Ok(text.trim().to_owned())
 }
 
+/// The ticket of a command line: as it is, or from the standard input.
+pub(super) async fn ticket_of(argument: String) -> Result<String, AdminError> {
+    if argument != "-" {
+        return Ok(argument);
+    }
+    // On a thread of its own: Ctrl-C must be heard meanwhile.
+    tokio::task::spawn_blocking(ticket_of_stdin)
+        .await
+        .map_err(|panic| AdminError::failed(panic.to_string()))?
+}
+
+/// A time of the command line in milliseconds.
+pub(super) fn milliseconds(time: Option<Duration>) -> Option<u64> {
+    time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
 pub(super) async fn join(
     session: &Session,
     output: &Output,
     args: JoinArgs,
 ) -> Result<(), Failure> {
-    let ticket = if args.ticket == "-" {
-        // On a thread of its own: Ctrl-C must be heard meanwhile.
-        tokio::task::spawn_blocking(ticket_of_stdin)
-            .await
-            .map_err(|panic| AdminError::failed(panic.to_string()))??
-    } else {
-        args.ticket
-    };
+    let ticket = ticket_of(args.ticket).await?;
     let joined = session.backend().join(JoinRequest { ticket }).await?;
     if output.json {
         output.document(&joined)?;

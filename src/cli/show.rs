@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::output::{Output, Table, printable};
 use super::session::Session;
 use super::time::utc_time;
-use super::volume::place;
+use super::volume::{part, place};
 use crate::admin::types::{
     Kind, LinkRequest, Listed, LookupInfo, LsEntry, LsRequest, PeerInfo, QuotaInfo, SetQuota,
     VolumeInfo,
@@ -86,6 +86,9 @@ fn volume_text(volume: &VolumeInfo) -> String {
         None => "its tree is not on this machine".to_owned(),
     };
     let mut text = format!("{}: {place}", volume.name);
+    if let Some(part) = part(volume) {
+        text.push_str(&format!("; shared, {part}"));
+    }
     if let Some(usage) = &volume.usage {
         text.push_str(&format!(
             "; {} dirty, {} queued, {} under-redundant",

@@ -1,16 +1,23 @@
-//! `volume create`, `volume list`, `volume remove`.
+//! `volume create`, `list`, `ticket`, `open`, `members`, `remove`.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde::Serialize;
 
-use super::args::{VolumeCommand, VolumeCreateArgs, VolumeRemoveArgs};
+use super::args::{
+    VolumeCommand, VolumeCreateArgs, VolumeMembersArgs, VolumeOpenArgs, VolumeRemoveArgs,
+    VolumeTicketArgs,
+};
 use super::failure::Failure;
+use super::network::{milliseconds, ticket_of};
 use super::output::{Output, Table};
 use super::session::Session;
+use super::show::peers_text;
 use super::time::utc_time;
 use crate::admin::AdminError;
-use crate::admin::types::{VolumeCreate, VolumeInfo, VolumeRemove};
+use crate::admin::types::{
+    VolumeCreate, VolumeInfo, VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeTicketRequest,
+};
 
 type Done = Result<(), Failure>;
 
@@ -24,6 +31,9 @@ pub(super) async fn run(session: &Session, output: &Output, command: &VolumeComm
     match command {
         VolumeCommand::Create(args) => create(session, output, args).await,
         VolumeCommand::List => list(session, output).await,
+        VolumeCommand::Ticket(args) => ticket(session, output, args).await,
+        VolumeCommand::Open(args) => open(session, output, args).await,
+        VolumeCommand::Members(args) => members(session, output, args).await,
         VolumeCommand::Remove(args) => remove(session, output, args).await,
     }
 }
@@ -53,12 +63,14 @@ async fn list(session: &Session, output: &Output) -> Done {
         output.note("there is no volume yet: `cairn mount DIR` makes one and mounts it");
         return Ok(());
     }
-    let mut table = Table::new(&["name", "redundancy", "made (UTC)", "mounted on"]);
+    let mut table = Table::new(&["name", "redundancy", "shared", "made (UTC)", "mounted on"]);
     for volume in volumes {
         let place = place(&volume);
+        let part = part(&volume).unwrap_or("no").to_owned();
         table.row([
             volume.name,
             volume.redundancy,
+            part,
             utc_time((volume.created_ms / 1000).cast_signed()),
             place,
         ]);
@@ -72,9 +84,120 @@ pub(super) fn place(volume: &VolumeInfo) -> String {
         Some(dir) if volume.detached => format!("{dir} (unmounted, and still in use)"),
         Some(dir) if volume.read_only => format!("{dir} (read only)"),
         Some(dir) => dir.clone(),
+        None if volume.share.as_ref().is_some_and(|share| share.awaited) => {
+            "- (nothing of its tree is here yet)".to_owned()
+        }
         None if volume.local => "-".to_owned(),
         None => "- (its tree is not on this machine)".to_owned(),
     }
+}
+
+/// What this peer is in a volume of several; none while it is its alone.
+pub(super) fn part(volume: &VolumeInfo) -> Option<&'static str> {
+    let role = &volume.share.as_ref()?.role;
+    Some(match role.as_str() {
+        "owner" => "as owner",
+        "reader" => "read only",
+        _ => "for writing",
+    })
+}
+
+async fn ticket(session: &Session, output: &Output, args: &VolumeTicketArgs) -> Done {
+    let request = VolumeTicketRequest {
+        name: args.name.clone(),
+        read_only: args.read_only,
+        expires_ms: milliseconds(args.expires),
+    };
+    let invited = session.backend().volume_ticket(request).await?;
+    if output.json {
+        output.document(&invited)?;
+    } else {
+        output.line(&invited.ticket)?;
+    }
+    let rights = match invited.read_only {
+        true => "read",
+        false => "read and write",
+    };
+    let until = utc_time((invited.expires_ms / 1000).cast_signed());
+    output.say(&format!(
+        "On the other machine: cairn volume open TICKET. The ticket is a secret: whoever has it can {rights} `{}`, \
+         and join the network; it is good until {until} UTC.",
+        invited.name
+    ));
+    if session.is_embedded() {
+        output
+            .note("this peer is not running: start it with `cairn node`, so that others reach it");
+    }
+    Ok(())
+}
+
+async fn open(session: &Session, output: &Output, args: &VolumeOpenArgs) -> Done {
+    let request = VolumeOpen {
+        ticket: ticket_of(args.ticket.clone()).await?,
+        name: args.name.clone(),
+    };
+    let opened = session.backend().volume_open(request).await?;
+    if output.json {
+        output.document(&opened)?;
+    }
+    if let Some(joined) = &opened.joined {
+        output.say(&format!(
+            "Joined network {}: {}.",
+            joined.network,
+            peers_text(joined.members)
+        ));
+    }
+    let VolumeInfo { name, .. } = &opened.volume;
+    let is_reader = part(&opened.volume) == Some("read only");
+    let rights = if is_reader { ", for reading" } else { "" };
+    let what = match (opened.known, opened.improved) {
+        (false, _) => format!("The volume `{name}` is open on this machine{rights}."),
+        (true, true) => format!(
+            "The volume `{name}` is here already{rights}; what the ticket has more is taken over."
+        ),
+        (true, false) => format!("The volume `{name}` is here already{rights}."),
+    };
+    let next = match &opened.volume.mounted_on {
+        Some(dir) => format!("It is mounted on {dir}."),
+        None => format!("Mount it: cairn mount {name} DIR"),
+    };
+    output.say(&format!("{what} {next}"));
+    if session.is_embedded() {
+        output.note("this peer is not running: start it with `cairn node`, so that it takes part");
+    }
+    Ok(())
+}
+
+async fn members(session: &Session, output: &Output, args: &VolumeMembersArgs) -> Done {
+    let request = VolumeMembersRequest {
+        name: args.name.clone(),
+    };
+    let known = session.backend().volume_members(request).await?;
+    if output.json {
+        return Ok(output.document(&known)?);
+    }
+    let mut table = Table::new(&["peer", "may", "invited by"]);
+    for member in &known.members {
+        let may = match member.role.as_str() {
+            "owner" => "own",
+            "reader" => "read",
+            _ => "write",
+        };
+        let own = if member.own { " (this peer)" } else { "" };
+        table.row([
+            member.peer.clone(),
+            format!("{may}{own}"),
+            member.invited_by.clone().unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    output.write(table.render().as_bytes())?;
+    if known.members.len() <= 1 {
+        output.note(&format!(
+            "nobody else is known to be a member: `cairn volume ticket {}` makes a ticket for another machine",
+            known.name
+        ));
+    }
+    Ok(())
 }
 
 async fn remove(session: &Session, output: &Output, args: &VolumeRemoveArgs) -> Done {
@@ -88,8 +211,12 @@ async fn remove(session: &Session, output: &Output, args: &VolumeRemoveArgs) -> 
     if output.json {
         output.document(&volume)?;
     }
+    let rest = match volume.share {
+        Some(_) => " What it has in the pool stays there, for its other members.",
+        None => "",
+    };
     output.say(&format!(
-        "The volume `{}` is removed from this machine.",
+        "The volume `{}` is removed from this machine.{rest}",
         volume.name
     ));
     Ok(())

@@ -29,6 +29,11 @@ impl ConvergenceSecret {
         ConvergenceSecret(bytes)
     }
 
+    /// Its bytes, for storing and for tickets. Handle with care.
+    pub const fn secret(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     pub(super) fn hasher(&self) -> blake3::Hasher {
         blake3::Hasher::new_keyed(&self.0)
     }

@@ -16,19 +16,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_bytes::{ByteArray, ByteBuf};
 
 use super::keys::{NetworkSecrets, network_id};
+use super::links::{DOCUMENT_MAX_BYTES, Link, Offer, check_version};
 use super::sign::{self, PublicKey, Purpose, SignError, Signature, SigningKey};
 use crate::base::ids::byte_id;
 use crate::base::limits::MEMBERSHIP_CHAIN_MAX;
 use crate::base::wire::{self, WireError};
-use crate::base::{Class, Classify, Entropy, NetworkId, PeerId};
+use crate::base::{Class, Classify, Entropy, NetworkId, PeerId, VolumeId};
 
 /// Version written by this program, of chains, invitations and certificates.
 pub const MEMBER_VERSION: u8 = 1;
 /// Largest encoded chain.
 pub const CHAIN_MAX_BYTES: usize = 8 << 10;
-const DOCUMENT_MAX_BYTES: usize = 512;
-/// How far clocks of honest members may be apart.
-const CLOCK_SKEW_MS: u64 = 10 * 60 * 1000;
 
 byte_id!(
     /// One invitation.
@@ -57,7 +55,7 @@ pub enum MemberError {
     /// A signature in the chain is not valid.
     #[error("proof of membership, link {link}: {error}")]
     Signature {
-        /// Position in the chain, from the founder.
+        /// Position in the chain, from its beginning.
         link: usize,
         /// What is wrong.
         error: SignError,
@@ -65,10 +63,22 @@ pub enum MemberError {
     /// The chain begins at the founder of another network.
     #[error("a proof of membership for another network, {0}")]
     OtherNetwork(NetworkId),
+    /// The chain is about another volume.
+    #[error("a proof of membership for another volume, {0}")]
+    OtherVolume(VolumeId),
+    /// The chain begins at a device that did not make the volume.
+    #[error("a proof of membership by {0}, which does not own the volume")]
+    OtherOwner(PeerId),
+    /// Who may only read let somebody write.
+    #[error("proof of membership, link {link}: who may only read cannot let others write")]
+    Reader {
+        /// Position in the chain, from the owner.
+        link: usize,
+    },
     /// The links do not hang together.
     #[error("proof of membership, link {link}: {why}")]
     Broken {
-        /// Position in the chain, from the founder.
+        /// Position in the chain, from its beginning.
         link: usize,
         /// What is wrong.
         why: &'static str,
@@ -81,7 +91,7 @@ pub enum MemberError {
     Future,
     /// The chain is as long as a chain may be.
     #[error(
-        "a chain of {MEMBERSHIP_CHAIN_MAX} invitations cannot be extended; ask a member closer to the founder"
+        "a chain of {MEMBERSHIP_CHAIN_MAX} invitations cannot be extended; ask a member with a shorter one"
     )]
     TooLong,
 }
@@ -174,17 +184,6 @@ impl Invitation {
     }
 }
 
-fn check_version(found: u8) -> Result<(), WireError> {
-    if found == MEMBER_VERSION {
-        Ok(())
-    } else {
-        Err(WireError::Version {
-            found: found.into(),
-            known: MEMBER_VERSION.into(),
-        })
-    }
-}
-
 /// An invitation with its inviter's signature. Serialised as `[invitation bytes, signature]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedInvitation(ByteBuf, Signature);
@@ -203,26 +202,14 @@ impl SignedInvitation {
     }
 }
 
-/// `[version, invitation id, device, joined_ms]`.
-type CertificateTuple = (u8, InvitationId, PeerId, u64);
-
-/// One step from a member to the next: `[invitation, signature, certificate, signature]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Link {
-    invitation: SignedInvitation,
-    certificate: ByteBuf,
-    signature: Signature,
-}
-
-type LinkTuple = (SignedInvitation, ByteBuf, Signature);
-type ChainTuple = (u8, PeerId, ByteArray<16>, Vec<LinkTuple>);
+type ChainTuple = (u8, PeerId, ByteArray<16>, Vec<Link<SignedInvitation>>);
 
 /// A device's proof of membership, not yet checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MembershipChain {
     founder: PeerId,
     salt: [u8; 16],
-    links: Vec<Link>,
+    links: Vec<Link<SignedInvitation>>,
 }
 
 /// A checked proof: what the network knows of a member. Only [`MembershipChain::verify`] makes it.
@@ -257,6 +244,42 @@ impl Membership {
             .map(|id| format!("invitation-{id}"))
             .unwrap_or_default()
     }
+
+    /// Checks a link, the next of a chain, and makes this the membership to which it leads.
+    fn follow(
+        &mut self,
+        at: usize,
+        link: &Link<SignedInvitation>,
+        now_ms: u64,
+    ) -> Result<(), MemberError> {
+        let invitation = link.invitation.read()?;
+        if invitation.network != self.network {
+            return Err(MemberError::Broken {
+                link: at,
+                why: "an invitation to another network",
+            });
+        }
+        let offer = Offer {
+            inviter: invitation.inviter,
+            key: invitation.key,
+            id: invitation.id,
+            expires_ms: invitation.terms.expires_ms,
+        };
+        let device = link.follow(at, self.device, &offer, Purpose::Certificate, now_ms)?;
+        let signed = link.invitation.verify();
+        signed.map_err(|error| MemberError::Signature { link: at, error })?;
+
+        // A member who was not vouched for cannot vouch for others: their zone is its own.
+        if self.zone.is_none() && !invitation.terms.independent {
+            self.zone = Some(invitation.id);
+        }
+        self.storage_only |= invitation.terms.storage_only;
+        self.epoch = invitation.epoch;
+        self.invitations.push(invitation.id);
+        self.ancestors.push(self.device);
+        self.device = device;
+        Ok(())
+    }
 }
 
 impl MembershipChain {
@@ -277,14 +300,11 @@ impl MembershipChain {
 
     /// The canonical encoding: `[version, founder, salt, [link, ..]]`.
     pub fn encode(&self) -> Vec<u8> {
-        let links = self.links.iter().cloned();
         let tuple: ChainTuple = (
             MEMBER_VERSION,
             self.founder,
             ByteArray::new(self.salt),
-            links
-                .map(|link| (link.invitation, link.certificate, link.signature))
-                .collect(),
+            self.links.clone(),
         );
         wire::encode(&tuple)
     }
@@ -300,14 +320,6 @@ impl MembershipChain {
                 why: "the chain is too long",
             });
         }
-        let links = links
-            .into_iter()
-            .map(|(invitation, certificate, signature)| Link {
-                invitation,
-                certificate,
-                signature,
-            })
-            .collect();
         Ok(MembershipChain {
             founder,
             salt: salt.into_array(),
@@ -337,7 +349,7 @@ impl MembershipChain {
             ancestors: Vec::with_capacity(self.links.len()),
         };
         for (at, link) in self.links.iter().enumerate() {
-            link.follow(at, &mut member, now_ms)?;
+            member.follow(at, link, now_ms)?;
         }
         Ok(member)
     }
@@ -395,61 +407,17 @@ impl MembershipChain {
         device: PeerId,
         now_ms: u64,
     ) -> Result<MembershipChain, MemberError> {
-        let body = wire::encode(&(MEMBER_VERSION, invitation.read()?.id, device, now_ms));
         let mut chain = self.clone();
-        chain.links.push(Link {
-            invitation: invitation.clone(),
-            signature: key.sign(Purpose::Certificate, &body),
-            certificate: body.into(),
-        });
+        chain.links.push(Link::sign(
+            invitation.clone(),
+            invitation.read()?.id,
+            key,
+            Purpose::Certificate,
+            device,
+            now_ms,
+        ));
         chain.verify(self.network(), now_ms)?;
         Ok(chain)
-    }
-}
-
-impl Link {
-    /// Checks this link, the next after `member`, and makes `member` what it leads to.
-    fn follow(&self, link: usize, member: &mut Membership, now_ms: u64) -> Result<(), MemberError> {
-        let broken = |why| MemberError::Broken { link, why };
-        let signature = |error| MemberError::Signature { link, error };
-        let invitation = self.invitation.read()?;
-        let (version, invitation_id, device, joined_ms): CertificateTuple =
-            wire::decode_canonical(&self.certificate, DOCUMENT_MAX_BYTES)?;
-        check_version(version)?;
-        if invitation.network != member.network {
-            return Err(broken("an invitation to another network"));
-        }
-        if invitation.inviter != member.device {
-            return Err(broken("an invitation by another member"));
-        }
-        if invitation_id != invitation.id {
-            return Err(broken("a certificate for another invitation"));
-        }
-        if joined_ms > invitation.terms.expires_ms {
-            return Err(MemberError::Expired(invitation.id));
-        }
-        if joined_ms > now_ms.saturating_add(CLOCK_SKEW_MS) {
-            return Err(MemberError::Future);
-        }
-        self.invitation.verify().map_err(signature)?;
-        sign::verify(
-            invitation.key,
-            Purpose::Certificate,
-            &self.certificate,
-            &self.signature,
-        )
-        .map_err(signature)?;
-
-        // A member who was not vouched for cannot vouch for others: their zone is its own.
-        if member.zone.is_none() && !invitation.terms.independent {
-            member.zone = Some(invitation.id);
-        }
-        member.storage_only |= invitation.terms.storage_only;
-        member.epoch = invitation.epoch;
-        member.invitations.push(invitation.id);
-        member.ancestors.push(member.device);
-        member.device = device;
-        Ok(())
     }
 }
 

@@ -4,15 +4,19 @@
 
 mod aead;
 mod compress;
+mod envelope;
 pub mod epoch;
 pub mod keys;
 pub mod layout;
+mod links;
 pub mod member;
 pub mod passphrase;
 pub mod proof;
 pub mod seal;
 pub mod sign;
 pub mod ticket;
+pub mod volume_member;
+pub mod volume_ticket;
 
 pub use epoch::{EpochKey, MessageTag};
 pub use keys::{ConvergenceSecret, NetworkSecrets};
@@ -24,6 +28,8 @@ pub use seal::forge;
 pub use seal::{SealError, Sealed, open, open_frames, seal, sealed_len_max};
 pub use sign::{Purpose, Signature, SigningKey};
 pub use ticket::{Contact, Ticket};
+pub use volume_member::{VolumeChain, VolumeMember, VolumeTerms};
+pub use volume_ticket::{SharedVolume, VolumeTicket};
 
 #[cfg(test)]
 mod testing {

@@ -57,6 +57,10 @@ pub enum Purpose {
     FeedCut,
     /// A writer names its checkpoint.
     Checkpoint,
+    /// A member of a volume admits whoever holds another key.
+    VolumeInvitation,
+    /// The holder of the key of an invitation to a volume names its device.
+    VolumeCertificate,
 }
 
 impl Purpose {
@@ -70,6 +74,8 @@ impl Purpose {
             Purpose::FeedHead => b"cairn v1 signature: feed head\0",
             Purpose::FeedCut => b"cairn v1 signature: feed cut\0",
             Purpose::Checkpoint => b"cairn v1 signature: checkpoint\0",
+            Purpose::VolumeInvitation => b"cairn v1 signature: volume invitation\0",
+            Purpose::VolumeCertificate => b"cairn v1 signature: volume certificate\0",
         }
     }
 

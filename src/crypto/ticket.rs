@@ -1,12 +1,4 @@
-//! What one hands a friend so that they can join: a line of text.
-//!
-//! ```text
-//! cairn-ticket: | length (3 characters) | base58 of { version u8 | body | checksum (4) }
-//! ```
-//!
-//! The length is the number of base58 characters that follow, itself in base58, so that a ticket
-//! that lost its end can be told from one with a typo. The checksum is the front of the BLAKE3 of
-//! version and body; every later version keeps this envelope.
+//! What one hands a friend so that they can join: a line of text (`envelope`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_bytes::{ByteArray, ByteBuf};
 
+use super::envelope;
 use super::keys::NetworkSecrets;
 use super::member::{Invitation, MemberError, MembershipChain, SignedInvitation, Terms};
 use super::sign::SigningKey;
@@ -31,19 +24,24 @@ pub const ADDRESSES_MAX_BYTES: usize = 4 << 10;
 
 const TEXT_MAX_CHARS: usize = 20 << 10;
 const BODY_MAX_BYTES: usize = 14 << 10;
-const CHECKSUM_BYTES: usize = 4;
-const LENGTH_CHARS: usize = 3;
-const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
 
 /// Why a ticket cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TicketError {
     /// Something else was pasted.
-    #[error("not a ticket: it must begin with `{TICKET_PREFIX}`")]
-    NotATicket,
+    #[error("not a ticket: it must begin with `{0}`")]
+    NotATicket(&'static str),
     /// A link was pasted.
     #[error("this is a link, not a ticket: use `cairn get` to fetch what it names")]
     IsALink,
+    /// A network's ticket was pasted where a volume's belongs.
+    #[error("this is the ticket of a network, not of a volume: use `cairn join` to enter it")]
+    IsOfANetwork,
+    /// A volume's ticket was pasted where a network's belongs.
+    #[error(
+        "this is the ticket of a volume, not of a network: use `cairn volume open`, which joins the network too"
+    )]
+    IsOfAVolume,
     /// Its end is missing.
     #[error("the ticket is cut short: {missing} of its characters are missing; copy it again")]
     Truncated {
@@ -229,6 +227,38 @@ impl Ticket {
         })
     }
 
+    /// Its bytes: `version u8 | body`.
+    pub fn encode(&self) -> Vec<u8> {
+        let body: BodyTuple = (
+            self.secrets.clone(),
+            self.contacts.clone(),
+            ByteBuf::from(self.inviter.encode()),
+            self.invitation.clone(),
+            ByteArray::new(self.key),
+        );
+        let mut bytes = vec![TICKET_VERSION];
+        bytes.extend_from_slice(&wire::encode(&body));
+        bytes
+    }
+
+    /// Reads what [`encode`](Ticket::encode) wrote. Checks that it holds together, not that it can still be
+    /// used: [`Ticket::accept`] does.
+    ///
+    /// # Errors
+    /// `Version`, `Wire`, `Member`, `Inconsistent`.
+    pub fn decode(bytes: &[u8]) -> Result<Self, TicketError> {
+        let body = envelope::body(bytes, TICKET_VERSION)?;
+        let (secrets, contacts, inviter, invitation, key) =
+            wire::decode_canonical::<BodyTuple>(body, BODY_MAX_BYTES)?;
+        Self::check(
+            secrets,
+            contacts,
+            MembershipChain::decode(&inviter)?,
+            invitation,
+            key.into_array(),
+        )
+    }
+
     /// The network it leads to.
     pub const fn network(&self) -> NetworkId {
         self.secrets.network
@@ -266,21 +296,7 @@ impl Ticket {
 
 impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let body: BodyTuple = (
-            self.secrets.clone(),
-            self.contacts.clone(),
-            ByteBuf::from(self.inviter.encode()),
-            self.invitation.clone(),
-            ByteArray::new(self.key),
-        );
-        let mut bytes = vec![TICKET_VERSION];
-        bytes.extend_from_slice(&wire::encode(&body));
-        let checksum = checksum(&bytes);
-        bytes.extend_from_slice(&checksum);
-        let text = bs58::encode(bytes).into_string();
-        f.write_str(TICKET_PREFIX)?;
-        f.write_str(&encode_length(text.len()))?;
-        f.write_str(&text)
+        f.write_str(&envelope::wrap(TICKET_PREFIX, self.encode()))
     }
 }
 
@@ -302,94 +318,8 @@ impl FromStr for Ticket {
     ///
     /// Checks that it holds together, not that it can still be used: [`Ticket::accept`] does.
     fn from_str(text: &str) -> Result<Self, TicketError> {
-        let text: String = text
-            .chars()
-            .filter(|c| !c.is_whitespace())
-            .take(TEXT_MAX_CHARS)
-            .collect();
-        let Some(rest) = text.strip_prefix(TICKET_PREFIX) else {
-            return Err(match text.strip_prefix("cairn:") {
-                Some(_) => TicketError::IsALink,
-                None => TicketError::NotATicket,
-            });
-        };
-        let body = open_envelope(rest)?;
-        let (secrets, contacts, inviter, invitation, key) =
-            wire::decode_canonical::<BodyTuple>(&body, BODY_MAX_BYTES)?;
-        Self::check(
-            secrets,
-            contacts,
-            MembershipChain::decode(&inviter)?,
-            invitation,
-            key.into_array(),
-        )
+        Self::decode(&envelope::unwrap(TICKET_PREFIX, text, TEXT_MAX_CHARS)?)
     }
-}
-
-/// The body of the text after the prefix.
-fn open_envelope(text: &str) -> Result<Vec<u8>, TicketError> {
-    let strange = |c: &char| !u8::try_from(*c).is_ok_and(|byte| ALPHABET.contains(&byte));
-    if let Some((at, found)) = text.chars().enumerate().find(|(_, c)| strange(c)) {
-        return Err(TicketError::BadCharacter {
-            found,
-            position: TICKET_PREFIX.len() + at + 1,
-        });
-    }
-    let (length, digits) = text
-        .split_at_checked(LENGTH_CHARS)
-        .ok_or(TicketError::Truncated {
-            missing: LENGTH_CHARS - text.len().min(LENGTH_CHARS),
-        })?;
-    let expected = decode_length(length);
-    if digits.len() < expected {
-        return Err(TicketError::Truncated {
-            missing: expected - digits.len(),
-        });
-    }
-    if digits.len() > expected {
-        return Err(TicketError::Trailing {
-            extra: digits.len() - expected,
-        });
-    }
-    let bytes = bs58::decode(digits)
-        .into_vec()
-        .map_err(|_| TicketError::Checksum)?;
-    let (content, found) = bytes
-        .split_last_chunk::<CHECKSUM_BYTES>()
-        .ok_or(TicketError::Checksum)?;
-    if *found != checksum(content) {
-        return Err(TicketError::Checksum);
-    }
-    match content.split_first() {
-        Some((&TICKET_VERSION, body)) => Ok(body.to_vec()),
-        Some((&found, _)) => Err(TicketError::Version {
-            found,
-            known: TICKET_VERSION,
-        }),
-        None => Err(TicketError::Checksum),
-    }
-}
-
-fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let hash = blake3::hash(bytes);
-    let [a, b, c, d, ..] = *hash.as_bytes();
-    [a, b, c, d]
-}
-
-/// Three base58 digits, the most significant first.
-fn encode_length(length: usize) -> String {
-    [58 * 58, 58, 1]
-        .iter()
-        .filter_map(|weight| ALPHABET.get(length / weight % 58))
-        .map(|byte| char::from(*byte))
-        .collect()
-}
-
-fn decode_length(digits: &str) -> usize {
-    digits.bytes().fold(0, |length, digit| {
-        let value = ALPHABET.iter().position(|byte| *byte == digit);
-        length * 58 + value.unwrap_or_default()
-    })
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use crate::admin::types::{
     GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
     KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo,
     PutRequest, PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest,
-    UmountRequest, VolumeCreate, VolumeInfo, VolumeRemove,
+    UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest,
+    VolumeOpen, VolumeOpened, VolumeRemove, VolumeTicketRequest,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
 use crate::base::{ByteSize, EcProfile};
@@ -87,6 +88,18 @@ impl Backend for Node {
 
     fn volume_remove(&self, request: VolumeRemove) -> Answer<'_, VolumeInfo> {
         Box::pin(self.drop_volume(request))
+    }
+
+    fn volume_ticket(&self, request: VolumeTicketRequest) -> Answer<'_, VolumeInvited> {
+        Box::pin(self.invite_to_volume(request))
+    }
+
+    fn volume_open(&self, request: VolumeOpen) -> Answer<'_, VolumeOpened> {
+        Box::pin(self.open_ticket(request))
+    }
+
+    fn volume_members(&self, request: VolumeMembersRequest) -> Answer<'_, VolumeMembers> {
+        Box::pin(self.show_members(request))
     }
 
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {

@@ -13,6 +13,7 @@ mod mounts;
 mod network;
 mod offer;
 mod quota;
+mod share;
 mod show;
 mod thrift;
 mod volumes;
@@ -29,6 +30,8 @@ use tokio_util::task::TaskTracker;
 pub use error::NodeError;
 pub use export::import;
 pub use mount_point::umount_left;
+#[cfg(feature = "testkit")]
+pub use volumes::rewritten_record;
 
 use self::identity::Identity;
 use self::mounts::Mounts;

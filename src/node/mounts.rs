@@ -22,6 +22,7 @@ use crate::admin::AdminError;
 use crate::admin::types::{HexPath, MountRequest, Mounted, UmountRequest, VolumeUsage};
 use crate::base::EcProfile;
 use crate::config::{Config, Durability};
+use crate::crypto::ConvergenceSecret;
 use crate::vfs::{self, Vfs, VfsError, VfsOptions, VfsParts, VolumeIdentity};
 
 /// How long an unmount is tried while the mount is in use.
@@ -33,8 +34,8 @@ const DETACH_GRACE: Duration = Duration::from_secs(2);
 
 /// All volumes that are open. None is open without being mounted.
 pub(super) struct Mounts {
-    /// Held by whoever makes, removes, mounts: what was looked up stays true meanwhile.
-    changing: tokio::sync::Mutex<()>,
+    /// Held by whoever makes, shares, opens, removes, mounts: what was looked up stays true meanwhile.
+    pub changing: tokio::sync::Mutex<()>,
     open: Mutex<BTreeMap<String, Arc<OpenVolume>>>,
     count: watch::Sender<usize>,
     is_closed: AtomicBool,
@@ -85,6 +86,7 @@ impl OpenVolume {
             dir: self.dir.display().to_string(),
             dir_hex: HexPath::new(&self.dir),
             created,
+            read_only: self.is_read_only,
             pid: std::process::id(),
         }
     }
@@ -159,11 +161,11 @@ fn vfs_options(config: &Config) -> VfsOptions {
     }
 }
 
-fn mount_options(name: &str, request: &MountRequest) -> MountOptions {
+fn mount_options(name: &str, request: &MountRequest, is_read_only: bool) -> MountOptions {
     MountOptions {
         // As /etc/fstab has it, so that `mount -a` sees what is mounted already.
         fs_name: name.to_owned(),
-        read_only: request.read_only,
+        read_only: is_read_only,
         allow_other: request.allow_other,
         suid: request.suid,
         dev: request.dev,
@@ -268,13 +270,22 @@ impl Node {
             let error = AdminError::missing(format!(
                 "the tree of the volume `{name}` is not on this machine"
             ));
-            return Err(error.hint(
-                "it came with a key backup, which has no trees; mount another volume, for \
-                 instance one that `cairn volume create NAME` makes",
-            ));
+            let hint = match record.share {
+                Some(_) => {
+                    "it came with a key backup, which has no trees; have another member make a ticket \
+                     (cairn volume ticket NAME) and open it here: cairn volume open TICKET"
+                }
+                None => {
+                    "it came with a key backup, which has no trees; mount another volume, for \
+                     instance one that `cairn volume create NAME` makes"
+                }
+            };
+            return Err(error.hint(hint));
         }
         let vfs = self.open_volume(&record).await?;
-        let options = mount_options(name, request);
+        // Whatever was asked: no other member would take what is written here.
+        let is_read_only = request.read_only || record.is_read_only();
+        let options = mount_options(name, request, is_read_only);
         let started = {
             let (vfs, dir, runtime) = (Arc::clone(&vfs), dir.clone(), Handle::current());
             blocking(move || Mount::start(vfs, &dir, &options, runtime)).await
@@ -292,7 +303,7 @@ impl Node {
         let open = Arc::new(OpenVolume {
             name: name.to_owned(),
             dir: mount.dir().to_owned(),
-            is_read_only: request.read_only,
+            is_read_only,
             vfs,
             mount,
             is_detached: AtomicBool::new(false),
@@ -312,7 +323,11 @@ impl Node {
                 id: record.id,
                 peer: self.own(),
                 owner: record.owner,
-                secret: record.secret(),
+                // Without one nothing is written: what could be sealed shall be equal to nothing.
+                secret: record
+                    .secret
+                    .clone()
+                    .unwrap_or_else(|| ConvergenceSecret::random(&inner.entropy)),
                 profile: record.profile,
             },
             share: None,

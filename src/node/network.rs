@@ -198,17 +198,37 @@ impl Node {
             )
             .hint("invite on a peer that was vouched for, or leave --separate-zones out"));
         }
-        self.go_online(&[]).await?;
-        self.mark_networked()?;
-        self.announce_offer().await;
-        let ttl_ms = request.expires_ms.unwrap_or(TICKET_TTL.as_millis() as u64);
         let terms = Terms {
             storage_only: request.storage_only,
             independent: request.separate_zones,
-            expires_ms: now_ms.saturating_add(ttl_ms),
+            expires_ms: self.ticket_end(now_ms, request.expires_ms),
         };
+        let ticket = self.issue_ticket(terms, now_ms).await?;
+        Ok(Invited {
+            ticket: ticket.to_string(),
+            expires_ms: terms.expires_ms,
+            storage_only: ticket.terms().storage_only,
+            separate_zones: request.separate_zones,
+        })
+    }
+
+    /// When a ticket made now ceases to be good, if it is for `ttl_ms`, or the default.
+    pub(super) fn ticket_end(&self, now_ms: u64, ttl_ms: Option<u64>) -> u64 {
+        now_ms.saturating_add(ttl_ms.unwrap_or(TICKET_TTL.as_millis() as u64))
+    }
+
+    /// Opens the network if it is not, and makes a ticket of it.
+    pub(super) async fn issue_ticket(
+        &self,
+        terms: Terms,
+        now_ms: u64,
+    ) -> Result<Ticket, NodeError> {
+        self.go_online(&[]).await?;
+        self.mark_networked()?;
+        self.announce_offer().await;
         let contacts = self.contacts();
-        let ticket = Ticket::issue(
+        let identity = self.identity().clone();
+        Ok(Ticket::issue(
             &identity.chain,
             &identity.device,
             &identity.secrets,
@@ -216,14 +236,7 @@ impl Node {
             terms,
             now_ms,
             &self.0.entropy,
-        )
-        .map_err(NodeError::from)?;
-        Ok(Invited {
-            ticket: ticket.to_string(),
-            expires_ms: terms.expires_ms,
-            storage_only: ticket.terms().storage_only,
-            separate_zones: request.separate_zones,
-        })
+        )?)
     }
 
     /// Where this peer and some others can be reached.
@@ -259,11 +272,16 @@ impl Node {
         Ok(())
     }
 
-    /// Joins the network of a ticket. The identity changes only when a member has answered.
+    /// Joins the network of a ticket.
     pub(super) async fn join_network(&self, request: &JoinRequest) -> Result<Joined, AdminError> {
         let ticket: Ticket = request.ticket.trim().parse().map_err(
             |error: crate::crypto::ticket::TicketError| AdminError::usage(error.to_string()),
         )?;
+        self.enter(&ticket, "join").await
+    }
+
+    /// Joins the network of a ticket, for `command`. The identity changes only when a member has answered.
+    pub(super) async fn enter(&self, ticket: &Ticket, command: &str) -> Result<Joined, AdminError> {
         let before = self.identity().clone();
         if before.secrets.network == ticket.network() {
             return Err(AdminError::refused("this peer is in that network already"));
@@ -274,7 +292,9 @@ impl Node {
                 "this peer belongs to network {} already",
                 before.secrets.network
             ))
-            .hint("join with a data directory of its own: cairn --data-dir DIR join TICKET"));
+            .hint(format!(
+                "join with a data directory of its own: cairn --data-dir DIR {command} TICKET"
+            )));
         }
         let now_ms = self.0.clock.now_ms();
         let (secrets, chain) = ticket.accept(self.own(), now_ms).map_err(NodeError::from)?;
@@ -286,7 +306,7 @@ impl Node {
         };
         let mut network = self.0.network.lock().await;
         *self.identity() = after.clone();
-        let joined = self.meet(&mut network, &ticket).await;
+        let joined = self.meet(&mut network, ticket).await;
         if let Err(error) = joined {
             *self.identity() = before.clone();
             self.return_to(&mut network, &before).await;

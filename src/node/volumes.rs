@@ -5,15 +5,19 @@
 //! crash in between leaves, and whoever finds one removes what there is. A volume without a row is never
 //! touched: it may be all that is left of somebody's data.
 
+mod record;
+mod share;
+
 use std::collections::BTreeSet;
 
-use serde_bytes::ByteArray;
-
+pub(super) use self::record::{Record, Share};
+pub(super) use self::share::{Adopted, Role, known_members};
 use crate::admin::AdminError;
-use crate::base::wire::{self, WireError};
-use crate::base::{Class, Classify, Clock, EcProfile, Entropy, OwnerId, VolumeId};
+use crate::base::limits::VOLUME_NAME_MAX_BYTES;
+use crate::base::wire::WireError;
+use crate::base::{Class, Classify, Clock, EcProfile, Entropy, VolumeId};
 use crate::blocks::Blocks;
-use crate::crypto::ConvergenceSecret;
+use crate::crypto::ticket::TicketError;
 use crate::store::{Store, StoreError, VolumeOpenError};
 use crate::vfs::forsake;
 
@@ -21,12 +25,8 @@ use crate::vfs::forsake;
 pub(super) const DEFAULT_NAME: &str = "default";
 /// Key-value space of the catalogue.
 const VOLUMES: &str = "volumes";
-/// Version written by this program.
-const RECORD_VERSION: u8 = 1;
-/// Longest row that is read.
-const RECORD_MAX_BYTES: usize = 4096;
-/// Longest name of a volume.
-const NAME_MAX_CHARS: usize = 64;
+/// Longest name of a volume; all its characters take one byte.
+const NAME_MAX_CHARS: usize = VOLUME_NAME_MAX_BYTES;
 
 /// Why the catalogue does not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,12 @@ pub(super) enum VolumesError {
     /// There is none.
     #[error("there is no volume of the name `{0}`")]
     NotFound(String),
+    /// The device that a ticket says made it is not the one that did.
+    #[error("the ticket names another owner of the volume `{0}` than is known here")]
+    OtherOwner(String),
+    /// A ticket that does not hold, or no longer.
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
     /// Its row cannot be read.
     #[error("the record of the volume `{name}`: {error}")]
     Record {
@@ -64,7 +70,10 @@ pub(super) enum VolumesError {
 impl Classify for VolumesError {
     fn class(&self) -> Class {
         match self {
-            VolumesError::Name { .. } | VolumesError::Exists(_) => Class::Denied,
+            VolumesError::Name { .. }
+            | VolumesError::Exists(_)
+            | VolumesError::OtherOwner(_)
+            | VolumesError::Ticket(_) => Class::Denied,
             VolumesError::NotFound(_) => Class::Missing,
             VolumesError::Record { error, .. } => match error {
                 WireError::Version { .. } => Class::Denied,
@@ -85,88 +94,13 @@ impl From<VolumesError> for AdminError {
                 shown.hint("`cairn volume list` shows all, `cairn volume create NAME` makes one")
             }
             VolumesError::Exists(_) => shown.hint("choose another name"),
+            VolumesError::OtherOwner(_) => shown.hint("ask a member whom you trust for a ticket"),
             VolumesError::Volume(VolumeOpenError::Full { .. }) => {
                 shown.hint("raise the quota: cairn quota SIZE")
             }
             _ => shown,
         }
     }
-}
-
-/// What is known of a volume besides its name.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Record {
-    pub id: VolumeId,
-    /// For whom its blocks are kept.
-    pub owner: OwnerId,
-    /// What its blocks are sealed under.
-    secret: [u8; 32],
-    pub profile: EcProfile,
-    pub created_ms: u64,
-    is_settled: bool,
-}
-
-/// `[version, id, owner, secret, redundancy, created ms, settled]`.
-type Row = (u8, VolumeId, OwnerId, ByteArray<32>, EcProfile, u64, bool);
-
-impl Record {
-    fn new(profile: EcProfile, clock: &Clock, entropy: &Entropy) -> Self {
-        Record {
-            id: VolumeId(entropy.array()),
-            owner: OwnerId(entropy.array()),
-            secret: entropy.array(),
-            profile,
-            created_ms: clock.now_ms(),
-            is_settled: false,
-        }
-    }
-
-    /// What its blocks are sealed under.
-    pub const fn secret(&self) -> ConvergenceSecret {
-        ConvergenceSecret::from_bytes(self.secret)
-    }
-
-    pub fn encode(&self) -> Vec<u8> {
-        wire::encode(&(
-            RECORD_VERSION,
-            self.id,
-            self.owner,
-            ByteArray::new(self.secret),
-            self.profile,
-            self.created_ms,
-            self.is_settled,
-        ))
-    }
-
-    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        let row: Result<Row, WireError> = wire::decode_canonical(bytes, RECORD_MAX_BYTES);
-        let (version, id, owner, secret, profile, created_ms, is_settled) =
-            row.map_err(|error| newer(bytes).unwrap_or(error))?;
-        if version != RECORD_VERSION {
-            return Err(WireError::Version {
-                found: version.into(),
-                known: RECORD_VERSION.into(),
-            });
-        }
-        Ok(Record {
-            id,
-            owner,
-            secret: secret.into_array(),
-            profile,
-            created_ms,
-            is_settled,
-        })
-    }
-}
-
-/// If a row does not decode because a later version wrote it, that error.
-fn newer(row: &[u8]) -> Option<WireError> {
-    // The version is the first item of a short array: one byte of head, then a small number.
-    let found = *row.get(1)?;
-    (RECORD_VERSION < found && found < 24).then_some(WireError::Version {
-        found: found.into(),
-        known: RECORD_VERSION.into(),
-    })
 }
 
 /// Whether a volume can be called so.
@@ -196,6 +130,12 @@ pub(super) fn check_name(name: &str) -> Result<(), VolumesError> {
         return fail("it begins with `.`");
     }
     Ok(())
+}
+
+/// A record of a volume as it is read and written again; none if it is not one.
+#[cfg(feature = "testkit")]
+pub fn rewritten_record(bytes: &[u8]) -> Option<Vec<u8>> {
+    Record::decode(bytes).ok().map(|record| record.encode())
 }
 
 /// The volumes of a data directory by name. Changes must come one at a time.
@@ -275,6 +215,11 @@ impl Volumes {
         clock: &Clock,
         entropy: &Entropy,
     ) -> Result<Record, VolumesError> {
+        self.make(name, Record::new(profile, clock, entropy)).await
+    }
+
+    /// Makes the empty volume of an unsettled record.
+    async fn make(&self, name: &str, mut record: Record) -> Result<Record, VolumesError> {
         check_name(name)?;
         match self.row(name).await? {
             Some(record) if record.is_settled => {
@@ -283,7 +228,6 @@ impl Volumes {
             Some(record) => self.clear(name, &record).await?,
             None => {}
         }
-        let mut record = Record::new(profile, clock, entropy);
         self.write(name, Some(&record)).await?;
         if let Err(error) = self.store.create_volume(record.id).await {
             // The first error is the one to tell; what is left is cleared at the next start.
@@ -307,7 +251,9 @@ impl Volumes {
 
     /// Removes what there is of an unsettled volume, and its row last.
     async fn clear(&self, name: &str, record: &Record) -> Result<(), VolumesError> {
+        // What a shared volume keeps in the pool is there for its other members too.
         if let Some(blocks) = &self.blocks
+            && record.share.is_none()
             && let Err(error) = forsake(blocks, record.id, record.owner).await
         {
             // A damaged volume can be removed all the same; what it kept stays in the pool.
@@ -346,10 +292,15 @@ impl Volumes {
     pub async fn import(&self, volumes: &[(String, Vec<u8>)]) -> Result<(), VolumesError> {
         for (name, record) in volumes {
             check_name(name)?;
-            let record = Record::decode(record).map_err(|error| VolumesError::Record {
+            let decoded = Record::decode(record).map_err(|error| VolumesError::Record {
                 name: name.clone(),
                 error,
-            })?;
+            });
+            let mut record = decoded?;
+            // A backup has no trees, but other members have this one's.
+            if let Some(share) = &mut record.share {
+                share.is_awaited = true;
+            }
             if self.row(name).await?.is_none() {
                 self.write(name, Some(&record)).await?;
             }
@@ -366,14 +317,14 @@ mod tests {
     use crate::base::Pools;
     use crate::store::{RealDisk, StoreOptions};
 
-    struct Home {
+    pub(super) struct Home {
         dir: tempfile::TempDir,
         clock: Clock,
         entropy: Entropy,
     }
 
     impl Home {
-        fn new() -> Home {
+        pub(super) fn new() -> Home {
             Home {
                 dir: tempfile::tempdir().unwrap(),
                 clock: Clock::system(),
@@ -381,7 +332,7 @@ mod tests {
             }
         }
 
-        async fn volumes(&self) -> Volumes {
+        pub(super) async fn volumes(&self) -> Volumes {
             let disk = Arc::new(RealDisk::open(self.dir.path()).unwrap());
             let mut options = StoreOptions::new(1 << 30, self.entropy.fork());
             options.reserve_free_bytes = 0;
@@ -390,7 +341,11 @@ mod tests {
             Volumes::new(opened.unwrap().0)
         }
 
-        async fn create(&self, volumes: &Volumes, name: &str) -> Result<Record, VolumesError> {
+        pub(super) async fn create(
+            &self,
+            volumes: &Volumes,
+            name: &str,
+        ) -> Result<Record, VolumesError> {
             let profile = EcProfile::DEFAULT;
             let made = volumes.create(name, profile, &self.clock, &self.entropy);
             made.await
@@ -416,53 +371,6 @@ mod tests {
         }
         for name in ["a", "default", "A_1.b-c", &"a".repeat(64)] {
             assert!(check_name(name).is_ok(), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_record_is_these_bytes() {
-        let record = Record {
-            id: VolumeId([1; 16]),
-            owner: OwnerId([2; 16]),
-            secret: [3; 32],
-            profile: EcProfile::DEFAULT,
-            created_ms: 1_700_000_000_000,
-            is_settled: true,
-        };
-        let bytes = record.encode();
-        let golden = [
-            "870150",
-            &"01".repeat(16),
-            "50",
-            &"02".repeat(16),
-            "5820",
-            &"03".repeat(32),
-            "820402",
-            "1b0000018bcfe56800",
-            "f5",
-        ];
-        let golden = golden.concat();
-        assert_eq!(data_encoding::HEXLOWER.encode(&bytes), golden);
-        assert!(Record::decode(&bytes).unwrap() == record);
-    }
-
-    #[test]
-    fn a_record_of_a_later_version_is_said_to_be_one() {
-        let record = Record::new(EcProfile::DEFAULT, &Clock::system(), &Entropy::seeded(1));
-        let good = record.encode();
-        assert!(Record::decode(&good).unwrap() == record);
-        let mut later = good.clone();
-        later[1] = 2;
-        assert!(matches!(
-            Record::decode(&later),
-            Err(WireError::Version { found: 2, known: 1 })
-        ));
-        assert!(matches!(
-            Record::decode(&[0x82, 3, 0]),
-            Err(WireError::Version { found: 3, .. })
-        ));
-        for len in 0..good.len() {
-            assert!(Record::decode(&good[..len]).is_err());
         }
     }
 

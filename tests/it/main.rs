@@ -32,4 +32,5 @@ mod settings;
 mod store;
 mod support;
 mod swarm;
+mod tickets;
 mod vfs;

@@ -10,13 +10,15 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use bytes::{Bytes, BytesMut};
-use cairnfs::base::{BlockId, BlockKey, EcProfile, Entropy, IndexSet, NetworkId, PeerId};
+use cairnfs::base::{
+    BlockId, BlockKey, EcProfile, Entropy, IndexSet, NetworkId, OwnerId, PeerId, VolumeId,
+};
 use cairnfs::chunk::{ChunkSizes, Cutter, Packer, pack_mark};
 use cairnfs::crypto::keys::network_id;
 use cairnfs::crypto::passphrase::{Cost, open_container, seal_container};
 use cairnfs::crypto::{
-    ConvergenceSecret, MembershipChain, NetworkSecrets, Purpose, Side, SigningKey, Statement,
-    Terms, Ticket, open, seal, sign,
+    ConvergenceSecret, EpochKey, MembershipChain, NetworkSecrets, Purpose, SharedVolume, Side,
+    SigningKey, Statement, Terms, Ticket, VolumeChain, VolumeTerms, VolumeTicket, open, seal, sign,
 };
 use cairnfs::erasure::{VerifiedShard, codec, encode_stripe, encode_stripe_with, join, rebuild};
 use data_encoding::HEXLOWER;
@@ -234,6 +236,77 @@ fn memberships_of_version_1_hold() {
     let signature = sign::Signature(array(&golden, "signature"));
     let peer = SigningKey::from_secret(&[1; 32]).peer();
     sign::verify(peer, Purpose::PeerRecord, b"a record", &signature).unwrap();
+}
+
+/// A reader, invited by a writer, invited by the owner.
+fn volume_chain() -> (SigningKey, VolumeChain) {
+    let entropy = Entropy::seeded(4);
+    let mut device = SigningKey::from_secret(&[1; 32]);
+    let mut chain = VolumeChain::found(VolumeId([6; 16]), &device);
+    for (byte, read_only) in [(2, false), (3, true)] {
+        let terms = VolumeTerms {
+            read_only,
+            expires_ms: NOW + 1000,
+        };
+        let (invitation, key) = chain.invite(&device, terms, NOW, &entropy).unwrap();
+        device = SigningKey::from_secret(&[byte; 32]);
+        chain = chain.admit(&invitation, &key, device.peer(), NOW).unwrap();
+    }
+    (device, chain)
+}
+
+fn volume_ticket(read_only: bool) -> VolumeTicket {
+    let device = SigningKey::from_secret(&[1; 32]);
+    let volume = SharedVolume {
+        id: VolumeId([6; 16]),
+        owner: device.peer(),
+        name: "photos".to_owned(),
+        claims: OwnerId([7; 16]),
+        profile: EcProfile::DEFAULT,
+        secret: Some(ConvergenceSecret::from_bytes([8; 32])),
+        keys: vec![
+            (1, EpochKey::from_bytes([9; 32])),
+            (2, EpochKey::from_bytes([10; 32])),
+        ],
+    };
+    let terms = VolumeTerms {
+        read_only,
+        expires_ms: NOW + 1000,
+    };
+    let chain = VolumeChain::found(volume.id, &device);
+    let entropy = Entropy::seeded(5);
+    VolumeTicket::issue(volume, &chain, &device, terms, ticket(), NOW, &entropy).unwrap()
+}
+
+#[test]
+fn members_of_volumes_of_version_1_hold() {
+    let golden = golden("volume.txt", || {
+        [
+            ("chain", hex(volume_chain().1.encode())),
+            ("ticket", volume_ticket(false).to_string()),
+            ("ticket for reading", volume_ticket(true).to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    });
+    let owner = SigningKey::from_secret(&[1; 32]).peer();
+    let (device, chain) = volume_chain();
+    let read = VolumeChain::decode(&unhex(&golden, "chain")).unwrap();
+    assert_eq!(read, chain);
+    let member = read.verify(VolumeId([6; 16]), owner, NOW).unwrap();
+    assert_eq!((member.device, member.read_only), (device.peer(), true));
+    assert_eq!(member.ancestors.len(), 2);
+    for (name, read_only) in [("ticket", false), ("ticket for reading", true)] {
+        let ticket: VolumeTicket = golden[name].parse().unwrap();
+        assert_eq!(ticket, volume_ticket(read_only), "{name}");
+        assert_eq!(ticket.to_string(), golden[name]);
+        assert_eq!(ticket.volume().secret.is_none(), read_only);
+        let chain = ticket.accept(PeerId([9; 32]), NOW).unwrap();
+        let member = chain.verify(VolumeId([6; 16]), owner, NOW).unwrap();
+        assert_eq!(member.read_only, read_only);
+        assert!(ticket.accept(PeerId([9; 32]), NOW + 1001).is_err());
+        assert!(ticket.network().accept(PeerId([9; 32]), NOW).is_ok());
+    }
 }
 
 #[test]

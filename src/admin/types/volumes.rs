@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Joined;
+
 /// A path, in hexadecimal since paths are bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -47,9 +49,23 @@ pub struct VolumeInfo {
     pub detached: bool,
     /// Whether it is mounted without changes allowed.
     pub read_only: bool,
+    /// This peer's part in it; none while nobody else was invited to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<VolumeShare>,
     /// What waits, and what is there; none unless it is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<VolumeUsage>,
+}
+
+/// What this peer is in a volume of several.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VolumeShare {
+    /// `owner`, `writer` or `reader`.
+    pub role: String,
+    /// The peer that made it.
+    pub owner: String,
+    /// Whether nothing of its tree is here yet.
+    pub awaited: bool,
 }
 
 /// What of a mounted volume waits, and what is there.
@@ -80,6 +96,87 @@ pub struct VolumeCreate {
 pub struct VolumeRemove {
     /// Its name.
     pub name: String,
+}
+
+/// `cairn volume ticket`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VolumeTicketRequest {
+    /// Name of the volume.
+    pub name: String,
+    /// Whether who opens it may write nothing.
+    #[serde(default)]
+    pub read_only: bool,
+    /// How long the ticket is good for; none: the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+}
+
+/// A ticket to hand to another machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VolumeInvited {
+    /// The ticket.
+    pub ticket: String,
+    /// Name of the volume here.
+    pub name: String,
+    /// Whether who opens it may write nothing.
+    pub read_only: bool,
+    /// When it ceases to be good, in ms since 1970.
+    pub expires_ms: u64,
+}
+
+/// `cairn volume open`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VolumeOpen {
+    /// What `volume ticket` printed on the other machine.
+    pub ticket: String,
+    /// What to call the volume here; none: as the ticket suggests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// A volume that a ticket leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VolumeOpened {
+    /// The volume.
+    pub volume: VolumeInfo,
+    /// Whether it was here before.
+    pub known: bool,
+    /// Whether the ticket brought something although it was: the right to write, newer keys, a place for its
+    /// tree.
+    pub improved: bool,
+    /// The network that was joined for it; none if this peer is in it already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined: Option<Joined>,
+}
+
+/// `cairn volume members`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VolumeMembersRequest {
+    /// Name of the volume.
+    pub name: String,
+}
+
+/// Who is known to be a member of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VolumeMembers {
+    /// Name of the volume.
+    pub name: String,
+    /// Its members, the owner first.
+    pub members: Vec<VolumeMemberInfo>,
+}
+
+/// One member of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VolumeMemberInfo {
+    /// The peer.
+    pub peer: String,
+    /// `owner`, `writer` or `reader`.
+    pub role: String,
+    /// Who invited it; none for the owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invited_by: Option<String>,
+    /// Whether it is this peer.
+    pub own: bool,
 }
 
 /// `cairn mount`
@@ -122,6 +219,10 @@ pub struct Mounted {
     /// Whether the volume was made for it.
     #[serde(default)]
     pub created: bool,
+    /// Whether it is mounted without changes allowed: because that was asked, or because this peer may only
+    /// read the volume.
+    #[serde(default)]
+    pub read_only: bool,
     /// The process that serves it.
     #[serde(default)]
     pub pid: u32,

@@ -2,10 +2,10 @@
 
 use super::check_name;
 use crate::admin::AdminError;
-use crate::admin::types::{VolumeCreate, VolumeInfo, VolumeRemove};
+use crate::admin::types::{VolumeCreate, VolumeInfo, VolumeRemove, VolumeShare};
 use crate::base::EcProfile;
 use crate::node::Node;
-use crate::node::volumes::Record;
+use crate::node::volumes::{Record, Role, Share};
 
 impl Node {
     /// All volumes, with what is known of those that are mounted.
@@ -23,7 +23,13 @@ impl Node {
         Ok(shown.collect())
     }
 
-    fn volume_info(&self, name: String, record: &Record, local: bool) -> VolumeInfo {
+    /// What is told of a volume; `local`: its tree is on this machine.
+    pub(in crate::node) fn volume_info(
+        &self,
+        name: String,
+        record: &Record,
+        local: bool,
+    ) -> VolumeInfo {
         let open = self.0.mounts.find(&name);
         VolumeInfo {
             id: record.id.to_string(),
@@ -33,8 +39,22 @@ impl Node {
             mounted_on: open.as_ref().map(|open| open.dir.display().to_string()),
             detached: open.as_ref().is_some_and(|open| open.is_detached()),
             read_only: open.as_ref().is_some_and(|open| open.is_read_only),
+            share: record.share.as_ref().map(|share| self.share_info(share)),
             usage: open.as_ref().map(|open| open.usage()),
             name,
+        }
+    }
+
+    fn share_info(&self, share: &Share) -> VolumeShare {
+        let role = match share.keys.owner == self.own() {
+            true => Role::Owner,
+            false if share.keys.read_only => Role::Reader,
+            false => Role::Writer,
+        };
+        VolumeShare {
+            role: role.name().to_owned(),
+            owner: share.keys.owner.to_string(),
+            awaited: share.is_awaited,
         }
     }
 

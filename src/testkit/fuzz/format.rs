@@ -215,3 +215,12 @@ pub(super) fn key_container(data: &[u8]) {
         assert!(!is_refused || opened.is_err());
     }
 }
+
+/// The record of a volume in the catalogue.
+pub(super) fn volume_record(data: &[u8]) {
+    if let Some(again) = crate::node::rewritten_record(data) {
+        // One of before volumes were shared is written as one of now.
+        assert!(again == data || data.get(1) == Some(&1));
+        assert_eq!(crate::node::rewritten_record(&again), Some(again));
+    }
+}

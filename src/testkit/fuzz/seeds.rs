@@ -10,13 +10,19 @@ use super::stored;
 use super::wire::{AdmissionEnd, NOBODY, NOW_MS, admission_end, founder};
 use super::{joined, split};
 use crate::admin::types::{
-    GetRequest, HexPath, InviteRequest, JoinRequest, Line, LsEntry, LsRequest, MountRequest,
-    PeerInfo, PutRequest, SetQuota, Status, SyncProgress, VolumeInfo, VolumeUsage,
+    GetRequest, HexPath, InviteRequest, JoinRequest, Joined, Line, LsEntry, LsRequest,
+    MountRequest, PeerInfo, PutRequest, SetQuota, Status, SyncProgress, VolumeInfo,
+    VolumeMemberInfo, VolumeMembers, VolumeOpened, VolumeShare, VolumeTicketRequest, VolumeUsage,
 };
 use crate::base::wire;
-use crate::base::{BlockId, BlockRef, ClaimId, Class, EcProfile, Entropy, IndexSet, OwnerId};
+use crate::base::{
+    BlockId, BlockRef, ClaimId, Class, EcProfile, Entropy, IndexSet, OwnerId, VolumeId,
+};
 use crate::content::{Frame, FrameEncoder, Head, HeadKind, Remark};
-use crate::crypto::{Contact, MembershipChain, Side, SigningKey, Terms, Ticket};
+use crate::crypto::{
+    Contact, ConvergenceSecret, EpochKey, MembershipChain, SharedVolume, Side, SigningKey, Terms,
+    Ticket, VolumeChain, VolumeTerms, VolumeTicket,
+};
 use crate::dag::{Link, Meta, NodeAt, Root, Timestamp};
 use crate::net::admission::admit;
 use crate::net::codec::{HEADER_BYTES, Outgoing, encode_request, encode_response};
@@ -33,6 +39,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "admission_dialer" => vec![exchange().1],
         "peer_record" => vec![record().to_vec()],
         "membership_chain" => chains().iter().map(MembershipChain::encode).collect(),
+        "volume_chain" => volume_chains().iter().map(VolumeChain::encode).collect(),
         "content_frames" => vec![frames()],
         "sealed_chunk" => stored::sealed(),
         "stripe_header" => stored::stripes()
@@ -46,6 +53,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "tree_root" => vec![stored::tree()],
         "identity" => vec![Identity::generate(&Entropy::seeded(3)).encode()],
         "key_container" => stored::containers(),
+        "volume_record" => volume_records(),
         "namespace_delta" => names::deltas(),
         "namespace_row" => names::rows(),
         "sealed_delta" => feeds::sealed(),
@@ -60,6 +68,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "vfs_operations" => super::mounted::operations(),
         "link" => links().iter().flat_map(text_and_payload).collect(),
         "ticket" => tickets(),
+        "volume_ticket" => volume_tickets(),
         "config" => configs(),
         "units" => [
             "1.5 GiB",
@@ -258,6 +267,100 @@ fn chains() -> Vec<MembershipChain> {
     all
 }
 
+const VOLUME: VolumeId = VolumeId([6; 16]);
+
+fn volume_terms(read_only: bool) -> VolumeTerms {
+    VolumeTerms {
+        read_only,
+        expires_ms: NOW_MS + 1000,
+    }
+}
+
+/// The owner's, a writer's, and that of a reader whom the writer invited.
+fn volume_chains() -> Vec<VolumeChain> {
+    let (mut device, ..) = founder();
+    let entropy = Entropy::seeded(5);
+    let mut chain = VolumeChain::found(VOLUME, &device);
+    let mut all = vec![chain.clone()];
+    for (byte, read_only) in [(11, false), (12, true)] {
+        let next = SigningKey::from_secret(&[byte; 32]);
+        let admitted = chain
+            .invite(&device, volume_terms(read_only), NOW_MS, &entropy)
+            .and_then(|(invitation, key)| chain.admit(&invitation, &key, next.peer(), NOW_MS));
+        match admitted {
+            Ok(longer) => chain = longer,
+            Err(error) => panic!("an invitation of our own: {error}"),
+        }
+        device = next;
+        all.push(chain.clone());
+    }
+    all
+}
+
+fn volume_tickets() -> Vec<Vec<u8>> {
+    let (device, secrets, chain) = founder();
+    let texts = [false, true].map(|read_only| {
+        let entropy = Entropy::seeded(6);
+        let network = Ticket::issue(
+            &chain,
+            &device,
+            &secrets,
+            vec![],
+            terms(0),
+            NOW_MS,
+            &entropy,
+        );
+        let volume = SharedVolume {
+            id: VOLUME,
+            owner: device.peer(),
+            name: "photos".to_owned(),
+            claims: OwnerId([2; 16]),
+            profile: EcProfile::DEFAULT,
+            secret: Some(ConvergenceSecret::from_bytes([3; 32])),
+            keys: vec![(1, EpochKey::from_bytes([4; 32]))],
+        };
+        let own = VolumeChain::found(VOLUME, &device);
+        let issued = network.and_then(|network| {
+            let terms = volume_terms(read_only);
+            VolumeTicket::issue(volume, &own, &device, terms, network, NOW_MS, &entropy)
+        });
+        match issued {
+            Ok(ticket) => ticket.to_string(),
+            Err(error) => panic!("a ticket of our own: {error}"),
+        }
+    });
+    texts.iter().flat_map(text_and_payload).collect()
+}
+
+/// One of before volumes were shared, one that nobody shares, and a reader's.
+fn volume_records() -> Vec<Vec<u8>> {
+    let (id, owner) = (VOLUME, OwnerId([2; 16]));
+    let secret = serde_bytes::ByteArray::new([3u8; 32]);
+    let profile = EcProfile::DEFAULT;
+    let alone: Option<()> = None;
+    let mut all = vec![
+        wire::encode(&(1u8, id, owner, secret, profile, NOW_MS, true)),
+        wire::encode(&(2u8, id, owner, Some(secret), profile, NOW_MS, true, alone)),
+    ];
+    if let Some(chain) = volume_chains().last() {
+        let bytes = serde_bytes::ByteBuf::from(chain.encode());
+        let keys = vec![(1u32, secret), (7, secret)];
+        let share = (bytes, chain.owner(), keys, true, true);
+        let none: Option<serde_bytes::ByteArray<32>> = None;
+        all.push(wire::encode(&(
+            2u8,
+            id,
+            owner,
+            none,
+            profile,
+            NOW_MS,
+            false,
+            Some(share),
+        )));
+    }
+    all
+}
+
 fn tickets() -> Vec<Vec<u8>> {
     let (device, secrets, chain) = founder();
     let contact = Contact {
@@ -279,7 +382,9 @@ fn tickets() -> Vec<Vec<u8>> {
 
 /// The text, and the bytes in it without prefix, length and checksum.
 fn text_and_payload(text: &String) -> Vec<Vec<u8>> {
-    let digits = text.strip_prefix("cairn-ticket:").and_then(|t| t.get(3..));
+    let ticket = text.strip_prefix("cairn-ticket:");
+    let ticket = ticket.or(text.strip_prefix("cairn-volume:"));
+    let digits = ticket.and_then(|t| t.get(3..));
     let digits = digits.or(text.strip_prefix("cairn:")).unwrap_or_default();
     let bytes = bs58::decode(digits).into_vec().unwrap_or_default();
     let payload = bytes.get(..bytes.len().saturating_sub(4));
@@ -432,6 +537,23 @@ fn controls() -> Vec<Vec<u8>> {
         mounted_on: Some("/a b".to_owned()),
         usage: Some(VolumeUsage::default()),
         ..VolumeInfo::default()
+    }));
+    all.push(json(&VolumeTicketRequest {
+        name: "photos".to_owned(),
+        read_only: true,
+        expires_ms: Some(5),
+    }));
+    all.push(json(&VolumeOpened {
+        volume: VolumeInfo {
+            share: Some(VolumeShare::default()),
+            ..VolumeInfo::default()
+        },
+        joined: Some(Joined::default()),
+        ..VolumeOpened::default()
+    }));
+    all.push(json(&VolumeMembers {
+        name: "photos".to_owned(),
+        members: vec![VolumeMemberInfo::default()],
     }));
     all
 }

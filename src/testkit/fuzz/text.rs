@@ -10,12 +10,13 @@ use crate::admin::types::{
     GetHead, GetRequest, Hello, HexPath, InviteRequest, JoinRequest, KeyExportRequest, Line,
     LinkRequest, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult,
     SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
-    VolumeRemove,
+    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
+    VolumeTicketRequest,
 };
 use crate::base::units::{format_duration, parse_duration};
 use crate::base::{ByteSize, EcProfile, PeerId};
 use crate::config::{Address, Config, Quota};
-use crate::crypto::Ticket;
+use crate::crypto::{Ticket, VolumeTicket};
 use crate::dag::Link;
 
 /// The first four bytes of a hash, which links and tickets carry.
@@ -52,6 +53,33 @@ pub(super) fn ticket(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         read(text);
     }
+    read(&enveloped("cairn-ticket:", data));
+}
+
+/// A ticket of a volume, likewise.
+pub(super) fn volume_ticket(data: &[u8]) {
+    let read = |text: &str| {
+        if let Ok(ticket) = text.parse::<VolumeTicket>() {
+            assert_eq!(
+                ticket.to_string().parse::<VolumeTicket>(),
+                Ok(ticket.clone())
+            );
+            let volume = ticket.volume();
+            assert_eq!(volume.secret.is_none(), ticket.terms().read_only);
+            if let Ok(chain) = ticket.accept(super::wire::NOBODY, super::wire::NOW_MS) {
+                let member = chain.verify(volume.id, volume.owner, super::wire::NOW_MS);
+                assert!(member.is_ok_and(|member| member.read_only == ticket.terms().read_only));
+            }
+        }
+    };
+    if let Ok(text) = std::str::from_utf8(data) {
+        read(text);
+    }
+    read(&enveloped("cairn-volume:", data));
+}
+
+/// The text of a ticket whose checksum and length are sound.
+fn enveloped(prefix: &str, data: &[u8]) -> String {
     let digits = checksummed(data);
     let alphabet = bs58::Alphabet::BITCOIN;
     let length: String = [58 * 58, 58, 1]
@@ -59,7 +87,7 @@ pub(super) fn ticket(data: &[u8]) {
         .map(|weight| bs58::encode([(digits.len() / weight % 58) as u8]).with_alphabet(alphabet))
         .filter_map(|digit| digit.into_string().chars().last())
         .collect();
-    read(&format!("cairn-ticket:{length}{digits}"));
+    format!("{prefix}{length}{digits}")
 }
 
 /// A config file.
@@ -134,6 +162,12 @@ pub(super) fn control_request(data: &[u8]) {
     json::<VolumeCreate>(data);
     json::<VolumeRemove>(data);
     json::<VolumeInfo>(data);
+    json::<VolumeTicketRequest>(data);
+    json::<VolumeInvited>(data);
+    json::<VolumeOpen>(data);
+    json::<VolumeOpened>(data);
+    json::<VolumeMembersRequest>(data);
+    json::<VolumeMembers>(data);
     json::<MountRequest>(data);
     json::<UmountRequest>(data);
     json::<Mounted>(data);

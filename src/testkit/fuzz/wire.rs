@@ -4,9 +4,9 @@ use bytes::Bytes;
 use futures::FutureExt;
 
 use super::split;
-use crate::base::{Clock, Entropy, NetworkId, PeerId};
+use crate::base::{Clock, Entropy, NetworkId, PeerId, VolumeId};
 use crate::content::{Frame, FrameDecoder, FrameEncoder};
-use crate::crypto::{MembershipChain, NetworkSecrets, Side, SigningKey};
+use crate::crypto::{MembershipChain, NetworkSecrets, Side, SigningKey, VolumeChain};
 use crate::net::admission::{Ends, Gate, Lists, admit};
 use crate::net::codec::{
     HEADER_BYTES, Header, decode_request, decode_response, encode_request, encode_response,
@@ -147,6 +147,30 @@ pub(super) fn membership_chain(data: &[u8]) {
     if other.network() != network {
         assert!(chain.verify(other.network(), NOW_MS).is_err());
     }
+}
+
+/// A proof that somebody is a member of a volume.
+pub(super) fn volume_chain(data: &[u8]) {
+    let Ok(chain) = VolumeChain::decode(data) else {
+        return;
+    };
+    assert_eq!(chain.encode(), data);
+    let (volume, owner) = (chain.volume(), chain.owner());
+    let verdict = chain.verify(volume, owner, NOW_MS);
+    match (chain.members(volume, owner, NOW_MS), &verdict) {
+        (Ok(members), Ok(member)) => {
+            assert_eq!(members.last(), Some(member));
+            let pairs = members.windows(2);
+            let grows =
+                pairs.filter(|pair| matches!(pair, [one, two] if one.read_only && !two.read_only));
+            assert_eq!(grows.count(), 0, "who only reads let somebody write");
+        }
+        (one, two) => assert_eq!(one.err().as_ref(), two.as_ref().err()),
+    }
+    // It is never the proof for another volume, or by another owner.
+    let other = VolumeId(volume.0.map(|byte| !byte));
+    assert!(chain.verify(other, owner, NOW_MS).is_err());
+    assert!(owner == NOBODY || chain.verify(volume, NOBODY, NOW_MS).is_err());
 }
 
 /// The frames of a file or tree, in pieces.

@@ -12,7 +12,9 @@ use cairnfs::admin::types::{
     GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
     KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo,
     PutRequest, PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest,
-    UmountRequest, VolumeCreate, VolumeInfo, VolumeRemove, VolumeUsage,
+    UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMemberInfo, VolumeMembers,
+    VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeShare, VolumeTicketRequest,
+    VolumeUsage,
 };
 use cairnfs::admin::{
     AdminError, AdminServer, Answer, Backend, ByteStream, DirLock, Download, ItemStream, serve,
@@ -288,6 +290,75 @@ impl Backend for Fake {
         }
     }
 
+    fn volume_ticket(&self, request: VolumeTicketRequest) -> Answer<'_, VolumeInvited> {
+        ready(VolumeInvited {
+            ticket: format!("cairn-volume:{:?}", request.expires_ms),
+            name: request.name,
+            read_only: request.read_only,
+            expires_ms: 0,
+        })
+    }
+
+    /// A ticket that ends with `r` is for reading; one that was opened before is known.
+    fn volume_open(&self, request: VolumeOpen) -> Answer<'_, VolumeOpened> {
+        if !request.ticket.starts_with("cairn-volume:") {
+            let error = AdminError::usage("this is not a ticket of a volume");
+            return async { Err(error) }.boxed();
+        }
+        let mut volumes = self.volumes.lock().unwrap();
+        let name = request.name.unwrap_or_else(|| "photos".to_owned());
+        let known = volumes.iter().any(|volume| volume.name == name);
+        let role = if request.ticket.ends_with('r') {
+            "reader"
+        } else {
+            "writer"
+        };
+        let volume = VolumeInfo {
+            name,
+            local: true,
+            share: Some(VolumeShare {
+                role: role.to_owned(),
+                owner: "12D3KooWother".to_owned(),
+                awaited: true,
+            }),
+            ..VolumeInfo::default()
+        };
+        volumes.retain(|other| other.name != volume.name);
+        volumes.push(volume.clone());
+        let joined = (!known).then(|| Joined {
+            network: "n".to_owned(),
+            members: 2,
+            storage_only: false,
+        });
+        ready(VolumeOpened {
+            volume,
+            known,
+            improved: false,
+            joined,
+        })
+    }
+
+    fn volume_members(&self, request: VolumeMembersRequest) -> Answer<'_, VolumeMembers> {
+        let member = |peer: &str, role: &str, invited_by: Option<&str>| VolumeMemberInfo {
+            peer: peer.to_owned(),
+            role: role.to_owned(),
+            invited_by: invited_by.map(ToOwned::to_owned),
+            own: peer == "12D3KooWfake",
+        };
+        let mut members = vec![
+            member("12D3KooWother", "owner", None),
+            member("12D3KooWfake", "writer", Some("12D3KooWother")),
+            member("12D3KooWthird", "reader", Some("12D3KooWfake")),
+        ];
+        if request.name == "alone" {
+            members.truncate(1);
+        }
+        ready(VolumeMembers {
+            name: request.name,
+            members,
+        })
+    }
+
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {
         if let Some(refusal) = self.refusal.lock().unwrap().take() {
             return async { Err(refusal) }.boxed();
@@ -297,11 +368,14 @@ impl Backend for Fake {
         let created = name.is_none();
         let name = name.unwrap_or_else(|| "default".to_owned());
         let mut volumes = self.volumes.lock().unwrap();
+        let before = volumes.iter().find(|volume| volume.name == name);
+        let share = before.and_then(|volume| volume.share.as_ref());
+        let read_only = request.read_only || share.is_some_and(|share| share.role == "reader");
         volumes.retain(|volume| volume.name != name);
         volumes.push(VolumeInfo {
             name: name.clone(),
             mounted_on: Some(dir.clone()),
-            read_only: request.read_only,
+            read_only,
             usage: Some(VolumeUsage {
                 dirty_bytes: 2 << 20,
                 queued_bytes: 1 << 20,
@@ -315,6 +389,7 @@ impl Backend for Fake {
             dir,
             dir_hex: request.dir_hex.clone(),
             created,
+            read_only,
             pid: std::process::id(),
         };
         self.mounts.lock().unwrap().push(request);

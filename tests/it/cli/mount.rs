@@ -69,6 +69,88 @@ fn volumes_are_made_listed_and_removed() {
 }
 
 #[test]
+fn volumes_are_shared_opened_and_their_members_shown() {
+    let peer = FakePeer::start();
+    let ask = |arguments: &[&str], code| run(peer.cairn().arg("volume").args(arguments), code);
+    let document = |arguments: &[&str]| {
+        let mut command = peer.cairn();
+        json(&run(command.args(["--json", "volume"]).args(arguments), 0))
+    };
+    // The ticket alone on the standard output, one line about it on the other.
+    let made = ask(&["ticket", "photos"], 0);
+    assert_eq!(text(&made.stdout), "cairn-volume:None\n");
+    let told = text(&made.stderr);
+    assert!(told.contains("cairn volume open") && told.contains("read and write `photos`"));
+    assert_eq!(told.lines().count(), 1, "{told}");
+    let made = document(&["ticket", "photos", "--read-only", "--expires", "7d"]);
+    assert_eq!(made["ticket"], "cairn-volume:Some(604800000)");
+    assert_eq!(made["read_only"], true);
+    ask(&["ticket"], 2);
+    ask(&["ticket", "photos", "--expires", "soon"], 2);
+
+    let opened = ask(&["open", "cairn-volume:r"], 0);
+    let told = text(&opened.stderr);
+    assert!(opened.stdout.is_empty());
+    for part in [
+        "Joined network n: 2 peers",
+        "for reading",
+        "cairn mount photos DIR",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    let again = document(&["open", "cairn-volume:r"]);
+    assert_eq!(
+        (&again["known"], &again["improved"]),
+        (&true.into(), &false.into())
+    );
+    assert_eq!(again["volume"]["share"]["role"], "reader");
+    assert!(text(&ask(&["open", "cairn-volume:r"], 0).stderr).contains("is here already"));
+    let named = ask(&["open", "cairn-volume:w", "--name", "mine"], 0);
+    assert!(text(&named.stderr).contains("cairn mount mine DIR"));
+    ask(&["open", "nonsense"], 2);
+    let file = peer.path("ticket");
+    std::fs::write(&file, "cairn-volume:secret\n").unwrap();
+    let mut open = peer.cairn();
+    open.args(["volume", "open", "-"]);
+    run(open.stdin(std::fs::File::open(&file).unwrap()), 0);
+
+    let shown = text(&ask(&["list"], 0).stdout);
+    assert!(shown.starts_with("name    redundancy  shared"), "{shown}");
+    assert!(shown.contains("for writing"), "{shown}");
+    assert!(shown.contains("nothing of its tree is here yet"), "{shown}");
+    let members = text(&ask(&["members", "photos"], 0).stdout);
+    assert!(members.contains("12D3KooWother  own\u{20}"), "{members}");
+    assert!(members.contains("12D3KooWfake   write (this peer)  12D3KooWother"));
+    assert!(members.contains("12D3KooWthird  read "), "{members}");
+    assert_eq!(document(&["members", "x"])["members"][1]["own"], true);
+    let alone = ask(&["members", "alone"], 0);
+    assert!(text(&alone.stderr).contains("cairn volume ticket alone"));
+    // What else is told of a shared volume.
+    let status = text(&run(peer.cairn().arg("status"), 0).stdout);
+    assert!(status.contains("shared, for writing"), "{status}");
+    let removed = text(&ask(&["remove", "mine", "--yes"], 0).stderr);
+    assert!(removed.contains("for its other members"), "{removed}");
+}
+
+#[test]
+fn a_mount_that_may_only_be_read_says_so() {
+    let peer = FakePeer::start();
+    run(peer.cairn().args(["volume", "open", "cairn-volume:r"]), 0);
+    let place = peer.path("place");
+    let mount = |arguments: &[&str]| {
+        let mut command = peer.cairn();
+        command
+            .arg("mount")
+            .args(arguments)
+            .arg("photos")
+            .arg(&place);
+        text(&run(&mut command, 0).stderr)
+    };
+    assert!(mount(&[]).contains("may only read that volume"));
+    assert!(!mount(&["--read-only"]).contains("may only read"));
+}
+
+#[test]
 fn status_tells_of_each_volume() {
     let peer = FakePeer::start();
     *peer.fake.volumes.lock().unwrap() = vec![volume("idle", None)];

@@ -240,6 +240,9 @@ impl Backend for NeverReads {
         volumes() -> Vec<cairnfs::admin::types::VolumeInfo>;
         volume_create(cairnfs::admin::types::VolumeCreate) -> cairnfs::admin::types::VolumeInfo;
         volume_remove(cairnfs::admin::types::VolumeRemove) -> cairnfs::admin::types::VolumeInfo;
+        volume_ticket(cairnfs::admin::types::VolumeTicketRequest) -> cairnfs::admin::types::VolumeInvited;
+        volume_open(cairnfs::admin::types::VolumeOpen) -> cairnfs::admin::types::VolumeOpened;
+        volume_members(cairnfs::admin::types::VolumeMembersRequest) -> cairnfs::admin::types::VolumeMembers;
         mount(cairnfs::admin::types::MountRequest) -> cairnfs::admin::types::Mounted;
         umount(cairnfs::admin::types::UmountRequest) -> cairnfs::admin::types::Mounted;
         sync(cairnfs::admin::types::SyncRequest) -> cairnfs::admin::ItemStream<cairnfs::admin::types::SyncProgress>;
