@@ -91,7 +91,7 @@ impl Kept {
         let mut bad = Vec::new();
         for (at, value) in store.kv_scan(SPACE, &[]).await? {
             let row = PointerRow::decode(&value).map_err(FeedError::from);
-            let placed = row.and_then(|row| Ok((row.place()?, row.from)));
+            let placed = row.and_then(|row| Ok((row.parts()?, row.from)));
             match placed {
                 Ok(((volume, writer, rank), from)) if key(&volume, &writer) == at => {
                     // How long ago it was published nobody knows now.

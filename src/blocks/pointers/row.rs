@@ -82,12 +82,17 @@ impl PointerRow {
         })
     }
 
-    /// Under which key it is kept, and how it ranks. Its signature was checked before it was kept, and is again by
-    /// whoever receives it.
+    /// Under which key it is kept. Its signature was checked before it was kept, and is again by whoever receives it.
     ///
     /// # Errors
     /// If it is no record.
-    pub(super) fn place(&self) -> Result<(VolumeId, WriterId, Rank), FeedError> {
+    pub fn place(&self) -> Result<(VolumeId, WriterId), FeedError> {
+        let (volume, writer, _) = self.parts()?;
+        Ok((volume, writer))
+    }
+
+    /// Under which key it is kept, and how it ranks.
+    pub(super) fn parts(&self) -> Result<(VolumeId, WriterId, Rank), FeedError> {
         let (body, _): (ByteBuf, Signature) =
             wire::decode_canonical(&self.record, Signed::<Record>::MAX_BYTES)?;
         let record = Record::decode(&body)?;
