@@ -200,7 +200,7 @@ fn an_answer_takes_what_fits_and_no_more() {
     // The largest message that is filled fits; nothing does beside it.
     let largest = have(usize::MAX);
     let mut answer = Answer::default();
-    assert!(answer.push(&largest) && !answer.push(&have(5000)));
+    assert!(answer.push(&largest) && !answer.push(&have(20_000)));
     assert!(
         answer.push(&heads(Vec::new())),
         "something small still does"
