@@ -188,7 +188,7 @@ fn the_newest_of_each_writer_counts() {
         );
         for at in 0..6 {
             let found = cluster.blocks(at).unwrap().find_records(VOLUME).await;
-            assert_eq!(found, [new.clone()], "at {at}");
+            assert_eq!(found, std::slice::from_ref(&new), "at {at}");
         }
         // Its writer tells them as soon as it sees that they are back.
         tokio::time::sleep(30 * SECOND).await;
@@ -196,6 +196,43 @@ fn the_newest_of_each_writer_counts() {
             kept(&cluster, 0, 4, VOLUME).await,
             [Bytes::from(new.encode())]
         );
+    });
+}
+
+/// Connected, and nothing gets through: its writer tries again, and stops when it has succeeded.
+#[test]
+fn one_that_could_not_be_told_is_told_later() {
+    run(async {
+        let options = ClusterOptions {
+            peers: 5,
+            keep_trace: true,
+            ..ClusterOptions::default()
+        };
+        let cluster = Cluster::start(options, 11).await.unwrap();
+        tokio::time::sleep(15 * SECOND).await;
+        let (writer, deaf) = (cluster.id(0).unwrap(), cluster.id(4).unwrap());
+        let loss = |loss: f64| LinkFaults {
+            loss,
+            ..ClusterOptions::default().faults
+        };
+        cluster.hub.link(writer, deaf, loss(1.0));
+        let record = record(&cluster, 1);
+        let blocks = cluster.blocks(0).unwrap();
+        assert_eq!(blocks.publish_record(&record).await.unwrap(), 4);
+        tokio::time::sleep(100 * SECOND).await;
+        assert!(kept(&cluster, 1, 4, VOLUME).await.is_empty());
+        cluster.hub.link(writer, deaf, loss(0.0));
+        tokio::time::sleep(100 * SECOND).await;
+        assert_eq!(kept(&cluster, 1, 4, VOLUME).await.len(), 1);
+        let sent = |cluster: &Cluster| {
+            let trace = cluster.hub.trace();
+            let is_sent = |line: &&String| line.contains(" send ") && line.ends_with("publish");
+            trace.lines().iter().filter(is_sent).count()
+        };
+        let before = sent(&cluster);
+        assert!((5..=12).contains(&before), "{before} sent");
+        tokio::time::sleep(3600 * 2 * SECOND).await;
+        assert_eq!(sent(&cluster), before);
     });
 }
 
@@ -426,7 +463,7 @@ fn damaged_answers_and_silence_do_no_harm() {
         }
         let begun = tokio::time::Instant::now();
         let reader = cluster.blocks(8).unwrap();
-        assert_eq!(reader.find_records(VOLUME).await, [record.clone()]);
+        assert_eq!(reader.find_records(VOLUME).await, [record]);
         assert!(begun.elapsed() < SECOND, "{:?}", begun.elapsed());
         let lies = |at: usize| reader.peer_stats().lies(&cluster.id(at).unwrap());
         assert_eq!((lies(1), lies(4)), (1, 0));

@@ -1,6 +1,7 @@
 //! The checkpoint records that this peer keeps: rows of its store, and what is known of them in memory.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -24,8 +25,6 @@ const REPUBLISH: Duration = Duration::from_secs(24 * 3600);
 const SPREAD: Duration = Duration::from_secs(2 * 3600);
 /// Volumes whose rows are changed at once, about. By as many records the bounds of all may be passed.
 const LOCKS: usize = 16;
-/// Rows that are removed at once.
-const REMOVED_AT_ONCE: usize = 256;
 
 /// Why a checkpoint record is not kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +60,14 @@ impl Classify for PointerError {
     }
 }
 
+/// Who of those that should keep a volume's records has them, as far as this peer knows.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    /// Counts the records that this peer published.
+    edition: u64,
+    pub(super) peers: Vec<PeerId>,
+}
+
 /// The records, and their rows. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(in crate::blocks) struct Kept(Arc<Inner>);
@@ -72,8 +79,9 @@ struct Inner {
     pools: Pools,
     clock: Clock,
     index: Mutex<Index>,
-    /// Who of those that should keep a volume's records has them, as far as this peer knows.
-    told: Mutex<BTreeMap<VolumeId, Vec<PeerId>>>,
+    told: Mutex<BTreeMap<VolumeId, Told>>,
+    /// Whether somebody is to be told again although nothing else changed.
+    has_missed: AtomicBool,
     /// Held while rows of a volume are looked at and changed.
     writing: [tokio::sync::Mutex<()>; LOCKS],
 }
@@ -88,43 +96,29 @@ impl Kept {
     ) -> Result<Kept, StoreError> {
         let now = Instant::now();
         let mut index = Index::new(own);
-        let mut bad = Vec::new();
         for (at, value) in store.kv_scan(SPACE, &[]).await? {
             let row = PointerRow::decode(&value).map_err(FeedError::from);
-            let placed = row.and_then(|row| Ok((row.parts()?, row.from)));
-            match placed {
+            match row.and_then(|row| Ok((row.parts()?, row.from))) {
                 Ok(((volume, writer, rank), from)) if key(&volume, &writer) == at => {
                     // How long ago it was published nobody knows now.
-                    let hash = spread(own, &volume, &writer, rank, REPUBLISH);
-                    let due = now + hash;
+                    let due = now + spread(own, &volume, &writer, rank, REPUBLISH);
                     index.insert(volume, writer, Entry { rank, from, due });
                 }
-                Ok(_) => bad.push(at),
-                Err(error) => {
-                    tracing::warn!("dropping what is kept as a checkpoint record: {error}");
-                    bad.push(at);
-                }
+                Ok(_) => tracing::warn!("a checkpoint record is kept under another name"),
+                // A later version of this program may read it.
+                Err(error) => tracing::warn!("cannot read a checkpoint record: {error}"),
             }
         }
-        let kept = Kept(Arc::new(Inner {
+        Ok(Kept(Arc::new(Inner {
             own,
             store,
             pools,
             clock,
             index: Mutex::new(index),
             told: Mutex::default(),
+            has_missed: AtomicBool::new(false),
             writing: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
-        }));
-        kept.delete(bad).await?;
-        Ok(kept)
-    }
-
-    async fn delete(&self, keys: Vec<Vec<u8>>) -> Result<(), StoreError> {
-        for keys in keys.chunks(REMOVED_AT_ONCE) {
-            let rows = keys.iter().map(|key| (SPACE.to_owned(), key.clone(), None));
-            self.0.store.kv_put(rows.collect()).await?;
-        }
-        Ok(())
+        })))
     }
 
     /// Checks a record that `from` brings, and keeps it durably. Whether it is new here. Goes on to its end even if
@@ -165,11 +159,7 @@ impl Kept {
             from,
             due: self.due(&volume, &writer, rank),
         };
-        let lock = usize::from(volume.0.first().copied().unwrap_or(0)) % LOCKS;
-        let Some(lock) = self.0.writing.get(lock) else {
-            return Err(PointerError::Full);
-        };
-        let _writing = lock.lock().await;
+        let _writing = self.lock(&volume).await;
         let verdict = self
             .index()
             .judge(&volume, &writer, rank, from, self.most());
@@ -201,6 +191,13 @@ impl Kept {
         Ok(true)
     }
 
+    /// For who changes rows of a volume.
+    async fn lock(&self, volume: &VolumeId) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let [first, ..] = volume.0;
+        let lock = self.0.writing.get(usize::from(first) % LOCKS)?;
+        Some(lock.lock().await)
+    }
+
     /// Lets go of a record that others keep, unless it is another one by now.
     pub(super) async fn forget(
         &self,
@@ -208,18 +205,15 @@ impl Kept {
         writer: WriterId,
         rank: Rank,
     ) -> Result<(), StoreError> {
-        let lock = usize::from(volume.0.first().copied().unwrap_or(0)) % LOCKS;
-        let Some(lock) = self.0.writing.get(lock) else {
-            return Ok(());
-        };
-        let _writing = lock.lock().await;
+        let _writing = self.lock(&volume).await;
         let is_same = |entry: &Entry| entry.rank == rank;
         if !self.index().get(&volume, &writer).is_some_and(is_same) {
             return Ok(());
         }
         // First here: a row without an entry is replaced by whatever comes, and is found again at the next start.
         self.index().remove(&volume, &writer);
-        self.delete(vec![key(&volume, &writer)]).await
+        let row = (SPACE.to_owned(), key(&volume, &writer), None);
+        self.0.store.kv_put(vec![row]).await
     }
 
     /// The signed records of a volume, as they are encoded.
@@ -253,13 +247,34 @@ impl Kept {
     }
 
     /// Who has the records of a volume. None: nothing is known of it yet.
-    pub(super) fn told(&self, volume: &VolumeId) -> Option<Vec<PeerId>> {
+    pub(super) fn told(&self, volume: &VolumeId) -> Option<Told> {
         self.told_all().get(volume).cloned()
     }
 
-    /// From now on these have the records of a volume.
-    pub(super) fn set_told(&self, volume: VolumeId, peers: Vec<PeerId>) {
-        self.told_all().insert(volume, peers);
+    /// This peer published a record, and these have it. If others lack it, they are told again soon.
+    pub(super) fn published(&self, volume: VolumeId, peers: Vec<PeerId>, has_missed: bool) {
+        let mut told = self.told_all();
+        let told = told.entry(volume).or_default();
+        told.edition += 1;
+        told.peers = peers;
+        if has_missed {
+            self.0.has_missed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// These have the records of a volume, unless this peer has published one since `before`.
+    pub(super) fn set_told(&self, volume: VolumeId, before: Option<&Told>, peers: Vec<PeerId>) {
+        let edition = before.map_or(0, |told| told.edition);
+        let mut told = self.told_all();
+        let told = told.entry(volume).or_default();
+        if told.edition == edition {
+            told.peers = peers;
+        }
+    }
+
+    /// Whether somebody is to be told again; once.
+    pub(super) fn take_missed(&self) -> bool {
+        self.0.has_missed.swap(false, Ordering::Relaxed)
     }
 
     /// Forgets who has the records of volumes of which this peer keeps none.
@@ -269,7 +284,7 @@ impl Kept {
         self.told_all().retain(|volume, _| is_kept(volume));
     }
 
-    fn told_all(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Vec<PeerId>>> {
+    fn told_all(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Told>> {
         self.0
             .told
             .lock()

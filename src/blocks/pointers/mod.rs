@@ -105,12 +105,21 @@ impl Blocks {
                 %volume,
                 "a peer has a later checkpoint of this writer: is this device a copy of another?"
             ),
+            Ok(Response::Refused {
+                reason: Refusal::Invalid,
+                ..
+            }) => tracing::warn!(
+                peer = %peer.short(),
+                %volume,
+                "a peer takes no checkpoint of this machine: does one of their clocks go wrong?"
+            ),
             Ok(answer) => tracing::debug!(peer = %peer.short(), ?answer, "no checkpoint record"),
             Err(error) => tracing::debug!("no checkpoint record: {error}"),
         })
         .await;
         let count = told.len();
-        self.pointers.set_told(volume, told);
+        let has_missed = count < holders.len();
+        self.pointers.published(volume, told, has_missed);
         match trouble {
             None => Ok(count + 1),
             Some(error) if count == 0 => Err(error),

@@ -82,7 +82,8 @@ impl PointerKeeper {
     /// Begins a round if there is a reason for one.
     fn begin(&mut self) {
         let view = self.view();
-        let is_due = Instant::now() >= self.next_round || self.has_news();
+        let has_missed = self.blocks.pointers.take_missed();
+        let is_due = has_missed || Instant::now() >= self.next_round || self.has_news();
         if view != self.seen || is_due {
             self.seen = view;
             self.next_round = Instant::now() + ROUND;
@@ -140,8 +141,9 @@ impl Blocks {
         let holders = place.holders();
         let own = self.net.own();
         let is_writer = rows.iter().any(|(writer, _)| writer.peer == own);
-        let told = match self.pointers.told(&volume) {
-            Some(told) => told,
+        let before = self.pointers.told(&volume);
+        let told = match &before {
+            Some(told) => told.peers.clone(),
             // Of what others brought it is taken that they brought it everywhere.
             None if !is_writer => holders.clone(),
             None => Vec::new(),
@@ -185,7 +187,7 @@ impl Blocks {
                 }
             }
         }
-        self.pointers.set_told(volume, has);
+        self.pointers.set_told(volume, before.as_ref(), has);
         if let Some(peer) = later {
             self.fetch_later(volume, peer).await;
         }
