@@ -84,6 +84,22 @@ pub const PAGE_MAX_BYTES: usize = 256 << 10;
 pub const PAGE_PLACE_MAX_BYTES: usize = 256;
 /// Most writers that a checkpoint can name.
 pub const CHECKPOINT_WRITERS_MAX: usize = 2048;
+/// Most messages about feeds in one answer.
+pub const GOSSIP_MESSAGES_MAX: usize = 2 * GOSSIP_FEEDS_MAX;
+/// Messages about feeds that may wait for whoever serves them.
+pub const FEED_QUEUE: usize = 64;
+/// Peers that keep the checkpoint records of a volume.
+pub const POINTER_HOLDERS: usize = CANDIDATES / 2;
+/// Largest signed checkpoint record.
+pub const POINTER_MAX_BYTES: usize = 1 << 10;
+/// Most checkpoint records of one volume that a peer keeps: one for each writer.
+pub const POINTERS_PER_VOLUME_MAX: usize = 64;
+/// Of the checkpoint records that a peer keeps for others, one in so many may have been brought by the same peer.
+pub const POINTERS_PEER_SHARE: usize = 4;
+/// Most checkpoint records that a peer keeps for others.
+pub const POINTERS_MAX: usize = 16 << 10;
+/// Bytes of quota for each checkpoint record that a peer keeps for others: a small quota keeps fewer.
+pub const POINTER_QUOTA_BYTES: u64 = 64 << 10;
 
 /// Bounds that a configuration or a test may tighten.
 #[derive(Debug, Clone)]

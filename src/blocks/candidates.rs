@@ -1,4 +1,4 @@
-//! The peers that may hold a group's shards, in order of preference.
+//! The peers that may hold a group's shards, in order of preference, and those closest to a point.
 //!
 //! A peer that knows every member computes them. Another one looks members up in the DHT and keeps
 //! what it found for a while: one look-up serves all groups whose candidates lie in the part of the
@@ -59,8 +59,23 @@ struct Found {
     members: Arc<Others>,
     seen: BTreeMap<PeerId, Instant>,
     coverage: Coverage<Instant>,
-    /// Groups that were looked up themselves.
-    answered: BTreeMap<Group, Instant>,
+    /// Points that were looked up themselves.
+    answered: BTreeMap<Point, Instant>,
+}
+
+/// A place in the key space.
+#[derive(Debug)]
+struct Target {
+    /// What is hashed to the point.
+    key: Vec<u8>,
+    point: Point,
+}
+
+impl Target {
+    fn new(key: Vec<u8>) -> Target {
+        let point = point(&key);
+        Target { key, point }
+    }
 }
 
 /// A ranking table and what it was made from.
@@ -108,24 +123,43 @@ impl Blocks {
     /// Computed from the member list when that is complete, else also from DHT look-ups (cached).
     pub(super) async fn ranked(&self, group: Group) -> Ranked {
         let listed = self.net.members();
-        if listed.complete {
-            return self.rank(group, listed, self.nobody());
-        }
-        if let Some(found) = self.candidates.known(&listed, group) {
-            return self.rank(group, listed, found);
-        }
-        let target = point(&placement::group_key(group));
-        let lane = usize::from(target.first().copied().unwrap_or(0)) * LANES / 256;
-        let Some(lane) = self.candidates.lanes.get(lane) else {
-            return self.rank(group, listed, self.nobody());
-        };
-        let turn = lane.lock().await;
-        let found = match self.candidates.known(&listed, group) {
-            Some(found) => found,
-            None => self.look_up(group, &target).await,
-        };
-        drop(turn);
+        let target = Target::new(placement::group_key(group));
+        let found = self.around(&listed, &target, CANDIDATES).await;
         self.rank(group, listed, found)
+    }
+
+    /// The `count` members closest to SHA-256 of `key`, closest first, whether they can be reached or not; at most
+    /// [`CANDIDATES`]. Found as [`ranked`](Blocks::ranked) finds them.
+    pub(super) async fn closest_to(&self, key: Vec<u8>, count: usize) -> Ranked {
+        let listed = self.net.members();
+        let target = Target::new(key);
+        let found = self.around(&listed, &target, count).await;
+        let cluster = self.candidates.cluster(&listed, &found);
+        let closest = cluster.closest_to(&target.point, count);
+        Ranked {
+            order: closest.iter().map(|offering| offering.peer).collect(),
+            members: listed,
+            found,
+        }
+    }
+
+    /// Members beyond the listed, so that the `count` closest to `target` are among all of them.
+    async fn around(&self, listed: &Arc<Members>, target: &Target, count: usize) -> Arc<Others> {
+        if listed.complete {
+            return self.nobody();
+        }
+        if let Some(found) = self.candidates.known(listed, target, count) {
+            return found;
+        }
+        let lane = usize::from(target.point.first().copied().unwrap_or(0)) * LANES / 256;
+        let Some(lane) = self.candidates.lanes.get(lane) else {
+            return self.nobody();
+        };
+        let _turn = lane.lock().await;
+        match self.candidates.known(listed, target, count) {
+            Some(found) => found,
+            None => self.look_up(target).await,
+        }
     }
 
     /// The candidates of `group`, looked up anew if members may be missing from the list.
@@ -134,8 +168,8 @@ impl Blocks {
         let found = if listed.complete {
             self.nobody()
         } else {
-            let target = point(&placement::group_key(group));
-            self.look_up(group, &target).await
+            self.look_up(&Target::new(placement::group_key(group)))
+                .await
         };
         self.rank(group, listed, found)
     }
@@ -152,25 +186,21 @@ impl Blocks {
         }
     }
 
-    /// Looks a group up and keeps the answer; all members that are known then.
-    async fn look_up(&self, group: Group, target: &Point) -> Arc<Others> {
-        match self
-            .net
-            .closest(placement::group_key(group), CANDIDATES)
-            .await
-        {
+    /// Looks a point up and keeps the answer; all members that are known then.
+    async fn look_up(&self, target: &Target) -> Arc<Others> {
+        match self.net.closest(target.key.clone(), CANDIDATES).await {
             Ok(lookup) => {
                 tracing::debug!(
-                    group = group.0,
+                    key = %target.key.escape_ascii(),
                     found = lookup.found.len(),
                     hops = lookup.hops,
                     messages = lookup.messages,
-                    "looked up a placement group"
+                    "looked up a place"
                 );
-                self.candidates.take(group, target, lookup.found)
+                self.candidates.take(&target.point, lookup.found)
             }
             Err(error) => {
-                tracing::debug!(group = group.0, "look-up failed: {error}");
+                tracing::debug!(key = %target.key.escape_ascii(), "look-up failed: {error}");
                 Arc::clone(&self.candidates.found().members)
             }
         }
@@ -184,26 +214,27 @@ impl Cache {
             .unwrap_or_else(|poison| poison.into_inner())
     }
 
-    /// The members that look-ups found, if the candidates of `group` are certainly known.
-    fn known(&self, listed: &Arc<Members>, group: Group) -> Option<Arc<Others>> {
+    /// The members that look-ups found, if the `count` closest to `target` are certainly known.
+    fn known(&self, listed: &Arc<Members>, target: &Target, count: usize) -> Option<Arc<Others>> {
         let members = {
             let mut found = self.found();
             found.forget(Instant::now());
-            if found.answered.contains_key(&group) || found.coverage.covers_all() {
+            if found.answered.contains_key(&target.point) || found.coverage.covers_all() {
                 return Some(Arc::clone(&found.members));
             }
             Arc::clone(&found.members)
         };
         let cluster = self.cluster(listed, &members);
-        let candidates = cluster.closest(group);
-        let farthest = peer_point(&candidates.get(CANDIDATES - 1)?.peer);
-        let target = point(&placement::group_key(group));
-        let is_covered = self.found().coverage.covers_ball(&target, &farthest);
+        let closest = cluster.closest_to(&target.point, count);
+        let farthest = peer_point(&closest.get(count.checked_sub(1)?)?.peer);
+        let found = self.found();
+        let is_covered = found.coverage.covers_ball(&target.point, &farthest);
+        drop(found);
         is_covered.then_some(members)
     }
 
     /// Takes in the answer of a look-up.
-    fn take(&self, group: Group, target: &Point, answer: Vec<Member>) -> Arc<Others> {
+    fn take(&self, target: &Point, answer: Vec<Member>) -> Arc<Others> {
         let now = Instant::now();
         let mut found = self.found();
         found.forget(now);
@@ -225,7 +256,7 @@ impl Cache {
             }
             _ => found.coverage.add_all(since),
         }
-        found.answered.insert(group, since);
+        found.answered.insert(*target, since);
         let mut members = (*found.members).clone();
         for member in answer {
             let seen = found.seen.entry(member.peer).or_insert(since);

@@ -1,17 +1,20 @@
 //! The conductor: the one place where the order of seal, code, place, send, fetch, verify and open
 //! is written.
 //!
-//! Knows nothing of files, directories or links: it turns a chunk into a [`crate::base::BlockRef`] and back.
+//! Knows nothing of files, directories or links: it turns a chunk into a [`crate::base::BlockRef`] and back. Beside
+//! them it keeps, for anybody, the signed records that say where a volume's checkpoints are.
 
 mod ask;
 mod candidates;
 mod claims;
 mod error;
+mod feed_door;
 mod fetch;
 mod health;
 mod part;
 mod peers;
 mod place;
+mod pointers;
 mod range;
 mod serve;
 mod shared;
@@ -23,8 +26,10 @@ use std::time::Duration;
 
 pub use claims::ClaimSettler;
 pub use error::{GetError, PutError};
+pub use feed_door::{FeedDoor, FeedInbound};
 pub use health::BlockHealth;
 pub use peers::PeerStats;
+pub use pointers::{FoundRecords, PointerError, PointerKeeper, PointerRow};
 pub use serve::{ServeOptions, serve};
 pub use upload::{PendingRef, Upload, UploadOptions, UploadReport};
 
@@ -77,6 +82,7 @@ pub struct Inner {
     candidates: candidates::Cache,
     counter: claims::Counter,
     debts: claims::Locks,
+    pointers: pointers::Kept,
     shared: shared::SharedReads,
     /// For writing fetched shards to the disk, beside the reads that brought them.
     keeping: Arc<Semaphore>,
@@ -90,8 +96,15 @@ impl Deref for Blocks {
 }
 
 impl Blocks {
-    /// Opens the conductor: recovers the claims of uploads that a crash interrupted.
+    /// Opens the conductor: recovers the claims of uploads that a crash interrupted, and what is kept for others.
     pub async fn open(parts: Parts) -> Result<Self, StoreError> {
+        let pointers = pointers::Kept::open(
+            parts.net.own(),
+            parts.store.clone(),
+            parts.pools.clone(),
+            parts.clock.clone(),
+        )
+        .await?;
         let blocks = Blocks {
             inner: Arc::new(Inner {
                 store: parts.store,
@@ -103,6 +116,7 @@ impl Blocks {
                 candidates: candidates::Cache::default(),
                 counter: claims::Counter::default(),
                 debts: claims::Locks::default(),
+                pointers,
                 shared: shared::SharedReads::new(parts.memory_bytes),
                 keeping: Arc::new(Semaphore::new(KEEPING_MAX)),
             }),

@@ -1,15 +1,18 @@
-//! Answering other peers: storing, claiming and handing out shards, within what is offered.
+//! Answering other peers: storing, claiming and handing out shards and pointers, within what is offered.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::base::limits::{BATCH_BLOCKS_MAX, STRIPE_HEADER_MAX_BYTES};
-use crate::base::{BlockId, ClaimId, Class, Classify, IndexSet, PeerId, Pools};
+use super::pointers::Kept;
+use super::{Blocks, FeedDoor, PointerError};
+use crate::base::limits::{BATCH_BLOCKS_MAX, POINTERS_PER_VOLUME_MAX, STRIPE_HEADER_MAX_BYTES};
+use crate::base::{BlockId, ClaimId, Class, Classify, Clock, IndexSet, PeerId, Pools, VolumeId};
 use crate::erasure::VerifiedShard;
 use crate::net::{Inbound, Refusal, Request, Response};
 use crate::store::{PartReader, Store, StoreError};
@@ -26,21 +29,24 @@ pub struct ServeOptions {
     pub claim_ttl_ms: u64,
 }
 
-/// Answers inbound requests until `stop`, then finishes those under way.
+/// Answers inbound requests until `stop`, then finishes those under way. Messages about feeds go to those who serve
+/// feeds.
 pub async fn serve(
     mut inbound: mpsc::Receiver<Inbound>,
-    store: Store,
-    pools: Pools,
-    clock: crate::base::Clock,
+    blocks: Blocks,
     options: Arc<ServeOptions>,
+    feeds: FeedDoor,
     stop: CancellationToken,
 ) {
     let server = Arc::new(Server {
-        store,
-        pools,
-        clock,
+        store: blocks.store.clone(),
+        pools: blocks.pools.clone(),
+        clock: blocks.clock.clone(),
+        pointers: blocks.pointers.clone(),
         options,
+        feeds,
     });
+    drop(blocks);
     let slots = Arc::new(Semaphore::new(CONCURRENT));
     let tasks = TaskTracker::new();
     loop {
@@ -75,8 +81,10 @@ pub async fn serve(
 struct Server {
     store: Store,
     pools: Pools,
-    clock: crate::base::Clock,
+    clock: Clock,
+    pointers: Kept,
     options: Arc<ServeOptions>,
+    feeds: FeedDoor,
 }
 
 impl Server {
@@ -148,10 +156,42 @@ impl Server {
                 let released = self.store.release_claim(claim).await;
                 self.done(released.map(drop), Response::Done)
             }
+            Request::Feed { body } => self.feeds.answer(from, body).await,
+            Request::Publish { record } => self.publish(from, record).await,
+            Request::Published { volume } => self.published(&volume).await,
             // The member list is the network's own business; it answers these itself.
             Request::Records { .. } | Request::Announce { .. } | Request::Unknown { .. } => {
                 Response::Unsupported
             }
+        }
+    }
+
+    async fn publish(&self, from: PeerId, record: Bytes) -> Response {
+        if !self.options.offer.load(Ordering::Relaxed) {
+            return refused(Refusal::NotOffered);
+        }
+        match self.pointers.keep(from, record).await {
+            Ok(_) => Response::Done,
+            Err(PointerError::Stale) => refused(Refusal::Stale),
+            Err(PointerError::Full) => Response::Refused {
+                reason: Refusal::Full,
+                free_bytes: self.store.usage().intake_left,
+            },
+            Err(PointerError::Store(error)) => self.failed(&error),
+            Err(error @ (PointerError::Invalid(_) | PointerError::Ahead)) => {
+                tracing::warn!(from = %from.short(), "refused: {error}");
+                refused(Refusal::Invalid)
+            }
+        }
+    }
+
+    async fn published(&self, volume: &VolumeId) -> Response {
+        match self.pointers.records(volume).await {
+            Ok(mut records) => {
+                records.truncate(POINTERS_PER_VOLUME_MAX);
+                Response::Published { records }
+            }
+            Err(error) => self.failed(&error),
         }
     }
 

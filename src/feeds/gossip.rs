@@ -14,7 +14,8 @@ use super::error::FeedError;
 use super::sealed::{FEED_VERSION, LinkHash, check_version};
 use super::signed::Signed;
 use crate::base::limits::{
-    GOSSIP_DELTAS_MAX, GOSSIP_FEEDS_MAX, MESSAGE_PAYLOAD_MAX_BYTES, SEALED_DELTA_MAX_BYTES,
+    GOSSIP_DELTAS_MAX, GOSSIP_FEEDS_MAX, GOSSIP_MESSAGES_MAX, MESSAGE_PAYLOAD_MAX_BYTES,
+    SEALED_DELTA_MAX_BYTES,
 };
 use crate::base::{VolumeId, wire};
 use crate::namespace::WriterId;
@@ -174,6 +175,14 @@ impl Message {
         }
     }
 
+    /// Signatures that are checked when it is read.
+    const fn signed_count(&self) -> usize {
+        match self {
+            Message::Heads { signed, .. } => signed.len(),
+            Message::Want { .. } | Message::Have { .. } => 0,
+        }
+    }
+
     /// Of which volume it speaks.
     pub const fn volume(&self) -> VolumeId {
         match self {
@@ -253,6 +262,84 @@ fn read_have(wire: HaveWire) -> Result<Message, FeedError> {
         last,
         deltas: deltas.into_iter().map(|d| d.into_vec().into()).collect(),
     })
+}
+
+/// Any number of messages as one value: what one message is answered with. The encoding is the canonical array
+/// `[message bytes, ..]`, in the order in which they are meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    messages: Vec<ByteBuf>,
+    bytes: usize,
+    signed: usize,
+}
+
+/// The head of the array of an answer, and the head of a message in it, take so many bytes at most.
+const HEAD_BYTES: usize = 5;
+
+impl Answer {
+    /// Adds a message, or says that it does not fit any more: such a one is left out, and asked for again.
+    /// One whose deltas [`fill`] has chosen fits into an empty answer.
+    #[must_use]
+    pub fn push(&mut self, message: &Message) -> bool {
+        let encoded = message.encode();
+        let bytes = self.bytes + HEAD_BYTES + encoded.len();
+        let signed = self.signed + message.signed_count();
+        let fits = HEAD_BYTES + bytes <= GOSSIP_MAX_BYTES
+            && signed <= GOSSIP_FEEDS_MAX
+            && self.messages.len() < GOSSIP_MESSAGES_MAX;
+        if fits {
+            self.messages.push(ByteBuf::from(encoded));
+            (self.bytes, self.signed) = (bytes, signed);
+        }
+        fits
+    }
+
+    /// Whether there is nothing in it.
+    pub const fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// The canonical encoding.
+    pub fn encode(&self) -> Vec<u8> {
+        wire::encode(&self.messages)
+    }
+}
+
+/// Messages as one answer.
+///
+/// # Errors
+/// [`FeedError::Misuse`] if they do not fit into one: see [`Answer::push`].
+pub fn encode_all<'a>(
+    messages: impl IntoIterator<Item = &'a Message>,
+) -> Result<Vec<u8>, FeedError> {
+    let mut answer = Answer::default();
+    match messages.into_iter().all(|message| answer.push(message)) {
+        true => Ok(answer.encode()),
+        false => Err(FeedError::Misuse("more messages than one answer takes")),
+    }
+}
+
+/// Reads the messages of an answer from anywhere, as [`Message::decode`] reads one: not for the reactor.
+///
+/// # Errors
+/// What is wrong with it, or with any message in it.
+pub fn decode_all(bytes: &[u8]) -> Result<Vec<Message>, FeedError> {
+    let encoded: Vec<ByteBuf> = wire::decode_canonical(bytes, GOSSIP_MAX_BYTES)?;
+    if encoded.len() > GOSSIP_MESSAGES_MAX {
+        return Err("too many messages in an answer".into());
+    }
+    let mut messages = Vec::with_capacity(encoded.len());
+    let mut signed = 0;
+    for bytes in &encoded {
+        let message = Message::decode(bytes)?;
+        // Signatures are what costs: all messages of an answer have as many together as one may have.
+        signed += message.signed_count();
+        if signed > GOSSIP_FEEDS_MAX {
+            return Err("too many feeds in an answer".into());
+        }
+        messages.push(message);
+    }
+    Ok(messages)
 }
 
 /// Deltas of a feed that are to be asked for or sent.

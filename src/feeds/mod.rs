@@ -22,7 +22,7 @@ pub mod signed;
 
 pub use chain::{Announced, Feed, ForkProof, Head, Promises, Truncated, Verdict};
 pub use error::FeedError;
-pub use gossip::{Claim, Message, Plan, Wish, plan};
+pub use gossip::{Answer, Claim, Message, Plan, Wish, decode_all, encode_all, plan};
 pub use inbox::{Ahead, Held, Inbox};
 pub use revoke::{Cut, Revocation};
 pub use sealed::{Link, LinkHash, SealedDelta};

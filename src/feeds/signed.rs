@@ -45,6 +45,9 @@ pub struct Signed<T> {
 }
 
 impl<T: Record> Signed<T> {
+    /// Largest encoding.
+    pub const MAX_BYTES: usize = T::MAX_BYTES + AROUND_BYTES;
+
     /// Signs a record.
     ///
     /// # Errors
@@ -87,7 +90,7 @@ impl<T: Record> Signed<T> {
     /// As [`from_parts`](Signed::from_parts).
     pub fn decode(bytes: &[u8]) -> Result<Signed<T>, FeedError> {
         let (body, signature): (ByteBuf, Signature) =
-            wire::decode_canonical(bytes, T::MAX_BYTES + AROUND_BYTES)?;
+            wire::decode_canonical(bytes, Self::MAX_BYTES)?;
         Signed::from_parts(body.into_vec().into(), signature)
     }
 

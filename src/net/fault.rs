@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::{mpsc, oneshot};
 
 use super::command::Inbound;
@@ -25,7 +25,7 @@ pub enum Fault {
     Hoard,
     /// It stores shards and refuses to promise that it keeps them.
     Renege,
-    /// It is of a version that knows no parts of shards.
+    /// It is of a version that knows neither parts of shards nor volumes.
     Old,
 }
 
@@ -71,7 +71,7 @@ async fn pass(original: Inbound, fault: Fault, forward: mpsc::Sender<Inbound>) {
         let _ = original.reply.send(refusal);
         return;
     }
-    if fault == Fault::Old && matches!(original.request, Request::FetchRange { .. }) {
+    if fault == Fault::Old && is_later(&original.request) {
         let _ = original.reply.send(Response::Unsupported);
         return;
     }
@@ -100,13 +100,34 @@ async fn pass(original: Inbound, fault: Fault, forward: mpsc::Sender<Inbound>) {
     let _ = original.reply.send(response);
 }
 
+/// Whether a peer of the first version does not know this request.
+const fn is_later(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::FetchRange { .. }
+            | Request::Feed { .. }
+            | Request::Publish { .. }
+            | Request::Published { .. }
+    )
+}
+
 fn flip(response: &mut Response) {
-    if let Response::Shard { data, .. } | Response::Range { data, .. } = response {
-        let mut bytes = BytesMut::from(data.as_ref());
-        let middle = bytes.len() / 2;
-        if let Some(byte) = bytes.get_mut(middle) {
-            *byte ^= 1;
-        }
-        *data = bytes.freeze();
+    if let Response::Published { records } = response {
+        records.iter_mut().for_each(flip_bit);
     }
+    if let Response::Shard { data, .. }
+    | Response::Range { data, .. }
+    | Response::Feed { body: data } = response
+    {
+        flip_bit(data);
+    }
+}
+
+fn flip_bit(data: &mut Bytes) {
+    let mut bytes = BytesMut::from(data.as_ref());
+    let middle = bytes.len() / 2;
+    if let Some(byte) = bytes.get_mut(middle) {
+        *byte ^= 1;
+    }
+    *data = bytes.freeze();
 }

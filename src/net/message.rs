@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{BlockId, ClaimId, IndexSet, PeerId};
+use crate::base::{BlockId, ClaimId, IndexSet, PeerId, VolumeId};
 
 /// A question to another peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +80,21 @@ pub enum Request {
         /// Encoded `SignedRecord`s.
         records: Vec<Bytes>,
     },
+    /// A message about the feeds of a volume. What it says is for who serves feeds.
+    Feed {
+        /// One encoded message (payload).
+        body: Bytes,
+    },
+    /// Keep this signed checkpoint record durably, and hand it to whoever asks.
+    Publish {
+        /// As it is encoded; at most `POINTER_MAX_BYTES`.
+        record: Bytes,
+    },
+    /// Which checkpoint records of this volume do you keep?
+    Published {
+        /// The volume.
+        volume: VolumeId,
+    },
     /// A request of a later version: answered `Unsupported`.
     Unknown {
         /// Its operation code.
@@ -124,11 +139,21 @@ pub enum Response {
         /// All indices of the block that the peer holds.
         held: IndexSet,
     },
-    /// To `CloseClaim`, `ReleaseClaim`, `Announce`: done, durably.
+    /// To `CloseClaim`, `ReleaseClaim`, `Announce`, `Publish`: done, durably.
     Done,
     /// To `Records`.
     Records {
         /// Encoded `SignedRecord`s.
+        records: Vec<Bytes>,
+    },
+    /// To `Feed`: what the peer says to it.
+    Feed {
+        /// Any number of encoded messages, as one value (payload).
+        body: Bytes,
+    },
+    /// To `Published`: at most `POINTERS_PER_VOLUME_MAX`.
+    Published {
+        /// Signed checkpoint records as they are encoded.
         records: Vec<Bytes>,
     },
     /// Not done, and why.
@@ -157,6 +182,8 @@ pub enum Refusal {
     Invalid,
     /// Its store failed; it takes nothing more until it is reopened.
     Broken,
+    /// It has a newer one.
+    Stale,
 }
 
 /// What a peer says of itself. Signed; the highest `seq` of a peer counts.

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -40,7 +41,9 @@ use self::volumes::Volumes;
 use crate::admin::Backend;
 use crate::base::worker::{Worker, drive};
 use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
-use crate::blocks::{Blocks, ClaimSettler, Parts, ServeOptions, serve};
+use crate::blocks::{
+    Blocks, ClaimSettler, FeedDoor, FeedInbound, Parts, PointerKeeper, ServeOptions, serve,
+};
 use crate::config::Config;
 use crate::net::{NetHandle, Offer};
 use crate::store::{RealDisk, Store, StoreOptions};
@@ -80,6 +83,8 @@ struct Inner {
     volumes: Volumes,
     mounts: Mounts,
     serving: Arc<ServeOptions>,
+    /// Where messages of other peers about feeds go.
+    feeds: FeedDoor,
     workers: Mutex<Vec<(&'static str, Arc<Mutex<String>>)>>,
     started: Instant,
     uploads: AtomicU64,
@@ -113,7 +118,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
     let blocks = Blocks::open(Parts {
         store: store.clone(),
         net: net.clone(),
-        pools: pools.clone(),
+        pools,
         clock: clock.clone(),
         limits: limits.clone(),
         fetch_timeout: options.config.fetch.timeout,
@@ -127,12 +132,12 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     #[cfg(feature = "testkit")]
     let inbound = faulty(inbound)?;
+    let feeds = FeedDoor::default();
     tasks.spawn(serve(
         inbound,
-        store.clone(),
-        pools,
-        clock.clone(),
+        blocks.clone(),
         Arc::clone(&serving),
+        feeds.clone(),
         stop.clone(),
     ));
     let offer = Offer {
@@ -157,6 +162,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         volumes,
         mounts: Mounts::new(),
         serving,
+        feeds,
         workers: Mutex::new(Vec::new()),
         started: Instant::now(),
         uploads: AtomicU64::new(0),
@@ -240,6 +246,13 @@ impl Node {
         }
     }
 
+    /// What other peers say about feeds from now on. Each who takes it has a queue of its own, and is asked when
+    /// those before it have said [`Response::Unsupported`](crate::net::Response::Unsupported); before anybody has taken
+    /// it, that is what all are told.
+    pub fn take_feed_inbound(&self) -> mpsc::Receiver<FeedInbound> {
+        self.0.feeds.open()
+    }
+
     fn own(&self) -> PeerId {
         self.0.net.own()
     }
@@ -253,6 +266,7 @@ impl Node {
 
     fn start_workers(&self) {
         self.run_worker(ClaimSettler::new(self.0.blocks.clone()));
+        self.run_worker(PointerKeeper::new(self.0.blocks.clone()));
         let (compaction, expiry) = self.0.store.workers();
         self.run_worker(compaction);
         self.run_worker(expiry);

@@ -1,4 +1,4 @@
-//! The members that may hold blocks of a group: the closest ones in Kademlia's key space.
+//! The members that may hold blocks of a group, or pointers of a volume: the closest ones in Kademlia's key space.
 //!
 //! The function is exactly libp2p Kademlia's, so a peer that knows only a part of the network
 //! finds the same members by a look-up that a peer with the whole list computes.
@@ -6,10 +6,13 @@
 use sha2::{Digest, Sha256};
 
 use crate::base::limits::CANDIDATES;
-use crate::base::{Group, PeerId};
+use crate::base::{Group, PeerId, VolumeId};
 
 /// Prefix of a group's key.
 const GROUP_DOMAIN: &[u8; 13] = b"cairn/group/1";
+
+/// Prefix of a volume's key.
+const VOLUME_DOMAIN: &[u8; 14] = b"cairn/volume/1";
 
 /// A point or a distance in the key space, big endian.
 pub type Point = [u8; 32];
@@ -19,6 +22,11 @@ pub fn group_key(group: Group) -> Vec<u8> {
     let mut key = GROUP_DOMAIN.to_vec();
     key.extend_from_slice(&group.0.to_be_bytes());
     key
+}
+
+/// The Kademlia key of a volume: `"cairn/volume/1" || volume (16 bytes)`.
+pub fn volume_key(volume: &VolumeId) -> Vec<u8> {
+    [VOLUME_DOMAIN.as_slice(), &volume.0].concat()
 }
 
 /// Where a key lies in the key space: SHA-256 of its bytes.

@@ -80,11 +80,15 @@ impl Cluster {
     }
 
     /// The 40 members closest to `group`, closest first.
+    pub fn closest(&self, group: Group) -> Vec<&Offering> {
+        self.closest_to(&point(&group_key(group)), CANDIDATES)
+    }
+
+    /// The `count` members closest to a point, closest first.
     ///
     /// Members that share the longest prefix with the target lie side by side in the sorted list:
     /// it suffices to sort the smallest such run that has enough of them.
-    pub fn closest(&self, group: Group) -> Vec<&Offering> {
-        let target = point(&group_key(group));
+    pub fn closest_to(&self, target: &Point, count: usize) -> Vec<&Offering> {
         let mut run = self.members.as_slice();
         for bit in 0..256 {
             let (byte, mask) = (bit / 8, 0x80u8 >> (bit % 8));
@@ -94,17 +98,17 @@ impl Cluster {
             });
             let (zeros, ones) = run.split_at(split);
             let narrower = if wanted { ones } else { zeros };
-            if narrower.len() < CANDIDATES {
+            if narrower.len() < count {
                 break;
             }
             run = narrower;
         }
         let mut near: Vec<(Point, &Offering)> = run
             .iter()
-            .map(|(place, member)| (distance(place, &target), member))
+            .map(|(place, member)| (distance(place, target), member))
             .collect();
         near.sort_unstable_by_key(|(away, _)| *away);
-        near.truncate(CANDIDATES);
+        near.truncate(count);
         near.into_iter().map(|(_, member)| member).collect()
     }
 }

@@ -13,7 +13,7 @@ pub mod happiness;
 pub mod holders;
 pub mod hrw;
 
-pub use candidates::{Point, closest, distance, group_key, peer_point, point};
+pub use candidates::{Point, closest, distance, group_key, peer_point, point, volume_key};
 pub use cluster::{Cluster, Offering};
 pub use coverage::Coverage;
 pub use happiness::{promised, survives};

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::base::worker::drive;
 use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
-use crate::blocks::{Blocks, ClaimSettler, Parts, ServeOptions, serve};
+use crate::blocks::{Blocks, ClaimSettler, FeedDoor, Parts, PointerKeeper, ServeOptions, serve};
 use crate::net::fault::{Fault, inject};
 use crate::net::memory::{LinkFaults, MemoryHub, MemoryOptions, MemoryPeer};
 use crate::store::mem_disk::Crash;
@@ -93,6 +94,7 @@ struct SimPeer {
 #[derive(Debug)]
 struct Running {
     blocks: Blocks,
+    feeds: FeedDoor,
     stop: CancellationToken,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -153,6 +155,35 @@ impl Cluster {
         Some(&running.blocks)
     }
 
+    /// Where messages about feeds go at a peer that runs.
+    pub fn feeds(&self, at: usize) -> Option<&FeedDoor> {
+        let running = self.peers.get(at)?.running.as_ref()?;
+        Some(&running.feeds)
+    }
+
+    /// The wall clock of all peers.
+    pub const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// One more peer, running; its number.
+    pub async fn add(&mut self) -> Result<usize, StartError> {
+        let id = PeerId(self.entropy.array());
+        self.add_as(id).await
+    }
+
+    /// One more peer of this id, running; its number.
+    pub async fn add_as(&mut self, id: PeerId) -> Result<usize, StartError> {
+        self.peers.push(SimPeer {
+            id,
+            disk: MemDisk::new(4 * self.options.quota_bytes),
+            running: None,
+        });
+        let at = self.peers.len() - 1;
+        self.restart(at).await?;
+        Ok(at)
+    }
+
     /// Ends a peer as a power cut does: what was not synced may be lost, kept or torn.
     pub fn crash(&mut self, at: usize) {
         let image = Crash::seeded(self.entropy.u64());
@@ -194,7 +225,7 @@ impl Cluster {
             None => inbound,
         };
         let blocks = Blocks::open(Parts {
-            store: store.clone(),
+            store,
             net,
             pools: Pools::inline(),
             clock: self.clock.clone(),
@@ -204,23 +235,30 @@ impl Cluster {
         })
         .await?;
         let stop = CancellationToken::new();
+        let feeds = FeedDoor::default();
         let served = serve(
             inbound,
-            store,
-            Pools::inline(),
-            self.clock.clone(),
+            blocks.clone(),
             Arc::new(ServeOptions {
                 offer: AtomicBool::new(true),
                 claim_ttl_ms: self.options.limits.claim_ttl.as_millis() as u64,
             }),
+            feeds.clone(),
             stop.clone(),
         );
         let settler = ClaimSettler::new(blocks.clone());
-        let settled = crate::base::worker::drive(settler, stop.clone().cancelled_owned());
+        let settled = drive(settler, stop.clone().cancelled_owned());
+        let keeper = PointerKeeper::new(blocks.clone());
+        let kept = drive(keeper, stop.clone().cancelled_owned());
         peer.running = Some(Running {
             blocks,
+            feeds,
             stop,
-            tasks: vec![tokio::spawn(served), tokio::spawn(settled)],
+            tasks: vec![
+                tokio::spawn(served),
+                tokio::spawn(settled),
+                tokio::spawn(kept),
+            ],
         });
         Ok(())
     }

@@ -26,6 +26,7 @@ mod netns;
 mod node;
 mod peers;
 mod placement;
+mod pointers;
 mod power;
 mod pure;
 mod settings;

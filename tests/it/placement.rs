@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cairnfs::base::limits::CANDIDATES;
-use cairnfs::base::{EcProfile, Group, PeerId};
+use cairnfs::base::{EcProfile, Group, PeerId, VolumeId};
 use cairnfs::placement::{
-    Candidate, Cluster, Offering, assign, closest, group_key, peer_point, point, promised, rank,
-    survives,
+    Candidate, Cluster, Offering, assign, closest, distance, group_key, peer_point, point,
+    promised, rank, survives, volume_key,
 };
 use proptest::prelude::*;
 
@@ -54,6 +54,28 @@ fn the_key_space_is_that_of_libp2p_kademlia() {
         point(&group_key(Group(77))).as_slice(),
         group.hashed_bytes()
     );
+}
+
+#[test]
+fn a_volume_has_one_place_for_all() {
+    let key = volume_key(&VolumeId([7; 16]));
+    assert_eq!(key, [b"cairn/volume/1".as_slice(), &[7; 16]].concat());
+    let place = libp2p::kad::KBucketKey::new(key.clone());
+    assert_eq!(point(&key).as_slice(), place.hashed_bytes());
+    let hex = "febc3d583d033abd92c91f6cbae8b2eb363504a4c970d483325e3cef1da125c8";
+    assert_eq!(data_encoding::HEXLOWER.encode(&point(&key)), hex);
+    // As many of the closest as asked for, from lists of any size.
+    for count in [0, 1, 19, 20, 300] {
+        let offerings = members(count, |_| 1 << 30, no_zone);
+        let cluster = Cluster::new(offerings.iter().cloned());
+        let mut ids: Vec<PeerId> = offerings.iter().map(|member| member.peer).collect();
+        ids.sort_by_key(|id| distance(&peer_point(id), &point(&key)));
+        for most in [0, 1, 20, 40] {
+            let found = cluster.closest_to(&point(&key), most);
+            let found: Vec<PeerId> = found.iter().map(|member| member.peer).collect();
+            assert_eq!(found, ids[..most.min(ids.len())]);
+        }
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Makes the members of one network.
-struct Founder {
+pub struct Founder {
     device: SigningKey,
     secrets: NetworkSecrets,
     chain: MembershipChain,
@@ -25,7 +25,7 @@ struct Founder {
 }
 
 impl Founder {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         let entropy = Entropy::seeded(seed);
         let device = SigningKey::generate(&entropy);
         let (secrets, chain) = MembershipChain::found(&device, &entropy);
@@ -37,7 +37,7 @@ impl Founder {
         }
     }
 
-    fn own(&self) -> Credentials {
+    pub fn own(&self) -> Credentials {
         self.credentials(self.device.clone(), &self.chain, Lists::default())
     }
 
@@ -67,7 +67,7 @@ impl Founder {
         (device, chain.unwrap())
     }
 
-    fn member(&self) -> Credentials {
+    pub fn member(&self) -> Credentials {
         let (device, chain) = self.device();
         self.credentials(device, &chain, Lists::default())
     }
@@ -133,7 +133,7 @@ fn have() -> Request {
 }
 
 /// Whether `holds` comes true in time.
-async fn within(limit: Duration, holds: impl Fn() -> bool) -> bool {
+pub async fn within(limit: Duration, holds: impl Fn() -> bool) -> bool {
     let deadline = tokio::time::Instant::now() + limit;
     while !holds() {
         if tokio::time::Instant::now() > deadline {
@@ -144,7 +144,7 @@ async fn within(limit: Duration, holds: impl Fn() -> bool) -> bool {
     true
 }
 
-fn options(credentials: Credentials, contacts: &[Contact]) -> NetOptions {
+pub fn options(credentials: Credentials, contacts: &[Contact]) -> NetOptions {
     let mut options = NetOptions::new(credentials).on_loopback();
     options.contacts = contacts.to_vec();
     options.offer = Offer {

@@ -9,6 +9,7 @@
 )]
 
 mod claims;
+mod pointers;
 mod ranges;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{BlockId, ClaimId, IndexSet};
+use crate::base::{BlockId, ClaimId, IndexSet, VolumeId};
 use crate::net::message::Refusal;
 
 #[derive(Serialize)]
@@ -73,6 +73,16 @@ pub(super) struct RecordsOut<'a> {
 #[derive(Deserialize)]
 pub(super) struct Records {
     pub(super) records: Vec<Bytes>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Publish {
+    pub(super) record: Bytes,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Published {
+    pub(super) volume: VolumeId,
 }
 
 #[derive(Serialize)]

@@ -16,8 +16,8 @@ pub use frame::{
 
 use super::message::{Request, Response};
 use crate::base::limits::{
-    BATCH_BLOCKS_MAX, MESSAGE_META_MAX_BYTES, MESSAGE_PAYLOAD_MAX_BYTES, RANGE_PROOF_MAX_BYTES,
-    RECORDS_PER_MESSAGE, STRIPE_HEADER_MAX_BYTES,
+    BATCH_BLOCKS_MAX, MESSAGE_META_MAX_BYTES, MESSAGE_PAYLOAD_MAX_BYTES, POINTER_MAX_BYTES,
+    POINTERS_PER_VOLUME_MAX, RANGE_PROOF_MAX_BYTES, RECORDS_PER_MESSAGE, STRIPE_HEADER_MAX_BYTES,
 };
 use crate::base::wire::{self, WireError};
 use crate::base::{Class, Classify};
@@ -115,12 +115,15 @@ impl Outgoing {
 
 /// Whether this request may carry a payload.
 pub const fn request_has_payload(code: u16) -> bool {
-    code == opcode::request::STORE
+    matches!(code, opcode::request::STORE | opcode::request::FEED)
 }
 
 /// Whether this response may carry a payload.
 pub const fn response_has_payload(code: u16) -> bool {
-    matches!(code, opcode::response::SHARD | opcode::response::RANGE)
+    matches!(
+        code,
+        opcode::response::SHARD | opcode::response::RANGE | opcode::response::FEED
+    )
 }
 
 fn check_count(what: &'static str, count: usize, limit: usize) -> Result<(), CodecError> {
@@ -144,6 +147,15 @@ fn check_index(opcode: u16, index: u8) -> Result<(), CodecError> {
 
 fn check_records(records: &[Bytes]) -> Result<(), CodecError> {
     check_count("records", records.len(), RECORDS_PER_MESSAGE)
+}
+
+fn check_pointer(record: &Bytes) -> Result<(), CodecError> {
+    check_size("checkpoint record", record.len(), POINTER_MAX_BYTES)
+}
+
+fn check_pointers(records: &[Bytes]) -> Result<(), CodecError> {
+    check_count("checkpoint records", records.len(), POINTERS_PER_VOLUME_MAX)?;
+    records.iter().try_for_each(check_pointer)
 }
 
 /// The request as a frame with this id. Its payload is shared, not copied.
@@ -232,6 +244,18 @@ pub fn encode_request(id: u64, request: &Request) -> Result<Outgoing, CodecError
                 none(),
             )
         }
+        Request::Feed { body } => (op::FEED, Vec::new(), body.clone()),
+        Request::Publish { record } => {
+            check_pointer(record)?;
+            let meta = meta::Publish {
+                record: record.clone(),
+            };
+            (op::PUBLISH, wire::encode(&meta), none())
+        }
+        Request::Published { volume } => {
+            let meta = meta::Published { volume: *volume };
+            (op::PUBLISHED, wire::encode(&meta), none())
+        }
         Request::Unknown { opcode } => (*opcode, Vec::new(), none()),
     };
     finish(Kind::Request, code, id, &meta, payload)
@@ -287,6 +311,15 @@ pub fn encode_response(id: u64, response: &Response) -> Result<Outgoing, CodecEr
             check_records(records)?;
             (
                 op::RECORDS,
+                wire::encode(&meta::RecordsOut { records }),
+                none(),
+            )
+        }
+        Response::Feed { body } => (op::FEED, Vec::new(), body.clone()),
+        Response::Published { records } => {
+            check_pointers(records)?;
+            (
+                op::PUBLISHED,
                 wire::encode(&meta::RecordsOut { records }),
                 none(),
             )
@@ -401,6 +434,16 @@ pub fn decode_request(code: u16, meta: &[u8], payload: Bytes) -> Result<Request,
             check_records(&records)?;
             Request::Announce { records }
         }
+        op::FEED => Request::Feed { body: payload },
+        op::PUBLISH => {
+            let meta::Publish { record } = parse(code, meta)?;
+            check_pointer(&record)?;
+            Request::Publish { record }
+        }
+        op::PUBLISHED => {
+            let meta::Published { volume } = parse(code, meta)?;
+            Request::Published { volume }
+        }
         opcode => Request::Unknown { opcode },
     })
 }
@@ -456,6 +499,12 @@ pub fn decode_response(code: u16, meta: &[u8], payload: Bytes) -> Result<Respons
         }
         op::BUSY => Response::Busy,
         op::UNSUPPORTED => Response::Unsupported,
+        op::FEED => Response::Feed { body: payload },
+        op::PUBLISHED => {
+            let meta::Records { records } = parse(code, meta)?;
+            check_pointers(&records)?;
+            Response::Published { records }
+        }
         other => return Err(CodecError::UnknownResponse(other)),
     })
 }

@@ -10,8 +10,11 @@ pub(super) mod request {
     pub(in crate::net::codec) const RECORDS: u16 = 7;
     pub(in crate::net::codec) const ANNOUNCE: u16 = 8;
     pub(in crate::net::codec) const FETCH_RANGE: u16 = 9;
+    pub(in crate::net::codec) const FEED: u16 = 10;
+    pub(in crate::net::codec) const PUBLISH: u16 = 11;
+    pub(in crate::net::codec) const PUBLISHED: u16 = 12;
     /// The last one.
-    pub(in crate::net::codec) const LAST: u16 = FETCH_RANGE;
+    pub(in crate::net::codec) const LAST: u16 = PUBLISHED;
 }
 
 pub(super) mod response {
@@ -25,4 +28,6 @@ pub(super) mod response {
     pub(in crate::net::codec) const BUSY: u16 = 8;
     pub(in crate::net::codec) const UNSUPPORTED: u16 = 9;
     pub(in crate::net::codec) const RANGE: u16 = 10;
+    pub(in crate::net::codec) const FEED: u16 = 11;
+    pub(in crate::net::codec) const PUBLISHED: u16 = 12;
 }

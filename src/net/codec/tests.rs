@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::base::{BlockId, ClaimId, IndexSet, OwnerId, PeerId};
+use crate::base::{BlockId, ClaimId, IndexSet, OwnerId, PeerId, VolumeId};
 use crate::net::message::Refusal;
 use crate::net::testing::{cases, golden, lines};
 
@@ -83,6 +83,24 @@ fn requests() -> Vec<(&'static str, Request)> {
             },
         ),
         ("unknown", Request::Unknown { opcode: 999 }),
+        (
+            "feed",
+            Request::Feed {
+                body: Bytes::from_static(b"message"),
+            },
+        ),
+        (
+            "publish",
+            Request::Publish {
+                record: Bytes::from_static(b"record"),
+            },
+        ),
+        (
+            "published",
+            Request::Published {
+                volume: VolumeId([0x44; 16]),
+            },
+        ),
     ]
 }
 
@@ -128,6 +146,25 @@ fn responses() -> Vec<(&'static str, Response)> {
                 start: 65_536,
                 proof: Bytes::from_static(b"proof"),
                 data: Bytes::from_static(b"part of a shard"),
+            },
+        ),
+        (
+            "feed",
+            Response::Feed {
+                body: Bytes::from_static(b"messages"),
+            },
+        ),
+        (
+            "published",
+            Response::Published {
+                records: vec![Bytes::from_static(b"record"), Bytes::new()],
+            },
+        ),
+        (
+            "refused-stale",
+            Response::Refused {
+                reason: Refusal::Stale,
+                free_bytes: 0,
             },
         ),
     ]
@@ -306,9 +343,23 @@ fn what_the_other_side_would_refuse_is_not_sent() {
         store(64, 0, 0),
         store(0, STRIPE_HEADER_MAX_BYTES + 1, 0),
         store(0, 0, MESSAGE_PAYLOAD_MAX_BYTES + 1),
+        Request::Feed {
+            body: vec![0; MESSAGE_PAYLOAD_MAX_BYTES + 1].into(),
+        },
+        Request::Publish {
+            record: vec![0; POINTER_MAX_BYTES + 1].into(),
+        },
     ] {
         assert!(encode_request(1, &request).is_err());
     }
+    for records in [
+        vec![vec![0; POINTER_MAX_BYTES + 1].into()],
+        vec![Bytes::new(); POINTERS_PER_VOLUME_MAX + 1],
+    ] {
+        assert!(encode_response(1, &Response::Published { records }).is_err());
+    }
+    let records = vec![vec![0; POINTER_MAX_BYTES].into(); POINTERS_PER_VOLUME_MAX];
+    assert!(encode_response(1, &Response::Published { records }).is_ok());
     let range = |header: usize, proof: usize| Response::Range {
         header: vec![0; header].into(),
         start: 0,
@@ -333,7 +384,7 @@ fn control_parts_beyond_the_limits_are_refused() {
     let meta = wire::encode(&meta::HaveOut { blocks: &blocks });
     assert!(decode_request(1, &meta, Bytes::new()).is_err());
     assert!(decode_response(2, &[], Bytes::from_static(b"x")).is_err());
-    for code in [1, 9] {
+    for code in [1, 9, 11, 12] {
         assert!(decode_request(code, &[], Bytes::from_static(b"x")).is_err());
     }
     let long = meta::Range {
@@ -342,6 +393,17 @@ fn control_parts_beyond_the_limits_are_refused() {
         proof: vec![0; RANGE_PROOF_MAX_BYTES + 1].into(),
     };
     assert!(decode_response(10, &wire::encode(&long), Bytes::new()).is_err());
+    let long = meta::Publish {
+        record: vec![0; POINTER_MAX_BYTES + 1].into(),
+    };
+    assert!(decode_request(11, &wire::encode(&long), Bytes::new()).is_err());
+    for records in [
+        vec![Bytes::from(vec![0; POINTER_MAX_BYTES + 1])],
+        vec![Bytes::new(); POINTERS_PER_VOLUME_MAX + 1],
+    ] {
+        let meta = wire::encode(&meta::RecordsOut { records: &records });
+        assert!(decode_response(12, &meta, Bytes::new()).is_err());
+    }
     // An announced array far longer than the bytes that follow.
     let liar = [
         0xa1, 0x66, b'b', b'l', b'o', b'c', b'k', b's', 0x9b, 255, 255, 255, 255, 255, 255, 255,
@@ -443,11 +505,16 @@ fn any_request() -> impl Strategy<Value = Request> {
         (any::<Option<[u8; 32]>>(), any::<u32>())
             .prop_map(|(near, limit)| Request::Records { near, limit }),
         records().prop_map(|records| Request::Announce { records }),
+        any_bytes(999).prop_map(|body| Request::Feed { body }),
+        any_bytes(999).prop_map(|record| Request::Publish { record }),
+        any::<[u8; 16]>().prop_map(|volume| Request::Published {
+            volume: VolumeId(volume),
+        }),
     ]
 }
 
 fn any_response() -> impl Strategy<Value = Response> {
-    let records = proptest::collection::vec(any_bytes(50), 0..20);
+    let records = || proptest::collection::vec(any_bytes(50), 0..20);
     let held = proptest::collection::vec(any::<u64>().prop_map(IndexSet), 0..20);
     let reason = prop_oneof![
         Just(Refusal::Full),
@@ -455,6 +522,7 @@ fn any_response() -> impl Strategy<Value = Response> {
         Just(Refusal::Denied),
         Just(Refusal::Invalid),
         Just(Refusal::Broken),
+        Just(Refusal::Stale),
     ];
     prop_oneof![
         held.prop_map(|held| Response::Held { held }),
@@ -479,7 +547,9 @@ fn any_response() -> impl Strategy<Value = Response> {
             held: IndexSet(held)
         }),
         Just(Response::Done),
-        records.prop_map(|records| Response::Records { records }),
+        records().prop_map(|records| Response::Records { records }),
+        records().prop_map(|records| Response::Published { records }),
+        any_bytes(999).prop_map(|body| Response::Feed { body }),
         (reason, any::<u64>())
             .prop_map(|(reason, free_bytes)| Response::Refused { reason, free_bytes }),
         Just(Response::Busy),
@@ -524,7 +594,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_never_panic(head: [u8; HEADER_BYTES], opcode in 0..12u16, bytes in any_bytes(300)) {
+    fn random_bytes_never_panic(head: [u8; HEADER_BYTES], opcode in 0..14u16, bytes in any_bytes(300)) {
         let _ = Header::decode(&head);
         let _ = decode_request(opcode, &bytes, bytes.clone());
         let _ = decode_response(opcode, &bytes, bytes.clone());

@@ -48,16 +48,27 @@ fn damage(bytes: &Bytes, entropy: &Entropy) -> Bytes {
     copy.freeze()
 }
 
-/// Flips one bit of the payload, if there is one.
+/// Flips one bit of the payload or the checkpoint record, if there is one.
 pub(super) fn damage_request(request: &mut Request, entropy: &Entropy) {
-    if let Request::Store { data, .. } = request {
+    if let Request::Store { data, .. }
+    | Request::Feed { body: data }
+    | Request::Publish { record: data } = request
+    {
         *data = damage(data, entropy);
     }
 }
 
-/// Flips one bit of the payload, if there is one.
+/// Flips one bit of the payload, or of each checkpoint record, if there is one.
 pub(super) fn damage_response(response: &mut Response, entropy: &Entropy) {
-    if let Response::Shard { data, .. } | Response::Range { data, .. } = response {
-        *data = damage(data, entropy);
+    match response {
+        Response::Shard { data, .. }
+        | Response::Range { data, .. }
+        | Response::Feed { body: data } => *data = damage(data, entropy),
+        Response::Published { records } => {
+            for record in records {
+                *record = damage(record, entropy);
+            }
+        }
+        _ => {}
     }
 }

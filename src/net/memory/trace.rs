@@ -67,6 +67,9 @@ pub(super) const fn kind(request: &Request) -> &'static str {
         Request::ReleaseClaim { .. } => "release",
         Request::Records { .. } => "records",
         Request::Announce { .. } => "announce",
+        Request::Feed { .. } => "feed",
+        Request::Publish { .. } => "publish",
+        Request::Published { .. } => "published",
         Request::Unknown { .. } => "unknown",
     }
 }
@@ -81,6 +84,8 @@ pub(super) const fn answer_kind(response: &Response) -> &'static str {
         Response::Missing { .. } => "missing",
         Response::Done => "done",
         Response::Records { .. } => "records",
+        Response::Feed { .. } => "feed",
+        Response::Published { .. } => "published",
         Response::Refused { .. } => "refused",
         Response::Busy => "busy",
         Response::Unsupported => "unsupported",

@@ -199,7 +199,7 @@ impl Shared {
 
     /// Sends a request and waits for the answer, however long it takes.
     pub(super) async fn ask(&self, request: &Request) -> Result<Response, NetError> {
-        let is_bulk = matches!(request, Request::Store { .. }) || brings_payload(request);
+        let is_bulk = is_bulk(request);
         let waiting = Waiting::enter(&self.waiters);
         if waiting.count > self.context.limits.requests_per_peer * WAITERS_PER_SLOT {
             return Err(NetError::Busy(self.peer));
@@ -216,7 +216,8 @@ impl Shared {
         let outcome = answer.await;
         drop(asked);
         let response = outcome.map_err(|_| NetError::Lost(self.peer))??;
-        if !is_bulk {
+        // Whoever serves feeds takes its time, which says nothing of the way.
+        if !is_bulk && !matches!(request, Request::Feed { .. }) {
             self.rtt.sample(began.elapsed());
         }
         Ok(response)
@@ -545,7 +546,19 @@ impl State {
     }
 }
 
+/// Whether it waits until fewer large ones are under way. A feed's news do not: few bytes that somebody waits for.
+const fn is_bulk(request: &Request) -> bool {
+    match request {
+        Request::Store { .. } | Request::Fetch { .. } | Request::FetchRange { .. } => true,
+        Request::Feed { body } => body.len() > INLINE_MAX_BYTES,
+        _ => false,
+    }
+}
+
 /// Whether the answer may have a payload.
 const fn brings_payload(request: &Request) -> bool {
-    matches!(request, Request::Fetch { .. } | Request::FetchRange { .. })
+    matches!(
+        request,
+        Request::Fetch { .. } | Request::FetchRange { .. } | Request::Feed { .. }
+    )
 }

@@ -3,12 +3,15 @@
 use super::names;
 use super::{joined, split};
 use crate::base::{PeerId, VolumeId};
+use crate::blocks::PointerRow;
 use crate::crypto::{EpochKey, SigningKey};
 use crate::feeds::checkpoint::page::{self, Items};
 use crate::feeds::checkpoint::{PageHash, PageRef, Record, Root, Tree, Walk, Walked};
 use crate::feeds::sealed::TextHash;
 use crate::feeds::signed::Record as Signable;
-use crate::feeds::{Claim, Cut, ForkProof, Head, Link, Message, SealedDelta, Signed, plan};
+use crate::feeds::{
+    Claim, Cut, ForkProof, Head, Link, Message, SealedDelta, Signed, decode_all, encode_all, plan,
+};
 use crate::namespace::{
     Delta, Hlc, Join, Key, MemRows, Page, Rows, Shared, VersionVector, WriterId, row, state,
 };
@@ -87,6 +90,25 @@ pub(super) fn feed_message(data: &[u8]) {
         let plan = plan(&own, *after, *is_last, claims);
         assert_eq!(plan.ask.len(), claims.len() - own.len());
         assert!(plan.offer.is_empty() && plan.forked.is_empty());
+    }
+}
+
+/// What a message is answered with.
+pub(super) fn feed_answer(data: &[u8]) {
+    if let Ok(messages) = decode_all(data) {
+        assert!(encode_all(&messages).is_ok_and(|encoded| encoded == data));
+    }
+}
+
+/// A checkpoint record as it is kept for others.
+pub(super) fn pointer_row(data: &[u8]) {
+    if let Ok(row) = PointerRow::decode(data) {
+        assert_eq!(row.encode(), data);
+        if let Ok(record) = Signed::<Record>::decode(&row.record) {
+            assert!(row.place().is_ok_and(|(volume, writer)| {
+                (volume, writer) == (record.volume, record.writer)
+            }));
+        }
     }
 }
 
@@ -329,6 +351,27 @@ pub(super) fn messages() -> Vec<Vec<u8>> {
         },
     ];
     messages.iter().map(Message::encode).collect()
+}
+
+pub(super) fn answers() -> Vec<Vec<u8>> {
+    let messages: Vec<Message> = messages()
+        .iter()
+        .filter_map(|bytes| Message::decode(bytes).ok())
+        .collect();
+    let all = [encode_all(&messages), encode_all(&[])];
+    all.into_iter().filter_map(Result::ok).collect()
+}
+
+pub(super) fn pointers() -> Vec<Vec<u8>> {
+    let records = records();
+    let signed = records
+        .iter()
+        .filter(|bytes| Signed::<Record>::decode(bytes).is_ok());
+    let row = |record: &Vec<u8>| PointerRow {
+        from: PeerId([4; 32]),
+        record: record.clone().into(),
+    };
+    signed.map(|record| row(record).encode()).collect()
 }
 
 pub(super) fn roots() -> Vec<Vec<u8>> {

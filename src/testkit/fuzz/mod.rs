@@ -61,6 +61,8 @@ targets! {
     feeds::sealed_delta,
     feeds::feed_record,
     feeds::feed_message,
+    feeds::feed_answer,
+    feeds::pointer_row,
     feeds::checkpoint_root,
     feeds::checkpoint_page,
     store::segment,

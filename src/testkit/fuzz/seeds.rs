@@ -59,6 +59,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "sealed_delta" => feeds::sealed(),
         "feed_record" => feeds::records(),
         "feed_message" => feeds::messages(),
+        "feed_answer" => feeds::answers(),
+        "pointer_row" => feeds::pointers(),
         "checkpoint_root" => feeds::roots(),
         "checkpoint_page" => feeds::pages(),
         "segment" => stored::segments(),
@@ -138,6 +140,15 @@ fn requests() -> Vec<Outgoing> {
             records: vec![record()],
         },
         Request::Unknown { opcode: 999 },
+        Request::Feed {
+            body: Bytes::from_static(b"message"),
+        },
+        Request::Publish {
+            record: Bytes::from_static(b"record"),
+        },
+        Request::Published {
+            volume: VolumeId([4; 16]),
+        },
     ];
     let encoded = requests.iter().map(|request| encode_request(7, request));
     encoded.map(sent).collect()
@@ -174,6 +185,12 @@ fn responses() -> Vec<Outgoing> {
         },
         Response::Busy,
         Response::Unsupported,
+        Response::Feed {
+            body: Bytes::from_static(b"messages"),
+        },
+        Response::Published {
+            records: vec![Bytes::from_static(b"record"), Bytes::new()],
+        },
     ];
     let encoded = responses
         .iter()

@@ -1,9 +1,12 @@
 //! The bytes of everything in this layer, and that old ones stay readable.
 
 use bytes::Bytes;
+use cairnfs::blocks::PointerRow;
 use cairnfs::feeds::checkpoint::page::{self, Items};
 use cairnfs::feeds::checkpoint::{PageHash, PageRef, Record, Root, Tree, root};
-use cairnfs::feeds::{Cut, FeedError, ForkProof, Head, Message, SealedDelta, Signed};
+use cairnfs::feeds::{
+    Cut, FeedError, ForkProof, Head, Message, SealedDelta, Signed, decode_all, encode_all,
+};
 use cairnfs::namespace::Hlc;
 
 use super::gossip::messages;
@@ -50,6 +53,13 @@ fn a_record() -> Signed<Record> {
     Signed::sign(record, &device(1)).unwrap()
 }
 
+fn a_row() -> PointerRow {
+    PointerRow {
+        from: device(2).peer(),
+        record: a_record().encode().into(),
+    }
+}
+
 fn a_cut() -> Signed<Cut> {
     let cut = Cut {
         volume: VOLUME,
@@ -92,6 +102,8 @@ fn vectors() -> Vec<(String, Vec<u8>)> {
     ));
     all.push(("root".to_owned(), a_root().encode()));
     all.push(("record".to_owned(), a_record().encode()));
+    all.push(("answer".to_owned(), encode_all(&messages()).unwrap()));
+    all.push(("pointer-row".to_owned(), a_row().encode()));
     all
 }
 
@@ -127,7 +139,7 @@ fn encodings_are_those_of_the_golden_vectors() {
 fn everything_is_read_as_it_was_written_and_nothing_else() {
     let sealed = feed(1, 2, 9)[1].encode();
     type Read = fn(&[u8]) -> bool;
-    let all: [(Vec<u8>, Read); 9] = [
+    let all: [(Vec<u8>, Read); 11] = [
         (sealed, |bytes| SealedDelta::decode(bytes).is_ok()),
         (head(&feed(1, 2, 9)[1], 1, 5).encode(), |bytes| {
             Signed::<Head>::decode(bytes).is_ok()
@@ -150,6 +162,10 @@ fn everything_is_read_as_it_was_written_and_nothing_else() {
             page::encode_pages(2, &[page_ref(1), page_ref(2)]),
             |bytes| page::decode(2, bytes).is_ok(),
         ),
+        (encode_all(&messages()).unwrap(), |bytes| {
+            decode_all(bytes).is_ok()
+        }),
+        (a_row().encode(), |bytes| PointerRow::decode(bytes).is_ok()),
     ];
     for (bytes, read) in &all {
         assert!(read(bytes));
@@ -167,6 +183,17 @@ fn everything_is_read_as_it_was_written_and_nothing_else() {
     let read = Signed::<Record>::decode(&a_record().encode()).unwrap();
     assert_eq!(read, a_record());
     assert_eq!(root::open(&read, &a_root().encode()).unwrap(), a_root());
+    assert_eq!(
+        decode_all(&encode_all(&messages()).unwrap()).unwrap(),
+        messages()
+    );
+    let row = PointerRow::decode(&a_row().encode()).unwrap();
+    assert_eq!(row, a_row());
+    assert_eq!(row.place().unwrap(), (VOLUME, writer(1)));
+    let mut later = a_row().encode();
+    later[1] = 2;
+    let error = PointerRow::decode(&later).unwrap_err().to_string();
+    assert!(error.contains("update it"), "{error}");
     let mut other = a_root();
     other.hlc = Hlc(1);
     assert_eq!(root::open(&read, &other.encode()), Err(FeedError::Damaged));

@@ -1,8 +1,12 @@
 //! Messages, their bounds, and what two lists of heads come to.
 
 use bytes::Bytes;
+use cairnfs::base::limits::{GOSSIP_FEEDS_MAX, GOSSIP_MESSAGES_MAX};
+use cairnfs::base::wire;
 use cairnfs::feeds::gossip::{DELTAS_MAX_BYTES, GOSSIP_MAX_BYTES, fill};
-use cairnfs::feeds::{Claim, FeedError, LinkHash, Message, Wish, plan};
+use cairnfs::feeds::{
+    Answer, Claim, FeedError, LinkHash, Message, Wish, decode_all, encode_all, plan,
+};
 use cairnfs::namespace::WriterId;
 
 use super::support::{VOLUME, feed, head, writer};
@@ -182,4 +186,56 @@ fn a_message_is_filled_within_its_bounds() {
     let bytes = message.encode();
     assert!(bytes.len() <= GOSSIP_MAX_BYTES);
     assert_eq!(Message::decode(&bytes).unwrap(), message);
+}
+
+#[test]
+fn an_answer_takes_what_fits_and_no_more() {
+    assert_eq!(decode_all(&encode_all(&[]).unwrap()), Ok(Vec::new()));
+    let have = |bytes: usize| Message::Have {
+        volume: VOLUME,
+        writer: id(u64::MAX),
+        last: (1 << 63) - 1,
+        deltas: fill(std::iter::repeat_n(Bytes::from(vec![7; 1100]), 9000), bytes),
+    };
+    // The largest message that is filled fits; nothing does beside it.
+    let largest = have(usize::MAX);
+    let mut answer = Answer::default();
+    assert!(answer.push(&largest) && !answer.push(&have(20_000)));
+    assert!(
+        answer.push(&heads(Vec::new())),
+        "something small still does"
+    );
+    let bytes = answer.encode();
+    assert!(bytes.len() <= GOSSIP_MAX_BYTES);
+    assert_eq!(
+        decode_all(&bytes).unwrap(),
+        [largest.clone(), heads(Vec::new())]
+    );
+    let twice = [largest.clone(), largest];
+    assert!(matches!(encode_all(&twice), Err(FeedError::Misuse(_))));
+    // Messages and signatures are counted over all of it.
+    let mut answer = Answer::default();
+    let taken = (0..=GOSSIP_MESSAGES_MAX).filter(|_| answer.push(&heads(Vec::new())));
+    assert_eq!(taken.count(), GOSSIP_MESSAGES_MAX);
+    assert_eq!(
+        decode_all(&answer.encode()).unwrap().len(),
+        GOSSIP_MESSAGES_MAX
+    );
+    let signed = Message::Heads {
+        volume: VOLUME,
+        after: None,
+        is_last: true,
+        claims: Vec::new(),
+        signed: vec![head(&feed(1, 1, 9)[0], 1, 5); GOSSIP_FEEDS_MAX / 2],
+    };
+    let mut answer = Answer::default();
+    assert!(answer.push(&signed) && answer.push(&signed) && !answer.push(&signed));
+    let raw = |count: usize, message: &Message| {
+        wire::encode(&vec![serde_bytes::ByteBuf::from(message.encode()); count])
+    };
+    assert!(decode_all(&raw(2, &signed)).is_ok());
+    assert!(decode_all(&raw(3, &signed)).is_err());
+    let empty = heads(Vec::new());
+    assert!(decode_all(&raw(GOSSIP_MESSAGES_MAX + 1, &empty)).is_err());
+    assert!(decode_all(&wire::encode(&vec![serde_bytes::ByteBuf::new()])).is_err());
 }
