@@ -25,6 +25,8 @@ pub mod content;
 
 pub mod vfs;
 
+pub mod share;
+
 pub mod admin;
 
 pub mod config;

@@ -14,6 +14,7 @@ mod network;
 mod offer;
 mod quota;
 mod share;
+mod sharing;
 mod show;
 mod thrift;
 mod volumes;

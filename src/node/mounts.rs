@@ -23,6 +23,7 @@ use crate::admin::types::{HexPath, MountRequest, Mounted, UmountRequest, VolumeU
 use crate::base::EcProfile;
 use crate::config::{Config, Durability};
 use crate::crypto::ConvergenceSecret;
+use crate::share::Sharer;
 use crate::vfs::{self, Vfs, VfsError, VfsOptions, VfsParts, VolumeIdentity};
 
 /// How long an unmount is tried while the mount is in use.
@@ -42,12 +43,14 @@ pub(super) struct Mounts {
 }
 
 /// A volume from its opening to its closing.
-struct OpenVolume {
-    name: String,
+pub(super) struct OpenVolume {
+    pub(super) name: String,
     dir: PathBuf,
     is_read_only: bool,
-    vfs: Arc<Vfs>,
+    pub(super) vfs: Arc<Vfs>,
     mount: Mount,
+    /// What keeps it in step with its other replicas.
+    sharer: Mutex<Option<Sharer>>,
     /// It is out of the tree, and what is open keeps it.
     is_detached: AtomicBool,
     closing: OnceCell<()>,
@@ -59,11 +62,28 @@ impl OpenVolume {
     /// Closes the volume, once, whoever comes first.
     async fn close(&self) {
         let close = async {
+            let sharer = self.sharer().take();
+            if let Some(sharer) = sharer {
+                sharer.stop().await;
+            }
             if let Err(error) = self.vfs.close().await {
                 tracing::error!("closing the volume `{}`: {error}", self.name);
             }
         };
         self.closing.get_or_init(|| close).await;
+    }
+
+    fn sharer(&self) -> MutexGuard<'_, Option<Sharer>> {
+        self.sharer
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// Others take part from now on: the kernel hears of what they change.
+    pub(super) fn share(&self, sharer: Sharer) {
+        let notifier = self.mount.notifier().clone();
+        self.vfs.on_change(move |notice| notifier.send(notice));
+        *self.sharer() = Some(sharer);
     }
 
     fn is_detached(&self) -> bool {
@@ -108,11 +128,11 @@ impl Mounts {
             .unwrap_or_else(|poison| poison.into_inner())
     }
 
-    fn all(&self) -> Vec<Arc<OpenVolume>> {
+    pub(super) fn all(&self) -> Vec<Arc<OpenVolume>> {
         self.open().values().cloned().collect()
     }
 
-    fn find(&self, name: &str) -> Option<Arc<OpenVolume>> {
+    pub(super) fn find(&self, name: &str) -> Option<Arc<OpenVolume>> {
         self.open().get(name).cloned()
     }
 
@@ -126,6 +146,13 @@ impl Mounts {
         let mut open = self.open();
         open.remove(name);
         self.count.send_replace(open.len());
+    }
+}
+
+/// A volume that was opened for nothing.
+async fn close_again(name: &str, vfs: &Vfs) {
+    if let Err(error) = vfs.close().await {
+        tracing::warn!("closing the volume `{name}`: {error}");
     }
 }
 
@@ -283,6 +310,17 @@ impl Node {
             return Err(error.hint(hint));
         }
         let vfs = self.open_volume(&record).await?;
+        let mut sharer = match vfs.is_shared() {
+            true => Some(self.begin_sharing(&vfs, record.id)),
+            false => None,
+        };
+        if let Some(begun) = sharer.as_ref().filter(|_| !vfs.has_tree())
+            && let Err(error) = self.first_state(name, &vfs, begun).await
+        {
+            begun.stop().await;
+            close_again(name, &vfs).await;
+            return Err(error);
+        }
         // Whatever was asked: no other member would take what is written here.
         let is_read_only = request.read_only || record.is_read_only();
         let options = mount_options(name, request, is_read_only);
@@ -294,9 +332,10 @@ impl Node {
         let mount = match started {
             Ok(mount) => mount,
             Err(error) => {
-                if let Err(error) = vfs.close().await {
-                    tracing::warn!("closing the volume `{name}`: {error}");
+                if let Some(sharer) = sharer.take() {
+                    sharer.stop().await;
                 }
+                close_again(name, &vfs).await;
                 return Err(error);
             }
         };
@@ -306,10 +345,14 @@ impl Node {
             is_read_only,
             vfs,
             mount,
+            sharer: Mutex::new(None),
             is_detached: AtomicBool::new(false),
             closing: OnceCell::new(),
             gone: CancellationToken::new(),
         });
+        if let Some(sharer) = sharer {
+            open.share(sharer);
+        }
         mounts.insert(&open);
         self.0.tasks.spawn(self.clone().attend(Arc::clone(&open)));
         tracing::info!("the volume `{name}` is mounted on {}", open.dir.display());
@@ -330,7 +373,7 @@ impl Node {
                     .unwrap_or_else(|| ConvergenceSecret::random(&inner.entropy)),
                 profile: record.profile,
             },
-            share: None,
+            share: self.share_of(record),
             blocks: inner.blocks.clone(),
             clock: inner.clock.clone(),
             entropy: inner.entropy.fork(),

@@ -51,6 +51,7 @@ impl Node {
             let _changing = self.0.mounts.changing.lock().await;
             self.0.volumes.share(&name, &device, entropy).await?
         };
+        self.shared_now(&name, &record)?;
         let volume = SharedVolume {
             id: record.id,
             owner: keys.owner,
@@ -135,7 +136,7 @@ impl Node {
                 own: true,
             }],
             Some(keys) => {
-                let chains = self.member_chains(&record);
+                let chains = self.member_chains(&request.name, &record);
                 let now_ms = self.0.clock.now_ms();
                 let members = known_members(record.id, keys.owner, chains, now_ms).into_iter();
                 members
@@ -155,10 +156,16 @@ impl Node {
     }
 
     /// The proofs of all members of which this peer has one: its own, which leads over all that are between
-    /// it and the owner.
-    fn member_chains(&self, record: &Record) -> Vec<Vec<u8>> {
+    /// it and the owner, and those of everybody who wrote to the volume, if it is open.
+    fn member_chains(&self, name: &str, record: &Record) -> Vec<Vec<u8>> {
         let own = record.share_keys().map(|keys| keys.chain.encode());
-        own.into_iter().collect()
+        let open = self.0.mounts.all();
+        let open = open.iter().find(|open| open.name == name);
+        let told = open.and_then(|open| open.vfs.members().ok());
+        let told = told.into_iter().flatten().flat_map(|(_, proofs)| proofs);
+        own.into_iter()
+            .chain(told.map(|proof| proof.to_vec()))
+            .collect()
     }
 }
 

@@ -10,7 +10,7 @@ mod share;
 
 use std::collections::BTreeSet;
 
-pub(super) use self::record::{Record, Share};
+pub(super) use self::record::{Record, Share, ShareKeys};
 pub(super) use self::share::{Adopted, Role, known_members};
 use crate::admin::AdminError;
 use crate::base::limits::VOLUME_NAME_MAX_BYTES;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use cairnfs_fuse::{self as fuse, Errno};
@@ -54,8 +54,8 @@ pub(super) struct Core {
 pub(super) struct Inner {
     pub(super) identity: VolumeIdentity,
     pub(super) writer: WriterId,
-    /// None if nobody else may write.
-    pub(super) shared: Option<Shared>,
+    /// Empty while nobody else may write.
+    shared: OnceLock<Shared>,
     pub(super) blocks: Blocks,
     pub(super) volume: Volume,
     pub(super) options: VfsOptions,
@@ -154,7 +154,7 @@ impl Inner {
         Ok(Inner {
             identity,
             writer,
-            shared,
+            shared: shared.map_or_else(OnceLock::new, OnceLock::from),
             blocks,
             volume,
             options,
@@ -233,7 +233,7 @@ impl Inner {
         let mut group = Group::new();
         let (changes, decoded, last) = match committed {
             Some(committed) => {
-                if let Some(shared) = &self.shared {
+                if let Some(shared) = self.shared() {
                     if shared.share.read_only {
                         return Err(Errno::EROFS.into());
                     }
@@ -263,7 +263,7 @@ impl Inner {
     }
 
     fn committed<T>(&self, core: &mut Core, edited: Edited<T>) -> T {
-        if let Some(shared) = self.shared.as_ref().filter(|_| edited.last > core.seen) {
+        if let Some(shared) = self.shared().filter(|_| edited.last > core.seen) {
             shared.outgoing.notify_one();
         }
         self.row_cache.applied(edited.changes, edited.decoded);
@@ -287,10 +287,19 @@ impl Inner {
         self.row_cache.applied(changes, Vec::new());
     }
 
+    /// What there is where others take part.
+    pub(super) fn shared(&self) -> Option<&Shared> {
+        self.shared.get()
+    }
+
+    /// From now on others may take part. False if they did already.
+    pub(super) fn share(&self, shared: Shared) -> bool {
+        self.shared.set(shared).is_ok()
+    }
+
     /// Whether this device may only read the volume.
     pub(super) fn is_reader(&self) -> bool {
-        let shared = self.shared.as_ref();
-        shared.is_some_and(|shared| shared.share.read_only)
+        self.shared().is_some_and(|shared| shared.share.read_only)
     }
 
     pub(super) fn now_ms(&self) -> u64 {

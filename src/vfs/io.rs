@@ -58,7 +58,7 @@ impl Inner {
         let mut closed = None;
         if let Some(node) = core.inodes.get_mut(number) {
             node.opens = node.opens.saturating_sub(1);
-            if node.opens == 0 && self.shared.is_some() {
+            if node.opens == 0 && self.shared().is_some() {
                 closed.clone_from(&node.file);
             }
         }

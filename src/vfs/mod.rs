@@ -37,7 +37,7 @@ mod seal;
 mod sync;
 mod xattr;
 
-pub use feed::{Admit, Progress, Received, Rights, VolumeShare};
+pub use feed::{Admit, Progress, Received, Rights, Slice, VolumeShare};
 pub use forsake::forsake;
 
 use std::sync::Arc;
@@ -135,7 +135,7 @@ impl Vfs {
         inner.look_at_room();
         inner.tasks.spawn(Arc::clone(&inner).seal_always());
         inner.tasks.spawn(Arc::clone(&inner).drop_always());
-        if inner.is_shared() && !inner.is_reader() {
+        if inner.is_shared() {
             inner.tasks.spawn(Arc::clone(&inner).seal_feed_always());
         }
         Ok(Arc::new(Vfs(inner)))

@@ -159,7 +159,7 @@ impl Inner {
 
     fn make_root(&self, (uid, gid): (u32, u32)) -> Result<(), VfsError> {
         let is_guest = |shared: &Shared| shared.share.is_guest;
-        let others_make_it = self.shared.as_ref().is_some_and(is_guest);
+        let others_make_it = self.shared().is_some_and(is_guest);
         if others_make_it || self.rows().get(&Key::Attrs(Ino::ROOT).encode())?.is_some() {
             return Ok(());
         }

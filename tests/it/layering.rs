@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["blocks"],
     &["content", "replica", "repair"],
     &["vfs"],
+    &["share"],
     &["admin"],
     &["config"],
     &["node"],

@@ -267,7 +267,7 @@ impl Inner {
         }
         let mut notices = vec![Notice::Everything];
         self.tell_of(core, &affected, &mut notices);
-        if let Some(shared) = &self.shared {
+        if let Some(shared) = self.shared() {
             shared.tell(notices);
         }
     }
@@ -278,7 +278,7 @@ impl Inner {
         &self,
         edited: &mut crate::vfs::inner::Edited<T>,
     ) -> Step<Option<(Affected, u64)>> {
-        if self.shared.is_none() {
+        if self.shared().is_none() {
             return Ok(None);
         }
         let affected = self.affected(edited.changes())?;

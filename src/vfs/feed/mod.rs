@@ -85,11 +85,24 @@ pub struct Progress {
     pub forked: Vec<WriterId>,
 }
 
+/// A part of a feed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Slice {
+    /// The last dot of the feed that is here.
+    pub last: u64,
+    /// The last dot of this part.
+    pub upto: u64,
+    /// Sealed deltas in order, as they are encoded.
+    pub deltas: Vec<Bytes>,
+}
+
 /// What came of deltas that another peer sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Received {
     /// How many were merged, those that waited before included.
     pub merged: usize,
+    /// The greatest last dot of those that came and open.
+    pub upto: u64,
     /// What has to be asked for: of each writer what follows that dot.
     pub missing: Vec<(WriterId, u64)>,
     /// Whether all heads are to be compared anew.
@@ -193,17 +206,13 @@ impl Shared {
 
 impl Inner {
     /// Whether other machines may write to the volume.
-    pub(super) const fn is_shared(&self) -> bool {
-        self.shared.is_some()
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared().is_some()
     }
 
     /// Says in the own feed that this device is a member, which begins the feed.
     pub(super) fn introduce(&self) -> Step<()> {
-        let Some(shared) = self
-            .shared
-            .as_ref()
-            .filter(|shared| !shared.share.read_only)
-        else {
+        let Some(shared) = self.shared().filter(|shared| !shared.share.read_only) else {
             return Ok(());
         };
         let (own, proof) = (self.writer.peer, shared.share.proof.clone());
@@ -229,12 +238,11 @@ impl super::Vfs {
     /// How far this replica has each feed, ascending by writer.
     pub fn claims(&self) -> Vec<Claim> {
         let own = self.0.writer;
-        let shared = self.0.shared.as_ref();
+        let shared = self.0.shared();
         shared.map_or_else(Vec::new, |shared| shared.feeds().claims(own))
     }
 
-    /// The last dot that this replica has of a feed, and deltas that follow `after`, as they are encoded: of
-    /// `limit_bytes` together, but one at least if there is any.
+    /// Deltas of a feed that follow `after`: of `limit_bytes` together, but one at least if there is any.
     ///
     /// # Errors
     /// If rows cannot be read.
@@ -243,7 +251,7 @@ impl super::Vfs {
         writer: WriterId,
         after: u64,
         limit_bytes: usize,
-    ) -> Result<(u64, Vec<Bytes>), VfsError> {
+    ) -> Result<Slice, VfsError> {
         self.0.deltas_after(writer, after, limit_bytes)
     }
 
@@ -261,14 +269,30 @@ impl super::Vfs {
     /// A receiver that sees every time that a feed grows, the own one or another.
     pub fn watch_feeds(&self) -> Option<watch::Receiver<u64>> {
         self.0
-            .shared
+            .shared()
             .as_ref()
             .map(|shared| shared.grown.subscribe())
     }
 
+    /// Others may take part from now on, also while it is mounted. What was done before is in no feed: a
+    /// checkpoint says it.
+    ///
+    /// # Errors
+    /// If the own feed cannot be begun.
+    pub fn begin_sharing(&self, share: VolumeShare) -> Result<(), VfsError> {
+        let inner = &self.0;
+        let known = store::feeds(&inner.volume)?;
+        if inner.share(Shared::new(share, known)) {
+            let begun = inner.introduce();
+            begun.map_err(|_| VfsError::Unready("its feed cannot be begun".to_owned()))?;
+            inner.tasks.spawn(Arc::clone(inner).seal_feed_always());
+        }
+        Ok(())
+    }
+
     /// What waits, and what is wrong.
     pub fn progress(&self) -> Progress {
-        let Some(shared) = &self.0.shared else {
+        let Some(shared) = self.0.shared() else {
             return Progress::default();
         };
         let feeds = shared.feeds();
@@ -278,6 +302,16 @@ impl super::Vfs {
             ahead: feeds.inbox.ahead(self.0.now_ms()),
             forked: forked.map(Feed::writer).collect(),
         }
+    }
+
+    /// Whether there is a tree: a volume that others made has none at first.
+    pub fn has_tree(&self) -> bool {
+        let _core = self.0.core();
+        let root = crate::namespace::Key::Attrs(crate::namespace::Ino::ROOT).encode();
+        matches!(
+            crate::namespace::Rows::get(&self.0.rows(), &root),
+            Ok(Some(_))
+        )
     }
 
     /// The own writer.
@@ -298,7 +332,7 @@ impl super::Vfs {
 
     /// Has `watcher` told of everything that the kernel must forget because others changed it; once.
     pub fn on_change(&self, watcher: impl Fn(Notice) + Send + Sync + 'static) {
-        if let Some(shared) = &self.0.shared {
+        if let Some(shared) = self.0.shared() {
             // A volume is mounted once.
             let _ = shared.watcher.set(Box::new(watcher));
         }

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::time::{Duration, sleep};
 
-use super::{claim_of, store};
+use super::{Slice, claim_of, store};
 use crate::feeds::{Feed, SealedDelta};
 use crate::namespace::{Delta, WriterId};
 use crate::store::{Group, VolumeError};
@@ -33,7 +32,7 @@ enum TurnError {
 impl Inner {
     /// Seals what was done until the volume is closed.
     pub(in crate::vfs) async fn seal_feed_always(self: Arc<Self>) {
-        let Some(shared) = &self.shared else { return };
+        let Some(shared) = self.shared() else { return };
         if let Err(error) = self.volume.sync_all().await {
             tracing::warn!("the own feed is not durable yet: {error}");
         }
@@ -72,7 +71,7 @@ impl Inner {
 
     /// What was sealed may leave this machine once it is on the disk.
     async fn make_durable(&self) -> Result<(), TurnError> {
-        let Some(shared) = &self.shared else {
+        let Some(shared) = self.shared() else {
             return Ok(());
         };
         let end = shared.feeds().known.get(&self.writer).and_then(claim_of);
@@ -84,7 +83,7 @@ impl Inner {
 
     /// Seals what waits, up to the bounds of a turn. How many deltas that were.
     fn seal_some(&self) -> Result<usize, TurnError> {
-        let Some(shared) = &self.shared else {
+        let Some(shared) = self.shared() else {
             return Ok(0);
         };
         let Some((epoch, key)) = shared.share.epochs.last_key_value() else {
@@ -129,17 +128,26 @@ impl Inner {
         writer: WriterId,
         after: u64,
         limit_bytes: usize,
-    ) -> Result<(u64, Vec<Bytes>), VfsError> {
-        let last = match &self.shared {
+    ) -> Result<Slice, VfsError> {
+        let last = match self.shared() {
             Some(shared) => shared.feeds().last(self.writer, writer),
             None => 0,
         };
         if last <= after {
-            return Ok((last, Vec::new()));
+            return Ok(Slice {
+                last,
+                upto: after,
+                deltas: Vec::new(),
+            });
         }
         let mut found = store::sealed_after(&self.volume, writer, after, limit_bytes)?;
-        found.retain(|(first, _)| *first <= last);
-        let deltas = found.into_iter().map(|(_, sealed)| sealed);
-        Ok((last, deltas.collect()))
+        found.deltas.retain(|(first, _)| *first <= last);
+        let deltas = found.deltas.into_iter().map(|(_, sealed)| sealed);
+        Ok(Slice {
+            last,
+            // The next begins where the last of these ends.
+            upto: found.next.map_or(last, |next| next - 1).min(last),
+            deltas: deltas.collect(),
+        })
     }
 }

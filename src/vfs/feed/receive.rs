@@ -29,20 +29,23 @@ struct Turn {
 impl Inner {
     /// See [`Vfs::receive`](crate::vfs::Vfs::receive).
     pub(super) async fn receive(self: Arc<Self>, from: PeerId, deltas: Vec<Bytes>) -> Received {
-        if self.shared.is_none() {
+        if self.shared().is_none() {
             return Received::default();
         }
         let inner = Arc::clone(&self);
         let pools = self.blocks.pools();
         let opened = pools.cpu.run(move || inner.open_all(from, deltas)).await;
+        let ends = opened.iter().map(|(delta, _)| delta.last());
+        let upto = ends.max().unwrap_or(0);
         let inner = Arc::clone(&self);
         pools.disk.run(move || inner.hold_all(opened)).await;
-        self.merge_waiting().await
+        let received = self.merge_waiting().await;
+        Received { upto, ..received }
     }
 
     /// See [`Vfs::look_at_clock`](crate::vfs::Vfs::look_at_clock).
     pub(super) async fn look_at_clock(self: Arc<Self>) -> Received {
-        let is_empty = match &self.shared {
+        let is_empty = match self.shared() {
             Some(shared) => shared.feeds().inbox.is_empty(),
             None => true,
         };
@@ -54,7 +57,7 @@ impl Inner {
 
     async fn merge_waiting(self: Arc<Self>) -> Received {
         let mut received = Received::default();
-        let Some(shared) = &self.shared else {
+        let Some(shared) = self.shared() else {
             return received;
         };
         loop {
@@ -122,14 +125,14 @@ impl Inner {
         if link.volume != self.identity.id {
             return Err(FeedError::OtherVolume);
         }
-        let shared = self.shared.as_ref();
+        let shared = self.shared();
         let key = shared.and_then(|shared| shared.share.epochs.get(&link.epoch));
         key.map(|key| sealed.open(key)).transpose()
     }
 
     /// Puts deltas that were opened where they wait, if they are their writers' next ones or may become that.
     fn hold_all(&self, deltas: Vec<(Delta, SealedDelta)>) {
-        let Some(shared) = &self.shared else { return };
+        let Some(shared) = self.shared() else { return };
         let mut feeds = shared.feeds();
         for (delta, sealed) in deltas {
             if let Err(why) = self.hold(shared, &mut feeds, delta, sealed) {
@@ -234,7 +237,7 @@ impl Inner {
             is_busy: false,
             has_more: false,
         };
-        let Some(shared) = &self.shared else {
+        let Some(shared) = self.shared() else {
             return turn;
         };
         let mut feeds = shared.feeds();

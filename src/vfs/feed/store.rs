@@ -139,24 +139,31 @@ pub(super) fn outgoing(
     Ok(found)
 }
 
-/// Sealed deltas of a writer that follow a dot, in order, each with its first dot: as many as fit into
-/// `limit_bytes`, one at least.
+/// Sealed deltas, each with its first dot, and where the one begins that did not fit.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) deltas: Vec<(u64, Bytes)>,
+    pub(super) next: Option<u64>,
+}
+
+/// Sealed deltas of a writer that follow a dot, in order: as many as fit into `limit_bytes`, one at least.
 pub(super) fn sealed_after(
     volume: &Volume,
     writer: WriterId,
     after: u64,
     limit_bytes: usize,
-) -> Result<Vec<(u64, Bytes)>, VolumeError> {
-    let (mut found, mut bytes) = (Vec::new(), 0);
+) -> Result<Found, VolumeError> {
+    let (mut found, mut bytes) = (Found::default(), 0);
     let from = feed_key(writer, after.saturating_add(1));
     read_long(volume, FEEDS, &from, WRITER_BYTES, |key, sealed| {
         bytes += sealed.len();
         let first = key.last_chunk::<8>().copied().map(u64::from_be_bytes);
-        match first.filter(|_| bytes <= limit_bytes || found.is_empty()) {
-            Some(first) => found.push((first, sealed.clone())),
-            None => return true,
+        let fits = bytes <= limit_bytes || found.deltas.is_empty();
+        match first {
+            Some(first) if fits => found.deltas.push((first, sealed.clone())),
+            first => found.next = first,
         }
-        false
+        !fits
     })?;
     Ok(found)
 }

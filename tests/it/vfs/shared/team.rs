@@ -152,12 +152,12 @@ impl Team {
         for claim in from.claims() {
             let mut after = known.get(&claim.writer).copied().unwrap_or(0);
             while after < claim.last {
-                let (_, deltas) = from.deltas(claim.writer, after, 4096).unwrap();
-                let Some(last) = deltas.last() else { break };
-                after = cairnfs::feeds::SealedDelta::decode(last)
-                    .unwrap()
-                    .link()
-                    .last;
+                let found = from.deltas(claim.writer, after, 4096).unwrap();
+                let deltas = found.deltas;
+                if deltas.is_empty() {
+                    break;
+                }
+                after = found.upto;
                 count += deltas.len();
                 to.receive(PeerId([1; 32]), deltas).await;
             }
@@ -212,8 +212,8 @@ impl Team {
         let vfs = self.vfs(at);
         let mut all = Vec::new();
         for claim in vfs.claims() {
-            let (_, deltas) = vfs.deltas(claim.writer, 0, usize::MAX).unwrap();
-            for sealed in deltas {
+            let found = vfs.deltas(claim.writer, 0, usize::MAX).unwrap();
+            for sealed in found.deltas {
                 let sealed = cairnfs::feeds::SealedDelta::decode(&sealed).unwrap();
                 all.push(sealed.open(&self.epoch).unwrap());
             }
@@ -249,8 +249,8 @@ impl Team {
         let vfs = self.vfs(at);
         let mut all = Vec::new();
         for claim in vfs.claims() {
-            let (_, deltas) = vfs.deltas(claim.writer, 0, usize::MAX).unwrap();
-            for sealed in deltas {
+            let found = vfs.deltas(claim.writer, 0, usize::MAX).unwrap();
+            for sealed in found.deltas {
                 let sealed = cairnfs::feeds::SealedDelta::decode(&sealed).unwrap();
                 let delta = sealed.open(&self.epoch).unwrap();
                 all.push(format!(

@@ -1,0 +1,119 @@
+//! Volumes that are open and shared: what they need to take part, and what keeps them in step with the others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Node;
+use super::volumes::{Record, ShareKeys};
+use crate::admin::AdminError;
+use crate::base::{PeerId, VolumeId};
+use crate::crypto::{SigningKey, VolumeChain};
+use crate::share::{Sharer, SharerParts};
+use crate::vfs::{Rights, Vfs, VolumeShare};
+
+/// How long a mount waits for the first state of a volume that others made.
+const FIRST_STATE: Duration = Duration::from_secs(60);
+/// How often members are asked meanwhile.
+const TURN: Duration = Duration::from_millis(500);
+
+/// What the volume of a record needs where others take part.
+pub(super) fn share_of(
+    id: VolumeId,
+    keys: &ShareKeys,
+    is_guest: bool,
+    device: SigningKey,
+    now_ms: impl Fn() -> u64 + Send + Sync + 'static,
+) -> VolumeShare {
+    let owner = keys.owner;
+    let admit = move |device: PeerId, proof: &[u8]| {
+        let chain = VolumeChain::decode(proof).map_err(|error| error.to_string())?;
+        let member = chain
+            .verify(id, owner, now_ms())
+            .map_err(|error| error.to_string())?;
+        match (member.device == device, member.read_only) {
+            (false, _) => Err("it is another device's".to_owned()),
+            (true, true) => Ok(Rights::Read),
+            (true, false) => Ok(Rights::Write),
+        }
+    };
+    VolumeShare {
+        device,
+        proof: keys.chain.encode().into(),
+        epochs: keys.keys.iter().cloned().collect::<BTreeMap<_, _>>(),
+        read_only: keys.read_only,
+        is_guest,
+        admit: Arc::new(admit),
+    }
+}
+
+impl Node {
+    /// What a volume needs where others take part; none if it is this machine's alone.
+    pub(super) fn share_of(&self, record: &Record) -> Option<VolumeShare> {
+        let keys = record.share_keys()?;
+        let device = self.identity().device.clone();
+        let is_guest = keys.owner != self.own();
+        let clock = self.0.clock.clone();
+        Some(share_of(record.id, keys, is_guest, device, move || {
+            clock.now_ms()
+        }))
+    }
+
+    /// Keeps an open volume in step with its other replicas from now on.
+    pub(super) fn begin_sharing(&self, vfs: &Arc<Vfs>, id: VolumeId) -> Sharer {
+        let parts = SharerParts {
+            volume: id,
+            net: self.0.net.clone(),
+            inbound: self.take_feed_inbound(),
+            pools: self.0.blocks.pools().clone(),
+            entropy: self.0.entropy.fork(),
+        };
+        Sharer::start(Arc::clone(vfs), parts)
+    }
+
+    /// Waits until a volume that others made is here, as far as any of them can be reached.
+    pub(super) async fn first_state(
+        &self,
+        name: &str,
+        vfs: &Vfs,
+        sharer: &Sharer,
+    ) -> Result<(), AdminError> {
+        let end = Instant::now() + FIRST_STATE;
+        loop {
+            let members = sharer.compare().await;
+            if vfs.has_tree() {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                let error = AdminError::failed(match members {
+                    0 => format!(
+                        "nothing of the volume `{name}` is here yet, and no member that has it open can be reached"
+                    ),
+                    _ => format!(
+                        "nothing of the volume `{name}` is here yet, and the members that were reached have none of it"
+                    ),
+                });
+                return Err(error.hint(
+                    "have it mounted on a machine that has it, see `cairn peers` for who is connected, and try again",
+                ));
+            }
+            tokio::time::sleep(TURN).await;
+        }
+    }
+
+    /// The volume of a name has become shared: if it is open, it goes on as such.
+    pub(super) fn shared_now(&self, name: &str, record: &Record) -> Result<(), AdminError> {
+        let Some(open) = self.0.mounts.find(name) else {
+            return Ok(());
+        };
+        let Some(share) = self.share_of(record).filter(|_| !open.vfs.is_shared()) else {
+            return Ok(());
+        };
+        let begun = open.vfs.begin_sharing(share);
+        begun.map_err(|error| AdminError::of(&error))?;
+        open.share(self.begin_sharing(&open.vfs, record.id));
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! Asking one peer, and telling it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Inner;
+use crate::base::PeerId;
+use crate::base::limits::GOSSIP_FEEDS_MAX;
+use crate::feeds::gossip::{DELTAS_MAX_BYTES, Plan};
+use crate::feeds::{Claim, Message, Wish, decode_all, plan};
+use crate::namespace::WriterId;
+use crate::net::{NetError, Request, Response};
+
+/// How long an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes of deltas that are asked for or sent at once.
+const PART_BYTES: usize = 1 << 20;
+
+/// Why a talk broke off.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TalkError {
+    #[error(transparent)]
+    Net(#[from] NetError),
+    #[error("it has no part in the volume")]
+    NoPart,
+    #[error("it is busy")]
+    Busy,
+    #[error("it answered nonsense: {0}")]
+    Nonsense(String),
+    #[error("the own feeds cannot be read: {0}")]
+    Own(#[from] crate::vfs::VfsError),
+}
+
+/// Lists of heads that one message takes each; at least one.
+pub(super) fn pages(claims: &[Claim]) -> Vec<(Option<WriterId>, bool, &[Claim])> {
+    if claims.is_empty() {
+        return vec![(None, true, claims)];
+    }
+    let mut pages = Vec::new();
+    let mut after = None;
+    let mut rest = claims;
+    while !rest.is_empty() {
+        let (page, more) = rest.split_at(rest.len().min(GOSSIP_FEEDS_MAX));
+        pages.push((after, more.is_empty(), page));
+        after = page.last().map(|claim| claim.writer);
+        rest = more;
+    }
+    pages
+}
+
+impl Inner {
+    /// Sends a message and reads what is said to it.
+    async fn say(&self, to: PeerId, message: &Message) -> Result<Vec<Message>, TalkError> {
+        let body = Bytes::from(message.encode());
+        match self
+            .net
+            .request(to, Request::Feed { body }, TIMEOUT)
+            .await?
+        {
+            Response::Feed { body } => {
+                let read = self.pools.cpu.run(move || decode_all(&body)).await;
+                let messages = read.map_err(|error| TalkError::Nonsense(error.to_string()))?;
+                match messages
+                    .iter()
+                    .all(|message| message.volume() == self.volume)
+                {
+                    true => Ok(messages),
+                    false => Err(TalkError::Nonsense("about another volume".to_owned())),
+                }
+            }
+            Response::Unsupported => Err(TalkError::NoPart),
+            Response::Busy | Response::Refused { .. } => Err(TalkError::Busy),
+            _ => Err(TalkError::Nonsense("another answer".to_owned())),
+        }
+    }
+
+    /// Compares heads with a peer, then takes and gives what is missing. Whether it has part.
+    pub(super) async fn compare_with(self: &Arc<Self>, peer: PeerId) -> bool {
+        match self.compare_and_exchange(peer).await {
+            Ok(()) => true,
+            Err(TalkError::NoPart) => {
+                self.peers.refused(&peer);
+                false
+            }
+            Err(error) => {
+                tracing::debug!(peer = %peer.short(), "feeds are compared later: {error}");
+                self.peers.has_part(&peer)
+            }
+        }
+    }
+
+    async fn compare_and_exchange(self: &Arc<Self>, peer: PeerId) -> Result<(), TalkError> {
+        let own = self.vfs.claims();
+        let mut wanted = Plan::default();
+        for (after, is_last, claims) in pages(&own) {
+            let heads = Message::Heads {
+                volume: self.volume,
+                after,
+                is_last,
+                claims: claims.to_vec(),
+                signed: Vec::new(),
+            };
+            for message in self.say(peer, &heads).await? {
+                if let Message::Heads {
+                    after,
+                    is_last,
+                    claims,
+                    ..
+                } = message
+                {
+                    let found = self.heard(peer, after, is_last, &claims);
+                    wanted.ask.extend(found.ask);
+                    wanted.offer.extend(found.offer);
+                }
+            }
+        }
+        if !wanted.ask.is_empty() && self.peers.begin_pull(&peer) {
+            let pulled = self.pull_all(peer, wanted.ask).await;
+            self.peers.end_pull(&peer);
+            pulled?;
+        }
+        for wish in wanted.offer {
+            self.tell(peer, wish.writer, wish.after).await?;
+        }
+        Ok(())
+    }
+
+    /// A peer said how far it has feeds: what follows from that.
+    pub(super) fn heard(
+        &self,
+        peer: PeerId,
+        after: Option<WriterId>,
+        is_last: bool,
+        claims: &[Claim],
+    ) -> Plan {
+        self.peers.said(&peer, claims);
+        let plan = plan(&self.vfs.claims(), after, is_last, claims);
+        for writer in &plan.forked {
+            tracing::warn!(
+                peer = %peer.short(),
+                ?writer,
+                "two feeds go by one name: a device was copied, or lost the end of what it wrote"
+            );
+        }
+        plan
+    }
+
+    pub(super) async fn pull_all(
+        self: &Arc<Self>,
+        peer: PeerId,
+        wishes: Vec<Wish>,
+    ) -> Result<(), TalkError> {
+        let mut waiting: Vec<(WriterId, u64)> = Vec::new();
+        for wish in wishes {
+            waiting.extend(self.pull(peer, wish.writer, wish.after).await?);
+        }
+        // What came builds on what others wrote: this peer has it as well.
+        waiting.sort_unstable();
+        waiting.dedup();
+        for (writer, after) in waiting {
+            let has = self.peers.known(&peer, writer);
+            if has.is_some_and(|last| last > after) {
+                self.pull(peer, writer, after).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what a peer has of a feed behind a dot. What is missing besides.
+    async fn pull(
+        self: &Arc<Self>,
+        peer: PeerId,
+        writer: WriterId,
+        mut after: u64,
+    ) -> Result<Vec<(WriterId, u64)>, TalkError> {
+        loop {
+            let want = Message::Want {
+                volume: self.volume,
+                writer,
+                after,
+                limit_bytes: PART_BYTES as u32,
+            };
+            let answers = self.say(peer, &want).await?;
+            let found = answers.into_iter().find_map(|message| match message {
+                Message::Have {
+                    writer: of,
+                    last,
+                    deltas,
+                    ..
+                } if of == writer => Some((last, deltas)),
+                _ => None,
+            });
+            let Some((last, deltas)) = found.filter(|(_, deltas)| !deltas.is_empty()) else {
+                return Ok(Vec::new());
+            };
+            self.peers.has(&peer, writer, last);
+            let received = self.vfs.receive(peer, deltas).await;
+            if received.upto >= last || received.upto <= after {
+                return Ok(received.missing);
+            }
+            after = received.upto;
+        }
+    }
+
+    /// Sends a peer what it lacks of a feed behind a dot.
+    async fn tell(&self, peer: PeerId, writer: WriterId, mut after: u64) -> Result<(), TalkError> {
+        loop {
+            let found = self
+                .vfs
+                .deltas(writer, after, PART_BYTES.min(DELTAS_MAX_BYTES))?;
+            if found.deltas.is_empty() {
+                return Ok(());
+            }
+            let have = Message::Have {
+                volume: self.volume,
+                writer,
+                last: found.last,
+                deltas: found.deltas,
+            };
+            let answers = self.say(peer, &have).await?;
+            self.peers.has(&peer, writer, found.upto);
+            after = found.upto;
+            // It lacks something that this builds on.
+            for message in answers {
+                if let Message::Want { writer, after, .. } = message {
+                    let more = self.vfs.deltas(writer, after, PART_BYTES)?;
+                    if more.deltas.is_empty() {
+                        continue;
+                    }
+                    let have = Message::Have {
+                        volume: self.volume,
+                        writer,
+                        last: more.last,
+                        deltas: more.deltas,
+                    };
+                    self.say(peer, &have).await?;
+                    self.peers.has(&peer, writer, more.upto);
+                }
+            }
+        }
+    }
+
+    /// Pushes the own feed to a peer until it has all of it.
+    pub(super) async fn push(self: Arc<Self>, peer: PeerId) {
+        let own = self.vfs.writer();
+        loop {
+            let told = match self.peers.known(&peer, own) {
+                Some(after) => self.tell(peer, own, after).await,
+                // It never said how far it is.
+                None => self.compare_and_exchange(peer).await,
+            };
+            self.peers.end_push(&peer);
+            match told {
+                Ok(()) => {}
+                Err(TalkError::NoPart) => return self.peers.refused(&peer),
+                Err(error) => {
+                    tracing::debug!(peer = %peer.short(), "what was written is told later: {error}");
+                    return self.soon.notify_one();
+                }
+            }
+            // What came meanwhile, when nobody was woken for this peer.
+            let claims = self.vfs.claims();
+            let last = claims.iter().find(|claim| claim.writer == own);
+            if last.is_none_or(|last| !self.peers.begin_push(&peer, own, last.last)) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Replicas of a shared volume keep in step: what one writes is pushed to the others at once, and what anybody
+//! missed is found by comparing how far each has come.
+//!
+//! * `peers` remembers who has part in the volume, and how far each is known to have each feed.
+//! * `exchange` asks and tells one peer; `serve` answers others.
+//!
+//! Pushing is for speed and may fail; comparing is what everything rests on. Messages are those of
+//! `feeds::gossip`.
+
+mod exchange;
+mod peers;
+mod serve;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::peers::Peers;
+use crate::base::{Entropy, PeerId, Pools, VolumeId};
+use crate::blocks::FeedInbound;
+use crate::net::{NetHandle, Reach};
+use crate::vfs::Vfs;
+
+/// How often heads are compared with everybody who has part.
+const INTERVAL: Duration = Duration::from_secs(30);
+/// How long after a change of the network, or after news that came by others, they are compared.
+const SOON: Duration = Duration::from_millis(1500);
+/// Peers that are talked to at once.
+const TALKS: usize = 8;
+/// Peers with whom heads are compared in one round; the others have their turn in the next ones.
+const ROUND: usize = 64;
+
+/// What sharing is made of.
+#[derive(Debug)]
+pub struct SharerParts {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The way to other peers.
+    pub net: NetHandle,
+    /// Where what others say comes in.
+    pub inbound: mpsc::Receiver<FeedInbound>,
+    /// Where messages are read.
+    pub pools: Pools,
+    /// Chooses whom to talk to.
+    pub entropy: Entropy,
+}
+
+/// How a volume is shared at the moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShareStatus {
+    /// Connected peers that have part in the volume.
+    pub connected: usize,
+    /// Of those, how many are known to have all that this replica has.
+    pub in_step: usize,
+}
+
+/// Keeps one open volume in step with its other replicas until it is [stopped](Sharer::stop).
+pub struct Sharer(Arc<Inner>);
+
+struct Inner {
+    vfs: Arc<Vfs>,
+    volume: VolumeId,
+    net: NetHandle,
+    pools: Pools,
+    entropy: Entropy,
+    peers: Peers,
+    /// Heads are to be compared soon.
+    soon: Notify,
+    talks: Arc<Semaphore>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Sharer {
+    /// Begins to share a volume, on the runtime that this is called on.
+    pub fn start(vfs: Arc<Vfs>, parts: SharerParts) -> Sharer {
+        let inner = Arc::new(Inner {
+            vfs,
+            volume: parts.volume,
+            net: parts.net,
+            pools: parts.pools,
+            entropy: parts.entropy,
+            peers: Peers::default(),
+            soon: Notify::new(),
+            talks: Arc::new(Semaphore::new(TALKS)),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        inner.spawn(Arc::clone(&inner).answer_always(parts.inbound));
+        inner.spawn(Arc::clone(&inner).push_always());
+        inner.spawn(Arc::clone(&inner).compare_always());
+        inner.spawn(Arc::clone(&inner).look_at_network());
+        Sharer(inner)
+    }
+
+    /// Compares heads with all connected peers now, and takes and gives what is missing. How many of them have
+    /// part in the volume.
+    pub async fn compare(&self) -> usize {
+        self.0.compare_round(usize::MAX).await
+    }
+
+    /// How it is shared at the moment.
+    pub fn status(&self) -> ShareStatus {
+        let connected = self.0.connected();
+        let claims = self.0.vfs.claims();
+        let part = connected.iter().filter(|peer| self.0.peers.has_part(peer));
+        let part: Vec<&PeerId> = part.collect();
+        ShareStatus {
+            connected: part.len(),
+            in_step: part
+                .iter()
+                .filter(|peer| self.0.peers.has_all(peer, &claims))
+                .count(),
+        }
+    }
+
+    /// Ends it. What others did not get yet they ask for later, here or elsewhere.
+    pub async fn stop(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+impl Inner {
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
+
+    fn connected(&self) -> Vec<PeerId> {
+        let members = self.net.members();
+        let connected = members
+            .list
+            .iter()
+            .filter(|member| matches!(member.state, Reach::Connected(_)));
+        connected.map(|member| member.peer).collect()
+    }
+
+    /// What this device wrote goes to everybody who has part, as soon as it is on the disk here.
+    async fn push_always(self: Arc<Self>) {
+        let Some(mut grown) = self.vfs.watch_feeds() else {
+            return;
+        };
+        loop {
+            let own = self.vfs.writer();
+            let last = self
+                .vfs
+                .claims()
+                .into_iter()
+                .find(|claim| claim.writer == own);
+            if let Some(last) = last {
+                for peer in self.connected() {
+                    if self.peers.begin_push(&peer, own, last.last) {
+                        self.spawn(Arc::clone(&self).push(peer));
+                    }
+                }
+            }
+            if grown.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn compare_always(self: Arc<Self>) {
+        loop {
+            self.compare_round(ROUND).await;
+            // Others who write at the same time need not all ask at the same time.
+            let jitter = Duration::from_millis(self.entropy.below(5000));
+            let next = Instant::now() + INTERVAL + jitter;
+            tokio::select! {
+                biased;
+                () = self.soon.notified() => {
+                    tokio::time::sleep_until(next.min(Instant::now() + SOON)).await;
+                }
+                () = tokio::time::sleep_until(next) => {}
+            }
+            self.vfs.look_at_clock().await;
+        }
+    }
+
+    /// A peer that comes is asked soon.
+    async fn look_at_network(self: Arc<Self>) {
+        let mut members = self.net.watch_members();
+        let mut before: Vec<PeerId> = Vec::new();
+        loop {
+            let now = self.connected();
+            let gone: Vec<PeerId> = before
+                .iter()
+                .filter(|peer| !now.contains(peer))
+                .copied()
+                .collect();
+            self.peers.went(&gone);
+            if now.iter().any(|peer| !before.contains(peer)) {
+                self.soon.notify_one();
+            }
+            before = now;
+            if members.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Compares heads with up to `most` connected peers: with those first who have part.
+    async fn compare_round(self: &Arc<Self>, most: usize) -> usize {
+        let mut peers = self.connected();
+        self.shuffle(&mut peers);
+        peers.retain(|peer| self.peers.may_have_part(peer));
+        peers.sort_by_key(|peer| !self.peers.has_part(peer));
+        peers.truncate(most);
+        let talks = peers.into_iter().map(|peer| {
+            let inner = Arc::clone(self);
+            async move {
+                let _talk = inner.talks.acquire().await;
+                inner.compare_with(peer).await
+            }
+        });
+        let done = futures::future::join_all(talks).await;
+        done.into_iter().filter(|has_part| *has_part).count()
+    }
+
+    fn shuffle(&self, peers: &mut [PeerId]) {
+        for at in (1..peers.len()).rev() {
+            let other = self.entropy.below(at as u64 + 1) as usize;
+            peers.swap(at, other);
+        }
+    }
+}
