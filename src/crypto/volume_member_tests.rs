@@ -154,7 +154,7 @@ fn who_only_reads_lets_others_read_at_most() {
         Err(MemberError::Reader { link: 1 })
     );
     // Nor does it come true further down.
-    let mut longer = reader.chain.clone();
+    let mut longer = reader.chain;
     longer.links.push(Link::sign(
         invitation,
         InvitationId([5; 16]),

@@ -4,8 +4,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use cairnfs::base::ByteSize;
+use cairnfs::config::Quota;
+
 use crate::home::{END_MAX, Home, listed, wait_gone};
-use crate::support::{Devnet, Node, json, run, signal, wait_until};
+use crate::support::{Devnet, Node, cairn, edit_config, json, line, run, signal, wait_until};
 
 /// Writes a file and reads it back, through the kernel.
 pub fn use_it(place: &Path) {
@@ -235,4 +238,50 @@ fn a_devnet_mounts_a_volume_of_all_its_peers() {
     drop(devnet);
     assert_eq!(listed(&place), None);
     assert!(!place.exists());
+}
+
+/// What a peer may only read is mounted so, whatever it was asked, also by a peer in the background.
+#[test]
+fn a_volume_opened_for_reading_takes_no_changes() {
+    let Some(home) = Home::new() else { return };
+    let owner = home.dir.path().join("owner");
+    for data in [&owner, &home.data] {
+        edit_config(data, |config| {
+            config.storage.quota = Quota::Bytes(ByteSize::gib(1));
+            config.storage.reserve_free = ByteSize(0);
+            config.network.mdns = false;
+            config.network.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+            config.network.bulk_listen = vec![([127, 0, 0, 1], 0).into()];
+        });
+    }
+    let node = Node::start(&owner, &home.dir.path().join("owner.log"));
+    run(cairn(&owner).args(["volume", "create", "photos"]), 0);
+    let ticket = |flags: &[&str]| {
+        let mut command = cairn(&owner);
+        line(&run(
+            command
+                .args(["-q", "volume", "ticket", "photos"])
+                .args(flags),
+            0,
+        ))
+    };
+    let open = |ticket: &str| run(home.cairn().args(["volume", "open", ticket]), 0);
+    open(&ticket(&["--read-only"]));
+    let place = home.place("photos");
+    let mounted = run(home.cairn().args(["mount", "photos"]).arg(&place), 0);
+    let told = String::from_utf8_lossy(&mounted.stderr).into_owned();
+    assert!(told.contains("may only read that volume"), "{told}");
+    let (_, _, options) = listed(&place).unwrap();
+    assert!(options.split(',').any(|option| option == "ro"), "{options}");
+    let refused = std::fs::write(place.join("file"), "x").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
+    assert_eq!(home.volumes()[0]["read_only"], true);
+    home.umount(&place);
+    // With a ticket for writing it takes them.
+    open(&ticket(&[]));
+    home.mount(&["photos"], &place);
+    use_it(&place);
+    home.umount(&place);
+    node.stop();
 }

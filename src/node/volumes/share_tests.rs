@@ -273,9 +273,9 @@ fn members_are_those_whom_chains_prove_and_those_on_the_way() {
         let found = known.filter(|member| member.device == promoted.device.peer());
         found.collect::<Vec<_>>()
     };
-    let through_writer = member(&promoted, Role::Writer, Some(&writer));
-    assert_eq!(best(&[&reader, &promoted]), [through_writer.clone()]);
-    assert_eq!(best(&[&promoted, &reader]), [through_writer]);
+    let through_writer = [member(&promoted, Role::Writer, Some(&writer))];
+    assert_eq!(best(&[&reader, &promoted]), through_writer);
+    assert_eq!(best(&[&promoted, &reader]), through_writer);
     let direct = member(&closer, Role::Writer, Some(&owner));
     assert_eq!(best(&[&promoted, &closer, &reader]), [direct]);
     // What proves nothing is passed over.
