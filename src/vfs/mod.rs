@@ -7,9 +7,10 @@
 //! * A change is in memory at once, in the journal soon (`notes`), then in blocks (`seal`, `land`) and described in the
 //!   namespace (`publish`). `ledger` counts what of each block is in use, `drops` lets go of the rest,
 //!   `compact` brings together what is left of blocks. `forsake` gives up a whole volume.
-//! * `recover` takes up what a crash left.
+//! * `recover` takes up what a crash left. `checkpoint` says all of the namespace at once, and merges what others say so.
 
 mod attrs;
+mod checkpoint;
 mod compact;
 mod cursor;
 mod dir;
@@ -35,6 +36,10 @@ mod seal;
 mod sync;
 mod xattr;
 
+pub use checkpoint::{
+    CheckpointFailure, KeptCheckpoint, MadeCheckpoint, OpenedCheckpoint, PageError, PagePart,
+    PagePlace,
+};
 pub use forsake::forsake;
 
 use std::sync::Arc;
@@ -130,6 +135,7 @@ impl Vfs {
         inner.look_at_room();
         inner.tasks.spawn(Arc::clone(&inner).seal_always());
         inner.tasks.spawn(Arc::clone(&inner).drop_always());
+        inner.tasks.spawn(Arc::clone(&inner).tidy_checkpoints());
         Ok(Arc::new(Vfs(inner)))
     }
 
