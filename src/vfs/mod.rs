@@ -131,12 +131,29 @@ impl Vfs {
     /// # Errors
     /// If it cannot be opened, or is damaged.
     pub async fn open(parts: VfsParts, root_owner: (u32, u32)) -> Result<Arc<Vfs>, VfsError> {
-        let inner = Inner::begin_volume(parts, root_owner).await?;
+        let inner = Inner::begin_volume(parts, root_owner, false).await?;
+        Ok(Vfs::begin(inner))
+    }
+
+    /// Opens a volume of which this machine has nothing yet, and others have: its top directory is not made, and
+    /// everything answers `EBUSY`, until a checkpoint was [merged](Vfs::join).
+    ///
+    /// # Errors
+    /// As [`Vfs::open`].
+    pub async fn open_to_join(
+        parts: VfsParts,
+        root_owner: (u32, u32),
+    ) -> Result<Arc<Vfs>, VfsError> {
+        let inner = Inner::begin_volume(parts, root_owner, true).await?;
+        Ok(Vfs::begin(inner))
+    }
+
+    fn begin(inner: Arc<Inner>) -> Arc<Vfs> {
         inner.look_at_room();
         inner.tasks.spawn(Arc::clone(&inner).seal_always());
         inner.tasks.spawn(Arc::clone(&inner).drop_always());
         inner.tasks.spawn(Arc::clone(&inner).tidy_checkpoints());
-        Ok(Arc::new(Vfs(inner)))
+        Arc::new(Vfs(inner))
     }
 
     /// What waits, and what is there. Does no I/O.

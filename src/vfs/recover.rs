@@ -45,6 +45,7 @@ impl Inner {
     pub(super) async fn begin_volume(
         parts: VfsParts,
         root_owner: (u32, u32),
+        is_to_join: bool,
     ) -> Result<Arc<Inner>, VfsError> {
         let VfsParts {
             identity,
@@ -96,6 +97,8 @@ impl Inner {
             tracing::warn!(
                 "the merging of a checkpoint was interrupted: nothing else is done before it is finished"
             );
+            inner.checkpoints.gate.open(true);
+        } else if is_to_join && !inner.has_root()? {
             inner.checkpoints.gate.open(true);
         } else {
             inner.make_root(root_owner)?;
@@ -151,8 +154,13 @@ impl Inner {
         Ok(())
     }
 
+    fn has_root(&self) -> Result<bool, VfsError> {
+        let root = self.rows().get(&Key::Attrs(Ino::ROOT).encode())?;
+        Ok(root.is_some())
+    }
+
     pub(super) fn make_root(&self, (uid, gid): (u32, u32)) -> Result<(), VfsError> {
-        if self.rows().get(&Key::Attrs(Ino::ROOT).encode())?.is_some() {
+        if self.has_root()? {
             return Ok(());
         }
         let mut core = self.core();

@@ -166,7 +166,7 @@ impl Inner {
                 return Err(JoinError::Unfinished.into());
             }
             let ours = state::version(&rows)?;
-            if begun.is_none() && ours.includes(&theirs) {
+            if begun.is_none() && !was_interrupted && ours.includes(&theirs) {
                 return Ok(ours);
             }
         }
@@ -254,6 +254,8 @@ impl Inner {
                 })
                 .await;
             join = back;
+            // The rows are left to others now and then.
+            tokio::task::yield_now().await;
             let Some(mut ready) = ready? else {
                 if let Some(rows) = way.rows(self).await? {
                     queue.push(rows);
