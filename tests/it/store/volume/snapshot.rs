@@ -130,7 +130,7 @@ fn a_snapshot_ends_with_its_volume() {
 }
 
 async fn filled(volume: &Volume, count: u32) {
-    for numbers in (0..count).collect::<Vec<_>>().chunks(64) {
+    for numbers in (0..count).collect::<Vec<_>>().chunks(16) {
         let mut group = Group::new();
         for number in numbers {
             group.put(Space(1), &number.to_be_bytes(), &[*number as u8; 200]);
