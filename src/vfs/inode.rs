@@ -172,6 +172,13 @@ impl Inodes {
         open.map(|(number, node)| (*number, node.ino)).collect()
     }
 
+    /// Files without a name that somebody uses, by number.
+    pub(super) fn orphans(&self) -> Vec<u64> {
+        let nodes = self.nodes.iter();
+        let orphans = nodes.filter(|(_, node)| node.orphan.is_some());
+        orphans.map(|(number, _)| *number).collect()
+    }
+
     /// Any file may have changed.
     pub(super) fn drop_stats(&mut self) {
         self.young.clear();

@@ -178,7 +178,8 @@ impl Inner {
         let watched = {
             let mut core = self.core();
             self.checkpoints.gate.close();
-            self.watched(&mut core)
+            core.inodes.drop_stats();
+            self.watched(&core)
         };
         let closed = Closed(self);
         self.merge(root, theirs, queue, way, watched).await?;
@@ -331,7 +332,7 @@ impl Inner {
     }
 
     /// Files that are open, with what is known of them.
-    fn watched(&self, core: &mut Core) -> Vec<Watched> {
+    fn watched(&self, core: &Core) -> Vec<Watched> {
         let open = core.inodes.with_content();
         let watch = |(number, ino): (u64, Ino)| {
             let stat = self.look(|view| view.stat_ino(ino)).ok()??;
@@ -352,7 +353,9 @@ impl Inner {
     ) -> Result<(), CheckpointFailure> {
         let version = state::version(&self.rows())?;
         core.seen = core.seen.max(version.get(&self.writer));
-        core.inodes.drop_stats();
+        for number in core.inodes.orphans() {
+            self.revive(core, number)?;
+        }
         for Watched { number, ino, stat } in watched {
             let now = self.look(|view| view.stat_ino(ino)).map_err(failed)?;
             let Some(file) = core.inodes.get(number).and_then(|node| node.file.clone()) else {
@@ -376,6 +379,31 @@ impl Inner {
                 }
                 None => self.make_orphan(core, number, &stat),
             }
+        }
+        Ok(())
+    }
+
+    /// A file that was removed here and has a name again: it was changed elsewhere meanwhile.
+    fn revive(&self, core: &mut Core, number: u64) -> Result<(), CheckpointFailure> {
+        let Some(node) = core.inodes.get(number) else {
+            return Ok(());
+        };
+        let (ino, file) = (node.ino, node.file.clone());
+        let Some(stat) = self.look(|view| view.stat_ino(ino)).map_err(failed)? else {
+            return Ok(());
+        };
+        let Some(node) = core.inodes.get_mut(number) else {
+            return Ok(());
+        };
+        if let Some(orphan) = node.orphan.take() {
+            self.drop_orphan(core, &orphan);
+        }
+        if let (Some(file), Some(content)) = (file, &stat.content) {
+            let mut state = self.lock(&file);
+            self.discard(&file, &mut state);
+            let is_queued = state.is_queued;
+            *state = FileState::of(content, stat.mtime);
+            state.is_queued = is_queued;
         }
         Ok(())
     }

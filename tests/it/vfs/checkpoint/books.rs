@@ -39,13 +39,13 @@ fn what_no_checkpoint_has_is_let_go() {
         let entropy = Entropy::seeded(32);
         let mut pair = Pair::new(2, 32).await;
         pair.vfs(0).keep_checkpoints(2);
-        for number in 0..600 {
+        for number in 0..2500 {
             pair.make(0, Ino::ROOT, &format!("f{number}"), &bytes(&entropy, 200)).await;
         }
         pair.checkpoint(0).await;
         let first = shards(&pair);
         for round in 0..40 {
-            let number = entropy.below(600);
+            let number = entropy.below(2500);
             let (name, other) = (format!("f{number}"), format!("g{round}"));
             pair.rename(0, &name, &other).await;
             pair.rename(0, &other, &name).await;

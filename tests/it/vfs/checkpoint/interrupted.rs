@@ -1,19 +1,21 @@
 //! Crashes and cancelled calls, at any moment.
 
+use std::task::Poll;
 use std::time::Duration;
 
 use cairnfs::base::{Class, Classify, Entropy};
 use cairnfs::vfs::MadeCheckpoint;
-use cairnfs_fuse::{Caller, Errno, Fh, FileSystem, Ino};
+use cairnfs_fuse::{Answer, Caller, Errno, Fh, FileSystem, Ino};
 
 use super::support::{Pair, heads, space};
 use crate::support::scaled;
 use crate::vfs::files::{block_on, bytes};
-use crate::vfs::twin::RW;
+use crate::vfs::twin::{RW, find};
 
-/// Lets others run so many times.
-async fn turns(count: u64) {
-    for _ in 0..count {
+/// Some time, and then some turns of others.
+async fn soon(entropy: &Entropy) {
+    tokio::time::sleep(Duration::from_millis(entropy.below(60))).await;
+    for _ in 0..entropy.below(20) {
         tokio::task::yield_now().await;
     }
 }
@@ -34,13 +36,14 @@ async fn apart(seed: u64) -> (Pair, MadeCheckpoint) {
             _ => {}
         }
     }
-    for number in 0..1600 {
+    for number in 0..900 {
         pair.make(0, Ino::ROOT, &format!("new{number}"), &bytes(&entropy, 200)).await;
     }
     let made = pair.checkpoint(0).await;
     // Something that is not in blocks yet.
-    let file = pair.make(1, Ino::ROOT, "dirty", b"first").await;
+    pair.make(1, Ino::ROOT, "dirty", b"first").await;
     pair.vfs(1).sync().await.unwrap();
+    let file = find(pair.fs(1), &[b"dirty".to_vec()]).await.unwrap();
     let vfs = pair.vfs(1);
     vfs.open(&Caller::ROOT, file, RW).wait().await.unwrap();
     pair.write(1, file, 0, &[9; 50_000]).await;
@@ -49,15 +52,27 @@ async fn apart(seed: u64) -> (Pair, MadeCheckpoint) {
     (pair, made)
 }
 
-/// Merges until others have run so often, and loses power then. Whether it was through.
+/// Merges until so many groups were made at most, and stops there. Whether it was through.
 async fn stop_after(pair: &Pair, made: &MadeCheckpoint, count: u64) -> bool {
+    let mut left = count;
+    let stop = std::future::poll_fn(|_| {
+        // Whoever looks waits from the first group on. The other side wakes this one.
+        let looked = pair.vfs(1).lookup(&Caller::ROOT, Ino::ROOT, "x".into());
+        if !matches!(looked, Answer::Ready(_)) {
+            match left {
+                0 => return Poll::Ready(()),
+                _ => left -= 1,
+            }
+        }
+        Poll::Pending
+    });
     let joined = tokio::select! {
         biased;
         joined = pair.vfs(1).join(&made.root) => {
             joined.unwrap();
             true
         }
-        () = turns(count) => false,
+        () = stop => false,
     };
     if !joined {
         // What was done is on the disk, and no more.
@@ -70,7 +85,7 @@ async fn stop_after(pair: &Pair, made: &MadeCheckpoint, count: u64) -> bool {
 #[test]
 fn a_join_that_was_interrupted_is_finished_before_anything_else() {
     block_on(async {
-        let (mut whole, made) = apart(21).await;
+        let (whole, made) = apart(21).await;
         whole.vfs(1).join(&made.root).await.unwrap();
         whole.vfs(1).sync().await.unwrap();
         let expected = whole.fs(1).tree(1 << 20).await.unwrap();
@@ -112,7 +127,7 @@ fn a_join_that_was_interrupted_is_finished_before_anything_else() {
             if is_through {
                 break;
             }
-            count += 1 + count / (4 * u64::from(scaled(1) as u32));
+            count += 1;
         }
         println!("{interrupted} were interrupted, of {count} turns");
         assert!(interrupted > 3, "{interrupted}");
@@ -141,7 +156,7 @@ async fn make_and_crash(seed: u64) {
         let made = tokio::select! {
             biased;
             made = pair.vfs(0).checkpoint(heads(&version), last.root.hlc) => Some(made.unwrap()),
-            () = turns(entropy.below(60)) => None,
+            () = soon(&entropy) => None,
         };
         let is_made = made.is_some();
         last = made.unwrap_or(last);

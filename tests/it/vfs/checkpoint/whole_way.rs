@@ -28,8 +28,8 @@ async fn populate(pair: &Pair, entropy: &Entropy) {
     // Longer than a row of the engine.
     let value = bytes(entropy, 60_000);
     let vfs = pair.vfs(0);
-    let found = vfs.lookup(&Caller::ROOT, dir, "large".into()).wait().await;
-    drop(found.unwrap());
+    let found = find(pair.fs(0), &[b"dir".to_vec(), b"large".to_vec()]).await;
+    assert_eq!(found, Ok(ino));
     let set = vfs.setxattr(&Caller::ROOT, ino, "user.long".into(), &value, 0);
     set.wait().await.unwrap();
     let link = vfs.symlink(&Caller::ROOT, Ino::ROOT, "link".into(), b"dir/large");
@@ -144,25 +144,27 @@ impl Rows for Plain<'_> {
     }
 }
 
-/// What a draft did is on its own replica alone, and so is what it removed.
+/// What a draft did is on its own replica alone.
 #[test]
 fn drafts_are_not_in_a_checkpoint() {
     block_on(async {
         let mut pair = Pair::new(2, 5).await;
         pair.make(0, Ino::ROOT, "kept", b"stays").await;
-        pair.make(0, Ino::ROOT, "hidden", b"by a draft").await;
         pair.vfs(0).sync().await.unwrap();
         pair.shut(0).await;
         pair.raw(0, async |volume| {
             let rows = Plain(volume);
-            let name = namespace::Name::new(b"hidden").unwrap();
+            let kept = Key::Entry(namespace::Ino::ROOT, namespace::Name::new(b"kept").unwrap());
+            let row = rows.get(&kept.encode()).unwrap().unwrap();
+            let row = namespace::row::decode(&kept, &row).unwrap();
+            let name = namespace::Name::new(b"drafted").unwrap();
             let draft = Draft {
                 context: state::version(&rows).unwrap(),
                 hlc: Hlc::from_ms(super::support::START_MS + 1000),
                 writes: vec![Write {
                     key: Key::Entry(namespace::Ino::ROOT, name),
                     keeps: Vec::new(),
-                    values: Vec::new(),
+                    values: vec![row[0].value.clone()],
                 }],
             };
             let writer = WriterId {
@@ -182,11 +184,12 @@ fn drafts_are_not_in_a_checkpoint() {
         .await;
         pair.open(0, false).await;
         let names = pair.fs(0).names(Ino::ROOT, false).await.unwrap();
-        assert!(!names.contains(&b"hidden".to_vec()), "the draft shows here");
+        assert_eq!(names, [b"drafted".to_vec(), b"kept".to_vec()]);
         pair.open(1, true).await;
         pair.exchange(0, 1).await;
         assert_eq!(pair.content(1, "kept").await, b"stays");
-        assert_eq!(pair.content(1, "hidden").await, b"by a draft");
+        let names = pair.fs(1).names(Ino::ROOT, false).await.unwrap();
+        assert_eq!(names, [b"kept"]);
     });
 }
 
@@ -202,6 +205,7 @@ fn what_is_not_a_checkpoint_of_the_volume_is_refused() {
         let first = pair.exchange(0, 1).await;
         let before = pair.rows(1).await;
         pair.remove(0, Ino::ROOT, "f7").await;
+        pair.make(0, Ino::ROOT, "more", &[8; 200]).await;
         let made = pair.checkpoint(0).await;
 
         let mut damaged = made.root.clone();
@@ -245,7 +249,10 @@ fn what_is_not_a_checkpoint_of_the_volume_is_refused() {
         }
         let last = pair.checkpoint(0).await;
         tokio::time::sleep(Duration::from_secs(60)).await;
-        pair.reopen(1).await;
+        pair.vfs(1).sync().await.unwrap();
+        // What it had read is in its memory.
+        pair.crash(1).await;
+        pair.open(1, false).await;
         let error = pair.vfs(1).join(&made.root).await.unwrap_err();
         assert_eq!(error.class(), Class::Missing, "{error}");
         assert_eq!(pair.vfs(1).unfinished_join().unwrap(), None);
