@@ -160,7 +160,10 @@ impl Inner {
         from: u64,
     ) -> Result<(Deltas, Option<u64>), ReadError> {
         let mut part = self.part_of(profile, root, from).await?;
-        part.deltas.0.values_mut().for_each(|bytes| *bytes = -*bytes);
+        part.deltas
+            .0
+            .values_mut()
+            .for_each(|bytes| *bytes = -*bytes);
         Ok((part.deltas, part.next))
     }
 

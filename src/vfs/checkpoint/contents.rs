@@ -183,7 +183,8 @@ impl Inner {
                             group.remove(CHECKPOINTS, &key);
                         }
                     }
-                    self.apply_counted(&mut group, &known, &[]).map_err(failed)?;
+                    self.apply_counted(&mut group, &known, &[])
+                        .map_err(failed)?;
                     match next {
                         Some(next) => from = next,
                         None => break,

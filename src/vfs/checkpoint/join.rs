@@ -173,7 +173,10 @@ impl Inner {
         let (queue, way) = self.look_over(root, &theirs).await?;
         if !was_interrupted && let Err(errno) = self.seal_all().await {
             // Files with changes keep them, and are described later.
-            tracing::debug!(?errno, "a checkpoint is merged before all changes are described");
+            tracing::debug!(
+                ?errno,
+                "a checkpoint is merged before all changes are described"
+            );
         }
         let watched = {
             let mut core = self.core();
@@ -184,7 +187,8 @@ impl Inner {
         let closed = Closed(self);
         self.merge(root, theirs, queue, way, watched).await?;
         if was_interrupted {
-            self.take_up().map_err(|e| CheckpointFailure::Opening(Box::new(e)))?;
+            self.take_up()
+                .map_err(|e| CheckpointFailure::Opening(Box::new(e)))?;
         }
         drop(closed);
         self.volume.sync_all().await?;
@@ -346,11 +350,7 @@ impl Inner {
     }
 
     /// All rows are merged: what is known of files is read anew.
-    fn is_merged(
-        &self,
-        core: &mut Core,
-        watched: Vec<Watched>,
-    ) -> Result<(), CheckpointFailure> {
+    fn is_merged(&self, core: &mut Core, watched: Vec<Watched>) -> Result<(), CheckpointFailure> {
         let version = state::version(&self.rows())?;
         core.seen = core.seen.max(version.get(&self.writer));
         for number in core.inodes.orphans() {
@@ -365,7 +365,10 @@ impl Inner {
             if is_same {
                 continue;
             }
-            match now.as_ref().and_then(|now| Some((now.mtime, now.content.as_ref()?))) {
+            match now
+                .as_ref()
+                .and_then(|now| Some((now.mtime, now.content.as_ref()?)))
+            {
                 Some((mtime, content)) => {
                     let mut state = self.lock(&file);
                     let is_busy = state.is_changed || state.flying > 0 || state.is_publishing;

@@ -102,7 +102,9 @@ impl Inner {
     ) -> Result<MadeCheckpoint, CheckpointFailure> {
         let previous = self.previous_pages().await;
         let changed = changed.map(Arc::new);
-        let (making, built) = self.cut(number, Making::new(previous), rows, changed).await?;
+        let (making, built) = self
+            .cut(number, Making::new(previous), rows, changed)
+            .await?;
         let mut uses: BTreeMap<BlockId, u64> = BTreeMap::new();
         for (place, _) in making.reused() {
             let place = PagePlace::decode(place).ok_or(PageError::Place)?;

@@ -108,9 +108,7 @@ impl Inner {
         });
         let whole: Vec<(BlockRef, Bytes)> =
             stream::iter(read).buffered(READS_MAX).try_collect().await?;
-        let read = places
-            .iter()
-            .map(|place| self.read_place(place, &whole));
+        let read = places.iter().map(|place| self.read_place(place, &whole));
         stream::iter(read).buffered(READS_MAX).try_collect().await
     }
 
@@ -160,7 +158,11 @@ impl Inner {
             place: Bytes::new(),
         };
         // It has a signature of each writer.
-        let opened = self.blocks.pools().cpu.run(move || root::open(&record, &bytes));
+        let opened = self
+            .blocks
+            .pools()
+            .cpu
+            .run(move || root::open(&record, &bytes));
         Ok(opened.await?)
     }
 }

@@ -132,7 +132,12 @@ fn the_steps_change_nothing() {
             .map(|_| keys[entropy.below(keys.len() as u64) as usize].clone())
             .collect();
         let new = Some(Bytes::from_static(b"new"));
-        rows.apply(changed.iter().map(|key| (key.clone(), new.clone())).collect());
+        rows.apply(
+            changed
+                .iter()
+                .map(|key| (key.clone(), new.clone()))
+                .collect(),
+        );
         let previous = load(&pool, &built);
         let (next, reused) = make(&mut pool, &rows, previous, Some(&changed), &entropy);
         assert!(next.pages_stored < 20, "{next:?}");
@@ -145,7 +150,11 @@ fn the_steps_change_nothing() {
 
         // Pages that are not to be relied on are made again, though nothing in them changed.
         let mut previous = load(&pool, &next);
-        let lost: BTreeSet<Bytes> = reused.iter().step_by(10).map(|(place, _)| place.clone()).collect();
+        let lost: BTreeSet<Bytes> = reused
+            .iter()
+            .step_by(10)
+            .map(|(place, _)| place.clone())
+            .collect();
         previous.forget(|place| lost.contains(place));
         let none = BTreeSet::new();
         let (again, reused) = make(&mut pool, &rows, previous, Some(&none), &entropy);

@@ -18,7 +18,8 @@ fn one_changed_file_is_a_few_pages() {
     block_on(async {
         let pair = Pair::new(2, 31).await;
         for number in 0..3000 {
-            pair.make(0, Ino::ROOT, &format!("file number {number}"), &[3; 100]).await;
+            pair.make(0, Ino::ROOT, &format!("file number {number}"), &[3; 100])
+                .await;
         }
         let first = pair.checkpoint(0).await;
         assert!(first.built.pages > 20, "{:?}", first.built);
@@ -40,7 +41,8 @@ fn what_no_checkpoint_has_is_let_go() {
         let mut pair = Pair::new(2, 32).await;
         pair.vfs(0).keep_checkpoints(2);
         for number in 0..2500 {
-            pair.make(0, Ino::ROOT, &format!("f{number}"), &bytes(&entropy, 200)).await;
+            pair.make(0, Ino::ROOT, &format!("f{number}"), &bytes(&entropy, 200))
+                .await;
         }
         pair.checkpoint(0).await;
         let first = shards(&pair);
@@ -60,7 +62,9 @@ fn what_no_checkpoint_has_is_let_go() {
         // All that is kept can be read.
         for kept in &kept {
             let opened = pair.vfs(0).open_checkpoint(kept.number).await.unwrap();
-            let rows = opened.look(|rows| rows.scan(&[], &[0xff], usize::MAX)).await;
+            let rows = opened
+                .look(|rows| rows.scan(&[], &[0xff], usize::MAX))
+                .await;
             assert_eq!(rows.unwrap().len() as u64, kept.rows);
         }
         pair.vfs(0).keep_checkpoints(0);
@@ -74,8 +78,13 @@ fn what_no_checkpoint_has_is_let_go() {
             .raw(0, async |volume| (space(volume, 9), space(volume, 6)))
             .await;
         let uses: Vec<_> = uses.iter().filter(|(_, key, _)| key[0] == 2).collect();
-        assert!(uses.iter().all(|(_, key, _)| key[1..9] == last.number.to_be_bytes()));
-        let used = uses.iter().map(|(_, _, value)| u64::from_be_bytes(value[..].try_into().unwrap()));
+        assert!(
+            uses.iter()
+                .all(|(_, key, _)| key[1..9] == last.number.to_be_bytes())
+        );
+        let used = uses
+            .iter()
+            .map(|(_, _, value)| u64::from_be_bytes(value[..].try_into().unwrap()));
         let pages: u64 = used.sum();
         assert!(pages > u64::from(last.root_bytes));
         assert_eq!(blocks.len(), uses.len(), "files are in their rows");

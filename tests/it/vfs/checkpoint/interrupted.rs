@@ -25,19 +25,24 @@ async fn apart(seed: u64) -> (Pair, MadeCheckpoint) {
     let entropy = Entropy::seeded(seed);
     let mut pair = Pair::new(2, seed).await;
     for number in 0..30 {
-        pair.make(0, Ino::ROOT, &format!("old{number}"), &[1; 300]).await;
+        pair.make(0, Ino::ROOT, &format!("old{number}"), &[1; 300])
+            .await;
     }
     pair.open(1, true).await;
     pair.exchange(0, 1).await;
     for number in 0..30 {
         match number % 3 {
             0 => pair.remove(0, Ino::ROOT, &format!("old{number}")).await,
-            1 => pair.rename(1, &format!("old{number}"), &format!("own{number}")).await,
+            1 => {
+                pair.rename(1, &format!("old{number}"), &format!("own{number}"))
+                    .await
+            }
             _ => {}
         }
     }
     for number in 0..900 {
-        pair.make(0, Ino::ROOT, &format!("new{number}"), &bytes(&entropy, 200)).await;
+        pair.make(0, Ino::ROOT, &format!("new{number}"), &bytes(&entropy, 200))
+            .await;
     }
     let made = pair.checkpoint(0).await;
     // Something that is not in blocks yet.
@@ -142,7 +147,8 @@ async fn make_and_crash(seed: u64) {
     let mut pair = Pair::new(2, seed).await;
     pair.vfs(0).keep_checkpoints(0);
     for number in 0..400 {
-        pair.make(0, Ino::ROOT, &format!("f{number}"), &bytes(&entropy, 200)).await;
+        pair.make(0, Ino::ROOT, &format!("f{number}"), &bytes(&entropy, 200))
+            .await;
     }
     let mut last = pair.checkpoint(0).await;
     for round in 0..5 {
@@ -166,16 +172,25 @@ async fn make_and_crash(seed: u64) {
         // What was begun is let go; what was answered is there.
         tokio::time::sleep(Duration::from_secs(40)).await;
         let kept = pair.vfs(0).checkpoints().unwrap();
-        assert!(kept.iter().any(|kept| kept.number == last.number), "{is_made} {kept:?}");
+        assert!(
+            kept.iter().any(|kept| kept.number == last.number),
+            "{is_made} {kept:?}"
+        );
         let numbers: Vec<u64> = kept.iter().map(|kept| kept.number).collect();
         let opened = pair.vfs(0).open_checkpoint(last.number).await.unwrap();
-        let rows = opened.look(|rows| rows.scan(&[], &[0xff], usize::MAX)).await.unwrap();
+        let rows = opened
+            .look(|rows| rows.scan(&[], &[0xff], usize::MAX))
+            .await
+            .unwrap();
         assert_eq!(rows.len() as u64, last.root.rows);
         pair.shut(0).await;
         let counted = pair.raw(0, async |volume| space(volume, 9)).await;
         for (_, key, _) in counted.iter().filter(|(_, key, _)| key[0] == 2) {
             let number = u64::from_be_bytes(key[1..9].try_into().unwrap());
-            assert!(numbers.contains(&number), "seed {seed}: {number} of {numbers:?}");
+            assert!(
+                numbers.contains(&number),
+                "seed {seed}: {number} of {numbers:?}"
+            );
         }
         pair.open(0, false).await;
         pair.vfs(0).keep_checkpoints(0);
@@ -189,7 +204,10 @@ async fn make_and_crash(seed: u64) {
     let left = used(&pair);
     // As much as if it had been the first one, and half of it at most for what is not used of its blocks.
     let expected = last.built.bytes_stored.max(60_000) * 4;
-    assert!(left < expected + 1_000_000, "seed {seed}: {left}, {expected}");
+    assert!(
+        left < expected + 1_000_000,
+        "seed {seed}: {left}, {expected}"
+    );
 }
 
 #[test]

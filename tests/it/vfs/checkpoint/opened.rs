@@ -14,7 +14,8 @@ fn a_kept_checkpoint_has_the_rows_of_its_moment() {
         let entropy = Entropy::seeded(41);
         let mut pair = Pair::new(2, 41).await;
         for number in 0..1500 {
-            pair.make(0, Ino::ROOT, &format!("file number {number}"), &[3; 100]).await;
+            pair.make(0, Ino::ROOT, &format!("file number {number}"), &[3; 100])
+                .await;
         }
         let made = pair.checkpoint(0).await;
         let rows: BTreeMap<Vec<u8>, Vec<u8>> = pair
@@ -26,16 +27,22 @@ fn a_kept_checkpoint_has_the_rows_of_its_moment() {
             .collect();
         assert_eq!(rows.len() as u64, made.built.rows);
         for number in 0..1000 {
-            pair.remove(0, Ino::ROOT, &format!("file number {number}")).await;
+            pair.remove(0, Ino::ROOT, &format!("file number {number}"))
+                .await;
         }
         pair.checkpoint(0).await;
         pair.reopen(0).await;
 
         let opened = pair.vfs(0).open_checkpoint(made.number).await.unwrap();
         assert_eq!(opened.root(), &made.root);
-        let all = opened.look(|rows| rows.scan(&[], &[0xff], usize::MAX)).await.unwrap();
-        let all: BTreeMap<Vec<u8>, Vec<u8>> =
-            all.into_iter().map(|(key, value)| (key, value.to_vec())).collect();
+        let all = opened
+            .look(|rows| rows.scan(&[], &[0xff], usize::MAX))
+            .await
+            .unwrap();
+        let all: BTreeMap<Vec<u8>, Vec<u8>> = all
+            .into_iter()
+            .map(|(key, value)| (key, value.to_vec()))
+            .collect();
         assert!(all == rows);
         let opened = pair.vfs(0).open_checkpoint(made.number).await.unwrap();
         let keys: Vec<&Vec<u8>> = rows.keys().collect();
@@ -48,10 +55,17 @@ fn a_kept_checkpoint_has_the_rows_of_its_moment() {
             assert_eq!(found.as_deref(), rows.get(&key).map(Vec::as_slice));
             let end = keys[entropy.below(keys.len() as u64) as usize].clone();
             let limit = entropy.below(40) as usize;
-            let found = opened.look(|rows| rows.scan(&key, &end, limit)).await.unwrap();
+            let found = opened
+                .look(|rows| rows.scan(&key, &end, limit))
+                .await
+                .unwrap();
             let found: Vec<Vec<u8>> = found.into_iter().map(|(key, _)| key).collect();
             let expected: Vec<Vec<u8>> = match key < end {
-                true => rows.range(key..end).take(limit).map(|(key, _)| key.clone()).collect(),
+                true => rows
+                    .range(key..end)
+                    .take(limit)
+                    .map(|(key, _)| key.clone())
+                    .collect(),
                 false => Vec::new(),
             };
             assert_eq!(found, expected);
