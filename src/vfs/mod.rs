@@ -8,9 +8,10 @@
 //!   namespace (`publish`). `ledger` counts what of each block is in use, `drops` lets go of the rest,
 //!   `compact` brings together what is left of blocks. `forsake` gives up a whole volume.
 //! * `feed` is where other writers come in: what they are told, and what becomes of what they did.
-//! * `recover` takes up what a crash left.
+//! * `recover` takes up what a crash left. `checkpoint` says all of the namespace at once, and merges what others say so.
 
 mod attrs;
+mod checkpoint;
 mod compact;
 mod cursor;
 mod dir;
@@ -37,6 +38,10 @@ mod seal;
 mod sync;
 mod xattr;
 
+pub use checkpoint::{
+    CheckpointFailure, KeptCheckpoint, MadeCheckpoint, OpenedCheckpoint, PageError, PagePart,
+    PagePlace,
+};
 pub use feed::{Admit, Progress, Received, Rights, Slice, VolumeShare};
 pub use forsake::forsake;
 
@@ -131,14 +136,32 @@ impl Vfs {
     /// # Errors
     /// If it cannot be opened, or is damaged.
     pub async fn open(parts: VfsParts, root_owner: (u32, u32)) -> Result<Arc<Vfs>, VfsError> {
-        let inner = Inner::begin_volume(parts, root_owner).await?;
+        let inner = Inner::begin_volume(parts, root_owner, false).await?;
+        Ok(Vfs::begin(inner))
+    }
+
+    /// Opens a volume of which this machine has nothing yet, and others have: its top directory is not made, and
+    /// everything answers `EBUSY`, until a checkpoint was [merged](Vfs::join).
+    ///
+    /// # Errors
+    /// As [`Vfs::open`].
+    pub async fn open_to_join(
+        parts: VfsParts,
+        root_owner: (u32, u32),
+    ) -> Result<Arc<Vfs>, VfsError> {
+        let inner = Inner::begin_volume(parts, root_owner, true).await?;
+        Ok(Vfs::begin(inner))
+    }
+
+    fn begin(inner: Arc<Inner>) -> Arc<Vfs> {
         inner.look_at_room();
         inner.tasks.spawn(Arc::clone(&inner).seal_always());
         inner.tasks.spawn(Arc::clone(&inner).drop_always());
         if inner.is_shared() {
             inner.tasks.spawn(Arc::clone(&inner).seal_feed_always());
         }
-        Ok(Arc::new(Vfs(inner)))
+        inner.tasks.spawn(Arc::clone(&inner).tidy_checkpoints());
+        Arc::new(Vfs(inner))
     }
 
     /// What waits, and what is there. Does no I/O.

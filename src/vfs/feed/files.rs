@@ -6,7 +6,7 @@ use cairnfs_fuse::kernel::Notice;
 use super::merge::Affected;
 use crate::namespace::state::decode_row;
 use crate::namespace::{Body, Content, Dot, Edit, Ino, Key, OpError, Sibling, Stamp, Value, row};
-use crate::store::Group;
+use crate::store::{Group, VolumeError};
 use crate::vfs::errno::{Step, Stop};
 use crate::vfs::file::{Base, FileCell, FileState};
 use crate::vfs::inner::{Core, Inner};
@@ -89,6 +89,22 @@ impl Inner {
             let mut state = self.lock(&cell);
             if state.is_changed && !state.is_orphan && !state.has_base_row {
                 group.put(BASES, &ino.0, &encode_base(&state));
+                state.has_base_row = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for all files with changes.
+    pub(in crate::vfs) fn keep_all_bases(&self, core: &Core) -> Result<(), VolumeError> {
+        for (number, ino) in core.inodes.with_content() {
+            let file = core.inodes.get(number).and_then(|node| node.file.clone());
+            let Some(file) = file else { continue };
+            let mut state = self.lock(&file);
+            if state.is_changed && !state.is_orphan && !state.has_base_row {
+                let mut group = Group::new();
+                group.put(BASES, &ino.0, &encode_base(&state));
+                self.volume.apply(&group)?;
                 state.has_base_row = true;
             }
         }
