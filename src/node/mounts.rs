@@ -79,6 +79,30 @@ impl OpenVolume {
             .unwrap_or_else(|poison| poison.into_inner())
     }
 
+    /// Brings everything that was written into blocks, and, where others take part, into a checkpoint that they
+    /// find.
+    async fn sync(&self) -> Result<(), AdminError> {
+        self.vfs.sync().await.map_err(|error| vfs_error(&error))?;
+        let sharer = self.sharer().clone();
+        match sharer.filter(|_| !self.vfs.is_reader() && self.vfs.point_age().0) {
+            Some(sharer) => {
+                let published = sharer.publish().await;
+                published.map(drop).map_err(|error| AdminError::of(&error))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The volume has become shared, or others may have missed what it is: a checkpoint says all of it.
+    pub(super) async fn publish(&self) {
+        let sharer = self.sharer().clone();
+        if let Some(sharer) = sharer
+            && let Err(error) = sharer.publish().await
+        {
+            tracing::warn!("the volume `{}`: no checkpoint yet: {error}", self.name);
+        }
+    }
+
     /// Others take part from now on: the kernel hears of what they change.
     pub(super) fn share(&self, sharer: Sharer) {
         let notifier = self.mount.notifier().clone();
@@ -320,6 +344,9 @@ impl Node {
             begun.stop().await;
             close_again(name, &vfs).await;
             return Err(error);
+        }
+        if vfs.is_shared() {
+            self.0.volumes.arrived(name).await?;
         }
         // Whatever was asked: no other member would take what is written here.
         let is_read_only = request.read_only || record.is_read_only();

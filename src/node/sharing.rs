@@ -66,6 +66,7 @@ impl Node {
         let parts = SharerParts {
             volume: id,
             net: self.0.net.clone(),
+            blocks: self.0.blocks.clone(),
             inbound: self.take_feed_inbound(),
             pools: self.0.blocks.pools().clone(),
             entropy: self.0.entropy.fork(),
@@ -86,10 +87,14 @@ impl Node {
             if vfs.has_tree() {
                 return Ok(());
             }
+            sharer.catch_up().await;
+            if vfs.has_tree() {
+                return Ok(());
+            }
             if Instant::now() >= end {
                 let error = AdminError::failed(match members {
                     0 => format!(
-                        "nothing of the volume `{name}` is here yet, and no member that has it open can be reached"
+                        "nothing of the volume `{name}` is here yet: no member that has it open can be reached, and no checkpoint of it is found"
                     ),
                     _ => format!(
                         "nothing of the volume `{name}` is here yet, and the members that were reached have none of it"
@@ -114,6 +119,9 @@ impl Node {
         let begun = open.vfs.begin_sharing(share);
         begun.map_err(|error| AdminError::of(&error))?;
         open.share(self.begin_sharing(&open.vfs, record.id));
+        // What was written before is in no feed.
+        let inner = &self.0;
+        inner.tasks.spawn(async move { open.publish().await });
         Ok(())
     }
 }

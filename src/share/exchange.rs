@@ -94,6 +94,7 @@ impl Inner {
     async fn compare_and_exchange(self: &Arc<Self>, peer: PeerId) -> Result<(), TalkError> {
         let own = self.vfs.claims();
         let mut wanted = Plan::default();
+        let mut theirs: Vec<Claim> = Vec::new();
         for (after, is_last, claims) in pages(&own) {
             let heads = Message::Heads {
                 volume: self.volume,
@@ -111,6 +112,7 @@ impl Inner {
                 } = message
                 {
                     let found = self.heard(peer, after, is_last, &claims);
+                    theirs.extend(claims);
                     wanted.ask.extend(found.ask);
                     wanted.offer.extend(found.offer);
                 }
@@ -120,6 +122,10 @@ impl Inner {
             let pulled = self.pull_all(peer, wanted.ask).await;
             self.peers.end_pull(&peer);
             pulled?;
+        }
+        // What it has and cannot give is in a checkpoint.
+        if !plan(&self.vfs.claims(), None, true, &theirs).ask.is_empty() {
+            self.lacks.notify_one();
         }
         for wish in wanted.offer {
             self.tell(peer, wish.writer, wish.after).await?;

@@ -2,14 +2,17 @@
 //! missed is found by comparing how far each has come.
 //!
 //! * `peers` remembers who has part in the volume, and how far each is known to have each feed.
-//! * `exchange` asks and tells one peer; `serve` answers others.
+//! * `exchange` asks and tells one peer; `serve` answers others; `points` is about checkpoints.
 //!
 //! Pushing is for speed and may fail; comparing is what everything rests on. Messages are those of
 //! `feeds::gossip`.
 
 mod exchange;
 mod peers;
+mod points;
 mod serve;
+
+pub use points::PublishError;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +24,8 @@ use tokio_util::task::TaskTracker;
 
 use self::peers::Peers;
 use crate::base::{Entropy, PeerId, Pools, VolumeId};
-use crate::blocks::FeedInbound;
+use crate::blocks::{Blocks, FeedInbound};
+use crate::namespace::WriterId;
 use crate::net::{NetHandle, Reach};
 use crate::vfs::Vfs;
 
@@ -41,6 +45,8 @@ pub struct SharerParts {
     pub volume: VolumeId,
     /// The way to other peers.
     pub net: NetHandle,
+    /// Where records of checkpoints are kept.
+    pub blocks: Blocks,
     /// Where what others say comes in.
     pub inbound: mpsc::Receiver<FeedInbound>,
     /// Where messages are read.
@@ -58,18 +64,24 @@ pub struct ShareStatus {
     pub in_step: usize,
 }
 
-/// Keeps one open volume in step with its other replicas until it is [stopped](Sharer::stop).
+/// Keeps one open volume in step with its other replicas until it is [stopped](Sharer::stop). Cheap to clone.
+#[derive(Clone)]
 pub struct Sharer(Arc<Inner>);
 
 struct Inner {
     vfs: Arc<Vfs>,
     volume: VolumeId,
     net: NetHandle,
+    blocks: Blocks,
     pools: Pools,
     entropy: Entropy,
     peers: Peers,
     /// Heads are to be compared soon.
     soon: Notify,
+    /// Something is missing that nobody has in a feed.
+    lacks: Notify,
+    /// How far feeds were in the last checkpoint that was published. Held while one is made.
+    published: tokio::sync::Mutex<Option<Vec<(WriterId, u64)>>>,
     talks: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -82,10 +94,13 @@ impl Sharer {
             vfs,
             volume: parts.volume,
             net: parts.net,
+            blocks: parts.blocks,
             pools: parts.pools,
             entropy: parts.entropy,
             peers: Peers::default(),
             soon: Notify::new(),
+            lacks: Notify::new(),
+            published: tokio::sync::Mutex::new(None),
             talks: Arc::new(Semaphore::new(TALKS)),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -94,6 +109,8 @@ impl Sharer {
         inner.spawn(Arc::clone(&inner).push_always());
         inner.spawn(Arc::clone(&inner).compare_always());
         inner.spawn(Arc::clone(&inner).look_at_network());
+        inner.spawn(Arc::clone(&inner).publish_always());
+        inner.spawn(Arc::clone(&inner).catch_up_always());
         Sharer(inner)
     }
 

@@ -7,7 +7,8 @@ use cairnfs_fuse::acl::{self, Acl};
 use cairnfs_fuse::{self as fuse, Errno, SetAttr, SetTime, Statfs};
 
 use super::errno::Step;
-use super::inner::{Inner, from_time};
+use super::inner::Inner;
+use super::stat::from_time;
 use super::xattr::CAPABILITY;
 use crate::base::limits::NAME_MAX_BYTES;
 use crate::dag::Timestamp;

@@ -1,7 +1,7 @@
 //! One volume as a POSIX filesystem: implements the trait of `cairnfs-fuse` over the namespace, the
 //! local engine and the contents of files.
 //!
-//! * `inner` has what all operations share, `inode` the files that the kernel knows, `file` one file's content.
+//! * `inner` has what all operations share, `stat` what is shown of a file, `inode` the files that the kernel knows, `file` one file's content.
 //! * Operations by kind: `dir`, `make`, `remove`, `attrs`, `xattr`, `io`, `read`; `filesystem` answers the
 //!   kernel with them.
 //! * A change is in memory at once, in the journal soon (`notes`), then in blocks (`seal`, `land`) and described in the
@@ -35,6 +35,7 @@ mod remove;
 mod row_cache;
 mod rows;
 mod seal;
+mod stat;
 mod sync;
 mod xattr;
 
@@ -42,7 +43,7 @@ pub use checkpoint::{
     CheckpointFailure, KeptCheckpoint, MadeCheckpoint, OpenedCheckpoint, PageError, PagePart,
     PagePlace,
 };
-pub use feed::{Admit, Progress, Received, Rights, Slice, VolumeShare};
+pub use feed::{Admit, PointError, Progress, Received, Rights, Slice, VolumeShare};
 pub use forsake::forsake;
 
 use std::sync::Arc;

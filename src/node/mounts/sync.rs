@@ -7,7 +7,7 @@ use cairnfs_fuse::kernel::absolute;
 use futures::future::try_join_all;
 use futures::{FutureExt, StreamExt, stream};
 
-use super::{OpenVolume, blocking, path_of, vfs_error};
+use super::{OpenVolume, blocking, path_of};
 use crate::admin::types::{SyncProgress, SyncRequest};
 use crate::admin::{AdminError, ItemStream};
 use crate::node::{Node, NodeError};
@@ -41,7 +41,7 @@ impl Node {
             let open = open.clone();
             let each = open
                 .into_iter()
-                .map(|open| async move { open.vfs.sync().await });
+                .map(|open| async move { open.sync().await });
             try_join_all(each).boxed()
         };
         let lines = stream::unfold(
@@ -51,7 +51,7 @@ impl Node {
                 let (line, rest) = match tokio::time::timeout(pause, &mut syncing).await {
                     Err(_) => (Ok(progress(&open, false)), Some(syncing)),
                     Ok(Ok(_)) => (Ok(progress(&open, true)), None),
-                    Ok(Err(error)) => (Err(vfs_error(&error)), None),
+                    Ok(Err(error)) => (Err(error), None),
                 };
                 Some((line, (open, rest, SYNC_TICK)))
             },

@@ -79,6 +79,17 @@ impl Volumes {
         Ok((name.to_owned(), record, Adopted::New))
     }
 
+    /// The tree of a volume that was awaited is here.
+    pub async fn arrived(&self, name: &str) -> Result<(), VolumesError> {
+        if let Some(mut record) = self.find(name).await?
+            && let Some(share) = &mut record.share
+            && std::mem::take(&mut share.is_awaited)
+        {
+            self.write(name, Some(&record)).await?;
+        }
+        Ok(())
+    }
+
     /// Takes over what a `fresh` record of the same volume has more.
     async fn improve(
         &self,

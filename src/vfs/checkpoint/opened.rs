@@ -40,7 +40,7 @@ struct Look<'a> {
 }
 
 impl OpenedCheckpoint {
-    pub(super) fn new(inner: Arc<Inner>, root: Root) -> OpenedCheckpoint {
+    pub(in crate::vfs) fn new(inner: Arc<Inner>, root: Root) -> OpenedCheckpoint {
         OpenedCheckpoint {
             inner,
             root,

@@ -1,10 +1,12 @@
 //! Pages of checkpoints as parts of blocks: stored in batches, and fetched some at a time.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use bytes::{Bytes, BytesMut};
-use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::failure::{CheckpointFailure, PageError};
 use super::place::{PagePart, PagePlace};
@@ -102,13 +104,18 @@ impl Inner {
             let parts = place.parts.iter().filter(|part| is_whole(part));
             whole.extend(parts.map(|part| (part.block.id, (part.block, place.profile))));
         }
-        let read = whole.into_values().map(|(block, profile)| async move {
-            let bytes = self.blocks.read_block(&block, profile).await?;
-            Ok::<_, PageError>((block, bytes))
-        });
+        // Boxed: otherwise the compiler does not see that whoever waits for this can go from thread to thread.
+        let mut read: Vec<BoxFuture<'_, Result<(BlockRef, Bytes), PageError>>> = Vec::new();
+        for (block, profile) in whole.into_values() {
+            let bytes = async move { Ok((block, self.blocks.read_block(&block, profile).await?)) };
+            read.push(bytes.boxed());
+        }
         let whole: Vec<(BlockRef, Bytes)> =
             stream::iter(read).buffered(READS_MAX).try_collect().await?;
-        let read = places.iter().map(|place| self.read_place(place, &whole));
+        let mut read: Vec<BoxFuture<'_, Result<Bytes, PageError>>> = Vec::new();
+        for place in &places {
+            read.push(self.read_place(place, &whole).boxed());
+        }
         stream::iter(read).buffered(READS_MAX).try_collect().await
     }
 
@@ -138,7 +145,7 @@ impl Inner {
     }
 
     /// The root at a place: the one with this hash, checked.
-    pub(super) async fn fetch_root(
+    pub(in crate::vfs) async fn fetch_root(
         &self,
         place: &[u8],
         hash: PageHash,

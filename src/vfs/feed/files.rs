@@ -13,6 +13,9 @@ use crate::vfs::inner::{Core, Inner};
 use crate::vfs::remove::Doomed;
 use crate::vfs::rows::BASES;
 
+/// Odd names looked at at once.
+const ODD_PAGE: usize = 64;
+
 /// The content that a changed file was made from, as a row.
 pub(in crate::vfs) fn encode_base(state: &FileState) -> Vec<u8> {
     let origin = &state.origin;
@@ -155,6 +158,37 @@ impl Inner {
                     tracing::debug!(?stop, "a conflict copy gets its own file later");
                 }
             }
+        }
+    }
+
+    /// Gives every content that lost against another a file of its own.
+    pub(super) fn settle_all(&self) {
+        let mut core = self.core();
+        let mut after = None;
+        let mut notices = Vec::new();
+        loop {
+            let odd = self.view(|view| view.odd(after.as_ref(), ODD_PAGE));
+            let Ok(odd) = odd else { break };
+            let Some(last) = odd.last() else { break };
+            after = Some(last.clone());
+            for (dir, name) in odd {
+                let shown = self.view(|view| view.lookup(dir, &name));
+                let Ok(Some(shown)) = shown else { continue };
+                let is_contested = self.view(|view| view.is_contested(shown.ino));
+                if is_contested.unwrap_or(false) {
+                    let settle = |edit: &mut Edit<'_>| edit.settle_file(shown.ino);
+                    if self
+                        .change_besides(&mut core, &mut notices, settle)
+                        .is_err()
+                    {
+                        break;
+                    }
+                }
+            }
+        }
+        drop(core);
+        if let Some(shared) = self.shared() {
+            shared.tell(notices);
         }
     }
 

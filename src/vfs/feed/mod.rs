@@ -3,6 +3,7 @@
 //!     operation -> rows and the delta, one group of the journal -> durable -> sealed, signed -> other members
 //!     bytes -> [SealedDelta] -> [Feed] -> [Inbox] -> rows, counts, open files -> what the kernel has to forget
 //!
+//! * `points` makes and merges checkpoints for others to find.
 //! * `store` has the rows of feeds, `outgoing` seals the own feed, `receive` takes others' deltas, `merge` merges
 //!   one, `files` brings what is open into line with it.
 //!
@@ -11,8 +12,11 @@
 mod files;
 mod merge;
 mod outgoing;
+mod points;
 mod receive;
 mod store;
+
+pub use points::PointError;
 
 pub(super) use files::decode_base;
 pub(super) use store::{add_outgoing, feeds as feed_ends};
@@ -117,6 +121,8 @@ pub(super) struct Feeds {
     members: BTreeMap<PeerId, Rights>,
     /// How far the own feed is on the disk: nothing behind that leaves this machine.
     durable: Option<Claim>,
+    /// How far feeds were when the last checkpoint was made here.
+    point: Vec<(WriterId, u64)>,
 }
 
 /// The end of a feed.
@@ -181,6 +187,7 @@ impl Shared {
                 inbox: Inbox::default(),
                 members: BTreeMap::new(),
                 durable: None,
+                point: Vec::new(),
             }),
             outgoing: Notify::new(),
             grown: watch::Sender::new(0),
@@ -302,6 +309,11 @@ impl super::Vfs {
             ahead: feeds.inbox.ahead(self.0.now_ms()),
             forked: forked.map(Feed::writer).collect(),
         }
+    }
+
+    /// Whether this device may only read the volume.
+    pub fn is_reader(&self) -> bool {
+        self.0.is_reader()
     }
 
     /// Whether there is a tree: a volume that others made has none at first.

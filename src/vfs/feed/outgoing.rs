@@ -81,6 +81,18 @@ impl Inner {
         Ok(())
     }
 
+    /// Seals all that waits.
+    pub(super) fn seal_rest(&self) -> Result<(), VolumeError> {
+        loop {
+            match self.seal_some() {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(TurnError::Volume(error)) => return Err(error),
+                Err(error) => return Err(VolumeError::Io(error.to_string())),
+            }
+        }
+    }
+
     /// Seals what waits, up to the bounds of a turn. How many deltas that were.
     fn seal_some(&self) -> Result<usize, TurnError> {
         let Some(shared) = self.shared() else {

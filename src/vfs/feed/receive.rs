@@ -86,7 +86,7 @@ impl Inner {
         received
     }
 
-    fn merged_version(&self) -> VersionVector {
+    pub(super) fn merged_version(&self) -> VersionVector {
         let _core = self.core();
         let version = crate::namespace::state::version(&self.rows());
         version.unwrap_or_default()

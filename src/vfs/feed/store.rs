@@ -17,6 +17,8 @@ use crate::vfs::rows::{FEED_HEADS, FEEDS, OUTGOING, pages};
 const WRITER_BYTES: usize = 40;
 /// Rows read at once.
 const PAGE: usize = 64;
+/// Rows removed at once.
+const DROP_PAGE: usize = 1024;
 
 fn writer_key(writer: WriterId) -> Vec<u8> {
     [&writer.peer.0[..], &writer.incarnation.to_be_bytes()].concat()
@@ -71,6 +73,38 @@ pub(super) fn add_sealed(group: &mut Group, sealed: &SealedDelta) {
         &sealed.encode(),
     );
     group.put(FEED_HEADS, &writer_key(link.writer), &link.encode());
+}
+
+/// A feed ends with a link whose delta is not here.
+pub(super) fn put_head(group: &mut Group, link: &Signed<Link>) {
+    group.put(FEED_HEADS, &writer_key(link.writer), &link.encode());
+}
+
+/// Removes the sealed deltas of a writer up to a dot. How many rows that were.
+pub(super) fn drop_upto(
+    volume: &Volume,
+    writer: WriterId,
+    last: u64,
+) -> Result<usize, VolumeError> {
+    let end = feed_key(writer, last.saturating_add(1));
+    let mut removed = 0;
+    for page in pages(volume, FEEDS, &writer_key(writer), DROP_PAGE) {
+        let page = page?;
+        let old = page
+            .iter()
+            .take_while(|(key, _)| key.as_ref() < end.as_slice());
+        let mut group = Group::new();
+        group.cleanup();
+        for (key, _) in old {
+            group.remove(FEEDS, key);
+            removed += 1;
+        }
+        if group.is_empty() {
+            break;
+        }
+        volume.apply(&group)?;
+    }
+    Ok(removed)
 }
 
 /// Reads what was put in parts: of a space everything from a key on, while keys have the first `same` bytes in

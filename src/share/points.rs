@@ -1,0 +1,139 @@
+//! Checkpoints: made now and then and announced, and merged when what is missing is in no feed any more.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::time::Instant;
+
+use super::{Inner, Sharer};
+use crate::base::{Class, Classify};
+use crate::blocks::PointerError;
+use crate::feeds::checkpoint::PageHash;
+use crate::namespace::WriterId;
+use crate::vfs::PointError;
+
+/// A volume to which something was written gets a checkpoint so often.
+const INTERVAL: Duration = Duration::from_secs(600);
+/// After it was opened, or if that failed, it gets one after so long.
+const FIRST: Duration = Duration::from_secs(60);
+/// Records are looked for so often at most.
+const LOOK: Duration = Duration::from_secs(5);
+/// Checkpoints that could not be merged and are not tried again.
+const BAD_MAX: usize = 1024;
+
+impl Classify for PublishError {
+    fn class(&self) -> Class {
+        match self {
+            PublishError::Point(error) => error.class(),
+            PublishError::Record(error) => error.class(),
+        }
+    }
+}
+
+/// Why a checkpoint is not known to others.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// It could not be made.
+    #[error(transparent)]
+    Point(#[from] PointError),
+    /// Its record was not kept by anybody.
+    #[error("the record of a checkpoint: {0}")]
+    Record(#[from] PointerError),
+}
+
+impl Sharer {
+    /// Makes a checkpoint and tells where it is. How many peers keep the record, this one included.
+    ///
+    /// # Errors
+    /// If it cannot be made, or nobody keeps its record.
+    pub async fn publish(&self) -> Result<usize, PublishError> {
+        self.0.publish().await
+    }
+
+    /// Looks for checkpoints of others and merges what is new in them. How many that were.
+    pub async fn catch_up(&self) -> usize {
+        self.0.catch_up(&mut BTreeSet::new()).await
+    }
+}
+
+impl Inner {
+    async fn publish(&self) -> Result<usize, PublishError> {
+        let mut published = self.published.lock().await;
+        // Boxed, so that the compiler sees that they can go from thread to thread.
+        let record = self.vfs.make_point().boxed().await?;
+        let count = self.blocks.publish_record(&record).boxed().await?;
+        tracing::info!(volume = %self.volume, peers = count, "a checkpoint is published");
+        // Who lacks what the last but one says merges this one.
+        let point = self.vfs.point();
+        let before: Option<Vec<(WriterId, u64)>> = published.replace(point);
+        if let Some(before) = before.filter(|_| count > 1)
+            && let Err(error) = self.vfs.drop_deltas(&before)
+        {
+            tracing::debug!("old deltas are dropped later: {error}");
+        }
+        Ok(count)
+    }
+
+    /// Makes checkpoints when there is something new.
+    pub(super) async fn publish_always(self: Arc<Self>) {
+        if self.vfs.is_reader() {
+            return;
+        }
+        let mut next = Instant::now() + FIRST;
+        loop {
+            tokio::time::sleep_until(next).await;
+            let has_news = self.vfs.point_age().0;
+            next = Instant::now() + INTERVAL;
+            if has_news && let Err(error) = self.publish().await {
+                tracing::warn!(volume = %self.volume, "no checkpoint was made: {error}");
+                next = Instant::now() + FIRST;
+            }
+        }
+    }
+
+    /// Merges checkpoints when deltas that are missing cannot be had.
+    pub(super) async fn catch_up_always(self: Arc<Self>) {
+        let mut bad = BTreeSet::new();
+        loop {
+            self.lacks.notified().await;
+            if self.catch_up(&mut bad).await > 0 {
+                self.soon.notify_one();
+            }
+            if bad.len() > BAD_MAX {
+                bad.clear();
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn catch_up(&self, bad: &mut BTreeSet<PageHash>) -> usize {
+        let mut records = self.blocks.find_records(self.volume).boxed().await;
+        // The newest says most.
+        records.sort_by_key(|record| std::cmp::Reverse(record.hlc));
+        let mut merged = 0;
+        for record in records {
+            if bad.contains(&record.root) {
+                continue;
+            }
+            match self.vfs.join_point(&record).boxed().await {
+                Ok(true) => {
+                    tracing::info!(volume = %self.volume, of = ?record.writer, "a checkpoint is merged");
+                    merged += 1;
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(volume = %self.volume, of = ?record.writer, "a checkpoint is not merged: {error}");
+                    if error.class() != Class::Retry {
+                        bad.insert(record.root);
+                    }
+                }
+            }
+        }
+        if merged > 0 {
+            self.vfs.look_at_clock().await;
+        }
+        merged
+    }
+}

@@ -1,0 +1,321 @@
+//! Checkpoints as others find them: made when the feeds stand still for a moment, announced by a signed record, and
+//! merged by whoever cannot have the deltas any more.
+//!
+//! Where a checkpoint is says how to decrypt it, so in a record, which anybody may see, that is sealed under
+//! the key of an epoch.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairnfs_fuse::kernel::Notice;
+use futures::FutureExt;
+
+use super::{Rights, Shared, store};
+use crate::base::{Class, Classify, PeerId, wire};
+use crate::crypto::epoch::MessageError;
+use crate::crypto::{EpochKey, MessageTag};
+use crate::feeds::checkpoint::{Record, Root};
+use crate::feeds::{Feed, FeedError, Link, Signed};
+use crate::namespace::state::decode_row;
+use crate::namespace::{Hlc, Key, Value, VersionVector, WriterId, state};
+use crate::store::{Group, VolumeError, VolumeSnapshot};
+use crate::vfs::checkpoint::{CheckpointFailure, OpenedCheckpoint};
+use crate::vfs::inner::Inner;
+
+/// Turns after which the own feed is found to run away: somebody writes faster than is sealed.
+const TURNS_MAX: usize = 1000;
+/// Longest sealed place.
+const PLACE_MAX_BYTES: usize = 256;
+
+/// Why a checkpoint was not published or merged.
+#[derive(Debug, thiserror::Error)]
+pub enum PointError {
+    /// Making or merging it.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointFailure),
+    /// Its record, or the feeds that it names.
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+    /// The local engine.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// It is sealed under a key that this device has not got, or by somebody who has none.
+    #[error("the checkpoint of {0:?} does not open with a key of this volume")]
+    Sealed(WriterId),
+    /// It names a writer who is none.
+    #[error(
+        "the checkpoint of {of:?} has changes of {writer:?}, who is not known to be allowed to write"
+    )]
+    Writer {
+        /// Whose checkpoint.
+        of: WriterId,
+        /// Who has no proof.
+        writer: WriterId,
+    },
+    /// The feeds never stood still.
+    #[error("so much is being written that no checkpoint could be made")]
+    Restless,
+    /// This volume or device has none.
+    #[error("this device makes no checkpoints of the volume")]
+    None,
+}
+
+impl Classify for PointError {
+    fn class(&self) -> Class {
+        match self {
+            PointError::Checkpoint(error) => error.class(),
+            PointError::Feed(error) => error.class(),
+            PointError::Volume(error) => error.class(),
+            PointError::Sealed(_) | PointError::Writer { .. } | PointError::None => Class::Denied,
+            PointError::Restless => Class::Retry,
+        }
+    }
+}
+
+/// `[epoch, tag, text]`.
+type PlaceWire = (u32, MessageTag, serde_bytes::ByteBuf);
+
+/// What a place is sealed together with.
+fn header(writer: WriterId, root: &[u8; 32]) -> Vec<u8> {
+    [
+        &writer.peer.0[..],
+        &writer.incarnation.to_be_bytes(),
+        &root[..],
+    ]
+    .concat()
+}
+
+fn seal_place(
+    (epoch, key): (u32, &EpochKey),
+    writer: WriterId,
+    root: &[u8; 32],
+    place: &[u8],
+) -> Result<Vec<u8>, MessageError> {
+    let (tag, text) = key.seal(&header(writer, root), place)?;
+    Ok(wire::encode::<PlaceWire>(&(epoch, tag, text.into())))
+}
+
+impl Inner {
+    /// The feeds' ends and the rows at a moment at which they say the same.
+    async fn stand_still(
+        self: &Arc<Self>,
+        shared: &Shared,
+    ) -> Result<(VolumeSnapshot, Vec<Signed<Link>>, Hlc), PointError> {
+        for _ in 0..TURNS_MAX {
+            let inner = Arc::clone(self);
+            let sealed = self
+                .blocks
+                .pools()
+                .disk
+                .run(move || inner.seal_rest())
+                .await;
+            sealed?;
+            let feeds = shared.feeds();
+            let _core = self.core();
+            let version = state::version(&self.rows()).map_err(CheckpointFailure::from)?;
+            let heads: Vec<Signed<Link>> = version
+                .iter()
+                .filter_map(|(writer, last)| {
+                    let head = feeds.known.get(writer).and_then(Feed::head)?;
+                    (head.last == last).then(|| head.clone())
+                })
+                .collect();
+            if heads.len() == version.iter().count() {
+                let hlc = self.now().hlc;
+                return Ok((self.volume.snapshot(), heads, hlc));
+            }
+        }
+        Err(PointError::Restless)
+    }
+
+    pub(super) async fn make_point(self: &Arc<Self>) -> Result<Signed<Record>, PointError> {
+        let Some(shared) = self.shared().filter(|shared| !shared.share.read_only) else {
+            return Err(PointError::None);
+        };
+        let (snapshot, heads, hlc) = self.stand_still(shared).await?;
+        let version = heads.iter().map(|link| (link.writer, link.last)).collect();
+        // Boxed here and below, so that the compiler sees that they can go from thread to thread.
+        let made = self.make_checkpoint(snapshot, heads, hlc, None);
+        let made = made.boxed().await?;
+        let Some((epoch, key)) = shared.share.epochs.last_key_value() else {
+            return Err(PointError::None);
+        };
+        let place = seal_place(
+            (*epoch, key),
+            self.writer,
+            &made.root_hash.0,
+            &made.record_place,
+        );
+        let record = Record {
+            volume: self.identity.id,
+            writer: self.writer,
+            hlc,
+            root: made.root_hash,
+            root_bytes: made.root_bytes,
+            place: place.map_err(FeedError::from)?.into(),
+        };
+        shared.feeds().point = version;
+        Ok(Signed::sign(record, &shared.share.device)?)
+    }
+
+    /// Merges the checkpoint that a record names, if there is anything new in it.
+    pub(super) async fn join_point(
+        self: &Arc<Self>,
+        record: &Signed<Record>,
+    ) -> Result<bool, PointError> {
+        let Some(shared) = self.shared() else {
+            return Err(PointError::None);
+        };
+        if record.volume != self.identity.id {
+            return Err(FeedError::OtherVolume.into());
+        }
+        let place = open_place(shared, record)?;
+        let root = self
+            .fetch_root(&place, record.root, record.root_bytes)
+            .await?;
+        if self.merged_version().includes(&root.version()) {
+            return Ok(false);
+        }
+        self.check_writers(shared, record, &root).boxed().await?;
+        self.join_checkpoint(&root).boxed().await?;
+        self.skip_to(shared, &root)?;
+        let everything = {
+            let core = self.core();
+            core.inodes.known().into_iter().map(Notice::Inode)
+        };
+        shared.tell(std::iter::once(Notice::Everything).chain(everything));
+        self.settle_all();
+        Ok(true)
+    }
+
+    /// Whoever made the checkpoint, and whoever wrote anything in it, has to be a member who may write.
+    async fn check_writers(
+        self: &Arc<Self>,
+        shared: &Shared,
+        record: &Signed<Record>,
+        root: &Root,
+    ) -> Result<(), PointError> {
+        let opened = OpenedCheckpoint::new(Arc::clone(self), root.clone());
+        let writers = root.heads.iter().map(|link| link.writer);
+        let writers: BTreeSet<WriterId> = writers.chain([record.writer]).collect();
+        for writer in writers {
+            let device = writer.peer;
+            let is_known = device == self.writer.peer
+                || shared.feeds().members.get(&device) == Some(&Rights::Write);
+            if is_known {
+                continue;
+            }
+            let key = Key::Member(device);
+            let row = opened
+                .look(|rows| rows.get(&key.encode()))
+                .await?
+                .map(|bytes| decode_row(&key, &bytes));
+            let row = row.transpose().map_err(CheckpointFailure::from)?;
+            let proofs = row.iter().flat_map(|row| row.iter());
+            let proofs = proofs.filter_map(|sibling| match &sibling.value {
+                Value::Member(proof) => Some(proof),
+                _ => None,
+            });
+            let mut allowed = proofs.map(|proof| (shared.share.admit)(device, proof));
+            if !allowed.any(|rights| rights == Ok(Rights::Write)) {
+                let of = record.writer;
+                return Err(PointError::Writer { of, writer });
+            }
+            shared.feeds().members.insert(device, Rights::Write);
+        }
+        Ok(())
+    }
+
+    /// Feeds go on where a checkpoint that was merged ended.
+    fn skip_to(&self, shared: &Shared, root: &Root) -> Result<(), PointError> {
+        let mut feeds = shared.feeds();
+        let mut group = Group::new();
+        group.cleanup();
+        for link in &root.heads {
+            let feed = feeds.known.entry(link.writer);
+            let feed = feed.or_insert_with(|| Feed::new(self.identity.id, link.writer));
+            if link.last > feed.last() {
+                feed.skip_to(link.clone())?;
+                store::put_head(&mut group, link);
+            }
+        }
+        if !group.is_empty() {
+            self.volume.apply(&group)?;
+        }
+        Ok(())
+    }
+}
+
+fn open_place(shared: &Shared, record: &Signed<Record>) -> Result<Bytes, PointError> {
+    let refused = || PointError::Sealed(record.writer);
+    let (epoch, tag, text) = wire::decode_canonical::<PlaceWire>(&record.place, PLACE_MAX_BYTES)
+        .map_err(|_| refused())?;
+    let key = shared.share.epochs.get(&epoch).ok_or_else(refused)?;
+    let opened = key.open(&header(record.writer, &record.root.0), &tag, &text);
+    Ok(opened.map_err(|_| refused())?.into())
+}
+
+impl crate::vfs::Vfs {
+    /// Makes a checkpoint of everything that was merged, and a record of it, which is to be published. What is not
+    /// in blocks yet is not in it.
+    ///
+    /// # Errors
+    /// If it cannot be made, or this device only reads.
+    pub async fn make_point(&self) -> Result<Signed<Record>, PointError> {
+        self.0.make_point().await
+    }
+
+    /// Merges the checkpoint that a record names. False if there is nothing new in it.
+    ///
+    /// # Errors
+    /// If it cannot be fetched, is wrong or from the future, or was made by somebody who may not write.
+    pub async fn join_point(&self, record: &Signed<Record>) -> Result<bool, PointError> {
+        self.0.join_point(record).await
+    }
+
+    /// Whether anything was merged since the last checkpoint that was made here, and whether any was made since
+    /// the volume was opened.
+    pub fn point_age(&self) -> (bool, bool) {
+        let Some(shared) = self.0.shared() else {
+            return (false, true);
+        };
+        let merged: Vec<(WriterId, u64)> = {
+            let version: VersionVector = self.0.merged_version();
+            version
+                .iter()
+                .map(|(writer, last)| (*writer, last))
+                .collect()
+        };
+        let feeds = shared.feeds();
+        (merged != feeds.point, !feeds.point.is_empty())
+    }
+
+    /// Drops deltas that two checkpoints say, which others have: whoever lacks them merges a checkpoint. `keep` is
+    /// how far each feed was when the last but one was made.
+    ///
+    /// # Errors
+    /// If rows cannot be changed.
+    pub fn drop_deltas(&self, upto: &[(WriterId, u64)]) -> Result<usize, VolumeError> {
+        let mut dropped = 0;
+        for (writer, last) in upto {
+            dropped += store::drop_upto(&self.0.volume, *writer, *last)?;
+        }
+        Ok(dropped)
+    }
+
+    /// How far each feed was when the last checkpoint was made here.
+    pub fn point(&self) -> Vec<(WriterId, u64)> {
+        let shared = self.0.shared();
+        shared.map_or_else(Vec::new, |shared| shared.feeds().point.clone())
+    }
+
+    /// Devices that may write, as far as they are known.
+    pub fn writers(&self) -> Vec<PeerId> {
+        let Some(shared) = self.0.shared() else {
+            return Vec::new();
+        };
+        let feeds = shared.feeds();
+        feeds.known.keys().map(|writer| writer.peer).collect()
+    }
+}
