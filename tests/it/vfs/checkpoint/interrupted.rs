@@ -35,7 +35,7 @@ async fn apart(seed: u64) -> (Pair, MadeCheckpoint) {
             0 => pair.remove(0, Ino::ROOT, &format!("old{number}")).await,
             1 => {
                 pair.rename(1, &format!("old{number}"), &format!("own{number}"))
-                    .await
+                    .await;
             }
             _ => {}
         }
