@@ -59,6 +59,6 @@ pub use shared::StoreOptions;
 pub use version::{DATA_FORMAT, VERSION_FILE};
 pub use volume::{
     DirtyId, Group, Order, Page, Seq, Space, Volume, VolumeError, VolumeOpenError, VolumeOptions,
-    VolumeReport, VolumeUsage,
+    VolumeReport, VolumeSnapshot, VolumeUsage,
 };
 pub use workers::{Compaction, Expiry};

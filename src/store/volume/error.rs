@@ -139,6 +139,9 @@ pub enum VolumeError {
     /// Closed in good order.
     #[error("the volume is closed")]
     Closed,
+    /// The tables were opened anew since, so what the volume was at an earlier moment is not kept.
+    #[error("what the volume was at that moment is kept no longer: its tables were opened anew")]
+    Lapsed,
     /// A read from the disk failed.
     #[error("reading the volume: {0}")]
     Io(String),
@@ -161,7 +164,7 @@ impl Classify for VolumeError {
     fn class(&self) -> Class {
         match self {
             VolumeError::Full { .. } => Class::Full,
-            VolumeError::Busy | VolumeError::Io(_) => Class::Retry,
+            VolumeError::Busy | VolumeError::Io(_) | VolumeError::Lapsed => Class::Retry,
             VolumeError::TooLarge { .. } | VolumeError::DirtyExists(_) => Class::Denied,
             VolumeError::DirtyUnknown(_) => Class::Missing,
             VolumeError::Corrupt { .. } => Class::Corrupt,

@@ -59,7 +59,7 @@ impl Volume {
         Volume(Arc::new(Handle { shared, engine }))
     }
 
-    fn shared(&self) -> &Shared {
+    pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.0.shared
     }
 
@@ -233,27 +233,13 @@ impl Volume {
     ) -> Result<Page, VolumeError> {
         let limit = limit.clamp(1, ROW_PAGE_MAX);
         let is_reversed = order == Order::Descending;
-        let first = [space.0];
-        let after = space.0.checked_add(1).map(|next| [next]);
-        let (from, to) = (
-            from.map(|key| full(space, key)),
-            to.map(|key| full(space, key)),
-        );
-        let from = match &from {
-            Bound::Included(key) => Bound::Included(key.as_slice()),
-            Bound::Excluded(key) => Bound::Excluded(key.as_slice()),
-            Bound::Unbounded => Bound::Included(first.as_slice()),
-        };
-        let to = match &to {
-            Bound::Included(key) => Bound::Included(key.as_slice()),
-            Bound::Excluded(key) => Bound::Excluded(key.as_slice()),
-            Bound::Unbounded => after
-                .as_ref()
-                .map_or(Bound::Unbounded, |next| Bound::Excluded(next.as_slice())),
-        };
-        if is_nothing(from, to) {
+        let Some((from, to)) = span(space, from, to) else {
             return Ok(Page::default());
-        }
+        };
+        let (from, to) = (
+            from.as_ref().map(Vec::as_slice),
+            to.as_ref().map(Vec::as_slice),
+        );
         self.shared().look(
             |state| state.view(from, to, limit, is_reversed),
             |view, snapshot| page(view, snapshot, from, to, is_reversed, limit),
@@ -329,12 +315,35 @@ impl Volume {
     }
 }
 
-fn full(space: Space, key: &[u8]) -> Vec<u8> {
+/// A key with its space.
+pub(super) fn full(space: Space, key: &[u8]) -> Vec<u8> {
     let mut full = Vec::with_capacity(1 + key.len());
     full.push(space.0);
     full.extend_from_slice(key);
     full
 }
+
+/// The keys between two bounds of a space, as keys with their space; none if there can be no such.
+pub(super) fn span(space: Space, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Option<Span> {
+    let from = match from {
+        Bound::Unbounded => Bound::Included(vec![space.0]),
+        bound => bound.map(|key| full(space, key)),
+    };
+    let to = match to {
+        Bound::Unbounded => match space.0.checked_add(1) {
+            Some(next) => Bound::Excluded(vec![next]),
+            None => Bound::Unbounded,
+        },
+        bound => bound.map(|key| full(space, key)),
+    };
+    let is_nothing = is_nothing(
+        from.as_ref().map(Vec::as_slice),
+        to.as_ref().map(Vec::as_slice),
+    );
+    (!is_nothing).then_some((from, to))
+}
+
+type Span = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 /// Whether no key can be between the bounds.
 fn is_nothing(from: Bound<&[u8]>, to: Bound<&[u8]>) -> bool {
@@ -347,7 +356,7 @@ fn is_nothing(from: Bound<&[u8]>, to: Bound<&[u8]>) -> bool {
 }
 
 /// Puts the changes of a view on top of the rows in the tables.
-fn page(
+pub(super) fn page(
     view: View,
     snapshot: &Snapshot,
     from: Bound<&[u8]>,

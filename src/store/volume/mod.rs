@@ -21,6 +21,7 @@ mod overlay;
 mod recover;
 mod rows;
 mod shared;
+mod snapshot;
 mod turn;
 mod writer;
 
@@ -28,6 +29,7 @@ pub use error::{VolumeError, VolumeOpenError};
 pub use group::{DirtyId, Group, Seq, Space};
 pub use handle::{Order, Page, Volume};
 pub use shared::{VolumeOptions, VolumeReport, VolumeUsage};
+pub use snapshot::VolumeSnapshot;
 
 #[cfg(feature = "testkit")]
 pub(super) use group::{JournalLog, checksum_key};

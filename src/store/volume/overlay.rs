@@ -16,11 +16,14 @@ use crate::store::disk::DiskFile;
 use crate::store::frame::Position;
 use crate::store::quota::Reservation;
 
+/// Changed rows: keys with their space; `None`: removed.
+pub(super) type Changed = BTreeMap<Bytes, Option<Bytes>>;
+
 /// Changed rows that belong together.
 #[derive(Debug, Default)]
 pub(super) struct Layer {
-    /// Keys with their space; `None`: removed.
-    pub(super) rows: BTreeMap<Bytes, Option<Bytes>>,
+    /// Copied when it changes while somebody looks at an earlier moment.
+    pub(super) rows: Arc<Changed>,
     /// Bytes of all changes, also those that later ones replaced.
     pub(super) bytes: usize,
     /// Room for what they will take in the tables.
@@ -30,7 +33,7 @@ pub(super) struct Layer {
 impl Layer {
     pub(super) fn insert(&mut self, (key, value): Change) {
         self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
-        self.rows.insert(key, value);
+        Arc::make_mut(&mut self.rows).insert(key, value);
     }
 
     fn reserve(&mut self, more: Reservation) {
@@ -42,8 +45,9 @@ impl Layer {
 
     /// Puts older changes below these.
     fn slip_under(&mut self, older: Layer) {
-        for (key, value) in older.rows {
-            self.rows.entry(key).or_insert(value);
+        let rows = Arc::make_mut(&mut self.rows);
+        for (key, value) in Arc::unwrap_or_clone(older.rows) {
+            rows.entry(key).or_insert(value);
         }
         self.bytes += older.bytes;
         if let Some(reserved) = older.reserved {
@@ -181,28 +185,25 @@ impl State {
     pub(super) fn thaw(&mut self) {
         let Some(old) = self.old.take() else { return };
         let older = Arc::try_unwrap(old).unwrap_or_else(|shared| Layer {
-            rows: shared.rows.clone(),
+            rows: Arc::clone(&shared.rows),
             bytes: shared.bytes,
             reserved: None,
         });
         self.young.slip_under(older);
     }
 
-    fn changed(&self, key: &[u8]) -> Option<&Option<Bytes>> {
-        let young = self.young.rows.get(key);
-        young.or_else(|| self.old.as_ref().and_then(|old| old.rows.get(key)))
+    fn layers(&self) -> Layers<'_> {
+        Layers {
+            old: self.old.as_ref().map(|old| &*old.rows),
+            young: &self.young.rows,
+        }
     }
 
     /// What is needed to look these keys up.
     pub(super) fn view_of<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) -> View {
-        let found = keys.filter_map(|key| {
-            let value = self.changed(key)?;
-            Some((Bytes::copy_from_slice(key), value.clone()))
-        });
         View {
-            changes: found.collect(),
             snapshot: self.snapshot.clone(),
-            bound: None,
+            ..self.layers().view_of(keys)
         }
     }
 
@@ -214,11 +215,52 @@ impl State {
         limit: usize,
         is_reversed: bool,
     ) -> View {
+        View {
+            snapshot: self.snapshot.clone(),
+            ..self.layers().view(from, to, limit, is_reversed)
+        }
+    }
+}
+
+/// The layers of changes at one moment.
+#[derive(Clone, Copy)]
+pub(super) struct Layers<'a> {
+    pub(super) old: Option<&'a Changed>,
+    pub(super) young: &'a Changed,
+}
+
+impl Layers<'_> {
+    fn changed(&self, key: &[u8]) -> Option<&Option<Bytes>> {
+        let young = self.young.get(key);
+        young.or_else(|| self.old.and_then(|old| old.get(key)))
+    }
+
+    /// What is needed to look these keys up, but for the tables.
+    pub(super) fn view_of<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) -> View {
+        let found = keys.filter_map(|key| {
+            let value = self.changed(key)?;
+            Some((Bytes::copy_from_slice(key), value.clone()))
+        });
+        View {
+            changes: found.collect(),
+            snapshot: None,
+            bound: None,
+        }
+    }
+
+    /// What is needed for a page of at most `limit` rows between two keys, but for the tables.
+    pub(super) fn view(
+        &self,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        limit: usize,
+        is_reversed: bool,
+    ) -> View {
         let mut changes = BTreeMap::new();
         let mut bound: Option<Bytes> = None;
-        let layers = [self.old.as_deref(), Some(&self.young)];
+        let layers = [self.old, Some(self.young)];
         for layer in layers.into_iter().flatten() {
-            let mut range = layer.rows.range::<[u8], _>((from, to));
+            let mut range = layer.range::<[u8], _>((from, to));
             let mut last = None;
             let mut count = 0;
             while count < limit {
@@ -243,7 +285,7 @@ impl State {
             }
         }
         View {
-            snapshot: self.snapshot.clone(),
+            snapshot: None,
             changes,
             bound,
         }

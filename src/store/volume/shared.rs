@@ -316,6 +316,11 @@ impl Shared {
         }
     }
 
+    /// How often the tables were opened anew. It stays as long as [`Shared::tables`] is held.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     /// Opens the tables anew if a write to them failed, or if they are closed because that failed before.
     /// Answers their generation.
     pub(super) fn mend_tables(&self) -> Result<u64, DatabaseError> {

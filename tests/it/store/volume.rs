@@ -12,4 +12,6 @@ mod fixture;
 mod model;
 mod rows;
 #[cfg(feature = "testkit")]
+mod snapshot;
+#[cfg(feature = "testkit")]
 mod support;
