@@ -94,8 +94,10 @@ pub struct Join<I: Iterator> {
     theirs: VersionVector,
     until: Hlc,
     ours: VersionVector,
-    source: std::iter::Peekable<I>,
+    source: Source<I>,
     stage: Stage,
+    /// Changes of rows that were not given out yet, and how many bytes they count as.
+    made: (Changes, usize),
     /// Key of their last row.
     last: Option<Vec<u8>>,
     /// What has to be brought up to date, as far as it is not in rows yet.
@@ -146,6 +148,63 @@ pub(super) fn refuse_unfinished(rows: &dyn Rows) -> Result<(), StateError> {
     }
 }
 
+/// Whether a row of a checkpoint is one that a [`Join`] takes, as far as it alone tells.
+///
+/// # Errors
+/// [`JoinError::Row`], [`JoinError::Uncovered`], [`JoinError::Late`].
+pub fn check_row<E: fmt::Display>(
+    key: &[u8],
+    value: &[u8],
+    theirs: &VersionVector,
+    until: Hlc,
+) -> Result<(), JoinError<E>> {
+    read(&Key::decode(key)?, value, theirs, until).map(drop)
+}
+
+/// Reads a row of theirs, of which nothing is believed.
+fn read<E: fmt::Display>(
+    key: &Key,
+    value: &[u8],
+    theirs: &VersionVector,
+    until: Hlc,
+) -> Result<Vec<Sibling>, JoinError<E>> {
+    let row = row::decode(key, value)?;
+    if row::encode(&row) != value {
+        return Err(FormatError::from(wire::WireError::NotCanonical).into());
+    }
+    for sibling in &row {
+        if sibling.dot.counter == 0 || !theirs.covers(&sibling.dot) {
+            return Err(JoinError::Uncovered(sibling.dot));
+        }
+        if sibling.hlc > until {
+            return Err(JoinError::Late(sibling.dot));
+        }
+    }
+    Ok(row)
+}
+
+/// Their rows, looked at one ahead. Unlike a `Peekable` it does not remember that there were none.
+struct Source<I: Iterator> {
+    next: Option<I::Item>,
+    source: I,
+}
+
+impl<I: Iterator> Source<I> {
+    fn peek(&mut self) -> Option<&I::Item> {
+        if self.next.is_none() {
+            self.next = self.source.next();
+        }
+        self.next.as_ref()
+    }
+
+    fn take_if(&mut self, is_wanted: impl FnOnce(&I::Item) -> bool) -> Option<I::Item> {
+        match self.peek().is_some_and(is_wanted) {
+            true => self.next.take(),
+            false => None,
+        }
+    }
+}
+
 impl<I, E> Join<I>
 where
     I: Iterator<Item = Result<(Vec<u8>, Bytes), E>>,
@@ -182,7 +241,8 @@ where
             theirs,
             until,
             ours,
-            source: source.peekable(),
+            source: Source { next: None, source },
+            made: Default::default(),
             last: None,
             touched,
             is_paged: under_way.is_some(),
@@ -196,15 +256,38 @@ where
     /// # Errors
     /// Any but [`JoinError::Unfinished`].
     pub fn page(&mut self, rows: &dyn Rows, limit_bytes: usize) -> Result<Page, JoinError<E>> {
+        let page = self.page_until(rows, limit_bytes, None)?;
+        Ok(page.unwrap_or(Page::More(Changes::new())))
+    }
+
+    /// The same where the source does not have all rows yet, but all with keys before `until` (all, if none): it may
+    /// have come to an end then, and have more when it is asked again. None if more rows are needed before there is
+    /// a page; `rows` must be the same then when it goes on.
+    ///
+    /// # Errors
+    /// As [`Join::page`].
+    pub fn page_until(
+        &mut self,
+        rows: &dyn Rows,
+        limit_bytes: usize,
+        until: Option<&[u8]>,
+    ) -> Result<Option<Page>, JoinError<E>> {
         let mut work = Work::new(rows);
+        let (made, written) = std::mem::take(&mut self.made);
+        work.go_on(made, written);
         let limit_bytes = limit_bytes.max(1);
         if let Stage::Rows(at) = &self.stage {
             let at = at.clone();
-            match self.join_rows(&mut work, at, limit_bytes)? {
+            match self.join_rows(&mut work, at, limit_bytes, until)? {
                 Some(next) => {
                     self.stage = Stage::Rows(next);
+                    if work.written() < limit_bytes {
+                        let written = work.written();
+                        self.made = (work.into_changes(), written);
+                        return Ok(None);
+                    }
                     self.put_off(&mut work);
-                    return Ok(Page::More(work.into_changes()));
+                    return Ok(Some(Page::More(work.into_changes())));
                 }
                 None => self.stage = Stage::Index,
             }
@@ -214,10 +297,10 @@ where
                 // What is left of this page's own goes the way of the others'; and before anything of it is there
                 // the rows say which checkpoint it is from.
                 self.put_off(&mut work);
-                return Ok(Page::More(work.into_changes()));
+                return Ok(Some(Page::More(work.into_changes())));
             }
             if !self.settle(&mut work, limit_bytes)? {
-                return Ok(Page::More(work.into_changes()));
+                return Ok(Some(Page::More(work.into_changes())));
             }
             let mut version = self.ours.clone();
             version.join(&self.theirs);
@@ -227,24 +310,29 @@ where
             }
             self.stage = Stage::Done;
         }
-        Ok(Page::Last(work.into_changes()))
+        Ok(Some(Page::Last(work.into_changes())))
     }
 
-    /// Joins rows from the key `at` on, as far as the limit allows; the key to go on at, if any is left.
+    /// Joins rows from the key `at` on, as far as the limit and the source allow; the key to go on at, if any is
+    /// left.
     fn join_rows(
         &mut self,
         work: &mut Work<'_>,
         mut at: Vec<u8>,
         limit_bytes: usize,
+        until: Option<&[u8]>,
     ) -> Result<Option<Vec<u8>>, JoinError<E>> {
         let mut kept = BTreeSet::from_iter(drafts::keys(work)?);
         kept = kept.split_off(&at);
         loop {
-            let own = work.scan(&at, &[key::LOCAL], OWN_ROWS)?;
-            // Up to which key the own rows are known.
+            if until.is_some_and(|until| at.as_slice() >= until) {
+                return Ok(Some(at));
+            }
+            let own = work.scan(&at, until.unwrap_or(&[key::LOCAL]), OWN_ROWS)?;
+            // Up to which key the rows of both are known.
             let end = match own.len() {
                 OWN_ROWS => own.last().map(|(key, _)| state::after(key)),
-                _ => None,
+                _ => until.map(<[u8]>::to_vec),
             };
             let mut own = own.into_iter().peekable();
             while let Some(key) = self.least(&mut own, &kept, end.as_deref())? {
@@ -274,10 +362,10 @@ where
         kept: &BTreeSet<Vec<u8>>,
         end: Option<&[u8]>,
     ) -> Result<Option<Vec<u8>>, JoinError<E>> {
-        let theirs = match self.source.next_if(Result::is_err) {
-            Some(Err(error)) => return Err(JoinError::Source(error)),
-            _ => self.source.peek().and_then(|next| next.as_ref().ok()),
-        };
+        if let Some(Err(error)) = self.source.take_if(Result::is_err) {
+            return Err(JoinError::Source(error));
+        }
+        let theirs = self.source.peek().and_then(|next| next.as_ref().ok());
         let all = [
             theirs.map(|(key, _)| key),
             own.peek().map(|(key, _)| key),
@@ -292,7 +380,7 @@ where
     fn take(&mut self, key: &[u8]) -> Result<Option<Bytes>, JoinError<E>> {
         let is_here =
             |next: &Result<(Vec<u8>, Bytes), E>| next.as_ref().is_ok_and(|(their, _)| their == key);
-        let Some(Ok((key, value))) = self.source.next_if(is_here) else {
+        let Some(Ok((key, value))) = self.source.take_if(is_here) else {
             return Ok(None);
         };
         if self.last.as_ref().is_some_and(|last| *last >= key) {
@@ -310,7 +398,7 @@ where
     ) -> Result<(), JoinError<E>> {
         let key = Key::decode(bytes)?;
         let theirs = match theirs {
-            Some(value) => self.read(&key, value)?,
+            Some(value) => read(&key, value, &self.theirs, self.until)?,
             None => Vec::new(),
         };
         if let Some(mut kept) = drafts::kept(work, &key)? {
@@ -326,23 +414,6 @@ where
             &before,
             after,
         )?)
-    }
-
-    /// Reads a row of theirs, of which nothing is believed.
-    fn read(&self, key: &Key, value: &[u8]) -> Result<Vec<Sibling>, JoinError<E>> {
-        let row = row::decode(key, value)?;
-        if row::encode(&row) != value {
-            return Err(FormatError::from(wire::WireError::NotCanonical).into());
-        }
-        for sibling in &row {
-            if sibling.dot.counter == 0 || !self.theirs.covers(&sibling.dot) {
-                return Err(JoinError::Uncovered(sibling.dot));
-            }
-            if sibling.hlc > self.until {
-                return Err(JoinError::Late(sibling.dot));
-            }
-        }
-        Ok(row)
     }
 
     /// The values of both that neither removed. What drafts wrote is in no vector, and stays.

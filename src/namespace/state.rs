@@ -291,6 +291,12 @@ impl<'a> Work<'a> {
         (changes, rows)
     }
 
+    /// Goes on with changes that count as so many bytes.
+    pub(super) fn go_on(&mut self, changes: Changes, written: usize) {
+        self.extend(changes);
+        self.written += written;
+    }
+
     /// Lays more changes over.
     pub fn extend(&mut self, changes: Changes) {
         let change = |(key, value): (Vec<u8>, Option<Bytes>)| {

@@ -7,4 +7,5 @@ mod format;
 mod gossip;
 mod inbox;
 mod sealed;
+mod steps;
 mod support;

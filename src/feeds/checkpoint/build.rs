@@ -1,6 +1,10 @@
 //! Making a checkpoint: rows are read once, and pages that the previous one has are not stored again.
+//!
+//! [`Making`] does it in steps, so that pages can be stored by whoever waits for that, several batches at a
+//! time, while nothing waits here. [`Builder`] is the same for a store that answers at once.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::borrow::Borrow;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::ops::Bound;
 
@@ -8,9 +12,9 @@ use bytes::Bytes;
 
 use super::CheckpointError;
 use super::page::{
-    Cutter, Items, LEVELS_MAX, PageHash, PageRef, REF_BYTES, Tree, encode_pages, encode_rows,
+    Cutter, LEVELS_MAX, PageHash, PageRef, REF_BYTES, Tree, encode_pages, encode_rows,
 };
-use super::read::verify;
+pub use super::previous::{Loading, Previous};
 use crate::base::limits::{CHUNK_MAX_BYTES, PAGE_MAX_BYTES, PAGE_PLACE_MAX_BYTES};
 use crate::namespace::{Rows, Shared, StateError};
 
@@ -18,6 +22,8 @@ use crate::namespace::{Rows, Shared, StateError};
 pub const BATCH_BYTES: usize = CHUNK_MAX_BYTES - PAGE_MAX_BYTES;
 /// Rows per reading.
 const ROWS_PER_SCAN: usize = 512;
+/// Rows after which a step ends, so that others have a turn.
+const ROWS_PER_STEP: u64 = 16 << 10;
 /// The first key that is not shared.
 const END: &[u8] = &[0x80];
 
@@ -32,58 +38,6 @@ pub trait PageSink {
     /// # Errors
     /// If they cannot be stored.
     fn store(&mut self, pages: Vec<Bytes>) -> Result<Vec<Bytes>, Self::Error>;
-}
-
-/// The pages of a checkpoint that was made before: 200 bytes of memory for each.
-#[derive(Debug, Default)]
-pub struct Previous {
-    /// Those with rows, in order.
-    leaves: Vec<PageRef>,
-    places: BTreeMap<PageHash, Bytes>,
-}
-
-impl Previous {
-    /// Reads the pages above those with rows.
-    ///
-    /// # Errors
-    /// If one cannot be fetched, or is not what it must be.
-    pub fn load<E: fmt::Display>(
-        tree: &Tree,
-        fetch: &mut dyn FnMut(&PageRef) -> Result<Bytes, E>,
-    ) -> Result<Previous, CheckpointError<E>> {
-        let mut previous = Previous::default();
-        let mut pages = vec![tree.top.clone()];
-        for level in (1..=tree.level).rev() {
-            let mut below = Vec::new();
-            for page in pages {
-                let bytes = fetch(&page).map_err(CheckpointError::Pages)?;
-                if let Items::Pages(pages) = verify(&page, level, &bytes)? {
-                    below.extend(pages);
-                }
-                previous.places.insert(page.hash, page.place);
-            }
-            pages = below;
-        }
-        let places = pages.iter().map(|page| (page.hash, page.place.clone()));
-        previous.places.extend(places);
-        previous.leaves = pages;
-        Ok(previous)
-    }
-
-    /// Where a page is that was stored before.
-    fn place(&self, hash: &PageHash) -> Option<&Bytes> {
-        self.places.get(hash)
-    }
-
-    /// The page with rows that begins at a key, and the first key of the next one.
-    fn leaf_at(&self, first: &[u8]) -> Option<(&PageRef, Option<&[u8]>)> {
-        let at = self
-            .leaves
-            .binary_search_by(|leaf| leaf.first.as_slice().cmp(first))
-            .ok()?;
-        let next = self.leaves.get(at + 1).map(|leaf| leaf.first.as_slice());
-        Some((self.leaves.get(at)?, next))
-    }
 }
 
 /// What was made, and what it cost.
@@ -103,190 +57,172 @@ pub struct Built {
     pub bytes_stored: u64,
 }
 
-/// Makes a checkpoint.
+/// Makes a checkpoint in a store that answers at once.
 pub struct Builder<'a, S> {
     sink: &'a mut S,
     previous: &'a Previous,
-    built: Built,
-    /// Pages of the level being made; of those not stored yet the place is missing.
-    made: Vec<PageRef>,
-    batch: Vec<(usize, Bytes)>,
-    batch_bytes: usize,
 }
 
 impl<'a, S: PageSink> Builder<'a, S> {
     /// One that stores in `sink` what `previous` does not have.
     pub fn new(sink: &'a mut S, previous: &'a Previous) -> Builder<'a, S> {
-        Builder {
-            sink,
-            previous,
-            built: Built::default(),
-            made: Vec::new(),
-            batch: Vec::new(),
-            batch_bytes: 0,
-        }
+        Builder { sink, previous }
     }
 
-    /// Makes a checkpoint of rows, **which must not change meanwhile**: what is read with a row and without
-    /// another that belongs to it would be taken for a removal by whoever merges it. If `changed` has the key of
-    /// every shared row that may be another than in the previous checkpoint
-    /// ([`shared_keys`](crate::namespace::drafts::shared_keys)), pages without any of them are not even read. The
-    /// same rows always make the same pages.
+    /// Makes a checkpoint of rows, as [`Making::step`] has it.
     ///
     /// # Errors
     /// If rows cannot be read or pages not be stored.
     pub fn build(
-        mut self,
+        self,
         rows: &Shared<'_>,
         changed: Option<&BTreeSet<Vec<u8>>>,
     ) -> Result<Built, CheckpointError<S::Error>> {
-        self.cut_rows(rows, changed)?;
-        let mut level = 0;
-        while self.made.len() > 1 {
-            level += 1;
-            if level > LEVELS_MAX {
-                return Err(CheckpointError::Misuse("a checkpoint of too many levels"));
+        let mut making = Making::new(self.previous);
+        loop {
+            match making.step(rows, changed)? {
+                Step::Store(mut batch) => {
+                    let stored = self.sink.store(batch.take_pages());
+                    making.placed(batch, stored.map_err(CheckpointError::Pages)?)?;
+                }
+                Step::More => {}
+                Step::Wait => return Err(CheckpointError::Misuse("a batch that nobody stored")),
+                Step::Done(built) => return Ok(built),
             }
-            self.cut_pages(level)?;
         }
-        self.built.tree = self.made.pop().map(|top| Tree { level, top });
-        self.built.rows = self.built.tree.as_ref().map_or(0, |tree| tree.top.rows);
-        Ok(self.built)
+    }
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+pub enum Step {
+    /// Pages are to be stored; the next step need not wait for that.
+    Store(Batch),
+    /// The step has taken long enough; there are more.
+    More,
+    /// Batches that were given out have to be [placed](Making::placed) first.
+    Wait,
+    /// That was all.
+    Done(Built),
+}
+
+/// Pages to be stored together: about 4 MiB, in the order of their keys.
+#[derive(Debug)]
+pub struct Batch {
+    pages: Vec<Bytes>,
+    /// Which they are of their level.
+    at: Vec<usize>,
+}
+
+impl Batch {
+    /// The pages; none when they were taken before.
+    pub fn take_pages(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.pages)
+    }
+}
+
+/// A checkpoint being made.
+pub struct Making<P> {
+    previous: P,
+    built: Built,
+    /// Of the pages being made.
+    level: u8,
+    cutter: Cutter,
+    cursor: Cursor,
+    /// Rows of the page being made.
+    page: Vec<(Vec<u8>, Bytes)>,
+    /// Whether all rows are in pages.
+    has_rows: bool,
+    /// Pages of the level being made; of those not stored yet the place is missing.
+    made: Vec<PageRef>,
+    /// The batch that is being gathered.
+    batch: Vec<(usize, Bytes)>,
+    batch_bytes: usize,
+    ready: VecDeque<Batch>,
+    /// Batches that were given out and not placed yet.
+    waiting: usize,
+    /// Places and lengths of pages that were there.
+    reused: Vec<(Bytes, u32)>,
+}
+
+impl<P: Borrow<Previous>> Making<P> {
+    /// One that gives out what `previous` does not have.
+    pub fn new(previous: P) -> Making<P> {
+        Making {
+            previous,
+            built: Built::default(),
+            level: 0,
+            cutter: Cutter::new(0),
+            cursor: Cursor::default(),
+            page: Vec::new(),
+            has_rows: false,
+            made: Vec::new(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            ready: VecDeque::new(),
+            waiting: 0,
+            reused: Vec::new(),
+        }
     }
 
-    fn cut_rows(
+    /// Goes on making a checkpoint of rows, **which must not change between the steps**: what is read with a row
+    /// and without another that belongs to it would be taken for a removal by whoever merges it. If `changed` has
+    /// the key of every shared row that may be another than in the previous checkpoint
+    /// ([`shared_keys`](crate::namespace::drafts::shared_keys)), pages without any of them are not even read. The
+    /// same rows always make the same pages.
+    ///
+    /// # Errors
+    /// If rows cannot be read; it is to be given up then.
+    pub fn step<E: fmt::Display>(
         &mut self,
         rows: &Shared<'_>,
         changed: Option<&BTreeSet<Vec<u8>>>,
-    ) -> Result<(), CheckpointError<S::Error>> {
-        let mut cutter = Cutter::new(0);
-        let mut page: Vec<(Vec<u8>, Bytes)> = Vec::new();
-        let mut cursor = Cursor::new(rows);
-        // Where a page may be skipped, the key that it begins with is enough.
-        let limit = |is_begun: bool| match is_begun || changed.is_none() {
-            true => ROWS_PER_SCAN,
-            false => 1,
-        };
-        while let Some((key, value)) = cursor.peek(limit(!page.is_empty()))? {
-            if page.is_empty()
-                && let Some(changed) = changed
-                && let Some((leaf, next)) = self.previous.leaf_at(key)
-                && !touches(changed, key, next)
-            {
-                self.made.push(leaf.clone());
-                self.built.pages += 1;
-                match next {
-                    Some(next) => cursor.seek(next.to_vec()),
-                    None => break,
+    ) -> Result<Step, CheckpointError<E>> {
+        let enough = self.cursor.read + ROWS_PER_STEP;
+        loop {
+            if let Some(batch) = self.ready.pop_front() {
+                self.waiting += 1;
+                return Ok(Step::Store(batch));
+            }
+            if !self.has_rows {
+                if self.cursor.read >= enough {
+                    return Ok(Step::More);
                 }
+                self.cut_row(rows, changed)?;
                 continue;
             }
-            if cutter.is_full(key, value.len()) {
-                self.end_page(&mut cutter, &mut page)?;
-                continue;
+            if self.waiting > 0 {
+                return Ok(Step::Wait);
             }
-            let ends = cutter.push(key, value.len());
-            page.extend(cursor.take());
-            if ends {
-                self.end_page(&mut cutter, &mut page)?;
+            if self.made.len() <= 1 {
+                break;
             }
+            self.level += 1;
+            if self.level > LEVELS_MAX {
+                return Err(CheckpointError::Misuse("a checkpoint of too many levels"));
+            }
+            self.cut_pages();
         }
-        self.built.rows_read = cursor.read;
-        if !page.is_empty() {
-            self.end_page(&mut cutter, &mut page)?;
-        }
-        self.flush()
+        let level = self.level;
+        self.built.tree = self.made.pop().map(|top| Tree { level, top });
+        self.built.rows = self.built.tree.as_ref().map_or(0, |tree| tree.top.rows);
+        self.built.rows_read = self.cursor.read;
+        Ok(Step::Done(self.built.clone()))
     }
 
-    fn end_page(
+    /// The pages of a batch were stored, each at its place.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Misuse`].
+    pub fn placed<E: fmt::Display>(
         &mut self,
-        cutter: &mut Cutter,
-        page: &mut Vec<(Vec<u8>, Bytes)>,
-    ) -> Result<(), CheckpointError<S::Error>> {
-        cutter.end();
-        let first = page.first().map(|(key, _)| key.clone());
-        let count = page.len() as u64;
-        let bytes = encode_rows(&std::mem::take(page));
-        self.add(first.unwrap_or_default(), bytes, count)
-    }
-
-    fn cut_pages(&mut self, level: u8) -> Result<(), CheckpointError<S::Error>> {
-        let mut cutter = Cutter::new(level);
-        let mut page: Vec<PageRef> = Vec::new();
-        let below = std::mem::take(&mut self.made);
-        for item in below {
-            if cutter.is_full(&item.first, REF_BYTES) {
-                self.end_level(level, &mut cutter, &mut page)?;
-            }
-            let ends = cutter.push(&item.first, REF_BYTES);
-            page.push(item);
-            if ends {
-                self.end_level(level, &mut cutter, &mut page)?;
-            }
-        }
-        if !page.is_empty() {
-            self.end_level(level, &mut cutter, &mut page)?;
-        }
-        self.flush()
-    }
-
-    fn end_level(
-        &mut self,
-        level: u8,
-        cutter: &mut Cutter,
-        page: &mut Vec<PageRef>,
-    ) -> Result<(), CheckpointError<S::Error>> {
-        cutter.end();
-        let pages = std::mem::take(page);
-        let first = pages.first().map(|page| page.first.clone());
-        let rows = pages.iter().map(|page| page.rows).sum();
-        let bytes = encode_pages(level, &pages);
-        self.add(first.unwrap_or_default(), bytes, rows)
-    }
-
-    /// Adds a page to its level, and stores it unless it was.
-    fn add(
-        &mut self,
-        first: Vec<u8>,
-        bytes: Vec<u8>,
-        rows: u64,
-    ) -> Result<(), CheckpointError<S::Error>> {
-        let hash = PageHash::of(&bytes);
-        let known = self.previous.place(&hash).cloned();
-        let is_known = known.is_some();
-        self.built.pages += 1;
-        self.made.push(PageRef {
-            first,
-            hash,
-            len_bytes: bytes.len() as u32,
-            rows,
-            place: known.unwrap_or_default(),
-        });
-        if is_known {
-            return Ok(());
-        }
-        self.built.pages_stored += 1;
-        self.built.bytes_stored += bytes.len() as u64;
-        if self.batch_bytes + bytes.len() > BATCH_BYTES {
-            self.flush()?;
-        }
-        self.batch_bytes += bytes.len();
-        self.batch.push((self.made.len() - 1, bytes.into()));
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), CheckpointError<S::Error>> {
-        let batch = std::mem::take(&mut self.batch);
-        self.batch_bytes = 0;
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let (made, pages): (Vec<usize>, Vec<Bytes>) = batch.into_iter().unzip();
-        let places = self.sink.store(pages).map_err(CheckpointError::Pages)?;
-        if places.len() != made.len() {
+        batch: Batch,
+        places: Vec<Bytes>,
+    ) -> Result<(), CheckpointError<E>> {
+        if places.len() != batch.at.len() {
             return Err(CheckpointError::Misuse("a place for each page"));
         }
-        for (at, place) in made.into_iter().zip(places) {
+        for (at, place) in batch.at.into_iter().zip(places) {
             if place.len() > PAGE_PLACE_MAX_BYTES {
                 return Err(CheckpointError::Misuse("a place of more than 256 bytes"));
             }
@@ -294,7 +230,137 @@ impl<'a, S: PageSink> Builder<'a, S> {
                 page.place = place;
             }
         }
+        self.waiting = self.waiting.saturating_sub(1);
         Ok(())
+    }
+
+    /// Places and lengths of the pages in it that were stored before; none twice.
+    pub fn reused(&self) -> &[(Bytes, u32)] {
+        &self.reused
+    }
+
+    /// Takes the next row, or passes over the next page.
+    fn cut_row(
+        &mut self,
+        rows: &Shared<'_>,
+        changed: Option<&BTreeSet<Vec<u8>>>,
+    ) -> Result<(), StateError> {
+        // Where a page may be skipped, the key that it begins with is enough.
+        let limit = match !self.page.is_empty() || changed.is_none() {
+            true => ROWS_PER_SCAN,
+            false => 1,
+        };
+        let Some((key, value)) = self.cursor.peek(rows, limit)? else {
+            self.end_rows();
+            return Ok(());
+        };
+        if self.page.is_empty()
+            && let Some(changed) = changed
+            && let Some((leaf, next)) = self.previous.borrow().leaf_at(key)
+            && !touches(changed, key, next)
+        {
+            let (leaf, next) = (leaf.clone(), next.map(<[u8]>::to_vec));
+            self.reused.push((leaf.place.clone(), leaf.len_bytes));
+            self.made.push(leaf);
+            self.built.pages += 1;
+            match next {
+                Some(next) => self.cursor.seek(next),
+                None => self.end_rows(),
+            }
+            return Ok(());
+        }
+        if self.cutter.is_full(key, value.len()) {
+            self.end_page();
+            return Ok(());
+        }
+        let ends = self.cutter.push(key, value.len());
+        self.page.extend(self.cursor.take());
+        if ends {
+            self.end_page();
+        }
+        Ok(())
+    }
+
+    fn end_rows(&mut self) {
+        if !self.page.is_empty() {
+            self.end_page();
+        }
+        self.flush();
+        self.has_rows = true;
+    }
+
+    fn end_page(&mut self) {
+        self.cutter.end();
+        let page = std::mem::take(&mut self.page);
+        let first = page.first().map(|(key, _)| key.clone());
+        self.add(
+            first.unwrap_or_default(),
+            encode_rows(&page),
+            page.len() as u64,
+        );
+    }
+
+    fn cut_pages(&mut self) {
+        let mut cutter = Cutter::new(self.level);
+        let mut page: Vec<PageRef> = Vec::new();
+        for item in std::mem::take(&mut self.made) {
+            if cutter.is_full(&item.first, REF_BYTES) {
+                self.end_level(&mut cutter, &mut page);
+            }
+            let ends = cutter.push(&item.first, REF_BYTES);
+            page.push(item);
+            if ends {
+                self.end_level(&mut cutter, &mut page);
+            }
+        }
+        if !page.is_empty() {
+            self.end_level(&mut cutter, &mut page);
+        }
+        self.flush();
+    }
+
+    fn end_level(&mut self, cutter: &mut Cutter, page: &mut Vec<PageRef>) {
+        cutter.end();
+        let pages = std::mem::take(page);
+        let first = pages.first().map(|page| page.first.clone());
+        let rows = pages.iter().map(|page| page.rows).sum();
+        let bytes = encode_pages(self.level, &pages);
+        self.add(first.unwrap_or_default(), bytes, rows);
+    }
+
+    /// Adds a page to its level, and to the batch unless it was stored before.
+    fn add(&mut self, first: Vec<u8>, bytes: Vec<u8>, rows: u64) {
+        let hash = PageHash::of(&bytes);
+        let known = self.previous.borrow().place(&hash).cloned();
+        let len_bytes = bytes.len() as u32;
+        self.built.pages += 1;
+        self.made.push(PageRef {
+            first,
+            hash,
+            len_bytes,
+            rows,
+            place: known.clone().unwrap_or_default(),
+        });
+        if let Some(place) = known {
+            self.reused.push((place, len_bytes));
+            return;
+        }
+        self.built.pages_stored += 1;
+        self.built.bytes_stored += bytes.len() as u64;
+        if self.batch_bytes + bytes.len() > BATCH_BYTES {
+            self.flush();
+        }
+        self.batch_bytes += bytes.len();
+        self.batch.push((self.made.len() - 1, bytes.into()));
+    }
+
+    fn flush(&mut self) {
+        self.batch_bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        if !batch.is_empty() {
+            let (at, pages) = batch.into_iter().unzip();
+            self.ready.push_back(Batch { pages, at });
+        }
     }
 }
 
@@ -307,30 +373,34 @@ fn touches(changed: &BTreeSet<Vec<u8>>, first: &[u8], next: Option<&[u8]>) -> bo
 }
 
 /// Rows in order, read some at a time.
-struct Cursor<'r, 's> {
-    rows: &'r Shared<'s>,
+struct Cursor {
     /// Where reading goes on; none at the end.
     at: Option<Vec<u8>>,
     next: VecDeque<(Vec<u8>, Bytes)>,
     read: u64,
 }
 
-impl<'r, 's> Cursor<'r, 's> {
-    const fn new(rows: &'r Shared<'s>) -> Cursor<'r, 's> {
+impl Default for Cursor {
+    fn default() -> Cursor {
         Cursor {
-            rows,
             at: Some(Vec::new()),
             next: VecDeque::new(),
             read: 0,
         }
     }
+}
 
+impl Cursor {
     /// The next row, if any; reads up to `limit` if it is not at hand.
-    fn peek(&mut self, limit: usize) -> Result<Option<&(Vec<u8>, Bytes)>, StateError> {
+    fn peek(
+        &mut self,
+        rows: &Shared<'_>,
+        limit: usize,
+    ) -> Result<Option<&(Vec<u8>, Bytes)>, StateError> {
         if self.next.is_empty()
             && let Some(at) = self.at.take()
         {
-            let found = self.rows.scan(&at, END, limit)?;
+            let found = rows.scan(&at, END, limit)?;
             self.read += found.len() as u64;
             if found.len() == limit {
                 self.at = found.last().map(|(key, _)| [key, [0].as_slice()].concat());

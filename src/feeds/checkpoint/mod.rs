@@ -10,13 +10,15 @@
 
 pub mod build;
 pub mod page;
+pub mod previous;
 pub mod read;
 pub mod root;
 
 use std::fmt;
 
-pub use build::{Builder, Built, PageSink};
+pub use build::{Batch, Builder, Built, Making, PageSink, Step};
 pub use page::{PageHash, PageRef, Tree};
+pub use previous::{Loading, Previous};
 pub use read::{Walk, Walked, rows};
 pub use root::{Record, Root};
 

@@ -36,8 +36,11 @@ pub enum Walked {
     Pages,
 }
 
-/// Checks the bytes of a page against its reference, as far as that alone tells.
-pub(super) fn verify<E: fmt::Display>(
+/// Checks the bytes of a page of a level against its reference, as far as that alone tells.
+///
+/// # Errors
+/// [`CheckpointError::Damaged`], [`CheckpointError::Page`].
+pub fn verify<E: fmt::Display>(
     page: &PageRef,
     level: u8,
     bytes: &[u8],
