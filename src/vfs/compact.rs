@@ -47,6 +47,10 @@ impl Inner {
     pub(super) fn look_through_books(&self) -> Books {
         let mut books = Books::default();
         let promised = self.identity.profile.parity_shards() as u32;
+        // Those come together when the next checkpoint is made.
+        let Ok(checkpoints) = self.blocks_of_checkpoints() else {
+            return books;
+        };
         for page in pages(&self.volume, BLOCKS, &[], PAGE) {
             let Ok(page) = page else { return books };
             for (key, row) in &page {
@@ -57,11 +61,14 @@ impl Inner {
                     continue;
                 };
                 let plain = u64::from(tenant.plain_len);
-                books.stored_plain += plain;
-                books.usage.stored_bytes += tenant.live.min(plain);
                 if tenant.survives < promised {
                     books.usage.under_redundant_bytes += tenant.live.min(plain);
                 }
+                if checkpoints.contains(&id) {
+                    continue;
+                }
+                books.stored_plain += plain;
+                books.usage.stored_bytes += tenant.live.min(plain);
                 if tenant.live > 0 && tenant.live * 2 < plain {
                     books.waste_bytes += plain - tenant.live;
                     books.sparse.insert(id);

@@ -69,6 +69,7 @@ impl Inner {
 
     /// Gives up the blocks of dropped contents.
     async fn look_through(&self) -> Result<(), ReadError> {
+        self.count_what_came().await?;
         let (mut keys, mut all) = (Vec::new(), Deltas::default());
         for page in pages(&self.volume, DROPPED, &[], BATCH) {
             let Ok(page) = page else { return Ok(()) };
@@ -149,6 +150,21 @@ impl Inner {
             return false;
         };
         self.core().held.contains(&number)
+    }
+
+    /// What a content uses from an offset on, as much as fits into one group, and where the next part begins.
+    pub(super) async fn uses_from(
+        &self,
+        profile: EcProfile,
+        root: NodeAt,
+        from: u64,
+    ) -> Result<(Deltas, Option<u64>), ReadError> {
+        let mut part = self.part_of(profile, root, from).await?;
+        part.deltas
+            .0
+            .values_mut()
+            .for_each(|bytes| *bytes = -*bytes);
+        Ok((part.deltas, part.next))
     }
 
     /// What a content uses from an offset on, as much as fits into one group. A node belongs to the part in

@@ -14,7 +14,8 @@ use super::errno::{Step, Stop};
 use super::inner::Inner;
 
 impl Vfs {
-    /// A step that was tried. If too much waits to be written, it is tried again when there is room.
+    /// A step that was tried. If too much waits to be written, or a checkpoint is being merged, it is tried again
+    /// when there is room, and when that has ended.
     fn step<T, Again>(&self, tried: Step<T>, again: impl FnOnce() -> Again) -> Answer<T>
     where
         T: Send + 'static,
@@ -40,15 +41,6 @@ impl Vfs {
     }
 }
 
-/// A step that changes nothing, so that it never has to wait for room.
-fn now<T>(step: Step<T>) -> Answer<T> {
-    match step {
-        Ok(value) => Answer::ok(value),
-        Err(Stop::Errno(errno)) => Answer::err(errno),
-        Err(Stop::Busy) => Answer::err(Errno::EAGAIN),
-    }
-}
-
 impl FileSystem for Vfs {
     fn features(&self) -> Features {
         Features {
@@ -70,7 +62,10 @@ impl FileSystem for Vfs {
     }
 
     fn lookup(&self, _caller: &Caller, parent: Ino, name: Name<'_>) -> Answer<Lookup> {
-        now(self.0.lookup(parent.0, name))
+        self.step(self.0.lookup(parent.0, name), || {
+            let name = name.to_vec();
+            move |inner: &Inner| inner.lookup(parent.0, Name::new(&name))
+        })
     }
 
     fn forget(&self, ino: Ino, count: u64) {
@@ -79,8 +74,11 @@ impl FileSystem for Vfs {
     }
 
     fn getattr(&self, _caller: &Caller, ino: Ino, _fh: Option<Fh>) -> Answer<AttrReply> {
-        let mut core = self.0.core();
-        now(self.0.attr_reply(&mut core, ino.0))
+        let get = move |inner: &Inner| {
+            let mut core = inner.core();
+            inner.attr_reply(&mut core, ino.0)
+        };
+        self.step(get(&self.0), || get)
     }
 
     fn setattr(&self, _caller: &Caller, ino: Ino, change: &SetAttr) -> Answer<AttrReply> {
@@ -91,7 +89,9 @@ impl FileSystem for Vfs {
     }
 
     fn readlink(&self, _caller: &Caller, ino: Ino) -> Answer<Bytes> {
-        now(self.0.readlink(ino.0))
+        self.step(self.0.readlink(ino.0), || {
+            move |inner: &Inner| inner.readlink(ino.0)
+        })
     }
 
     fn mknod(&self, caller: &Caller, parent: Ino, name: Name<'_>, node: &NewNode) -> Answer<Entry> {
@@ -259,7 +259,10 @@ impl FileSystem for Vfs {
     }
 
     fn readdir(&self, ino: Ino, _fh: Fh, offset: u64, batch: DirBatch) -> Answer<DirBatch> {
-        now(self.0.readdir(ino.0, offset, batch))
+        let empty = batch.clone();
+        self.step(self.0.readdir(ino.0, offset, batch), || {
+            move |inner: &Inner| inner.readdir(ino.0, offset, empty.clone())
+        })
     }
 
     fn fsyncdir(&self, _ino: Ino, _fh: Fh, _data_only: bool) -> Answer<()> {
@@ -272,7 +275,10 @@ impl FileSystem for Vfs {
     }
 
     fn getxattr(&self, _caller: &Caller, ino: Ino, name: Name<'_>) -> Answer<Bytes> {
-        now(self.0.getxattr(ino.0, name))
+        self.step(self.0.getxattr(ino.0, name), || {
+            let name = name.to_vec();
+            move |inner: &Inner| inner.getxattr(ino.0, Name::new(&name))
+        })
     }
 
     fn setxattr(
@@ -290,7 +296,10 @@ impl FileSystem for Vfs {
     }
 
     fn listxattr(&self, caller: &Caller, ino: Ino) -> Answer<Bytes> {
-        now(self.0.listxattr(caller, ino.0))
+        self.step(self.0.listxattr(caller, ino.0), || {
+            let caller = *caller;
+            move |inner: &Inner| inner.listxattr(&caller, ino.0)
+        })
     }
 
     fn removexattr(&self, _caller: &Caller, ino: Ino, name: Name<'_>) -> Answer<()> {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::checkpoint::Desk;
 use super::cursor::Cursors;
 use super::errno::{Step, Stop};
 use super::file::{FileCell, FileState, Locked, Totals, stored_bytes};
@@ -42,7 +43,7 @@ pub(super) struct Core {
     pub(super) inodes: Inodes,
     pub(super) cursors: Cursors,
     /// The last dot of the own feed.
-    seen: u64,
+    pub(super) seen: u64,
     /// The number of the next row of dropped contents.
     pub(super) next_dropped: u64,
     /// Dropped contents that somebody still reads.
@@ -60,7 +61,7 @@ pub(super) struct Inner {
     pub(super) entropy: Entropy,
     clock: Mutex<HlcClock>,
     core: Mutex<Core>,
-    row_cache: RowCache,
+    pub(super) row_cache: RowCache,
     pub(super) totals: Totals,
     pub(super) syncs: Syncs,
     /// The number of the next piece of raw data in the journal.
@@ -102,6 +103,7 @@ pub(super) struct Inner {
     pub(super) files: AtomicU64,
     /// A moment that is later than all that may be used.
     pub(super) promised: AtomicU64,
+    pub(super) checkpoints: Desk,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
@@ -126,6 +128,7 @@ impl Inner {
         entropy: Entropy,
         next_kept: u64,
         next_dropped: u64,
+        root_owner: (u32, u32),
     ) -> Result<Inner, namespace::StateError> {
         let writer = WriterId {
             peer: identity.peer,
@@ -179,6 +182,7 @@ impl Inner {
             under_redundant: AtomicU64::new(0),
             files: AtomicU64::new(0),
             promised: AtomicU64::new(0),
+            checkpoints: Desk::new(root_owner),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
@@ -198,6 +202,11 @@ impl Inner {
         }
     }
 
+    /// Milliseconds since 1970, by this machine's clock.
+    pub(super) fn wall_ms(&self) -> u64 {
+        self.wall.now_ms()
+    }
+
     pub(super) fn observe(&self, seen: Hlc) {
         let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         clock.observe(seen);
@@ -209,6 +218,17 @@ impl Inner {
 
     /// Prepares an operation on the namespace. [`Inner::commit`] carries it out.
     pub(super) fn edit<T>(
+        &self,
+        core: &Core,
+        now: Now,
+        operation: impl FnOnce(&mut Edit<'_>) -> Result<T, OpError>,
+    ) -> Step<Edited<T>> {
+        self.checkpoints.gate.check()?;
+        self.prepare(core, now, operation)
+    }
+
+    /// The same also while others may not, for who holds them off.
+    pub(super) fn prepare<T>(
         &self,
         core: &Core,
         now: Now,
@@ -286,6 +306,15 @@ impl Inner {
 
     /// Looks at the tree. The caller holds the lock of the core.
     pub(super) fn view<T>(
+        &self,
+        look: impl FnOnce(&View<'_>) -> Result<T, namespace::StateError>,
+    ) -> Step<T> {
+        self.checkpoints.gate.check()?;
+        self.look(look)
+    }
+
+    /// The same also while others may not, for who holds them off.
+    pub(super) fn look<T>(
         &self,
         look: impl FnOnce(&View<'_>) -> Result<T, namespace::StateError>,
     ) -> Step<T> {
@@ -411,6 +440,7 @@ impl Inner {
 
     /// Waits until the volume takes more changes.
     pub(super) async fn room(&self) -> Result<(), Errno> {
+        self.checkpoints.gate.pass().await;
         match self.volume.room().await {
             Ok(()) => Ok(()),
             Err(error) => match Stop::from(error) {

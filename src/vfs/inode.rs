@@ -165,6 +165,26 @@ impl Inodes {
         self.young.insert(number, stat);
     }
 
+    /// Files whose content is kept in memory, by number.
+    pub(super) fn with_content(&self) -> Vec<(u64, Ino)> {
+        let nodes = self.nodes.iter();
+        let open = nodes.filter(|(_, node)| node.file.is_some() && node.orphan.is_none());
+        open.map(|(number, node)| (*number, node.ino)).collect()
+    }
+
+    /// Files without a name that somebody uses, by number.
+    pub(super) fn orphans(&self) -> Vec<u64> {
+        let nodes = self.nodes.iter();
+        let orphans = nodes.filter(|(_, node)| node.orphan.is_some());
+        orphans.map(|(number, _)| *number).collect()
+    }
+
+    /// Any file may have changed.
+    pub(super) fn drop_stats(&mut self) {
+        self.young.clear();
+        self.old.clear();
+    }
+
     /// The file has changed.
     pub(super) fn drop_stat(&mut self, ino: Ino) {
         let number = self.number(ino);

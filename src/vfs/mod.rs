@@ -7,9 +7,10 @@
 //! * A change is in memory at once, in the journal soon (`notes`), then in blocks (`seal`, `land`) and described in the
 //!   namespace (`publish`). `ledger` counts what of each block is in use, `drops` lets go of the rest,
 //!   `compact` brings together what is left of blocks. `forsake` gives up a whole volume.
-//! * `recover` takes up what a crash left.
+//! * `recover` takes up what a crash left. `checkpoint` says all of the namespace at once, and merges what others say so.
 
 mod attrs;
+mod checkpoint;
 mod compact;
 mod cursor;
 mod dir;
@@ -35,6 +36,10 @@ mod seal;
 mod sync;
 mod xattr;
 
+pub use checkpoint::{
+    CheckpointFailure, KeptCheckpoint, MadeCheckpoint, OpenedCheckpoint, PageError, PagePart,
+    PagePlace,
+};
 pub use forsake::forsake;
 
 use std::sync::Arc;
@@ -126,11 +131,29 @@ impl Vfs {
     /// # Errors
     /// If it cannot be opened, or is damaged.
     pub async fn open(parts: VfsParts, root_owner: (u32, u32)) -> Result<Arc<Vfs>, VfsError> {
-        let inner = Inner::begin_volume(parts, root_owner).await?;
+        let inner = Inner::begin_volume(parts, root_owner, false).await?;
+        Ok(Vfs::begin(inner))
+    }
+
+    /// Opens a volume of which this machine has nothing yet, and others have: its top directory is not made, and
+    /// everything answers `EBUSY`, until a checkpoint was [merged](Vfs::join).
+    ///
+    /// # Errors
+    /// As [`Vfs::open`].
+    pub async fn open_to_join(
+        parts: VfsParts,
+        root_owner: (u32, u32),
+    ) -> Result<Arc<Vfs>, VfsError> {
+        let inner = Inner::begin_volume(parts, root_owner, true).await?;
+        Ok(Vfs::begin(inner))
+    }
+
+    fn begin(inner: Arc<Inner>) -> Arc<Vfs> {
         inner.look_at_room();
         inner.tasks.spawn(Arc::clone(&inner).seal_always());
         inner.tasks.spawn(Arc::clone(&inner).drop_always());
-        Ok(Arc::new(Vfs(inner)))
+        inner.tasks.spawn(Arc::clone(&inner).tidy_checkpoints());
+        Arc::new(Vfs(inner))
     }
 
     /// What waits, and what is there. Does no I/O.

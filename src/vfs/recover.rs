@@ -45,6 +45,7 @@ impl Inner {
     pub(super) async fn begin_volume(
         parts: VfsParts,
         root_owner: (u32, u32),
+        is_to_join: bool,
     ) -> Result<Arc<Inner>, VfsError> {
         let VfsParts {
             identity,
@@ -88,11 +89,21 @@ impl Inner {
             entropy,
             next_kept,
             next_dropped,
+            root_owner,
         )?;
         let inner = Arc::new(inner);
         inner.recall()?;
-        inner.make_root(root_owner)?;
-        inner.recover_files(kept)?;
+        if crate::namespace::join::unfinished(&inner.rows())?.is_some() {
+            tracing::warn!(
+                "the merging of a checkpoint was interrupted: nothing else is done before it is finished"
+            );
+            inner.checkpoints.gate.open(true);
+        } else if is_to_join && !inner.has_root()? {
+            inner.checkpoints.gate.open(true);
+        } else {
+            inner.make_root(root_owner)?;
+            inner.recover_files(kept)?;
+        }
         inner.recover_claims().await?;
         Ok(inner)
     }
@@ -143,19 +154,27 @@ impl Inner {
         Ok(())
     }
 
-    fn make_root(&self, (uid, gid): (u32, u32)) -> Result<(), VfsError> {
-        if self.rows().get(&Key::Attrs(Ino::ROOT).encode())?.is_some() {
+    fn has_root(&self) -> Result<bool, VfsError> {
+        let root = self.rows().get(&Key::Attrs(Ino::ROOT).encode())?;
+        Ok(root.is_some())
+    }
+
+    pub(super) fn make_root(&self, (uid, gid): (u32, u32)) -> Result<(), VfsError> {
+        if self.has_root()? {
             return Ok(());
         }
         let mut core = self.core();
-        let made = self.change(&mut core, |edit| edit.create_root(ROOT_MODE, uid, gid));
+        let edited = self.prepare(&core, self.now(), |edit| {
+            edit.create_root(ROOT_MODE, uid, gid)
+        });
+        let made = edited.and_then(|edited| self.commit(&mut core, edited));
         self.files.fetch_add(1, Ordering::Relaxed);
         made.map(drop)
             .map_err(|_| VfsError::Unready("its top directory cannot be made".to_owned()))
     }
 
     /// Files with changes that are in the journal only.
-    fn recover_files(&self, kept: BTreeSet<KeptId>) -> Result<(), VfsError> {
+    pub(super) fn recover_files(&self, kept: BTreeSet<KeptId>) -> Result<(), VfsError> {
         let mut used = BTreeSet::new();
         for (key, row) in all_rows(&self.volume, HEADS, &[])? {
             let (Ok(ino), Some(head)) = (key.as_ref().try_into().map(Ino), decode_head(&row))
@@ -176,7 +195,7 @@ impl Inner {
                 };
                 pieces.insert(offset, noted);
             }
-            let stat = self.view(|view| view.stat_ino(ino));
+            let stat = self.look(|view| view.stat_ino(ino));
             let stat =
                 stat.map_err(|_| VfsError::Unready("the namespace cannot be read".to_owned()))?;
             let content = stat.as_ref().and_then(|stat| stat.content.as_ref());
@@ -258,7 +277,7 @@ impl Inner {
     }
 }
 
-fn kept_ids(volume: &Volume) -> BTreeSet<KeptId> {
+pub(super) fn kept_ids(volume: &Volume) -> BTreeSet<KeptId> {
     let mut all = BTreeSet::new();
     let mut from = DirtyId(0);
     loop {

@@ -24,11 +24,16 @@ const STICKY: u16 = 0o1000;
 pub(super) type Gone = (EcProfile, dag::Body<NodeAt>);
 
 /// Adds to a group that a content is let go. Answers under which number; whoever carries it out takes that.
-pub(super) fn drop_body(core: &Core, (profile, body): &Gone, group: &mut Group) -> u64 {
+pub(super) fn drop_body(core: &Core, gone: &Gone, group: &mut Group) -> u64 {
     let number = core.next_dropped;
+    drop_body_as(number, gone, group);
+    number
+}
+
+/// The same under a number that nothing has.
+pub(super) fn drop_body_as(number: u64, (profile, body): &Gone, group: &mut Group) {
     let row = ledger::encode_dropped(*profile, body, 0);
     group.put(DROPPED, &number.to_be_bytes(), &row);
-    number
 }
 
 /// What is kept of a file that may lose its last name, as it was before.

@@ -10,7 +10,7 @@ use crate::base::limits::{ROW_PAGE_MAX, ROW_VALUE_MAX_BYTES};
 use crate::base::{Class, Classify};
 use crate::namespace::state::{Pairs, Siblings, decode_row, end_of};
 use crate::namespace::{Changes, Key, Node, Rows, StateError, Value};
-use crate::store::{Group, Order, Space, Volume, VolumeError};
+use crate::store::{Group, Order, Page, Space, Volume, VolumeError, VolumeSnapshot};
 
 /// The namespace's rows.
 pub(super) const ROWS: Space = Space(1);
@@ -28,6 +28,8 @@ pub(super) const BLOCKS: Space = Space(6);
 pub(super) const RELEASES: Space = Space(7);
 /// What this replica has to know of itself.
 pub(super) const OWN: Space = Space(8);
+/// Checkpoints that are kept, what they use of blocks, and contents that joins brought.
+pub(super) const CHECKPOINTS: Space = Space(9);
 
 /// How keys of files' own rows begin in [`ROWS`].
 pub(super) const FILE_ROWS: &[u8] = &[2];
@@ -48,7 +50,7 @@ pub(super) struct VolumeRows<'a> {
     pub(super) cache: &'a RowCache,
 }
 
-fn failed(error: &VolumeError) -> StateError {
+pub(super) fn failed(error: &VolumeError) -> StateError {
     StateError {
         class: error.class(),
         message: error.to_string(),
@@ -66,29 +68,113 @@ fn part_key(key: &[u8], number: u32) -> Vec<u8> {
     [key, &number.to_be_bytes()].concat()
 }
 
-impl VolumeRows<'_> {
-    fn whole(&self, key: &[u8], mut value: Bytes) -> Result<Bytes, StateError> {
-        let Some(tag) = value.first().copied() else {
-            return Err(damaged("a row without a value"));
-        };
-        let first = value.split_off(1);
-        if tag == WHOLE {
-            return Ok(first);
-        }
-        let mut all = BytesMut::from(&*first);
-        for number in 1.. {
-            let part = self.volume.get(PARTS, &part_key(key, number));
-            let Some(part) = part.map_err(|error| failed(&error))? else {
-                break;
-            };
-            let is_last = part.len() < PART_BYTES;
-            all.extend_from_slice(&part);
-            if is_last {
-                break;
-            }
-        }
-        Ok(all.freeze())
+/// Rows of a volume: as they are, or as they were at one moment.
+pub(super) trait Source {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, VolumeError>;
+
+    fn scan(
+        &self,
+        space: Space,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Page, VolumeError>;
+}
+
+impl Source for Volume {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, VolumeError> {
+        Volume::get(self, space, key)
     }
+
+    fn scan(
+        &self,
+        space: Space,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Page, VolumeError> {
+        Volume::scan(self, space, from, to, order, limit)
+    }
+}
+
+impl Source for VolumeSnapshot {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, VolumeError> {
+        VolumeSnapshot::get(self, space, key)
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Page, VolumeError> {
+        VolumeSnapshot::scan(self, space, from, to, order, limit)
+    }
+}
+
+/// A value of which `value` is the first part.
+fn whole(source: &impl Source, key: &[u8], mut value: Bytes) -> Result<Bytes, StateError> {
+    let Some(tag) = value.first().copied() else {
+        return Err(damaged("a row without a value"));
+    };
+    let first = value.split_off(1);
+    if tag == WHOLE {
+        return Ok(first);
+    }
+    let mut all = BytesMut::from(&*first);
+    for number in 1.. {
+        let part = source.get(PARTS, &part_key(key, number));
+        let Some(part) = part.map_err(|error| failed(&error))? else {
+            break;
+        };
+        let is_last = part.len() < PART_BYTES;
+        all.extend_from_slice(&part);
+        if is_last {
+            break;
+        }
+    }
+    Ok(all.freeze())
+}
+
+/// The value of a row of the namespace.
+pub(super) fn read(source: &impl Source, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+    let found = source.get(ROWS, key).map_err(|error| failed(&error))?;
+    found.map(|value| whole(source, key, value)).transpose()
+}
+
+/// The first `limit` rows of the namespace in `start..end`.
+pub(super) fn read_all(
+    source: &impl Source,
+    start: &[u8],
+    end: &[u8],
+    limit: usize,
+) -> Result<Pairs, StateError> {
+    let mut found = Pairs::new();
+    let mut from = Bound::Included(Bytes::copy_from_slice(start));
+    while found.len() < limit {
+        let wanted = (limit - found.len()).min(ROW_PAGE_MAX);
+        let page = source.scan(
+            ROWS,
+            from.as_ref().map(|key| key.as_ref()),
+            Bound::Excluded(end),
+            Order::Ascending,
+            wanted,
+        );
+        let page = page.map_err(|error| failed(&error))?;
+        for (key, value) in page.rows {
+            let value = whole(source, &key, value)?;
+            found.push((key.to_vec(), value));
+        }
+        match page.next {
+            Some(next) => from = Bound::Excluded(next),
+            None => break,
+        }
+    }
+    Ok(found)
 }
 
 impl Rows for VolumeRows<'_> {
@@ -96,7 +182,7 @@ impl Rows for VolumeRows<'_> {
         if let Some(known) = self.cache.row(key) {
             return Ok(known.bytes());
         }
-        let value = self.read(key)?;
+        let value = read(self.volume, key)?;
         self.cache.read_row(key, value.clone());
         Ok(value)
     }
@@ -115,7 +201,7 @@ impl Rows for VolumeRows<'_> {
         let found = match known {
             Some(Known::Row(row)) => return Ok(row),
             Some(known) => known.bytes(),
-            None => self.read(&bytes)?,
+            None => read(self.volume, &bytes)?,
         };
         let Some(found) = found else {
             self.cache.read_row(&bytes, None);
@@ -133,7 +219,7 @@ impl Rows for VolumeRows<'_> {
     }
 
     fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Pairs, StateError> {
-        self.read_all(start, end, limit)
+        read_all(self.volume, start, end, limit)
     }
 
     fn keys(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StateError> {
@@ -149,7 +235,7 @@ impl Rows for VolumeRows<'_> {
                 }
             }
         }
-        let found = self.read_all(start, end, limit)?;
+        let found = read_all(self.volume, start, end, limit)?;
         Ok(found.into_iter().map(|(key, _)| key).collect())
     }
 }
@@ -158,41 +244,11 @@ impl VolumeRows<'_> {
     /// Reads the first rows that begin with a prefix, and remembers them.
     fn read_first(&self, prefix: &Prefix) -> Result<(), StateError> {
         let end = end_of(prefix);
-        let mut found = self.read_all(prefix, &end, FIRST_ROWS + 1)?;
+        let mut found = read_all(self.volume, prefix, &end, FIRST_ROWS + 1)?;
         let is_all = found.len() <= FIRST_ROWS;
         found.truncate(FIRST_ROWS);
         self.cache.read_first(prefix, found, is_all);
         Ok(())
-    }
-
-    fn read(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        let found = self.volume.get(ROWS, key).map_err(|error| failed(&error))?;
-        found.map(|value| self.whole(key, value)).transpose()
-    }
-
-    fn read_all(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Pairs, StateError> {
-        let mut found = Pairs::new();
-        let mut from = Bound::Included(Bytes::copy_from_slice(start));
-        while found.len() < limit {
-            let wanted = (limit - found.len()).min(ROW_PAGE_MAX);
-            let page = self.volume.scan(
-                ROWS,
-                from.as_ref().map(|key| key.as_ref()),
-                Bound::Excluded(end),
-                Order::Ascending,
-                wanted,
-            );
-            let page = page.map_err(|error| failed(&error))?;
-            for (key, value) in page.rows {
-                let value = self.whole(&key, value)?;
-                found.push((key.to_vec(), value));
-            }
-            match page.next {
-                Some(next) => from = Bound::Excluded(next),
-                None => break,
-            }
-        }
-        Ok(found)
     }
 }
 

@@ -23,7 +23,7 @@ const SETGID: u16 = 0o2000;
 const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
 
-const fn is_acl(name: &[u8]) -> bool {
+pub(super) const fn is_acl(name: &[u8]) -> bool {
     matches!(name, acl::ACCESS | acl::DEFAULT)
 }
 

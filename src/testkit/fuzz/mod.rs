@@ -4,6 +4,7 @@
 //! accepted is written back as it was read. Where a checksum, a tag or a signature stands before
 //! a decoder, the entry point also makes it fit, since somebody who means harm can.
 
+mod checkpoint;
 mod feeds;
 mod format;
 mod mounted;
@@ -61,6 +62,8 @@ targets! {
     feeds::feed_message,
     feeds::checkpoint_root,
     feeds::checkpoint_page,
+    checkpoint::page_place,
+    checkpoint::kept_checkpoint,
     store::segment,
     store::version_file,
     volume::journal,

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::checkpoint;
 use super::feeds;
 use super::format::KEY;
 use super::names;
@@ -53,6 +54,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "feed_message" => feeds::messages(),
         "checkpoint_root" => feeds::roots(),
         "checkpoint_page" => feeds::pages(),
+        "page_place" => checkpoint::places(),
+        "kept_checkpoint" => checkpoint::kept(),
         "segment" => stored::segments(),
         "version_file" => vec![version_text(), b"cairn-data 2\nstore of later".to_vec()],
         "journal" => super::volume::journals(),

@@ -1,0 +1,59 @@
+//! Where pages of checkpoints are, and which checkpoints are kept.
+
+use crate::base::{BlockId, BlockKey, BlockRef, EcProfile};
+use crate::feeds::checkpoint::PageHash;
+use crate::namespace::Hlc;
+use crate::vfs::{KeptCheckpoint, PagePart, PagePlace};
+
+/// The place of a page or root: what is accepted can be read from blocks.
+pub(super) fn page_place(data: &[u8]) {
+    if let Some(place) = PagePlace::decode(data) {
+        assert_eq!(place.encode(), data);
+        assert!(place.len_bytes() > 0);
+        for part in &place.parts {
+            assert!(part.len > 0 && part.offset + part.len <= part.block.plain_len);
+        }
+    }
+}
+
+/// A row that says which checkpoint is kept.
+pub(super) fn kept_checkpoint(data: &[u8]) {
+    if let Some(kept) = KeptCheckpoint::decode(3, data) {
+        assert_eq!(kept.encode(), data);
+        assert!(PagePlace::decode(&kept.place).is_some());
+    }
+}
+
+fn a_place(parts: u8) -> PagePlace {
+    let part = |tag: u8| PagePart {
+        block: BlockRef {
+            id: BlockId([tag; 32]),
+            key: BlockKey([9; 32]),
+            plain_len: 4 << 20,
+        },
+        offset: 70_000,
+        len: 65_000,
+    };
+    PagePlace {
+        profile: EcProfile::DEFAULT,
+        parts: (0..parts).map(part).collect(),
+    }
+}
+
+pub(super) fn places() -> Vec<Vec<u8>> {
+    let places = [a_place(1), a_place(2)];
+    places.iter().map(|place| place.encode().to_vec()).collect()
+}
+
+pub(super) fn kept() -> Vec<Vec<u8>> {
+    let kept = KeptCheckpoint {
+        number: 3,
+        hlc: Hlc(9),
+        made_ms: 1_767_225_600_000,
+        rows: 4,
+        root: PageHash([1; 32]),
+        root_bytes: 65_000,
+        place: a_place(1).encode(),
+    };
+    vec![kept.encode()]
+}
