@@ -1,6 +1,8 @@
 //! A volume as a filesystem, without a kernel.
 
 #[cfg(feature = "testkit")]
+mod checkpoint;
+#[cfg(feature = "testkit")]
 mod files;
 #[cfg(feature = "testkit")]
 mod many_blocks;
