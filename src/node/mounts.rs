@@ -95,6 +95,10 @@ impl OpenVolume {
 
     /// The volume has become shared, or others may have missed what it is: a checkpoint says all of it.
     pub(super) async fn publish(&self) {
+        // What is in no block yet is in no checkpoint.
+        if let Err(error) = self.vfs.sync().await {
+            tracing::warn!("the volume `{}`: {error}", self.name);
+        }
         let sharer = self.sharer().clone();
         if let Some(sharer) = sharer
             && let Err(error) = sharer.publish().await

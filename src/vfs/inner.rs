@@ -517,6 +517,11 @@ impl Inner {
 }
 
 impl Core {
+    /// The first dot of the next operation.
+    pub(super) const fn next_dot(&self) -> u64 {
+        self.seen + 1
+    }
+
     /// A file that the kernel knows.
     pub(super) fn node(&mut self, number: u64) -> Result<&mut Node, Errno> {
         if number == fuse::Ino::ROOT.0 {

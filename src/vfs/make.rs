@@ -111,7 +111,11 @@ impl Inner {
         if node.orphan.is_some() {
             return Err(Errno::ENOENT.into());
         }
-        let ino = node.ino;
+        let (ino, file) = (node.ino, node.file.clone());
+        if let Some(file) = file.as_ref().filter(|_| self.is_shared()) {
+            self.hand_over(&mut core, file);
+        }
+        self.hold_back(&core, file.as_ref());
         self.change(&mut core, |edit| edit.link(ino, dir, name.bytes()))?;
         core.changed(&[ino, dir]);
         self.hand_out(&mut core, ino)

@@ -8,6 +8,7 @@ use cairnfs_fuse::{self as fuse, Caller, Errno, Rename, RenameFlags};
 
 use super::dir::name_of;
 use super::errno::Step;
+use super::file::FileCell;
 use super::inner::{Core, Inner};
 use super::inode::Orphan;
 use super::ledger;
@@ -129,6 +130,7 @@ impl Inner {
             }
             _ => None,
         };
+        self.hold_back(&core, file.as_ref());
         let is_fewer = removed.as_ref().is_some_and(|removed| removed.was_last);
         let files = self.count_files(&mut edited.group, -i64::from(is_fewer));
         self.commit(&mut core, edited)?;
@@ -139,6 +141,19 @@ impl Inner {
             self.lost_name(&mut core, &removed, doomed, dropped, now);
         }
         Ok(())
+    }
+
+    /// The operation that is about to be carried out names a file that others cannot read yet.
+    pub(super) fn hold_back(&self, core: &Core, file: Option<&Arc<FileCell>>) {
+        if let (Some(shared), Some(file)) = (self.shared(), file) {
+            let is_changed = {
+                let state = self.lock(file);
+                state.is_changed && !state.is_orphan
+            };
+            if is_changed {
+                shared.hold_back(core.next_dot(), file);
+            }
+        }
     }
 
     /// What a name in a directory leads to; `ENOTDIR` if it is none.

@@ -102,6 +102,13 @@ impl Edit<'_> {
         self.put(Key::Entry(dir, shown.name.clone()), vec![entry])?;
         self.put(Key::Attrs(ino), vec![Value::Attrs(attrs)])?;
         self.put(Key::Content(ino), vec![Value::Content(content)])?;
+        // Access control lists are among them: without them the mode would mean something else.
+        for name in self.view()?.xattrs(shown.ino)? {
+            let row = self.work.siblings(&Key::Xattr(shown.ino, name.clone()))?;
+            if let Some(value) = row::xattr(&row).cloned() {
+                self.put(Key::Xattr(ino, name), vec![Value::Xattr(value)])?;
+            }
+        }
         let mark = Name::xattr(CONFLICT_XATTR).map_err(OpError::Invalid)?;
         let of = Bytes::copy_from_slice(shown.base.bytes());
         self.put(Key::Xattr(ino, mark), vec![Value::Xattr(self.field(of))])

@@ -28,15 +28,20 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use bytes::Bytes;
 use cairnfs_fuse::kernel::Notice;
 use tokio::sync::{Notify, watch};
+use tokio::time::{Duration, Instant};
 
 use super::VfsError;
 use super::errno::Step;
+use super::file::{FileCell, Totals};
 use super::inner::Inner;
 use crate::base::PeerId;
 use crate::crypto::EpochKey;
 use crate::crypto::sign::SigningKey;
 use crate::feeds::{Ahead, Claim, Feed, Inbox};
 use crate::namespace::WriterId;
+
+/// How long an operation waits for a file's content: where the pool takes nothing, others learn of the name alone.
+const HELD_MAX: Duration = Duration::from_secs(10);
 
 /// What a proof of membership allows a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +175,14 @@ pub(super) struct Shared {
     /// Counts how often feeds grew.
     grown: watch::Sender<u64>,
     watcher: OnceLock<Watcher>,
+    /// Operations that give files another name, by their first dots: they wait until the files are described.
+    gates: Mutex<BTreeMap<u64, Gate>>,
+}
+
+/// What an operation waits for before it enters the feed, and all after it.
+struct Gate {
+    file: Arc<FileCell>,
+    since: Instant,
 }
 
 impl fmt::Debug for Shared {
@@ -192,11 +205,33 @@ impl Shared {
             outgoing: Notify::new(),
             grown: watch::Sender::new(0),
             watcher: OnceLock::new(),
+            gates: Mutex::default(),
         }
     }
 
     pub(super) fn feeds(&self) -> MutexGuard<'_, Feeds> {
         self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An operation gives another name to a file whose content others cannot have yet: they would see an empty
+    /// one, or an old one. It enters the feed together with the content.
+    pub(super) fn hold_back(&self, first: u64, file: &Arc<FileCell>) {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let gate = Gate {
+            file: Arc::clone(file),
+            since: Instant::now(),
+        };
+        gates.insert(first, gate);
+    }
+
+    /// The first operation that still waits; `totals` are those of all files.
+    fn held_back(&self, totals: &Totals) -> Option<u64> {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.retain(|_, gate| {
+            let state = gate.file.lock(totals);
+            state.is_changed && !state.is_orphan && gate.since.elapsed() < HELD_MAX
+        });
+        gates.keys().next().copied()
     }
 
     fn has_grown(&self) {

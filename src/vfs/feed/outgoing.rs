@@ -15,6 +15,8 @@ use crate::vfs::inner::Inner;
 const TURN_BYTES: usize = 192 << 10;
 /// Between turns, so that many operations share one write of the journal.
 const PAUSE: Duration = Duration::from_millis(5);
+/// How often it is looked whether something that is held back need wait no longer.
+const HELD: Duration = Duration::from_secs(2);
 /// After an error.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -51,6 +53,7 @@ impl Inner {
                         biased;
                         () = self.stop.cancelled() => return,
                         () = shared.outgoing.notified() => {}
+                        () = sleep(HELD) => {}
                     }
                     continue;
                 }
@@ -101,7 +104,10 @@ impl Inner {
         let Some((epoch, key)) = shared.share.epochs.last_key_value() else {
             return Ok(0);
         };
-        let waiting = store::outgoing(&self.volume, TURN_BYTES)?;
+        let mut waiting = store::outgoing(&self.volume, TURN_BYTES)?;
+        if let Some(held) = shared.held_back(&self.totals) {
+            waiting.retain(|(first, _)| *first < held);
+        }
         if waiting.is_empty() {
             return Ok(0);
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairnfs_fuse::kernel::Notice;
 use futures::FutureExt;
+use tokio::time::Duration;
 
 use super::{Rights, Shared, store};
 use crate::base::{Class, Classify, PeerId, wire};
@@ -25,6 +26,8 @@ use crate::vfs::inner::Inner;
 
 /// Turns after which the own feed is found to run away: somebody writes faster than is sealed.
 const TURNS_MAX: usize = 1000;
+/// Between them.
+const TURN: Duration = Duration::from_millis(15);
 /// Longest sealed place.
 const PLACE_MAX_BYTES: usize = 256;
 
@@ -102,7 +105,7 @@ impl Inner {
         self: &Arc<Self>,
         shared: &Shared,
     ) -> Result<(VolumeSnapshot, Vec<Signed<Link>>, Hlc), PointError> {
-        for _ in 0..TURNS_MAX {
+        for turn in 0..TURNS_MAX {
             let inner = Arc::clone(self);
             let sealed = self
                 .blocks
@@ -111,6 +114,9 @@ impl Inner {
                 .run(move || inner.seal_rest())
                 .await;
             sealed?;
+            if turn > 0 {
+                tokio::time::sleep(TURN).await;
+            }
             let feeds = shared.feeds();
             let _core = self.core();
             let version = state::version(&self.rows()).map_err(CheckpointFailure::from)?;

@@ -153,3 +153,25 @@ async fn a_description_that_comes_late_takes_nothing_away() {
         assert_eq!(starts, [b"one\0", b"two!"], "{:?}", tree.keys());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_renamed_over_another_is_never_seen_without_its_content() {
+    let team = Team::new(2, 12).await;
+    let (one, two) = (Hand(team.vfs(0)), Hand(team.vfs(1)));
+    team.gather().await;
+    let text = |round: u8| vec![round; 300_000];
+    one.write("file", 0, &text(0)).await.unwrap();
+    team.settle().await;
+    for round in 1..6 {
+        one.write("file.new", 0, &text(round)).await.unwrap();
+        one.rename("file.new", "file").await.unwrap();
+        for _ in 0..200 {
+            team.tell(0, 1).await;
+            let seen = two.read("file").await.unwrap();
+            assert!(seen == text(round - 1) || seen == text(round));
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        team.settle().await;
+        assert_eq!(two.read("file").await.unwrap(), text(round));
+    }
+}
