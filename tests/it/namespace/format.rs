@@ -148,6 +148,11 @@ fn rows() -> Vec<(&'static str, Key, Vec<Value>)> {
             vec![xattr],
         ),
         ("row-changed", Key::Changed(ino), vec![Value::Changed]),
+        (
+            "row-member",
+            Key::Member(PeerId([4; 32])),
+            vec![Value::Member(Bytes::from_static(b"proof"))],
+        ),
     ]
 }
 

@@ -3,6 +3,8 @@
 mod random;
 mod team;
 
+use cairnfs::vfs::Rights;
+use cairnfs_fuse::Errno;
 use team::{Hand, Team};
 
 #[tokio::test(start_paused = true)]
@@ -174,4 +176,66 @@ async fn a_file_that_is_renamed_over_another_is_never_seen_without_its_content()
         team.settle().await;
         assert_eq!(two.read("file").await.unwrap(), text(round));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_may_only_read_sees_all_and_writes_nothing() {
+    let mut team = Team::new(2, 13).await;
+    team.shut(1).await;
+    team.set_rights(1, Rights::Read);
+    team.open(1).await;
+    team.gather().await;
+    let (one, two) = (Hand(team.vfs(0)), Hand(team.vfs(1)));
+    one.mkdir("dir").await.unwrap();
+    one.write("dir/file", 0, b"text").await.unwrap();
+    team.settle().await;
+    assert_eq!(two.read("dir/file").await.unwrap(), b"text");
+    assert_eq!(two.mkdir("other").await, Err(Errno::EROFS));
+    assert_eq!(two.unlink("dir/file").await, Err(Errno::EROFS));
+    assert_eq!(two.write("new", 0, b"text").await, Err(Errno::EROFS));
+    team.settle().await;
+    team.tree().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_who_comes_late_takes_a_checkpoint() {
+    let mut team = Team::new(2, 14).await;
+    team.gather().await;
+    {
+        let one = Hand(team.vfs(0));
+        one.mkdir("dir").await.unwrap();
+        for number in 0..30 {
+            let path = format!("dir/{number}");
+            one.write(&path, 0, &vec![number; 20_000]).await.unwrap();
+        }
+    }
+    team.vfs(0).sync().await.unwrap();
+    let first = team.vfs(0).make_point().await.unwrap();
+    let upto = team.vfs(0).point();
+    Hand(team.vfs(0)).unlink("dir/7").await.unwrap();
+    team.vfs(0).sync().await.unwrap();
+    let record = team.vfs(0).make_point().await.unwrap();
+    // What the first one says is in no feed any more.
+    assert!(team.vfs(0).drop_deltas(&upto).unwrap() > 0);
+    team.tell(0, 1).await;
+    assert!(Hand(team.vfs(1)).find("dir").await.is_err());
+    assert!(team.vfs(1).join_point(&record).await.unwrap());
+    assert!(!team.vfs(1).join_point(&first).await.unwrap());
+    assert!(!team.vfs(1).join_point(&record).await.unwrap());
+    assert_eq!(
+        Hand(team.vfs(1)).read("dir/8").await.unwrap(),
+        vec![8; 20_000]
+    );
+    assert!(Hand(team.vfs(1)).find("dir/7").await.is_err());
+    // From there on deltas do, in both directions, also after power was lost.
+    Hand(team.vfs(0)).write("dir/8", 0, b"one").await.unwrap();
+    Hand(team.vfs(1)).write("dir/9", 0, b"two").await.unwrap();
+    team.settle().await;
+    team.crash(1).await;
+    Hand(team.vfs(0)).write("more", 0, b"more").await.unwrap();
+    team.settle().await;
+    let tree = team.tree().await;
+    assert_eq!(&tree["dir/8"].content[..3], b"one");
+    assert_eq!(&tree["dir/9"].content[..3], b"two");
+    assert_eq!(tree["more"].content, b"more");
 }
