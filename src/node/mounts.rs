@@ -30,6 +30,8 @@ use crate::vfs::{self, Vfs, VfsError, VfsOptions, VfsParts, VolumeIdentity};
 const UMOUNT_PATIENCE: Duration = Duration::from_secs(2);
 /// The same when the peer ends.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(4);
+/// How long the other members of a volume may take to get what was written last.
+const GOODBYE: Duration = Duration::from_millis(1500);
 /// How long a detached mount may take to end, and to be closed.
 const DETACH_GRACE: Duration = Duration::from_secs(2);
 
@@ -64,6 +66,7 @@ impl OpenVolume {
         let close = async {
             let sharer = self.sharer().take();
             if let Some(sharer) = sharer {
+                self.say_goodbye(&sharer).await;
                 sharer.stop().await;
             }
             if let Err(error) = self.vfs.close().await {
@@ -77,6 +80,26 @@ impl OpenVolume {
         self.sharer
             .lock()
             .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// The others get what was written last, as far as that is a matter of moments: this machine may be gone for
+    /// long.
+    async fn say_goodbye(&self, sharer: &Sharer) {
+        if self.vfs.is_reader() || sharer.status().connected == 0 {
+            return;
+        }
+        let goodbye = async {
+            if let Err(error) = self.vfs.sync().await {
+                tracing::debug!("not everything is in the pool: {error}");
+            }
+            sharer.compare().await
+        };
+        if tokio::time::timeout(GOODBYE, goodbye).await.is_err() {
+            tracing::info!(
+                "the volume `{}`: others get the rest of what was written when it is mounted again",
+                self.name
+            );
+        }
     }
 
     /// Brings everything that was written into blocks, and, where others take part, into a checkpoint that they

@@ -54,7 +54,8 @@ impl Node {
     pub(super) fn share_of(&self, record: &Record) -> Option<VolumeShare> {
         let keys = record.share_keys()?;
         let device = self.identity().device.clone();
-        let is_guest = keys.owner != self.own();
+        let is_awaited = record.share.as_ref().is_some_and(|share| share.is_awaited);
+        let is_guest = is_awaited || keys.owner != self.own();
         let clock = self.0.clock.clone();
         Some(share_of(record.id, keys, is_guest, device, move || {
             clock.now_ms()

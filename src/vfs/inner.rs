@@ -131,6 +131,7 @@ impl Inner {
     #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         identity: VolumeIdentity,
+        incarnation: u64,
         shared: Option<Shared>,
         blocks: Blocks,
         volume: Volume,
@@ -143,7 +144,7 @@ impl Inner {
     ) -> Result<Inner, namespace::StateError> {
         let writer = WriterId {
             peer: identity.peer,
-            incarnation: 0,
+            incarnation,
         };
         let row_cache = RowCache::new(u64::from_le_bytes(entropy.array()));
         let seen = {

@@ -25,8 +25,26 @@ const MOMENT: &[u8] = b"moment";
 const MOMENT_AHEAD: u64 = 10_000 << 16;
 /// Rows read at once.
 const PAGE: usize = 1024;
+/// The row with the number of this life of the device as a writer.
+const INCARNATION: &[u8] = b"incarnation";
 /// Mode of a new volume's top directory.
 const ROOT_MODE: u16 = 0o755;
+
+/// Which of its lives as a writer this is. Where a volume that others made is opened anew, this device may
+/// have written to it in an earlier life, of which nothing is left here: so it begins another one.
+fn incarnation(volume: &Volume, is_guest: bool, now_ms: u64) -> Result<u64, VfsError> {
+    if let Some(row) = volume.get(OWN, INCARNATION)? {
+        let bytes = row[..].try_into();
+        let number = bytes.map_err(|_| unready("which life of this device it is is damaged"))?;
+        return Ok(u64::from_be_bytes(number));
+    }
+    let is_empty = volume.get(OWN, MOMENT)?.is_none();
+    let number = if is_guest && is_empty { now_ms } else { 0 };
+    let mut group = Group::new();
+    group.put(OWN, INCARNATION, &number.to_be_bytes());
+    volume.apply(&group)?;
+    Ok(number)
+}
 
 fn unready(why: &str) -> VfsError {
     VfsError::Unready(why.to_owned())
@@ -86,12 +104,15 @@ impl Inner {
             .last()
             .and_then(|(key, _)| key.as_ref().try_into().ok());
         let next_dropped = last_dropped.map_or(1, |key| u64::from_be_bytes(key) + 1);
+        let is_guest = share.as_ref().is_some_and(|share| share.is_guest);
+        let incarnation = incarnation(&volume, is_guest, clock.now_ms())?;
         let shared = match share {
             Some(share) => Some(Shared::new(share, feed_ends(&volume)?)),
             None => None,
         };
         let inner = Inner::new(
             identity,
+            incarnation,
             shared,
             blocks,
             volume,
