@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cairnfs::base::ByteSize;
 use cairnfs::config::Quota;
@@ -506,8 +506,8 @@ fn both_versions_of_a_file_stay_and_one_says_so() {
     let copy = format!("dir/{}", copy.unwrap());
     for member in [a, b] {
         let mut of = [0; 64];
-        let said = || rustix::fs::getxattr(member.path(&copy), "user.cairn.conflict", &mut of[..]);
-        let len = said().unwrap();
+        let mark = "user.cairn.conflict";
+        let len = rustix::fs::getxattr(member.path(&copy), mark, &mut of).unwrap();
         assert_eq!(&of[..len], b"report.txt");
     }
     // It is a file as any other.
@@ -519,7 +519,9 @@ fn both_versions_of_a_file_stay_and_one_says_so() {
 /// Reads a file over and over until it is told to stop; how many versions it saw.
 fn read_always(path: &Path, is_done: &AtomicBool) -> usize {
     let mut versions = BTreeSet::new();
-    while !is_done.load(Ordering::Relaxed) {
+    let begun = Instant::now();
+    // The time ends it where the writer failed.
+    while !is_done.load(Ordering::Relaxed) && begun.elapsed() < 2 * LONG {
         let found = std::fs::read(path).expect("it is never absent");
         let (word, _) = found.split_first_chunk().expect("it is never empty");
         let version = u64::from_le_bytes(*word);
@@ -554,9 +556,8 @@ fn a_replaced_file_is_old_or_new_on_every_machine() {
     let count = scaled(200) as u64;
     a.write("file", body(0, len_of(0)));
     b.wait_reads("file", body(0, len_of(0)));
-    let is_done = AtomicBool::new(false);
+    let (path, is_done) = (b.path("file"), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        let path = b.path("file");
         let reader = scope.spawn(|| read_always(&path, &is_done));
         for version in 1..=count {
             let mut file = File::create(a.path("new")).unwrap();

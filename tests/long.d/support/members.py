@@ -169,6 +169,11 @@ class Members:
         wait_until(lambda: len({member.files() for member in among}) == 1, "the same number of files everywhere", seconds)
         return among[0].files()
 
+    def counts(self, tree):
+        """Whether each counts as many files as a tree without hard links has; what they count."""
+        found = [member.files() for member in self.all]
+        return set(found) == {len(tree)}, f"{found}, there are {len(tree)}"
+
     def wait_equal(self, among=None, seconds=LONG, times=True):
         """Waits until these show the same tree: what they still disagree about in the end, the tree of the
         first one, and the seconds."""

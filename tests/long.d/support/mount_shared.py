@@ -13,6 +13,7 @@ from measure import cpu_of
 from members import Members, cpu_rates, python
 from mounts import WORK, Report, command, guard, judged, wait_until
 from shared_conflicts import partition
+from shared_storm import storm
 from trees import differences, listing, source_tree
 
 # What a machine takes of a core when nothing happens, at most: above what `tests/long idle` demands,
@@ -264,6 +265,9 @@ def away(members, args, report):
     wait_until(lambda: all((member.dir / "after").exists() for member in members.all), "what it writes after its return arrives")
 
     def write_some(label, count):
+        # Made by one: what two make at once is tried by `partition`.
+        (first.dir / label).mkdir()
+        wait_until(lambda: (second.dir / label).exists(), "the directory arrives")
         writers = [python(WRITER, member.dir / label, f"w{member.number}", count // 2, size, "-") for member in (first, second)]
         for member in (first, second):
             for at in range(0, count // 2, 10):
@@ -383,7 +387,7 @@ def git(members, args, report):
     report.check("rsync: nothing is left to do on the third", not said.strip(), said.strip()[:200])
 
 
-PARTS = {"delay": delay, "partition": partition, "many": many, "away": away, "git": git}
+PARTS = {"delay": delay, "partition": partition, "many": many, "away": away, "git": git, "storm": storm}
 
 
 def main():
@@ -397,6 +401,7 @@ def main():
     parser.add_argument("--away", type=int, default=5000, help="files that are written while one is away")
     parser.add_argument("--seconds", type=float, default=4.0, help="of writing before a kill")
     parser.add_argument("--cuts", default="5,45", help="seconds that the links are down, for each round")
+    parser.add_argument("--storm", type=float, default=30.0, help="seconds of each storm")
     parser.add_argument("--turns", type=int, default=20, help="pushes of git")
     parser.add_argument("--git-files", type=int, default=600)
     parser.add_argument("--seed", type=int, default=int(time.time()))

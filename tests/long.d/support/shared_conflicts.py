@@ -97,6 +97,15 @@ def is_marked(path):
     return "user.cairn.conflict" in os.listxattr(path) and os.getxattr(path, "user.cairn.conflict").decode() == path.name.split(".conflict-")[0]
 
 
+def rate(place, count=1500):
+    """New files per second of the last ones, when there are many."""
+    for at in range(count):
+        if at == count - 200:
+            begun = time.monotonic()
+        (place / f"more-{at:05}").write_bytes(b"x")
+    return 200 / (time.monotonic() - begun)
+
+
 def find(tree):
     """Digests of all contents of a tree."""
     return {cell for row in tree.values() for cell in row if isinstance(cell, str)}
@@ -146,7 +155,10 @@ def partition(members, args, report):
             member.remount()
             wrong = differences(before, listing(member.dir))
             report.check(f"{title}: mounted again machine {member.number} shows the same", not wrong, wrong)
+        merged, plain = rate(first.dir / top / "names/dir-0"), rate(first.dir / top / "edits")
+        report.check(f"{title}: a directory that both made takes files as any other", merged >= plain / 2, f"{merged:.0f} per s, another one {plain:.0f} (target: not below the half)")
         # All of it can be removed, from wherever.
         shutil.rmtree(members.all[number % 3].dir / top)
         wrong, tree, _ = members.wait_equal()
         report.check(f"{title}: removed on one it is gone everywhere", not wrong and set(tree) == {"."}, wrong or f"{sorted(tree)[:5]}")
+        report.check(f"{title}: df -i counts what is there", *members.counts(tree))
