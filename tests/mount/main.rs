@@ -15,6 +15,7 @@ mod fstab;
 mod home;
 mod mounted;
 mod semantics;
+mod shared;
 #[path = "../it/support.rs"]
 #[allow(dead_code)]
 mod support;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Every test named in `docs/SEMANTICS.md` is there, and every test of this folder is named.
+/// Every test named in `docs/SEMANTICS.md` is there, and every test of this folder and of `shared` is named.
 #[test]
 fn every_promise_names_its_test() {
     let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| ".".into());
@@ -19,8 +19,10 @@ fn every_promise_names_its_test() {
         named.extend(tests.filter(|test| test.contains("::")).map(str::to_owned));
     }
     let mut there = BTreeSet::new();
-    for entry in std::fs::read_dir(root.join("tests/mount/semantics")).unwrap() {
-        let path = entry.unwrap().path();
+    let folder = std::fs::read_dir(root.join("tests/mount/semantics")).unwrap();
+    let mut paths: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
+    paths.push(root.join("tests/mount/shared.rs"));
+    for path in paths {
         let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
         if module == "mod" || module == "document" {
             continue;

@@ -1,0 +1,577 @@
+//! What several machines that mount one volume see of one another: real peers, each with a mount of its own.
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use cairnfs::base::ByteSize;
+use cairnfs::config::Quota;
+use rustix::fs::XattrFlags;
+
+use crate::home::mounts_below;
+use crate::support::{Node, cairn, edit_config, line, run, scaled, wait_until};
+
+/// Long enough for any machine; what is waited for takes some hundredths of a second.
+const LONG: Duration = Duration::from_secs(30);
+
+/// One machine.
+struct Member {
+    data: PathBuf,
+    place: PathBuf,
+    log: PathBuf,
+    node: Option<Node>,
+}
+
+impl Member {
+    fn start(&mut self) {
+        self.node = Some(Node::start(&self.data, &self.log));
+    }
+
+    fn mount(&self) {
+        run(
+            cairn(&self.data).args(["mount", "photos"]).arg(&self.place),
+            0,
+        );
+    }
+
+    /// It goes, with its mount.
+    fn stop(&mut self) {
+        self.node.take().unwrap().stop();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.join(name)
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), content).unwrap();
+    }
+
+    /// Waits until it reads this under a name.
+    fn wait_reads(&self, name: &str, content: impl AsRef<[u8]>) {
+        let what = format!("{} has its content", self.path(name).display());
+        wait_until(&what, LONG, || {
+            std::fs::read(self.path(name)).is_ok_and(|found| found == content.as_ref())
+        });
+    }
+
+    /// Waits until a directory has these entries.
+    fn wait_lists(&self, name: &str, wanted: &[&str]) {
+        let what = format!("{} lists {wanted:?}", self.path(name).display());
+        let wanted: BTreeSet<String> = wanted.iter().map(|&name| name.to_owned()).collect();
+        wait_until(&what, LONG, || names(&self.path(name)) == wanted);
+    }
+}
+
+fn names(dir: &Path) -> BTreeSet<String> {
+    let listed = std::fs::read_dir(dir).unwrap();
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
+    listed
+        .map(|entry| name(entry).into_string().unwrap())
+        .collect()
+}
+
+/// Machines with one volume; nothing is mounted and no peer runs after it.
+struct Members {
+    dir: tempfile::TempDir,
+    all: Vec<Member>,
+}
+
+impl Members {
+    /// With a volume that the first one made, mounted everywhere; each of the others has opened it with these
+    /// flags of its ticket. None, loudly, where nothing can be mounted.
+    fn new(others: &[&[&str]]) -> Option<Members> {
+        let is_root = rustix::process::geteuid().is_root();
+        let has_device = Path::new("/dev/fuse").exists();
+        if !is_root || !has_device {
+            eprintln!("SKIPPED: mounting needs root ({is_root}) and /dev/fuse ({has_device})");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut all = Vec::new();
+        for number in 0..=others.len() {
+            let path = |name: &str| dir.path().join(format!("{name}-{number}"));
+            let member = Member {
+                data: path("data"),
+                place: path("mnt"),
+                log: path("log"),
+                node: None,
+            };
+            std::fs::create_dir(&member.place).unwrap();
+            // Whoever comes back is looked for where it was.
+            let ports = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+            let [tcp, udp, bulk] = ports.map(|port| port.local_addr().unwrap());
+            edit_config(&member.data, |config| {
+                config.storage.quota = Quota::Bytes(ByteSize::gib(1));
+                config.storage.reserve_free = ByteSize(0);
+                config.network.mdns = false;
+                config.network.listen = [
+                    format!("/ip4/127.0.0.1/tcp/{}", tcp.port()),
+                    format!("/ip4/127.0.0.1/udp/{}/quic-v1", udp.port()),
+                ]
+                .map(|address| address.parse().unwrap())
+                .into();
+                config.network.bulk_listen = vec![bulk];
+            });
+            all.push(member);
+        }
+        let mut members = Members { dir, all };
+        for member in &mut members.all {
+            member.start();
+        }
+        let first = &members.all[0];
+        // So that each has all that the other wrote.
+        let create = ["volume", "create", "photos", "--redundancy", "1+1"];
+        run(cairn(&first.data).args(create), 0);
+        first.mount();
+        for (member, flags) in members.all[1..].iter().zip(others) {
+            let mut ticket = cairn(&first.data);
+            ticket
+                .args(["-q", "volume", "ticket", "photos"])
+                .args(*flags);
+            let ticket = line(&run(&mut ticket, 0));
+            run(cairn(&member.data).args(["volume", "open", &ticket]), 0);
+            member.mount();
+        }
+        Some(members)
+    }
+
+    fn two() -> Option<Members> {
+        Members::new(&[&[]])
+    }
+
+    /// Each of two machines does something while the other is away; then both are there again.
+    fn apart(&mut self, one: impl FnOnce(&Member), other: impl FnOnce(&Member)) {
+        let [first, second] = &mut self.all[..] else {
+            panic!("two of them")
+        };
+        second.stop();
+        one(first);
+        first.stop();
+        second.start();
+        second.mount();
+        other(second);
+        first.start();
+        first.mount();
+    }
+
+    /// Waits until two machines show the same names and contents.
+    fn wait_same(&self, dir: &str) {
+        let all = |member: &Member| -> Option<Vec<(String, Vec<u8>)>> {
+            let names = names(&member.path(dir)).into_iter();
+            names
+                .map(|name| Some((name.clone(), std::fs::read(member.path(dir).join(name)).ok()?)))
+                .collect()
+        };
+        wait_until("both show the same", LONG, || {
+            let (one, other) = (all(&self.all[0]), all(&self.all[1]));
+            one.is_some() && one == other
+        });
+    }
+}
+
+impl Drop for Members {
+    fn drop(&mut self) {
+        let is_failing = std::thread::panicking();
+        for member in &mut self.all {
+            if is_failing {
+                let told = std::fs::read_to_string(&member.log).unwrap_or_default();
+                eprintln!("the log of {}:\n{told}", member.data.display());
+                member.node = None;
+            } else if let Some(node) = member.node.take() {
+                node.stop();
+            }
+        }
+        for place in mounts_below(self.dir.path()) {
+            let lazily = std::process::Command::new("umount")
+                .arg("-l")
+                .arg(place)
+                .status();
+            drop(lazily);
+        }
+    }
+}
+
+fn body(version: u64, len: usize) -> Vec<u8> {
+    version
+        .to_le_bytes()
+        .iter()
+        .copied()
+        .cycle()
+        .take(len)
+        .collect()
+}
+
+#[test]
+fn what_one_writes_the_others_read() {
+    let Some(members) = Members::new(&[&[], &[]]) else {
+        return;
+    };
+    let [a, b, c] = &members.all[..] else {
+        panic!("three of them")
+    };
+    a.write("small", "from a");
+    a.write("large", body(1, 1 << 20));
+    std::fs::create_dir_all(a.path("dir/deeper")).unwrap();
+    a.write("dir/deeper/file", "deep");
+    symlink("nowhere/at all", a.path("link")).unwrap();
+    std::fs::hard_link(a.path("small"), a.path("second")).unwrap();
+    std::fs::set_permissions(a.path("small"), PermissionsExt::from_mode(0o640)).unwrap();
+    let value = b"value".as_slice();
+    rustix::fs::setxattr(a.path("small"), "user.name", value, XattrFlags::empty()).unwrap();
+    let time = std::time::UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
+    let file = OpenOptions::new().write(true).open(a.path("small"));
+    file.unwrap().set_modified(time).unwrap();
+    a.write("last", "the last");
+    for other in [b, c] {
+        other.wait_reads("last", "the last");
+        other.wait_reads("large", body(1, 1 << 20));
+        other.wait_reads("small", "from a");
+        other.wait_reads("dir/deeper/file", "deep");
+        let target = std::fs::read_link(other.path("link")).unwrap();
+        assert_eq!(target, Path::new("nowhere/at all"));
+        wait_until("its attributes arrive", LONG, || {
+            let found = std::fs::metadata(other.path("small")).unwrap();
+            found.modified().unwrap() == time && found.nlink() == 2 && found.mode() & 0o777 == 0o640
+        });
+        let second = std::fs::metadata(other.path("second")).unwrap();
+        let first = std::fs::metadata(other.path("small")).unwrap();
+        assert_eq!(first.ino(), second.ino());
+        let mut found = [0; 16];
+        let len = rustix::fs::getxattr(other.path("small"), "user.name", &mut found).unwrap();
+        assert_eq!(&found[..len], value);
+    }
+    // And the other way round, in what another made.
+    b.write("dir/of-b", "from b");
+    c.write("dir/deeper/of-c", "from c");
+    a.wait_reads("dir/of-b", "from b");
+    a.wait_reads("dir/deeper/of-c", "from c");
+    c.wait_reads("dir/of-b", "from b");
+    let mut appended = OpenOptions::new()
+        .append(true)
+        .open(b.path("small"))
+        .unwrap();
+    appended.write_all(b", and b").unwrap();
+    drop(appended);
+    a.wait_reads("second", "from a, and b");
+    c.wait_reads("small", "from a, and b");
+}
+
+#[test]
+fn a_removed_file_stays_readable_for_its_holder() {
+    let Some(members) = Members::two() else {
+        return;
+    };
+    let [a, b] = &members.all[..] else {
+        panic!("two of them")
+    };
+    for (name, len) in [("small", 100), ("large", 1 << 20)] {
+        a.write(name, body(7, len));
+        b.wait_reads(name, body(7, len));
+        let mut held = File::open(b.path(name)).unwrap();
+        std::fs::remove_file(a.path(name)).unwrap();
+        wait_until("the name is gone", LONG, || !b.path(name).exists());
+        let mut found = Vec::new();
+        held.read_to_end(&mut found).unwrap();
+        assert!(found == body(7, len), "{name}");
+        assert_eq!(held.metadata().unwrap().nlink(), 0);
+        // Nothing of it comes back, and its name is free.
+        a.write(name, "another");
+        b.wait_reads(name, "another");
+        held.rewind().unwrap();
+        found.clear();
+        held.read_to_end(&mut found).unwrap();
+        assert!(found == body(7, len), "{name}");
+    }
+}
+
+#[test]
+fn open_files_show_what_others_wrote() {
+    let Some(members) = Members::two() else {
+        return;
+    };
+    let [a, b] = &members.all[..] else {
+        panic!("two of them")
+    };
+    for len in [3000, 1 << 20] {
+        a.write("file", body(0, len));
+        b.wait_reads("file", body(0, len));
+        let held = File::open(b.path("file")).unwrap();
+        let all = || {
+            let mut found = vec![0; held.metadata().unwrap().len() as usize];
+            held.read_exact_at(&mut found, 0).map(|()| found)
+        };
+        assert!(all().unwrap() == body(0, len));
+        // In place, by less, by more.
+        for (version, len) in [(1, len), (2, len / 2), (3, len + 5000)] {
+            a.write("file", body(version, len));
+            wait_until("the open file shows it", LONG, || {
+                all().is_ok_and(|found| found == body(version, len))
+            });
+        }
+        // A part of it, in the middle.
+        let part = OpenOptions::new().write(true).open(a.path("file")).unwrap();
+        part.write_all_at(b"PART", 1500).unwrap();
+        drop(part);
+        let mut wanted = body(3, len + 5000);
+        wanted[1500..1504].copy_from_slice(b"PART");
+        wait_until("the open file shows the part", LONG, || {
+            all().is_ok_and(|found| found == wanted)
+        });
+    }
+}
+
+#[test]
+fn cached_names_and_listings_are_renewed() {
+    let Some(members) = Members::two() else {
+        return;
+    };
+    let [a, b] = &members.all[..] else {
+        panic!("two of them")
+    };
+    std::fs::create_dir(a.path("dir")).unwrap();
+    a.write("dir/one", "1");
+    a.write("dir/two", "2");
+    b.wait_lists("dir", &["one", "two"]);
+    // That it is not there is remembered as well.
+    assert!(!b.path("dir/three").exists());
+    assert_eq!(names(&b.path("dir")).len(), 2);
+    a.write("dir/three", "3");
+    b.wait_lists("dir", &["one", "three", "two"]);
+    b.wait_reads("dir/three", "3");
+    std::fs::remove_file(a.path("dir/one")).unwrap();
+    std::fs::rename(a.path("dir/two"), a.path("dir/four")).unwrap();
+    b.wait_lists("dir", &["four", "three"]);
+    assert!(!b.path("dir/one").exists() && !b.path("dir/two").exists());
+    b.wait_reads("dir/four", "2");
+    let mode = |member: &Member| std::fs::metadata(member.path("dir/four")).unwrap().mode() & 0o777;
+    assert_eq!(mode(b), 0o644);
+    std::fs::set_permissions(a.path("dir/four"), PermissionsExt::from_mode(0o600)).unwrap();
+    wait_until("the mode is renewed", LONG, || mode(b) == 0o600);
+    // A directory that moves takes its files along, and one that is removed goes.
+    std::fs::rename(a.path("dir"), a.path("moved")).unwrap();
+    b.wait_lists("", &["moved"]);
+    b.wait_lists("moved", &["four", "three"]);
+    assert!(!b.path("dir/three").exists());
+    std::fs::remove_dir_all(a.path("moved")).unwrap();
+    b.wait_lists("", &[]);
+}
+
+#[test]
+fn readers_see_everything_and_write_nothing() {
+    let Some(members) = Members::new(&[&["--read-only"], &[]]) else {
+        return;
+    };
+    let [a, reader, c] = &members.all[..] else {
+        panic!("three of them")
+    };
+    std::fs::create_dir(a.path("dir")).unwrap();
+    a.write("dir/small", "from a");
+    a.write("dir/large", body(3, 1 << 20));
+    reader.wait_reads("dir/small", "from a");
+    reader.wait_reads("dir/large", body(3, 1 << 20));
+    c.wait_reads("dir/small", "from a");
+    c.write("dir/small", "from c");
+    reader.wait_reads("dir/small", "from c");
+    let refused = |tried: std::io::Result<()>| {
+        assert_eq!(
+            tried.unwrap_err().kind(),
+            std::io::ErrorKind::ReadOnlyFilesystem
+        );
+    };
+    refused(std::fs::write(reader.path("new"), "x"));
+    refused(std::fs::write(reader.path("dir/small"), "x"));
+    refused(std::fs::create_dir(reader.path("new")));
+    refused(std::fs::remove_file(reader.path("dir/small")));
+    refused(std::fs::rename(
+        reader.path("dir/small"),
+        reader.path("dir/other"),
+    ));
+    refused(std::fs::set_permissions(
+        reader.path("dir/small"),
+        PermissionsExt::from_mode(0o777),
+    ));
+    a.write("dir/last", "the last");
+    reader.wait_reads("dir/last", "the last");
+    assert_eq!(names(&a.path("dir")), names(&reader.path("dir")));
+}
+
+#[test]
+fn what_was_written_apart_is_all_there_afterwards() {
+    let Some(mut members) = Members::two() else {
+        return;
+    };
+    let [a, b] = &members.all[..] else {
+        panic!("two of them")
+    };
+    std::fs::create_dir_all(a.path("both/gone")).unwrap();
+    a.write("both/edited", "old");
+    a.write("both/untouched", "untouched");
+    b.wait_reads("both/untouched", "untouched");
+    b.wait_reads("both/edited", "old");
+    members.apart(
+        |a| {
+            a.write("both/of-a", "from a");
+            a.write("both/large", body(5, 1 << 20));
+            std::fs::remove_file(a.path("both/edited")).unwrap();
+            std::fs::remove_dir(a.path("both/gone")).unwrap();
+            std::fs::create_dir(a.path("both/same")).unwrap();
+            a.write("both/same/of-a", "a");
+        },
+        |b| {
+            assert!(!b.path("both/of-a").exists());
+            b.write("both/of-b", "from b");
+            b.write("both/edited", "edited");
+            b.write("both/gone/new", "new");
+            std::fs::create_dir(b.path("both/same")).unwrap();
+            b.write("both/same/of-b", "b");
+        },
+    );
+    let all = [
+        "edited",
+        "gone",
+        "large",
+        "of-a",
+        "of-b",
+        "same",
+        "untouched",
+    ];
+    for member in &members.all {
+        member.wait_lists("both", &all);
+        member.wait_reads("both/of-a", "from a");
+        member.wait_reads("both/of-b", "from b");
+        member.wait_reads("both/large", body(5, 1 << 20));
+        // An edit wins over a removal, and what is new brings its directory back.
+        member.wait_reads("both/edited", "edited");
+        member.wait_reads("both/gone/new", "new");
+        // Directories of one name are one.
+        member.wait_lists("both/same", &["of-a", "of-b"]);
+    }
+}
+
+#[test]
+fn both_versions_of_a_file_stay_and_one_says_so() {
+    let Some(mut members) = Members::two() else {
+        return;
+    };
+    let [a, b] = &members.all[..] else {
+        panic!("two of them")
+    };
+    std::fs::create_dir(a.path("dir")).unwrap();
+    a.write("dir/report.txt", "the first");
+    b.wait_reads("dir/report.txt", "the first");
+    members.apart(
+        |a| {
+            a.write("dir/report.txt", "a wrote this");
+            a.write("dir/new.txt", "new from a");
+        },
+        |b| {
+            b.write("dir/report.txt", "b wrote this");
+            b.write("dir/new.txt", "new from b");
+        },
+    );
+    let [a, b] = &members.all[..] else {
+        panic!("two of them")
+    };
+    wait_until("all four are there", LONG, || {
+        names(&a.path("dir")).len() == 4 && names(&b.path("dir")).len() == 4
+    });
+    members.wait_same("dir");
+    let found = names(&a.path("dir"));
+    for (name, stem, of_a, of_b) in [
+        (
+            "report.txt",
+            "report.conflict-",
+            "a wrote this",
+            "b wrote this",
+        ),
+        ("new.txt", "new.conflict-", "new from a", "new from b"),
+    ] {
+        // The later one has the name.
+        a.wait_reads(&format!("dir/{name}"), of_b);
+        let copy = found.iter().find(|name| name.starts_with(stem)).unwrap();
+        assert!(copy.ends_with(".txt"), "{copy}");
+        let copy = format!("dir/{copy}");
+        b.wait_reads(&copy, of_a);
+    }
+    // A copy of a file that both edited says which one.
+    let copy = found
+        .iter()
+        .find(|name| name.starts_with("report.conflict-"));
+    let copy = format!("dir/{}", copy.unwrap());
+    for member in [a, b] {
+        let mut of = [0; 64];
+        let mark = "user.cairn.conflict";
+        let len = rustix::fs::getxattr(member.path(&copy), mark, &mut of).unwrap();
+        assert_eq!(&of[..len], b"report.txt");
+    }
+    // It is a file as any other.
+    std::fs::remove_file(b.path(&copy)).unwrap();
+    wait_until("the copy is gone", LONG, || !a.path(&copy).exists());
+    a.wait_reads("dir/report.txt", "b wrote this");
+}
+
+/// Reads a file over and over until it is told to stop; how many versions it saw.
+fn read_always(path: &Path, is_done: &AtomicBool) -> usize {
+    let mut versions = BTreeSet::new();
+    let begun = Instant::now();
+    // The time ends it where the writer failed.
+    while !is_done.load(Ordering::Relaxed) && begun.elapsed() < 2 * LONG {
+        let found = std::fs::read(path).expect("it is never absent");
+        let (word, _) = found.split_first_chunk().expect("it is never empty");
+        let version = u64::from_le_bytes(*word);
+        let whole = body(version, len_of(version));
+        assert!(
+            found == whole,
+            "version {version}: {} of {} bytes",
+            found.len(),
+            whole.len()
+        );
+        versions.insert(version);
+    }
+    versions.len()
+}
+
+/// Each fourth one is large.
+fn len_of(version: u64) -> usize {
+    match version % 4 {
+        0 => 1 << 20,
+        _ => 2000 + version as usize,
+    }
+}
+
+#[test]
+fn a_replaced_file_is_old_or_new_on_every_machine() {
+    let Some(members) = Members::two() else {
+        return;
+    };
+    let [a, b] = &members.all[..] else {
+        panic!("two of them")
+    };
+    let count = scaled(200) as u64;
+    a.write("file", body(0, len_of(0)));
+    b.wait_reads("file", body(0, len_of(0)));
+    let (path, is_done) = (b.path("file"), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read_always(&path, &is_done));
+        for version in 1..=count {
+            let mut file = File::create(a.path("new")).unwrap();
+            file.write_all(&body(version, len_of(version))).unwrap();
+            // With and without what careful programs do.
+            if version % 2 == 0 {
+                file.sync_all().unwrap();
+            }
+            drop(file);
+            std::fs::rename(a.path("new"), a.path("file")).unwrap();
+        }
+        b.wait_reads("file", body(count, len_of(count)));
+        is_done.store(true, Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 1);
+    });
+    b.wait_lists("", &["file"]);
+}
