@@ -11,11 +11,12 @@ use futures::stream::Stream;
 use super::error::AdminError;
 use super::transfer::{frames_of, into_file};
 use super::types::{
-    GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
-    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo,
-    PutRequest, PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest,
-    UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest,
-    VolumeOpen, VolumeOpened, VolumeRemove, VolumeTicketRequest,
+    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
+    InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
+    Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
+    SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
+    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
+    VolumeTicketRequest,
 };
 
 /// Bytes of a body, in pieces of any size. It ends with an error if its other end broke off.
@@ -95,4 +96,8 @@ pub trait Backend: Send + Sync + 'static {
     fn umount(&self, request: UmountRequest) -> Answer<'_, Mounted>;
     /// Brings everything written before to full redundancy, and tells how far that is.
     fn sync(&self, request: SyncRequest) -> Answer<'_, ItemStream<SyncProgress>>;
+    /// What the members of mounted volumes disagreed about.
+    fn conflicts(&self, request: ConflictsRequest) -> Answer<'_, ItemStream<ConflictInfo>>;
+    /// Ends such a disagreement.
+    fn conflict_resolve(&self, request: ConflictResolve) -> Answer<'_, ConflictResolved>;
 }

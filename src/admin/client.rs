@@ -25,11 +25,12 @@ use super::query::to_query;
 use super::server::HEAD_HEADER;
 use super::socket;
 use super::types::{
-    GetRequest, Hello, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported,
-    Line, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest,
-    PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
-    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
-    VolumeOpened, VolumeRemove, VolumeTicketRequest,
+    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetRequest, Hello,
+    InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Line, LinkRequest,
+    Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
+    SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
+    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
+    VolumeTicketRequest,
 };
 
 /// How long a peer may take to greet: it answers that from memory.
@@ -293,6 +294,14 @@ impl Backend for Client {
 
     fn sync(&self, request: SyncRequest) -> Answer<'_, ItemStream<SyncProgress>> {
         self.items(format!("/v1/sync{}", to_query(&request)))
+    }
+
+    fn conflicts(&self, request: ConflictsRequest) -> Answer<'_, ItemStream<ConflictInfo>> {
+        self.items(format!("/v1/conflicts{}", to_query(&request)))
+    }
+
+    fn conflict_resolve(&self, request: ConflictResolve) -> Answer<'_, ConflictResolved> {
+        self.tell(Method::POST, "/v1/conflicts/resolve", &request)
     }
 }
 

@@ -27,9 +27,10 @@ use super::error::AdminError;
 use super::lock::DirLock;
 use super::socket;
 use super::types::{
-    GetRequest, Hello, InviteRequest, JoinRequest, KeyExportRequest, Line, LinkRequest, LsRequest,
-    MountRequest, PutRequest, SetQuota, SyncRequest, UmountRequest, VolumeCreate,
-    VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeTicketRequest,
+    ConflictResolve, ConflictsRequest, GetRequest, Hello, InviteRequest, JoinRequest,
+    KeyExportRequest, Line, LinkRequest, LsRequest, MountRequest, PutRequest, SetQuota,
+    SyncRequest, UmountRequest, VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove,
+    VolumeTicketRequest,
 };
 
 /// Header with the [`super::types::GetHead`] of a download.
@@ -223,6 +224,8 @@ fn router(shared: Shared) -> Router {
         .route("/v1/mount", post(mount))
         .route("/v1/umount", post(umount))
         .route("/v1/sync", get(sync))
+        .route("/v1/conflicts", get(conflicts))
+        .route("/v1/conflicts/resolve", post(conflict_resolve))
         .fallback(|| async {
             AdminError::usage("no such call: the peer is of another version")
                 .hint("restart the running peer with this program")
@@ -324,6 +327,15 @@ async fn umount(State(shared): State<Shared>, body: Bytes) -> Reply {
 
 async fn sync(State(shared): State<Shared>, request: QueryOf<SyncRequest>) -> Reply {
     Ok(lines(shared.backend.sync(query(request)?).await?))
+}
+
+async fn conflicts(State(shared): State<Shared>, request: QueryOf<ConflictsRequest>) -> Reply {
+    Ok(lines(shared.backend.conflicts(query(request)?).await?))
+}
+
+async fn conflict_resolve(State(shared): State<Shared>, body: Bytes) -> Reply {
+    let request = parse::<ConflictResolve>(&body)?;
+    json(shared.backend.conflict_resolve(request).await)
 }
 
 async fn stat(State(shared): State<Shared>, request: QueryOf<LinkRequest>) -> Reply {

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::error::AdminError;
 
 pub use volumes::{
-    HexPath, MountRequest, Mounted, SyncProgress, SyncRequest, UmountRequest, VolumeCreate,
-    VolumeInfo, VolumeInvited, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest, VolumeOpen,
-    VolumeOpened, VolumeRemove, VolumeShare, VolumeTicketRequest, VolumeUsage,
+    ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, HexPath,
+    MountRequest, Mounted, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
+    VolumeInvited, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened,
+    VolumeRemove, VolumeShare, VolumeTicketRequest, VolumeUsage,
 };
 
 /// What answers on the socket.

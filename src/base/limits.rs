@@ -51,6 +51,12 @@ pub const INLINE_MAX_BYTES: usize = 16 << 10;
 pub const XATTR_MAX_BYTES: usize = 64 << 10;
 /// Longest proof that a device is a member of a volume.
 pub const MEMBER_MAX_BYTES: usize = 8 << 10;
+/// Most conflicts of a volume that are told of or counted.
+pub const CONFLICTS_MAX: usize = 10_000;
+/// Most names that are looked at to find them.
+pub const CONFLICT_LOOKS_MAX: usize = 100_000;
+/// Longest glob of a rule about conflicts.
+pub const GLOB_MAX_BYTES: usize = 1024;
 /// Largest encoded delta, and largest row of a namespace.
 pub const DELTA_MAX_BYTES: usize = 4 << 20;
 /// How far ahead of a replica's clock a delta may be before it is held back.

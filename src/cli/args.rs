@@ -57,6 +57,8 @@ pub(super) enum Command {
     Umount(UmountArgs),
     /// Wait until everything written to mounted volumes is in the pool, as redundantly as its peers allow
     Sync(SyncArgs),
+    /// List what the machines that write a volume disagreed about, and end it
+    Conflicts(ConflictsArgs),
     /// Make, share, list and remove volumes
     Volume(VolumeArgs),
     /// Make a ticket with which another machine joins
@@ -153,6 +155,43 @@ pub(super) struct UmountArgs {
 pub(super) struct SyncArgs {
     /// A directory of a mounted volume [default: all mounted volumes]
     pub(super) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct ConflictsArgs {
+    /// A directory of a mounted volume [default: all mounted volumes]
+    pub(super) dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(super) command: Option<ConflictsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConflictsCommand {
+    /// End a conflict, in one step: what stays gets the name that was fought over, and the rest goes
+    Resolve(ConflictResolveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConflictResolveArgs {
+    /// Any of the paths that `cairn conflicts` lists
+    pub(super) path: PathBuf,
+    /// What stays
+    #[arg(long, value_name = "WHICH")]
+    pub(super) keep: KeepArg,
+}
+
+/// What stays of a conflict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum KeepArg {
+    /// What this machine wrote
+    Ours,
+    /// What the other machine wrote
+    Theirs,
+    /// What the path names
+    This,
+    /// Everything, under the names that are shown
+    Both,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 //! Knows peers only through `admin::Backend`, and how to start one only through [`Launch`].
 
 mod args;
+mod conflicts;
 mod devnet;
 mod failure;
 mod fstab;
@@ -163,6 +164,14 @@ async fn dispatch(cli: Cli, output: &Output, launcher: Arc<dyn Launch>) -> Resul
                 outcome = umount::sync(&paths, output, args) => outcome,
             }
         }
+        Command::Conflicts(args) => {
+            logging::start(output, LogLevel::Warn)?;
+            tokio::select! {
+                biased;
+                () = interrupt.wait() => Err(Failure::Interrupted),
+                outcome = conflicts::run(&paths, output, args) => outcome,
+            }
+        }
         Command::Config(args) => match args.command {
             ConfigCommand::Check => check_config(&paths, output),
         },
@@ -232,6 +241,7 @@ async fn ask(
         | Command::Mount(_)
         | Command::Umount(_)
         | Command::Sync(_)
+        | Command::Conflicts(_)
         | Command::Node(_)
         | Command::Devnet(_)
         | Command::Config(_)

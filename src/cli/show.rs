@@ -97,6 +97,11 @@ fn volume_text(volume: &VolumeInfo) -> String {
             ByteSize(usage.under_redundant_bytes)
         ));
     }
+    match volume.conflicts {
+        None | Some(0) => {}
+        Some(1) => text.push_str("; 1 conflict (`cairn conflicts`)"),
+        Some(count) => text.push_str(&format!("; {count} conflicts (`cairn conflicts`)")),
+    }
     text
 }
 

@@ -54,20 +54,25 @@ pub(super) async fn run(
     Ok(())
 }
 
+/// The running peer: without one nothing is mounted.
+pub(super) async fn serving(paths: &Paths) -> Result<Client, AdminError> {
+    match Client::connect(&paths.data_dir).await {
+        Ok(client) => Ok(client),
+        Err(ConnectError::NoPeer) => {
+            let error = AdminError::missing("no peer is running here, so no volume is mounted");
+            Err(error.hint("`cairn mount DIR` mounts one"))
+        }
+        Err(error) => Err(AdminError::failed(error.to_string())),
+    }
+}
+
 /// Waits until what was written is as safe as it shall be.
 pub(super) async fn sync(paths: &Paths, output: &Output, args: &SyncArgs) -> Done {
     let dir_hex = match &args.dir {
         Some(dir) => Some(HexPath::new(&absolute(dir)?)),
         None => None,
     };
-    let client = match Client::connect(&paths.data_dir).await {
-        Ok(client) => client,
-        Err(ConnectError::NoPeer) => {
-            let error = AdminError::missing("no peer is running here, so no volume is mounted");
-            return Err(error.hint("`cairn mount DIR` mounts one").into());
-        }
-        Err(error) => return Err(AdminError::failed(error.to_string()).into()),
-    };
+    let client = serving(paths).await?;
     let mut lines = client.sync(SyncRequest { dir_hex }).await?;
     let bar = Progress::new(output, "syncing", Some(0));
     let mut total = 0;

@@ -3,6 +3,7 @@
 //! Owns the schema of `config.toml`: every key with its default, unit and sentence stands once,
 //! in [`schema`]. Knows nothing of how an option is carried out.
 
+mod conflict;
 pub mod edit;
 pub mod paths;
 mod problem;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use crate::base::{ByteSize, EcProfile, PeerId};
 
+pub use conflict::{ConflictRule, KeepWhich};
 pub use edit::{EditError, create_if_absent, set_quota};
 pub use paths::{Environment, Paths};
 pub use problem::{ConfigError, Problem, Problems};
@@ -112,6 +114,8 @@ pub struct Mount {
     pub dirty_max: ByteSize,
     /// How long a read waits for missing shards before it fails.
     pub read_timeout: Duration,
+    /// What becomes of contents of one file that were written at the same time: the first rule that matches counts.
+    pub conflict: Vec<ConflictRule>,
 }
 
 /// `[cache]`
@@ -202,6 +206,7 @@ impl Default for Mount {
             commit_interval: Duration::from_secs(1),
             dirty_max: ByteSize::mib(256),
             read_timeout: Duration::from_secs(30),
+            conflict: Vec::new(),
         }
     }
 }

@@ -186,7 +186,7 @@ impl Durability {
 }
 
 /// The name under which `value` stands in a list of all.
-fn named<T: Copy + PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {
+pub(super) fn named<T: Copy + PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {
     names
         .iter()
         .find(|(_, known)| *known == value)
@@ -204,7 +204,7 @@ pub(super) trait Setting: Sized {
     fn show(&self) -> String;
 }
 
-fn describe(value: &DeValue<'_>) -> String {
+pub(super) fn describe(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("the string \"{text}\""),
         DeValue::Integer(number) => format!("the number {number}"),
@@ -216,7 +216,11 @@ fn describe(value: &DeValue<'_>) -> String {
     }
 }
 
-fn wrong_kind<T>(value: &Spanned<DeValue<'_>>, wanted: &str, sink: &mut Sink<'_>) -> Option<T> {
+pub(super) fn wrong_kind<T>(
+    value: &Spanned<DeValue<'_>>,
+    wanted: &str,
+    sink: &mut Sink<'_>,
+) -> Option<T> {
     let found = describe(value.get_ref());
     sink.push((
         value.span().start,
@@ -231,7 +235,7 @@ fn integer(value: &DeValue<'_>) -> Option<u64> {
 }
 
 /// Reads a string with `parse`, or says into `sink` what is wrong with it.
-fn parsed<T, E: fmt::Display>(
+pub(super) fn parsed<T, E: fmt::Display>(
     value: &Spanned<DeValue<'_>>,
     wanted: &str,
     sink: &mut Sink<'_>,
@@ -250,7 +254,7 @@ fn parsed<T, E: fmt::Display>(
 }
 
 /// Reads one of a few names.
-fn one_of<T: Copy>(
+pub(super) fn one_of<T: Copy>(
     value: &Spanned<DeValue<'_>>,
     known: &[(&'static str, T)],
     sink: &mut Sink<'_>,

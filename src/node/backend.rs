@@ -8,11 +8,12 @@ use futures::stream;
 use super::catalogue::{Entry, PUTS};
 use super::{Node, quota, show};
 use crate::admin::types::{
-    GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
-    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo,
-    PutRequest, PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest,
-    UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest,
-    VolumeOpen, VolumeOpened, VolumeRemove, VolumeTicketRequest,
+    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
+    InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
+    Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
+    SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
+    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
+    VolumeTicketRequest,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
 use crate::base::{ByteSize, EcProfile};
@@ -112,6 +113,14 @@ impl Backend for Node {
 
     fn sync(&self, request: SyncRequest) -> Answer<'_, ItemStream<SyncProgress>> {
         Box::pin(self.sync_volumes(request))
+    }
+
+    fn conflicts(&self, request: ConflictsRequest) -> Answer<'_, ItemStream<ConflictInfo>> {
+        Box::pin(self.list_conflicts(request))
+    }
+
+    fn conflict_resolve(&self, request: ConflictResolve) -> Answer<'_, ConflictResolved> {
+        Box::pin(self.end_conflict(request))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Volumes that are open, and where they are mounted: from `mount` to `umount`, whoever unmounts.
 
+mod conflicts;
 mod list;
 mod sync;
 
@@ -21,10 +22,10 @@ use super::volumes::{DEFAULT_NAME, Record, VolumesError, check_name};
 use crate::admin::AdminError;
 use crate::admin::types::{HexPath, MountRequest, Mounted, UmountRequest, VolumeUsage};
 use crate::base::EcProfile;
-use crate::config::{Config, Durability};
+use crate::config::{Config, Durability, KeepWhich};
 use crate::crypto::ConvergenceSecret;
 use crate::share::Sharer;
-use crate::vfs::{self, Vfs, VfsError, VfsOptions, VfsParts, VolumeIdentity};
+use crate::vfs::{self, ConflictRules, Vfs, VfsError, VfsOptions, VfsParts, VolumeIdentity};
 
 /// How long an unmount is tried while the mount is in use.
 const UMOUNT_PATIENCE: Duration = Duration::from_secs(2);
@@ -226,9 +227,13 @@ async fn blocking<T: Send + 'static>(
     done.map_err(|panic| AdminError::failed(panic.to_string()))
 }
 
-fn vfs_options(config: &Config) -> VfsOptions {
+fn vfs_options(name: &str, config: &Config) -> VfsOptions {
     let mount = &config.mount;
+    let rules = mount.conflict.iter();
+    let rules = rules.map(|rule| (rule.glob.clone(), rule.keep == KeepWhich::Newest));
     VfsOptions {
+        name: name.to_owned(),
+        conflicts: ConflictRules::new(rules.collect()),
         durability: match mount.durability {
             Durability::Local => vfs::Durability::Local,
             Durability::Network => vfs::Durability::Network,
@@ -360,7 +365,7 @@ impl Node {
             };
             return Err(error.hint(hint));
         }
-        let vfs = self.open_volume(&record).await?;
+        let vfs = self.open_volume(name, &record).await?;
         let mut sharer = match vfs.is_shared() {
             true => Some(self.begin_sharing(&vfs, record.id)),
             false => None,
@@ -413,7 +418,7 @@ impl Node {
         Ok((open, created))
     }
 
-    async fn open_volume(&self, record: &Record) -> Result<Arc<Vfs>, AdminError> {
+    async fn open_volume(&self, name: &str, record: &Record) -> Result<Arc<Vfs>, AdminError> {
         let inner = &self.0;
         let parts = VfsParts {
             identity: VolumeIdentity {
@@ -431,7 +436,7 @@ impl Node {
             blocks: inner.blocks.clone(),
             clock: inner.clock.clone(),
             entropy: inner.entropy.fork(),
-            options: vfs_options(&inner.options.config),
+            options: vfs_options(name, &inner.options.config),
         };
         let owner = (
             rustix::process::geteuid().as_raw(),

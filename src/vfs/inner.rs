@@ -31,7 +31,8 @@ use crate::blocks::Blocks;
 use crate::content::ExtentMap;
 use crate::namespace::state::Siblings;
 use crate::namespace::{
-    self, Changes, Edit, Hlc, HlcClock, Ino, Now, OpError, Stat, View, WriterId, time_of,
+    self, Changes, DroppedContent, Edit, Hlc, HlcClock, Ino, Now, OpError, Stat, View, WriterId,
+    time_of,
 };
 use crate::store::{Group, Seq, Volume, VolumeError};
 
@@ -117,6 +118,8 @@ pub(super) struct Edited<T> {
     pub(super) group: Group,
     changes: Changes,
     decoded: Vec<(Vec<u8>, Siblings)>,
+    /// Contents that lost and become no files, as configured.
+    let_go: Vec<DroppedContent>,
     last: u64,
 }
 
@@ -248,8 +251,13 @@ impl Inner {
         operation: impl FnOnce(&mut Edit<'_>) -> Result<T, OpError>,
     ) -> Step<Edited<T>> {
         let rows = self.rows();
+        let rule = |path: &[u8]| self.options.conflicts.keeps_newest(path);
         let mut edit = Edit::new(&rows, self.writer, now)?;
+        if !self.options.conflicts.is_empty() {
+            edit.keep_newest(&rule);
+        }
         let value = operation(&mut edit)?;
+        let let_go = edit.dropped().to_vec();
         let committed = edit.commit(core.seen)?;
         let mut group = Group::new();
         let (changes, decoded, last) = match committed {
@@ -271,6 +279,7 @@ impl Inner {
             group,
             changes,
             decoded,
+            let_go,
             last,
         })
     }
@@ -289,6 +298,13 @@ impl Inner {
         }
         self.row_cache.applied(edited.changes, edited.decoded);
         core.seen = edited.last;
+        for content in edited.let_go {
+            let (volume, path) = (&self.options.name, content.path.escape_ascii());
+            let writer = content.edited.writer.peer.short();
+            tracing::info!(
+                "in the volume `{volume}` the older content of `{path}`, by {writer}, was let go as configured"
+            );
+        }
         edited.value
     }
 

@@ -7,12 +7,14 @@
 //! * A change is in memory at once, in the journal soon (`notes`), then in blocks (`seal`, `land`) and described in the
 //!   namespace (`publish`). `ledger` counts what of each block is in use, `drops` lets go of the rest,
 //!   `compact` brings together what is left of blocks. `forsake` gives up a whole volume.
-//! * `feed` is where other writers come in: what they are told, and what becomes of what they did.
+//! * `feed` is where other writers come in: what they are told, and what becomes of what they did. `conflicts` tells
+//!   what writers disagreed about, and ends it.
 //! * `recover` takes up what a crash left. `checkpoint` says all of the namespace at once, and merges what others say so.
 
 mod attrs;
 mod checkpoint;
 mod compact;
+mod conflicts;
 mod cursor;
 mod dir;
 mod drops;
@@ -43,6 +45,9 @@ pub use checkpoint::{
     CheckpointFailure, KeptCheckpoint, MadeCheckpoint, OpenedCheckpoint, PageError, PagePart,
     PagePlace,
 };
+pub use conflicts::{
+    Conflict, ConflictKind, ConflictRules, ConflictSide, Keep, Resolution, ResolveError,
+};
 pub use feed::{Admit, PointError, Progress, Received, Rights, Slice, VolumeShare};
 pub use forsake::forsake;
 
@@ -71,6 +76,8 @@ pub enum Durability {
 /// How a mounted volume behaves.
 #[derive(Debug, Clone)]
 pub struct VfsOptions {
+    /// What the volume is called in messages.
+    pub name: String,
     /// What `fsync` waits for.
     pub durability: Durability,
     /// Changes are durable after so long without being asked for.
@@ -79,6 +86,8 @@ pub struct VfsOptions {
     pub dirty_max_bytes: u64,
     /// A read of data that no reachable peer has fails after so long.
     pub read_timeout: Duration,
+    /// Of which files only the newest content stays, where several are written at a time.
+    pub conflicts: ConflictRules,
 }
 
 /// Whose volume it is and how its blocks are sealed.
@@ -210,6 +219,9 @@ pub enum VfsError {
     /// Not everything could be placed.
     #[error("not everything is in the pool yet: {0}")]
     Unsynced(Errno),
+    /// Conflicts cannot be looked for.
+    #[error("the conflicts of the volume cannot be read: {0}")]
+    Conflicts(Errno),
 }
 
 impl Classify for VfsError {
@@ -221,7 +233,8 @@ impl Classify for VfsError {
             VfsError::Unready(_) => Class::Corrupt,
             VfsError::Unsupported(_) => Class::Denied,
             VfsError::Unsynced(errno) if *errno == Errno::ENOSPC => Class::Full,
-            VfsError::Unsynced(_) => Class::Retry,
+            VfsError::Conflicts(errno) if *errno == Errno::EIO => Class::Corrupt,
+            VfsError::Unsynced(_) | VfsError::Conflicts(_) => Class::Retry,
         }
     }
 }

@@ -203,7 +203,7 @@ impl Inner {
     }
 
     /// Writes down that the blocks of a file which goes are to be let go. Answers the number of that.
-    fn drop_content(
+    pub(super) fn drop_content(
         &self,
         core: &Core,
         removed: &Removed,
@@ -221,7 +221,7 @@ impl Inner {
     }
 
     /// A name is gone; with the last one the file becomes one that only those see who use it.
-    fn lost_name(
+    pub(super) fn lost_name(
         &self,
         core: &mut Core,
         removed: &Removed,

@@ -9,7 +9,7 @@ use super::row_cache::{self, FIRST_ROWS, Known, Prefix, RowCache};
 use crate::base::limits::{ROW_PAGE_MAX, ROW_VALUE_MAX_BYTES};
 use crate::base::{Class, Classify};
 use crate::namespace::state::{Pairs, Siblings, decode_row, end_of};
-use crate::namespace::{Changes, Key, Node, Rows, StateError, Value};
+use crate::namespace::{CONFLICT_XATTR, Changes, Ino, Key, Node, Rows, StateError, Value};
 use crate::store::{Group, Order, Page, Space, Volume, VolumeError, VolumeSnapshot};
 
 /// The namespace's rows.
@@ -38,6 +38,8 @@ pub(super) const FEED_HEADS: Space = Space(12);
 pub(super) const BASES: Space = Space(13);
 /// Checkpoints that are kept, what they use of blocks, and contents that joins brought.
 pub(super) const CHECKPOINTS: Space = Space(9);
+/// Files that have the mark of a conflict copy: `file`.
+pub(super) const CONFLICTS: Space = Space(14);
 
 /// How keys of files' own rows begin in [`ROWS`].
 pub(super) const FILE_ROWS: &[u8] = &[2];
@@ -292,6 +294,12 @@ pub(super) fn add_changes(
     changes: &Changes,
 ) -> Result<(), VolumeError> {
     for (key, value) in changes {
+        if let Some(ino) = marked_file(key) {
+            match value {
+                Some(_) => group.put(CONFLICTS, &ino.0, &[]),
+                None => group.remove(CONFLICTS, &ino.0),
+            };
+        }
         let is_split = value.as_ref().is_some_and(|value| value.len() > PART_BYTES);
         // Only extended attributes are ever that long, so only theirs may leave parts behind.
         if is_split || key.len() > 18 && key.first() == Some(&2) {
@@ -316,6 +324,18 @@ pub(super) fn add_changes(
         }
     }
     Ok(())
+}
+
+/// The file of a row, if the row is the mark of a conflict copy.
+pub(super) fn marked_file(key: &[u8]) -> Option<Ino> {
+    // Most rows are told by their ends.
+    if !key.ends_with(CONFLICT_XATTR) {
+        return None;
+    }
+    match Key::decode(key) {
+        Ok(Key::Xattr(ino, name)) if name.bytes() == CONFLICT_XATTR => Some(ino),
+        _ => None,
+    }
 }
 
 fn remove_parts(volume: &Volume, group: &mut Group, key: &[u8]) -> Result<(), VolumeError> {

@@ -72,6 +72,12 @@ fn a_rendered_config_reads_back_as_itself() {
         commit_interval = "250ms"
         dirty_max = "1 GiB"
         read_timeout = "2m"
+        [[mount.conflict]]
+        glob = "**/cache/*"
+        keep = "newest"
+        [[mount.conflict]]
+        glob = "odd \"name\" \\*"
+        keep = "keep-both"
         [cache]
         memory = "16 MiB"
         disk = 0
@@ -84,7 +90,42 @@ fn a_rendered_config_reads_back_as_itself() {
     let config = Config::parse(text).unwrap();
     assert_eq!(config.storage.quota, Quota::Bytes(ByteSize::gib(200)));
     assert_eq!(config.network.download_limit, ByteSize(1_000_001));
+    let rules = &config.mount.conflict;
+    assert_eq!(rules.len(), 2);
+    assert_eq!(rules[0].keep, cairnfs::config::KeepWhich::Newest);
+    assert!(rules[1].glob.matches(b"dir/odd \"name\" *"));
     assert_eq!(Config::parse(&config.to_toml()), Ok(config));
+}
+
+#[test]
+fn rules_about_conflicts_are_read_in_either_form_and_their_mistakes_told() {
+    let inline = "[mount]\nconflict = [{ glob = \"*.log\", keep = \"newest\" }]\n";
+    let tables = "[[mount.conflict]]\nglob = \"*.log\"\nkeep = \"newest\"\n";
+    assert_eq!(Config::parse(inline), Config::parse(tables));
+    assert!(Config::parse(inline).is_ok());
+    for (rule, line, want) in [
+        ("glob = \"[a]\"\nkeep = \"newest\"", 2, "no pattern"),
+        (
+            "glob = \"a\"\nkeep = \"oldest\"",
+            3,
+            "not one of newest, keep-both",
+        ),
+        ("glob = \"a\"", 1, "needs both"),
+        (
+            "glob = \"a\"\nkeep = \"newest\"\nfor = 1",
+            4,
+            "unknown key `for`",
+        ),
+    ] {
+        let text = format!("[[mount.conflict]]\n{rule}\n");
+        let problems = Config::parse(&text).unwrap_err().0;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].message.contains(want), "{}", problems[0]);
+        assert_eq!(
+            (problems[0].line, problems[0].key.as_deref()),
+            (line, Some("mount.conflict"))
+        );
+    }
 }
 
 #[test]

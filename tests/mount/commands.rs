@@ -256,6 +256,8 @@ fn a_volume_opened_for_reading_takes_no_changes() {
     }
     let node = Node::start(&owner, &home.dir.path().join("owner.log"));
     run(cairn(&owner).args(["volume", "create", "photos"]), 0);
+    let theirs = home.place("theirs");
+    run(cairn(&owner).args(["mount", "photos"]).arg(&theirs), 0);
     let ticket = |flags: &[&str]| {
         let mut command = cairn(&owner);
         line(&run(
@@ -283,5 +285,6 @@ fn a_volume_opened_for_reading_takes_no_changes() {
     home.mount(&["photos"], &place);
     use_it(&place);
     home.umount(&place);
+    run(cairn(&owner).arg("umount").arg(&theirs), 0);
     node.stop();
 }

@@ -55,6 +55,9 @@ pub struct VolumeInfo {
     /// What waits, and what is there; none unless it is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<VolumeUsage>,
+    /// How many conflicts its members have left; none unless it is mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflicts: Option<u64>,
 }
 
 /// What this peer is in a volume of several.
@@ -264,6 +267,69 @@ impl SyncProgress {
     pub const fn left_bytes(&self) -> u64 {
         self.dirty_bytes
     }
+}
+
+/// `cairn conflicts`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ConflictsRequest {
+    /// A path within a mount; none: all volumes that are mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir_hex: Option<HexPath>,
+}
+
+/// What members of a volume disagreed about.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ConflictInfo {
+    /// Name of the volume.
+    pub volume: String,
+    /// `names`, `content`, `returned`, `moved` or `lost`.
+    pub kind: String,
+    /// The same for people.
+    pub what: String,
+    /// What it is about, for people: bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// What it is about.
+    pub path_hex: HexPath,
+    /// What competes, the one that has the name first.
+    pub sides: Vec<ConflictSideInfo>,
+}
+
+/// One of what competes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ConflictSideInfo {
+    /// Where it is, for people: bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// Where it is.
+    pub path_hex: HexPath,
+    /// The peer that wrote it; none if nothing says so any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Whether that is this peer.
+    #[serde(default)]
+    pub own: bool,
+    /// When that was, in ms since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<u64>,
+}
+
+/// `cairn conflicts resolve`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ConflictResolve {
+    /// Any path of what competes, as an absolute one.
+    pub path_hex: HexPath,
+    /// What stays: `ours`, `theirs`, `this` or `both`.
+    pub keep: String,
+}
+
+/// A conflict that was ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ConflictResolved {
+    /// What it was.
+    pub conflict: ConflictInfo,
+    /// Where is what stayed, for people.
+    pub kept: Vec<String>,
+    /// What went, for people.
+    pub removed: Vec<String>,
 }
 
 #[cfg(test)]

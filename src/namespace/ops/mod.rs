@@ -10,6 +10,7 @@ mod content;
 mod create;
 mod remove;
 mod rename;
+mod resolve;
 mod settle;
 
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ pub use content::AttrChange;
 pub use create::NewNode;
 pub use remove::Removed;
 pub use rename::RenameMode;
-pub use settle::CONFLICT_XATTR;
+pub use settle::DroppedContent;
 
 /// When an operation takes place.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +53,8 @@ pub struct Edit<'a> {
     context: VersionVector,
     writes: BTreeMap<Vec<u8>, Write>,
     touched: Touched,
+    keeps_newest: Option<&'a dyn Fn(&[u8]) -> bool>,
+    dropped: Vec<DroppedContent>,
 }
 
 /// What a name was found to lead to, contested no more.
@@ -77,7 +80,20 @@ impl<'a> Edit<'a> {
             context: state::version(rows)?,
             writes: BTreeMap::new(),
             touched: Touched::default(),
+            keeps_newest: None,
+            dropped: Vec::new(),
         })
+    }
+
+    /// Where `rule` says so of a file's path (names with `/` between them, from the top one), contents that lost against
+    /// a later one are let go instead of becoming files of their own.
+    pub fn keep_newest(&mut self, rule: &'a dyn Fn(&[u8]) -> bool) {
+        self.keeps_newest = Some(rule);
+    }
+
+    /// Contents that were let go because of that.
+    pub fn dropped(&self) -> &[DroppedContent] {
+        &self.dropped
     }
 
     /// The draft. Empty if the operation changed nothing.

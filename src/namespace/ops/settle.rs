@@ -8,17 +8,22 @@ use super::create::first;
 use super::{Edit, home};
 use crate::namespace::clock::Stamp;
 use crate::namespace::error::OpError;
-use crate::namespace::id::{Ino, Name};
+use crate::namespace::id::{Ino, Kind, Name};
 use crate::namespace::key::Key;
 use crate::namespace::row;
 use crate::namespace::state::Rows;
 use crate::namespace::value::{Content, Node, Value};
 use crate::namespace::version::VersionVector;
-use crate::namespace::view::{self, Shown, place};
+use crate::namespace::view::{self, CONFLICT_XATTR, Shown, place};
 
-/// The extended attribute of a file that was split off as a conflict copy: the name of the file that it
-/// competed with.
-pub const CONFLICT_XATTR: &[u8] = b"user.cairn.conflict";
+/// A content that lost, and that a rule let go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DroppedContent {
+    /// The file, by its names from the top directory, with `/` between them.
+    pub path: Vec<u8>,
+    /// When and by whom the content was written.
+    pub edited: Stamp,
+}
 
 impl Edit<'_> {
     /// Gives everything that is shown in `parent` because of the name `base` an entry of its own.
@@ -34,9 +39,15 @@ impl Edit<'_> {
     pub(super) fn settle(&mut self, group: &[Ino], base: &Name) -> Result<(), OpError> {
         let all = view::resolve(&self.work, group, base)?;
         let is_kept = |shown: &Shown| shown.copy.is_none() && shown.name == *base;
+        let rule = self.drops(group, base, &all)?;
         for shown in &all {
-            if let Some(copy) = shown.copy {
-                self.split(group, shown, copy)?;
+            match (shown.copy, &rule) {
+                (Some(edited), Some(path)) => self.dropped.push(DroppedContent {
+                    path: path.clone(),
+                    edited,
+                }),
+                (Some(copy), None) => self.split(group, shown, copy)?,
+                (None, _) => {}
             }
         }
         // Contents that lost are files of their own by now. They were shown at one of the file's names, which need
@@ -66,6 +77,23 @@ impl Edit<'_> {
         self.refresh()
     }
 
+    /// The path of a file of which only the newest content is to stay. None if all are.
+    fn drops(&self, group: &[Ino], base: &Name, all: &[Shown]) -> Result<Option<Vec<u8>>, OpError> {
+        let (Some(rule), Some(dir)) = (self.keeps_newest, group.first()) else {
+            return Ok(None);
+        };
+        if all.iter().all(|shown| shown.copy.is_none()) {
+            return Ok(None);
+        }
+        let Some(mut way) = self.view()?.path(*dir)? else {
+            return Ok(None);
+        };
+        way.push(base.clone());
+        let names: Vec<&[u8]> = way.iter().map(Name::bytes).collect();
+        let path = names.join(&b'/');
+        Ok(rule(&path).then_some(path))
+    }
+
     /// An entry for what has none under the name that it is shown by.
     fn give_entry(&mut self, group: &[Ino], shown: &Shown) -> Result<(), OpError> {
         let has_entry = shown.spots.iter().any(|spot| spot.is_entry);
@@ -80,7 +108,19 @@ impl Edit<'_> {
             let home = home(dir, shown.name.clone(), &self.attrs(*ino)?);
             self.reassert(*ino, Some(home))?;
         }
-        self.put(Key::Entry(dir, shown.name.clone()), entries)
+        self.put(Key::Entry(dir, shown.name.clone()), entries)?;
+        match shown.kind {
+            // Nobody has decided yet which of them stays.
+            Kind::File if shown.is_contested() => self.mark(shown.ino, &shown.base),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says in a file's attributes that it competed for a name.
+    fn mark(&mut self, ino: Ino, base: &Name) -> Result<(), OpError> {
+        let mark = Name::xattr(CONFLICT_XATTR).map_err(OpError::Invalid)?;
+        let of = Bytes::copy_from_slice(base.bytes());
+        self.put(Key::Xattr(ino, mark), vec![Value::Xattr(self.field(of))])
     }
 
     /// Makes a file of a content that lost. Whoever does the same makes the same file.
@@ -109,9 +149,7 @@ impl Edit<'_> {
                 self.put(Key::Xattr(ino, name), vec![Value::Xattr(value)])?;
             }
         }
-        let mark = Name::xattr(CONFLICT_XATTR).map_err(OpError::Invalid)?;
-        let of = Bytes::copy_from_slice(shown.base.bytes());
-        self.put(Key::Xattr(ino, mark), vec![Value::Xattr(self.field(of))])
+        self.mark(ino, &shown.base)
     }
 
     /// Takes away the contents that lost, which are files of their own now.

@@ -12,6 +12,7 @@
 //!
 //! Where nobody disagreed, a look-up reads one row and a listing is one scan.
 
+mod disputes;
 mod names;
 pub(super) mod place;
 mod resolve;
@@ -30,6 +31,7 @@ use super::value::{Attrs, Content, Field, Home, Node};
 use crate::base::PeerId;
 use crate::dag::Timestamp;
 
+pub use disputes::{CONFLICT_XATTR, Dispute, DisputeKind, Disputes, Party};
 pub(super) use resolve::resolve;
 pub use resolve::{Shown, Spot};
 
@@ -452,6 +454,12 @@ impl<'a> View<'a> {
         let read = |(key, _): &(Vec<u8>, Bytes)| Ok((key::ino_at(key, 1), name_in(key)?));
         found.iter().map(read).collect()
     }
+}
+
+/// The directory and name that a derived row marks as odd, if it is one of these rows.
+pub fn odd_name(key: &[u8]) -> Option<(Ino, Name)> {
+    let is_odd = key.first() == key::odd_of(Ino::ROOT).first() && key.len() > 17;
+    is_odd.then(|| Some((key::ino_at(key, 1), name_in(key).ok()?)))?
 }
 
 /// The name at the end of the key of an entry or of an odd name.

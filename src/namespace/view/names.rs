@@ -6,6 +6,10 @@ use crate::namespace::id::Name;
 
 /// Longest ending that is kept at the end, its dot included.
 const ENDING_MAX_BYTES: usize = 17;
+/// What stands before the moment.
+const MARK: &str = ".conflict-";
+/// What stands before that in a name that was cut: `-` and eight digits of a hash.
+const HASH_MARK_BYTES: usize = 9;
 
 /// The name of something written at `stamp` that lost `name`; the `number`-th try at one that is
 /// free, from 1 on.
@@ -15,7 +19,7 @@ pub(in crate::namespace) fn conflict_name(name: &Name, stamp: &Stamp, number: u3
     let dot = dot.filter(|at| *at > 0 && bytes.len() - at <= ENDING_MAX_BYTES);
     let (stem, ending) = bytes.split_at(dot.unwrap_or(bytes.len()));
     let mut mark = format!(
-        ".conflict-{}-{}",
+        "{MARK}{}-{}",
         utc(stamp.hlc.ms() / 1000),
         stamp.writer.peer.short()
     );
@@ -31,6 +35,23 @@ pub(in crate::namespace) fn conflict_name(name: &Name, stamp: &Stamp, number: u3
     let joined = [prefix(stem, room), mark.as_bytes(), ending].concat();
     // It has no byte that the name did not have, and no more than a name may have.
     Name::new(&joined).unwrap_or_else(|_| name.clone())
+}
+
+/// Whether a name looks like one that was made of `base`: somebody who renames a conflict copy has decided about it.
+pub(super) fn is_conflict_name(name: &Name, base: &Name) -> bool {
+    let mark = MARK.as_bytes();
+    let at = name
+        .bytes()
+        .windows(mark.len())
+        .rposition(|part| part == mark);
+    // A long name is cut, so the beginning alone tells.
+    at.is_some_and(|at| {
+        let stem = name.bytes().get(..at).unwrap_or_default();
+        let common = stem.iter().zip(base.bytes()).take_while(|(a, b)| a == b);
+        let common = common.count();
+        let is_cut = base.bytes().len() > NAME_MAX_BYTES / 2;
+        common == stem.len() || is_cut && common + HASH_MARK_BYTES >= stem.len()
+    })
 }
 
 /// At most `room` bytes of a stem, no character of UTF-8 cut in two.
@@ -104,5 +125,27 @@ mod tests {
         let umlauts = "ä".repeat(127);
         assert!(String::from_utf8(named(umlauts.as_bytes(), 1)).is_ok());
         assert!(named(&[0xff; 255], 9).len() <= 255);
+    }
+
+    #[test]
+    fn conflict_names_are_known_as_such_until_somebody_renames_them() {
+        let known = |bytes: &[u8], base: &[u8]| {
+            is_conflict_name(&Name::new(bytes).unwrap(), &Name::new(base).unwrap())
+        };
+        for base in [
+            &b"a.txt"[..],
+            b".profile",
+            b"Makefile",
+            &[b'a'; 255],
+            b"a. b c d",
+        ] {
+            for number in [1, 2, 100] {
+                assert!(known(&named(base, number), base));
+            }
+        }
+        let twice = named(&named(b"a.txt", 1), 1);
+        assert!(known(&twice, &named(b"a.txt", 1)));
+        assert!(!known(b"a.txt", b"a.txt") && !known(b"mine.txt", b"a.txt"));
+        assert!(!known(&named(b"other things.txt", 1), b"a.txt"));
     }
 }

@@ -181,7 +181,7 @@ fn add(
 }
 
 /// When what came back was written: a file's content, or the first entry of a directory.
-fn guest_stamp(rows: &dyn Rows, ino: Ino) -> Result<Option<(Stamp, Dot)>, StateError> {
+pub(super) fn guest_stamp(rows: &dyn Rows, ino: Ino) -> Result<Option<(Stamp, Dot)>, StateError> {
     let dot = |stamp: Stamp| Dot {
         writer: stamp.writer,
         counter: 0,

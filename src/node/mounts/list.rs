@@ -41,6 +41,7 @@ impl Node {
             read_only: open.as_ref().is_some_and(|open| open.is_read_only),
             share: record.share.as_ref().map(|share| self.share_info(share)),
             usage: open.as_ref().map(|open| open.usage()),
+            conflicts: open.as_ref().map(|open| open.count_conflicts()),
             name,
         }
     }

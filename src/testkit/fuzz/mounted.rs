@@ -118,10 +118,12 @@ async fn open(cluster: &Cluster, clock: &Clock) -> std::sync::Arc<Vfs> {
         clock: clock.clone(),
         entropy: cluster.entropy.fork(),
         options: VfsOptions {
+            name: "fuzz".to_owned(),
             durability: Durability::Local,
             commit_interval: Duration::from_secs(1),
             dirty_max_bytes: 1 << 20,
             read_timeout: Duration::from_secs(30),
+            conflicts: Default::default(),
         },
     };
     match Vfs::open(parts, (0, 0)).await {

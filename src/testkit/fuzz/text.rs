@@ -7,11 +7,11 @@ use serde::de::DeserializeOwned;
 
 use crate::admin::AdminError;
 use crate::admin::types::{
-    GetHead, GetRequest, Hello, HexPath, InviteRequest, JoinRequest, KeyExportRequest, Line,
-    LinkRequest, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult,
-    SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
-    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
-    VolumeTicketRequest,
+    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest, Hello,
+    HexPath, InviteRequest, JoinRequest, KeyExportRequest, Line, LinkRequest, LsEntry, LsRequest,
+    MountRequest, Mounted, PeerInfo, PutRequest, PutResult, SetQuota, Stat, Status, SyncProgress,
+    SyncRequest, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers,
+    VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeTicketRequest,
 };
 use crate::base::units::{format_duration, parse_duration};
 use crate::base::{ByteSize, EcProfile, PeerId};
@@ -173,6 +173,10 @@ pub(super) fn control_request(data: &[u8]) {
     json::<Mounted>(data);
     json::<SyncRequest>(data);
     json::<Line<SyncProgress>>(data);
+    json::<ConflictsRequest>(data);
+    json::<Line<ConflictInfo>>(data);
+    json::<ConflictResolve>(data);
+    json::<ConflictResolved>(data);
     json::<AdminError>(data);
     if let Ok(request) = serde_json::from_slice::<LsRequest>(data)
         && let Some(path) = request.path()

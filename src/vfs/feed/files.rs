@@ -7,6 +7,7 @@ use super::merge::Affected;
 use crate::namespace::state::decode_row;
 use crate::namespace::{Body, Content, Dot, Edit, Ino, Key, OpError, Sibling, Stamp, Value, row};
 use crate::store::{Group, VolumeError};
+use crate::vfs::conflicts::News;
 use crate::vfs::errno::{Step, Stop};
 use crate::vfs::file::{Base, FileCell, FileState};
 use crate::vfs::inner::{Core, Inner};
@@ -281,6 +282,7 @@ impl Inner {
         }
         let mut edited = self.edit(core, now, operation)?;
         let affected = self.affected(edited.changes())?;
+        let news = self.news_of(edited.changes())?;
         let files = self.count_files(&mut edited.group, affected.more_files);
         self.commit(core, edited)?;
         self.files
@@ -289,6 +291,7 @@ impl Inner {
         core.changed(&changed);
         notices.push(Notice::Everything);
         self.tell_of(core, &affected, notices);
+        self.log_news(&news);
         Ok(())
     }
 
@@ -299,13 +302,14 @@ impl Inner {
         core: &mut Core,
         cell: &FileCell,
         state: &mut FileState,
-        affected: Option<(Affected, u64)>,
+        affected: Option<(Affected, u64, News)>,
     ) {
-        let Some((affected, files)) = affected else {
+        let Some((affected, files, news)) = affected else {
             return;
         };
         self.files
             .store(files, std::sync::atomic::Ordering::Relaxed);
+        self.log_news(&news);
         let changed: Vec<Ino> = affected.files.iter().copied().collect();
         core.changed(&changed);
         if !state.is_changed
@@ -327,7 +331,7 @@ impl Inner {
     pub(in crate::vfs) fn affected_besides<T>(
         &self,
         edited: &mut crate::vfs::inner::Edited<T>,
-    ) -> Step<Option<(Affected, u64)>> {
+    ) -> Step<Option<(Affected, u64, News)>> {
         if self.shared().is_none() {
             return Ok(None);
         }
@@ -336,6 +340,7 @@ impl Inner {
             return Ok(None);
         }
         let files = self.count_files(&mut edited.group, affected.more_files);
-        Ok(Some((affected, files)))
+        let news = self.news_of(edited.changes())?;
+        Ok(Some((affected, files, news)))
     }
 }

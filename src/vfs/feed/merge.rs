@@ -47,7 +47,7 @@ fn children(row: &[Sibling]) -> impl Iterator<Item = Ino> {
 
 impl Inner {
     /// What follows from changes that are about to be made.
-    pub(super) fn affected(&self, changes: &Changes) -> Step<Affected> {
+    pub(in crate::vfs) fn affected(&self, changes: &Changes) -> Step<Affected> {
         let rows = self.rows();
         let mut affected = Affected::default();
         for (bytes, value) in changes {
@@ -107,6 +107,7 @@ impl Inner {
         };
         let was_plain = self.view(|view| Ok(view.is_plain()))?;
         let affected = self.affected(&changes)?;
+        let news = self.news_of(&changes)?;
         let known = self.look_before(core, &affected)?;
         let mut group = Group::new();
         rows::add_changes(&self.volume, &mut group, &changes)?;
@@ -124,6 +125,7 @@ impl Inner {
             notices.push(Notice::Everything);
         }
         self.tell_of(core, &affected, notices);
+        self.log_news(&news);
         self.follow(core, affected, known, notices);
         Ok(Merged::Done)
     }
@@ -144,7 +146,12 @@ impl Inner {
     }
 
     /// Adds what the kernel has to forget because of changes, as far as it knows the files.
-    pub(super) fn tell_of(&self, core: &Core, affected: &Affected, notices: &mut Vec<Notice>) {
+    pub(in crate::vfs) fn tell_of(
+        &self,
+        core: &Core,
+        affected: &Affected,
+        notices: &mut Vec<Notice>,
+    ) {
         let known = |ino: &Ino| {
             let number = core.inodes.number(*ino);
             let node = core.inodes.get(number);

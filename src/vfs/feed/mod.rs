@@ -239,7 +239,7 @@ impl Shared {
     }
 
     /// Has the kernel told.
-    fn tell(&self, notices: impl IntoIterator<Item = Notice>) {
+    pub(super) fn tell(&self, notices: impl IntoIterator<Item = Notice>) {
         if let Some(watcher) = self.watcher.get() {
             notices.into_iter().for_each(watcher);
         }

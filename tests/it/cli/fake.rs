@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairnfs::admin::types::{
-    GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
-    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo,
-    PutRequest, PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest,
-    UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMemberInfo, VolumeMembers,
-    VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeShare, VolumeTicketRequest,
-    VolumeUsage,
+    ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, GetHead,
+    GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind,
+    LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest,
+    PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
+    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest,
+    VolumeOpen, VolumeOpened, VolumeRemove, VolumeShare, VolumeTicketRequest, VolumeUsage,
 };
 use cairnfs::admin::{
     AdminError, AdminServer, Answer, Backend, ByteStream, DirLock, Download, ItemStream, serve,
@@ -394,6 +394,57 @@ impl Backend for Fake {
         };
         self.mounts.lock().unwrap().push(request);
         ready(mounted)
+    }
+
+    fn conflicts(&self, request: ConflictsRequest) -> Answer<'_, ItemStream<ConflictInfo>> {
+        let dir = request.dir_hex.and_then(|dir| dir.path());
+        let dir = dir.map_or_else(|| "/mnt".to_owned(), |dir| dir.display().to_string());
+        if dir.ends_with("quiet") {
+            return items(Vec::new());
+        }
+        let side = |name: &str, peer: Option<&str>| ConflictSideInfo {
+            path: format!("{dir}/{name}"),
+            peer: peer.map(ToOwned::to_owned),
+            own: peer == Some("12D3KooWfake"),
+            at_ms: peer.map(|_| 1_795_386_901_000),
+            ..ConflictSideInfo::default()
+        };
+        let conflict = |kind: &str, path: &str, sides| ConflictInfo {
+            volume: "shared".to_owned(),
+            kind: kind.to_owned(),
+            what: format!("it is {kind}"),
+            path: format!("{dir}/{path}"),
+            sides,
+            ..ConflictInfo::default()
+        };
+        let other = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+        items(vec![
+            Ok(conflict(
+                "content",
+                "a",
+                vec![
+                    side("a", Some("12D3KooWfake")),
+                    side("a.conflict-x", Some(other)),
+                ],
+            )),
+            Ok(conflict("returned", "b", vec![side("b", None)])),
+        ])
+    }
+
+    fn conflict_resolve(&self, request: ConflictResolve) -> Answer<'_, ConflictResolved> {
+        if let Some(refusal) = self.refusal.lock().unwrap().take() {
+            return async { Err(refusal) }.boxed();
+        }
+        let path = request.path_hex.path().unwrap().display().to_string();
+        let removed = match request.keep.as_str() {
+            "both" => Vec::new(),
+            keep => vec![format!("what is not {keep}")],
+        };
+        ready(ConflictResolved {
+            kept: vec![path],
+            removed,
+            ..ConflictResolved::default()
+        })
     }
 
     fn umount(&self, request: UmountRequest) -> Answer<'_, Mounted> {

@@ -246,5 +246,7 @@ impl Backend for NeverReads {
         mount(cairnfs::admin::types::MountRequest) -> cairnfs::admin::types::Mounted;
         umount(cairnfs::admin::types::UmountRequest) -> cairnfs::admin::types::Mounted;
         sync(cairnfs::admin::types::SyncRequest) -> cairnfs::admin::ItemStream<cairnfs::admin::types::SyncProgress>;
+        conflicts(cairnfs::admin::types::ConflictsRequest) -> cairnfs::admin::ItemStream<cairnfs::admin::types::ConflictInfo>;
+        conflict_resolve(cairnfs::admin::types::ConflictResolve) -> cairnfs::admin::types::ConflictResolved;
     }
 }
