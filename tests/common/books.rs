@@ -210,7 +210,13 @@ impl Books {
         for (path, seen) in files {
             // Who lost power between making a file and writing it left an empty one.
             let Some(token) = token(&seen.content) else {
-                assert!(seen.content.is_empty(), "{what}: {path} is torn");
+                let (len, begin) = (seen.content.len(), seen.content.iter().take(64));
+                let begin: Vec<&u8> = begin.collect();
+                let blank = seen.content.iter().filter(|byte| **byte == 0).count();
+                assert!(
+                    seen.content.is_empty(),
+                    "{what}: {path} of {len} bytes is torn, {blank} are zero: {begin:?}"
+                );
                 continue;
             };
             let len = seen.content.len();
