@@ -142,13 +142,21 @@ impl Inner {
         claims: &[Claim],
     ) -> Plan {
         self.peers.said(&peer, claims);
-        let plan = plan(&self.vfs.claims(), after, is_last, claims);
+        let mut plan = plan(&self.vfs.claims(), after, is_last, claims);
         for writer in &plan.forked {
             tracing::warn!(
                 peer = %peer.short(),
                 ?writer,
                 "two feeds go by one name: a device was copied, or lost the end of what it wrote"
             );
+            if let Some(after) = self.vfs.doubt(*writer) {
+                let upto = self.peers.known(&peer, *writer).unwrap_or(after);
+                plan.ask.push(Wish {
+                    writer: *writer,
+                    after,
+                    upto,
+                });
+            }
         }
         plan
     }
@@ -199,6 +207,16 @@ impl Inner {
                 _ => None,
             });
             let Some((last, deltas)) = found.filter(|(_, deltas)| !deltas.is_empty()) else {
+                let said = self.peers.known(&peer, writer);
+                if said.is_some_and(|said| said > after) {
+                    tracing::warn!(
+                        peer = %peer.short(),
+                        ?writer,
+                        after,
+                        "it has less of a feed than it said"
+                    );
+                    self.peers.has_only(&peer, writer, after);
+                }
                 return Ok(Vec::new());
             };
             self.peers.has(&peer, writer, last);

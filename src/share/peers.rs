@@ -14,6 +14,8 @@ use crate::namespace::WriterId;
 const FORGET: Duration = Duration::from_secs(600);
 /// Most peers that are remembered.
 const PEERS_MAX: usize = 4096;
+/// Most feeds of which it is remembered how far one peer has them: names of writers cost a liar nothing.
+const KNOWN_MAX: usize = 4096;
 
 #[derive(Debug, Default)]
 struct Peer {
@@ -26,6 +28,14 @@ struct Peer {
     is_pushing: bool,
     /// Something is being asked of it.
     is_pulling: bool,
+}
+
+impl Peer {
+    fn knows(&mut self, writer: WriterId, upto: u64) {
+        if self.known.len() < KNOWN_MAX || self.known.contains_key(&writer) {
+            self.known.insert(writer, upto);
+        }
+    }
 }
 
 /// See the module.
@@ -75,7 +85,7 @@ impl Peers {
             peer.has_part = true;
             peer.refused = None;
             for claim in claims {
-                peer.known.insert(claim.writer, claim.last);
+                peer.knows(claim.writer, claim.last);
             }
         });
     }
@@ -83,9 +93,14 @@ impl Peers {
     /// It has a feed up to a dot.
     pub(super) fn has(&self, peer: &PeerId, writer: WriterId, upto: u64) {
         self.with(peer, |peer| {
-            let known = peer.known.entry(writer).or_insert(0);
-            *known = upto.max(*known);
+            let known = peer.known.get(&writer).copied().unwrap_or(0);
+            peer.knows(writer, upto.max(known));
         });
+    }
+
+    /// It has a feed up to a dot and no further, whatever it said.
+    pub(super) fn has_only(&self, peer: &PeerId, writer: WriterId, upto: u64) {
+        self.with(peer, |peer| peer.knows(writer, upto));
     }
 
     /// It said that it has no part.

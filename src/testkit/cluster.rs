@@ -184,6 +184,37 @@ impl Cluster {
         Ok(at)
     }
 
+    /// One more peer of this id, running, whose disk is a copy of what another's has durably; its number. None if
+    /// there is no other of that number.
+    pub async fn add_copy(&mut self, of: usize, id: PeerId) -> Result<Option<usize>, StartError> {
+        let Some(other) = self.peers.get(of) else {
+            return Ok(None);
+        };
+        let disk = other.disk.crash_image(&Crash::LoseAll);
+        self.peers.push(SimPeer {
+            id,
+            disk,
+            running: None,
+        });
+        let at = self.peers.len() - 1;
+        self.restart(at).await?;
+        Ok(Some(at))
+    }
+
+    /// Keeps what a peer's disk has durably at this moment, for [`Cluster::put_back`].
+    pub fn backup(&self, at: usize) -> Option<MemDisk> {
+        let peer = self.peers.get(at)?;
+        Some(peer.disk.crash_image(&Crash::LoseAll))
+    }
+
+    /// Gives a peer that does not run an earlier state of its disk back.
+    pub fn put_back(&mut self, at: usize, disk: MemDisk) {
+        let stopped = self.peers.get_mut(at).filter(|peer| peer.running.is_none());
+        if let Some(peer) = stopped {
+            peer.disk = disk;
+        }
+    }
+
     /// Ends a peer as a power cut does: what was not synced may be lost, kept or torn.
     pub fn crash(&mut self, at: usize) {
         let image = Crash::seeded(self.entropy.u64());

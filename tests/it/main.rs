@@ -8,6 +8,9 @@
 )]
 
 mod cli;
+#[cfg(feature = "testkit")]
+#[path = "../common/mod.rs"]
+mod common;
 mod config;
 mod content;
 mod crash;

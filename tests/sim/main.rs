@@ -9,9 +9,13 @@
 )]
 
 mod claims;
+#[path = "../common/mod.rs"]
+mod common;
 mod pointers;
 mod ranges;
+mod shared;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -27,30 +31,40 @@ fn scale() -> f64 {
     scale.ok().and_then(|text| text.parse().ok()).unwrap_or(1.0)
 }
 
-#[test]
-fn what_was_acknowledged_is_readable_after_any_trouble() {
-    let seeds = ((20.0 * scale()) as u64).max(1);
+/// How many seeds are lived through.
+fn seeds() -> u64 {
+    ((20.0 * scale()) as u64).max(1)
+}
+
+/// What comes of each seed, in no particular order. Each life has a thread to itself, so how many go on at once
+/// changes none of them.
+fn each_seed<T: Send>(seeds: Range<u64>, live: impl Fn(u64) -> T + Sync) -> Vec<T> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    let next = AtomicU64::new(0);
-    // Each life has a thread to itself, so how many go on at once changes none of them.
-    let live = || {
-        let mut acknowledged = 0;
-        let mut lost = Vec::new();
+    let next = AtomicU64::new(seeds.start);
+    let some = || {
+        let mut outcomes = Vec::new();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds {
-                return (acknowledged, lost);
+            if seed >= seeds.end {
+                return outcomes;
             }
-            let outcome = run_seed(seed, 20).unwrap();
-            acknowledged += outcome.acknowledged as u64;
-            let of_seed = outcome.lost.into_iter().map(|what| (seed, what));
-            lost.extend(of_seed);
+            outcomes.push(live(seed));
         }
     };
-    let outcomes: Vec<_> = std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(live)).collect();
-        let ended = running.into_iter().map(|thread| thread.join().unwrap());
-        ended.collect()
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(some)).collect();
+        let ended = running.into_iter();
+        ended.flat_map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn what_was_acknowledged_is_readable_after_any_trouble() {
+    let seeds = seeds();
+    let outcomes = each_seed(0..seeds, |seed| {
+        let outcome = run_seed(seed, 20).unwrap();
+        let lost = outcome.lost.into_iter().map(|what| (seed, what));
+        (outcome.acknowledged as u64, lost.collect::<Vec<_>>())
     });
     let lost: Vec<_> = outcomes.iter().flat_map(|(_, lost)| lost).collect();
     assert!(lost.is_empty(), "by seed: {lost:?}");

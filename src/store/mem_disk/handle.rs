@@ -64,7 +64,8 @@ impl DiskFile for MemFile {
     }
 
     fn write_at(&self, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+        parts.iter().for_each(|part| bytes.extend_from_slice(part));
         let at = offset as usize;
         self.change(DiskOp::Write, Change::Write { at, bytes })
     }

@@ -124,6 +124,8 @@ pub(super) struct Feeds {
     pub(super) inbox: Inbox,
     /// Devices whose proof was checked.
     members: BTreeMap<PeerId, Rights>,
+    /// Feeds of which somebody has another branch: what follows this dot of each is to be compared.
+    doubted: BTreeMap<WriterId, u64>,
     /// How far the own feed is on the disk: nothing behind that leaves this machine.
     durable: Option<Claim>,
     /// How far feeds were when the last checkpoint was made here.
@@ -199,6 +201,7 @@ impl Shared {
                 known,
                 inbox: Inbox::default(),
                 members: BTreeMap::new(),
+                doubted: BTreeMap::new(),
                 durable: None,
                 point: Vec::new(),
             }),
@@ -295,6 +298,15 @@ impl super::Vfs {
         limit_bytes: usize,
     ) -> Result<Slice, VfsError> {
         self.0.deltas_after(writer, after, limit_bytes)
+    }
+
+    /// Somebody has another feed of a writer than is here, as long: what follows this dot is to be asked for, so
+    /// that it is known which of its deltas prove that the writer forked. None if that was proved, or if it is the
+    /// own feed.
+    pub fn doubt(&self, writer: WriterId) -> Option<u64> {
+        let shared = self.0.shared().filter(|_| writer != self.0.writer)?;
+        let feeds = shared.feeds();
+        receive::before_fork(feeds.known.get(&writer)?)
     }
 
     /// Takes deltas that another peer sent, in any order, and merges what can be merged. What is wrong with

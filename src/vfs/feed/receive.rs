@@ -9,13 +9,23 @@ use bytes::Bytes;
 use super::merge::Merged;
 use super::{Feeds, Received, Rights, Shared};
 use crate::base::PeerId;
-use crate::feeds::{FeedError, Held, SealedDelta, Verdict};
+use crate::feeds::{Feed, FeedError, Held, SealedDelta, Verdict};
 use crate::namespace::{Delta, Key, Value, VersionVector};
 use crate::vfs::errno::Stop;
 use crate::vfs::inner::Inner;
 
 /// Deltas that are merged before others get a turn at the lock.
 const TURN: usize = 64;
+
+/// Dots before the oldest delta that is remembered: one that began there contradicts it.
+const DOTS_BEFORE: u64 = 64;
+
+/// What is to be asked for of a feed of which somebody has another branch, so that two of its deltas prove it:
+/// what follows this dot. None if it was proved.
+pub(super) fn before_fork(feed: &Feed) -> Option<u64> {
+    let oldest = feed.links().next().filter(|_| feed.fork().is_none())?;
+    Some(oldest.first.saturating_sub(1 + DOTS_BEFORE))
+}
 
 /// What came of a turn.
 struct Turn {
@@ -81,6 +91,7 @@ impl Inner {
             let known = missing.entry(writer).or_insert(after);
             *known = after.min(*known);
         }
+        missing.append(&mut feeds.doubted);
         received.missing = missing.into_iter().collect();
         received.is_lost = is_lost;
         received
@@ -151,7 +162,7 @@ impl Inner {
         let writer = delta.writer;
         if writer == self.writer {
             // The own feed is here already; what is not was lost, and its numbers may be taken since.
-            let own = feeds.known.get(&writer).map_or(0, crate::feeds::Feed::last);
+            let own = feeds.known.get(&writer).map_or(0, Feed::last);
             return match delta.first > own {
                 true => Err(format!(
                     "{writer:?} is this device, which knows nothing of it"
@@ -166,12 +177,18 @@ impl Inner {
         }
         let volume = self.identity.id;
         let feed = feeds.known.entry(writer);
-        let feed = feed.or_insert_with(|| crate::feeds::Feed::new(volume, writer));
+        let feed = feed.or_insert_with(|| Feed::new(volume, writer));
         match feed
             .check(sealed.link())
             .map_err(|error| error.to_string())?
         {
             Verdict::Next | Verdict::Gap { .. } => {
+                // It waits for what it names, which must not be refused meanwhile because a writer forked.
+                for (other, seen) in delta.draft.context.iter() {
+                    if let Some(feed) = feeds.known.get_mut(other) {
+                        feed.allow(seen);
+                    }
+                }
                 if feeds.inbox.hold(delta, sealed) == Held::Refused {
                     tracing::debug!(?writer, "a delta that came early is asked for again");
                 }
@@ -183,9 +200,14 @@ impl Inner {
                 recorded.map_err(|error| error.to_string())?;
                 Err(format!("{writer:?} forked: two feeds go by its name"))
             }
-            Verdict::Branch => Err(format!(
-                "{writer:?} goes on from another delta than is here"
-            )),
+            Verdict::Branch => {
+                if let Some(after) = before_fork(feed) {
+                    feeds.doubted.insert(writer, after);
+                }
+                Err(format!(
+                    "{writer:?} goes on from another delta than is here"
+                ))
+            }
             Verdict::Cut { at } => Err(format!("the feed of {writer:?} ends at {at}")),
         }
     }
@@ -193,8 +215,9 @@ impl Inner {
     /// What a delta's writer may do: by what is known already, or by the proof that it brings itself.
     fn rights(&self, shared: &Shared, feeds: &mut Feeds, delta: &Delta) -> Option<Rights> {
         let device = delta.writer.peer;
-        if let Some(rights) = feeds.members.get(&device) {
-            return Some(*rights);
+        // Who may only read may have been given more rights since.
+        if let Some(Rights::Write) = feeds.members.get(&device) {
+            return Some(Rights::Write);
         }
         let own_word = delta.draft.writes.iter().filter_map(|write| {
             let is_own = matches!(&write.key, Key::Member(of) if *of == device);

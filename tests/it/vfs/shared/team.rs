@@ -5,44 +5,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairnfs::base::{Clock, EcProfile, PeerId};
+use cairnfs::base::{Clock, PeerId};
 use cairnfs::crypto::sign::SigningKey;
-use cairnfs::crypto::{ConvergenceSecret, EpochKey};
-use cairnfs::store::VolumeOpenError;
 use cairnfs::testkit::{Cluster, ClusterOptions};
-use cairnfs::vfs::{Rights, Vfs, VfsError, VfsParts, VolumeIdentity, VolumeShare};
-use cairnfs_fuse::{Caller, Errno, FileSystem, FileType, Ino, Lookup, Name, NewNode, Rename};
-use cairnfs_fuse::{OpenFlags, RenameFlags, Write};
+use cairnfs::vfs::{Rights, Vfs};
+use cairnfs_fuse::FileSystem;
 
-use crate::vfs::twin::{Fs, ID, OWNER, RW, Seen, options};
+pub use crate::common::hand::Hand;
+use crate::common::member::{self, Device, Secrets, options};
+use crate::vfs::twin::{Fs, Seen};
 
 const PATIENCE: usize = 400;
 
 pub struct Member {
-    pub device: SigningKey,
+    pub device: Device,
     open: Option<Arc<Vfs>>,
-    rights: Rights,
 }
 
 pub struct Team {
     pub cluster: Cluster,
     pub members: Vec<Member>,
-    secret: ConvergenceSecret,
-    epoch: EpochKey,
+    secrets: Secrets,
     clock: Clock,
-}
-
-/// A proof is `device | may write`: what proofs are is for others to test.
-pub fn proof(device: PeerId, rights: Rights) -> Vec<u8> {
-    [&device.0[..], &[u8::from(rights == Rights::Write)]].concat()
-}
-
-fn admit(device: PeerId, bytes: &[u8]) -> Result<Rights, String> {
-    match bytes.strip_prefix(&device.0[..]) {
-        Some([1]) => Ok(Rights::Write),
-        Some([0]) => Ok(Rights::Read),
-        _ => Err("no proof of this device".to_owned()),
-    }
 }
 
 impl Team {
@@ -55,18 +39,18 @@ impl Team {
         // Until they know each other.
         tokio::time::sleep(Duration::from_secs(3)).await;
         let mut team = Team {
-            secret: ConvergenceSecret::random(&cluster.entropy),
-            epoch: EpochKey::generate(&cluster.entropy),
+            secrets: Secrets::new(&cluster.entropy),
             clock: Clock::simulated(1_767_225_600_000),
             members: Vec::new(),
             cluster,
         };
         for at in 0..members {
-            team.members.push(Member {
-                device: SigningKey::generate(&team.cluster.entropy),
-                open: None,
+            let device = Device {
+                key: SigningKey::generate(&team.cluster.entropy),
                 rights: Rights::Write,
-            });
+                is_founder: at == 0,
+            };
+            team.members.push(Member { device, open: None });
             team.open(at).await;
         }
         team
@@ -74,10 +58,6 @@ impl Team {
 
     pub fn vfs(&self, at: usize) -> &Arc<Vfs> {
         self.members[at].open.as_ref().expect("it is open")
-    }
-
-    pub fn set_rights(&mut self, at: usize, rights: Rights) {
-        self.members[at].rights = rights;
     }
 
     pub async fn shut(&mut self, at: usize) {
@@ -96,52 +76,17 @@ impl Team {
     }
 
     pub async fn open(&mut self, at: usize) {
-        let member = &self.members[at];
-        let blocks = self.cluster.blocks(at).unwrap().clone();
-        for _ in 0..100 {
-            match blocks.store().create_volume(ID).await {
-                Ok(()) | Err(VolumeOpenError::Exists(_)) => {}
-                Err(VolumeOpenError::InUse(_)) => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-                Err(error) => panic!("{error}"),
-            }
-            let device = member.device.clone();
-            let share = VolumeShare {
-                proof: proof(device.peer(), member.rights).into(),
-                epochs: BTreeMap::from([(1, self.epoch.clone())]),
-                read_only: member.rights == Rights::Read,
-                is_guest: at > 0,
-                admit: Arc::new(admit),
-                device: device.clone(),
-            };
-            let parts = VfsParts {
-                identity: VolumeIdentity {
-                    id: ID,
-                    peer: device.peer(),
-                    owner: OWNER,
-                    secret: self.secret.clone(),
-                    profile: EcProfile::DEFAULT,
-                },
-                share: Some(share),
-                blocks: blocks.clone(),
-                clock: self.clock.clone(),
-                entropy: self.cluster.entropy.fork(),
-                options: options(),
-            };
-            match Vfs::open(parts, (0, 0)).await {
-                Ok(vfs) => {
-                    self.members[at].open = Some(vfs);
-                    return;
-                }
-                Err(VfsError::Open(VolumeOpenError::InUse(_))) => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                Err(error) => panic!("{error}"),
-            }
-        }
-        panic!("the volume stays in use");
+        let device = &self.members[at].device;
+        let options = options();
+        let opened = member::open(
+            &self.cluster,
+            at,
+            device,
+            &self.secrets,
+            &self.clock,
+            &options,
+        );
+        self.members[at].open = Some(opened.await);
     }
 
     /// What one has and the other has not, all at once. How many deltas that were.
@@ -193,7 +138,7 @@ impl Team {
         let mut before = None;
         for _ in 0..PATIENCE {
             for at in 0..self.members.len() {
-                if self.members[at].rights == Rights::Write {
+                if self.members[at].device.rights == Rights::Write {
                     self.vfs(at).sync().await.unwrap();
                 }
             }
@@ -215,7 +160,7 @@ impl Team {
             let found = vfs.deltas(claim.writer, 0, usize::MAX).unwrap();
             for sealed in found.deltas {
                 let sealed = cairnfs::feeds::SealedDelta::decode(&sealed).unwrap();
-                all.push(sealed.open(&self.epoch).unwrap());
+                all.push(sealed.open(&self.secrets.epoch).unwrap());
             }
         }
         let mut rows = MemRows::default();
@@ -252,7 +197,7 @@ impl Team {
             let found = vfs.deltas(claim.writer, 0, usize::MAX).unwrap();
             for sealed in found.deltas {
                 let sealed = cairnfs::feeds::SealedDelta::decode(&sealed).unwrap();
-                let delta = sealed.open(&self.epoch).unwrap();
+                let delta = sealed.open(&self.secrets.epoch).unwrap();
                 all.push(format!(
                     "{:?} {} after {:?}",
                     delta.writer, delta.first, delta.draft.context
@@ -305,145 +250,5 @@ impl Team {
         tree.into_iter()
             .map(|(key, seen)| (path(key), seen))
             .collect()
-    }
-}
-
-/// What programs do, on one member.
-pub struct Hand<'a>(pub &'a Vfs);
-
-const NODE: NewNode = NewNode {
-    kind: FileType::Regular,
-    perm: 0o644,
-    umask: 0,
-    rdev: 0,
-};
-
-impl Hand<'_> {
-    pub async fn find(&self, path: &str) -> Result<Ino, Errno> {
-        let mut at = Ino::ROOT;
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            let found = self.0.lookup(&Caller::ROOT, at, Name::new(name.as_bytes()));
-            match found.wait().await? {
-                Lookup::Found(entry) => at = entry.attr.ino,
-                Lookup::Absent(_) => return Err(Errno::ENOENT),
-            }
-        }
-        Ok(at)
-    }
-
-    async fn parent<'p>(&self, path: &'p str) -> Result<(Ino, Name<'p>), Errno> {
-        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
-        Ok((self.find(dir).await?, Name::new(name.as_bytes())))
-    }
-
-    pub async fn mkdir(&self, path: &str) -> Result<(), Errno> {
-        let (dir, name) = self.parent(path).await?;
-        let node = NewNode {
-            kind: FileType::Directory,
-            perm: 0o755,
-            ..NODE
-        };
-        self.0.mkdir(&Caller::ROOT, dir, name, &node).wait().await?;
-        Ok(())
-    }
-
-    /// Opens or makes a file, writes, and closes it.
-    pub async fn write(&self, path: &str, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
-        let ino = self.open(path).await?;
-        self.write_open(ino, offset, bytes).await?;
-        self.close(ino).await
-    }
-
-    /// The same, of a file that is to have nothing else.
-    pub async fn replace(&self, path: &str, bytes: &[u8]) -> Result<(), Errno> {
-        let (dir, name) = self.parent(path).await?;
-        let flags = OpenFlags(libc::O_RDWR | libc::O_TRUNC);
-        let made = self.0.create(&Caller::ROOT, dir, name, &NODE, flags);
-        let ino = made.wait().await?.0.attr.ino;
-        self.write_open(ino, 0, bytes).await?;
-        self.close(ino).await
-    }
-
-    /// The first bytes of a file.
-    pub async fn read_at(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
-        self.0.open(&Caller::ROOT, ino, RW).wait().await?;
-        let fh = cairnfs_fuse::Fh(ino.0);
-        let read = self.0.read(ino, fh, 0, 64, RW).wait().await;
-        self.close(ino).await?;
-        Ok(read?.to_vec())
-    }
-
-    pub async fn open(&self, path: &str) -> Result<Ino, Errno> {
-        let (dir, name) = self.parent(path).await?;
-        let made = self
-            .0
-            .create(&Caller::ROOT, dir, name, &NODE, RW)
-            .wait()
-            .await?;
-        Ok(made.0.attr.ino)
-    }
-
-    pub async fn write_open(&self, ino: Ino, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
-        let write = Write {
-            offset,
-            bytes,
-            flags: RW,
-            is_from_cache: false,
-            kill_suidgid: false,
-        };
-        let fh = cairnfs_fuse::Fh(ino.0);
-        self.0.write(&Caller::ROOT, ino, fh, &write).wait().await?;
-        Ok(())
-    }
-
-    pub async fn close(&self, ino: Ino) -> Result<(), Errno> {
-        self.0
-            .release(ino, cairnfs_fuse::Fh(ino.0), RW)
-            .wait()
-            .await
-    }
-
-    pub async fn read(&self, path: &str) -> Result<Vec<u8>, Errno> {
-        let ino = self.find(path).await?;
-        self.0.open(&Caller::ROOT, ino, RW).wait().await?;
-        let read = self.read_open(ino).await;
-        self.close(ino).await?;
-        read
-    }
-
-    pub async fn read_open(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
-        let fs: &dyn Fs = self.0;
-        fs.content(ino, 65536).await
-    }
-
-    pub async fn unlink(&self, path: &str) -> Result<(), Errno> {
-        let (dir, name) = self.parent(path).await?;
-        self.0.unlink(&Caller::ROOT, dir, name).wait().await
-    }
-
-    pub async fn rmdir(&self, path: &str) -> Result<(), Errno> {
-        let (dir, name) = self.parent(path).await?;
-        self.0.rmdir(&Caller::ROOT, dir, name).wait().await
-    }
-
-    pub async fn rename(&self, from: &str, to: &str) -> Result<(), Errno> {
-        let ((parent, name), (new_parent, new_name)) =
-            (self.parent(from).await?, self.parent(to).await?);
-        let rename = Rename {
-            parent,
-            name,
-            new_parent,
-            new_name,
-            flags: RenameFlags::Replace,
-        };
-        self.0.rename(&Caller::ROOT, &rename).wait().await
-    }
-
-    pub async fn names(&self, path: &str) -> Vec<String> {
-        let fs: &dyn Fs = self.0;
-        let ino = self.find(path).await.unwrap();
-        let names = fs.names(ino, false).await.unwrap();
-        let text = |name: &Vec<u8>| String::from_utf8_lossy(name).into_owned();
-        names.iter().map(text).collect()
     }
 }
