@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cairnfs::base::Entropy;
+use cairnfs::vfs::{Keep, ResolveError};
 use cairnfs_fuse::FileType;
 
+use super::conflicts::agreed;
 use super::team::{Hand, Team};
 use crate::support::scaled;
 use crate::vfs::twin::Seen;
@@ -165,6 +167,33 @@ impl Run {
         }
     }
 
+    /// All members tell the same conflicts, and what is decided to stay stays and is none any more.
+    async fn end_conflicts(&mut self, tree: &BTreeMap<String, Seen>) {
+        let found = agreed(&self.team);
+        for conflict in &found {
+            let done = self
+                .team
+                .vfs(0)
+                .resolve_conflict(&conflict.path, Keep::Both);
+            self.log.push(format!("{conflict} {conflict:?}: {done:?}"));
+            match done {
+                // One decision may settle another.
+                Ok(_) | Err(ResolveError::NotContested) => {}
+                Err(error) => panic!("{conflict}: {error}"),
+            }
+        }
+        self.team.settle().await;
+        assert_eq!(agreed(&self.team), []);
+        let after = self.team.tree().await;
+        let contents = |tree: &BTreeMap<String, Seen>| -> Vec<(String, Vec<u8>)> {
+            let all = tree
+                .iter()
+                .map(|(path, seen)| (path.clone(), seen.content.clone()));
+            all.collect()
+        };
+        assert_eq!(contents(tree), contents(&after), "{found:#?}");
+    }
+
     fn are_durable(&mut self, at: usize) {
         let own = self.by.iter().filter(|(_, by)| **by == at);
         self.durable.extend(own.map(|(token, _)| *token));
@@ -213,5 +242,6 @@ async fn members_come_to_the_same_tree_and_lose_nothing() {
             missing.is_empty(),
             "seed {seed}: {missing:?} is lost; {all:#?}"
         );
+        run.end_conflicts(&tree).await;
     }
 }

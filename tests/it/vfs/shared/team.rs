@@ -10,7 +10,7 @@ use cairnfs::crypto::sign::SigningKey;
 use cairnfs::crypto::{ConvergenceSecret, EpochKey};
 use cairnfs::store::VolumeOpenError;
 use cairnfs::testkit::{Cluster, ClusterOptions};
-use cairnfs::vfs::{Rights, Vfs, VfsError, VfsParts, VolumeIdentity, VolumeShare};
+use cairnfs::vfs::{Rights, Vfs, VfsError, VfsOptions, VfsParts, VolumeIdentity, VolumeShare};
 use cairnfs_fuse::{Caller, Errno, FileSystem, FileType, Ino, Lookup, Name, NewNode, Rename};
 use cairnfs_fuse::{OpenFlags, RenameFlags, Write};
 
@@ -30,6 +30,7 @@ pub struct Team {
     secret: ConvergenceSecret,
     epoch: EpochKey,
     clock: Clock,
+    options: VfsOptions,
 }
 
 /// A proof is `device | may write`: what proofs are is for others to test.
@@ -47,6 +48,11 @@ fn admit(device: PeerId, bytes: &[u8]) -> Result<Rights, String> {
 
 impl Team {
     pub async fn new(members: usize, seed: u64) -> Team {
+        Team::with(members, seed, options()).await
+    }
+
+    /// With options of one's own.
+    pub async fn with(members: usize, seed: u64, options: VfsOptions) -> Team {
         let cluster_options = ClusterOptions {
             peers: members.max(6),
             ..ClusterOptions::default()
@@ -59,6 +65,7 @@ impl Team {
             epoch: EpochKey::generate(&cluster.entropy),
             clock: Clock::simulated(1_767_225_600_000),
             members: Vec::new(),
+            options,
             cluster,
         };
         for at in 0..members {
@@ -128,7 +135,7 @@ impl Team {
                 blocks: blocks.clone(),
                 clock: self.clock.clone(),
                 entropy: self.cluster.entropy.fork(),
-                options: options(),
+                options: self.options.clone(),
             };
             match Vfs::open(parts, (0, 0)).await {
                 Ok(vfs) => {
