@@ -220,7 +220,7 @@ impl Inner {
                 Ok(Rights::Write) => found = Some(Rights::Write),
                 Ok(Rights::Read) => found = found.or(Some(Rights::Read)),
                 Err(why) => {
-                    tracing::warn!(device = %device.short(), "no proof of membership: {why}")
+                    tracing::warn!(device = %device.short(), "no proof of membership: {why}");
                 }
             }
         }

@@ -93,7 +93,7 @@ async fn two_contents_of_a_file_are_listed_until_one_is_chosen() {
         // Any of its paths means it.
         let path = &found.sides[usize::from(keep == Keep::Ours)].path;
         let done = team.vfs(0).resolve_conflict(path, keep).unwrap();
-        assert_eq!(done.kept, [found.path.clone()]);
+        assert_eq!(done.kept, std::slice::from_ref(&found.path));
         assert_eq!(done.removed.len(), 1);
         team.settle().await;
         assert_eq!(agreed(&team), []);
@@ -196,7 +196,7 @@ async fn of_more_than_two_the_one_that_stays_is_named() {
     };
     assert_eq!(among.len(), 2);
     // Nothing was done.
-    assert_eq!(agreed(&team), [found.clone()]);
+    assert_eq!(agreed(&team), std::slice::from_ref(&found));
     let device = |at: usize| Some(team.members[at].device.peer());
     let of_two = found.sides.iter().find(|side| side.device == device(1));
     let done = vfs.resolve_conflict(&of_two.unwrap().path, Keep::This);
