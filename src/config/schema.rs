@@ -99,8 +99,8 @@ keys! {
         "Most written data of a volume that is not in the pool yet; whoever writes more waits.";
     mount.read_timeout, "duration, more than 0",
         "How long a read in a mounted volume waits for shards that no reachable peer has before it fails.";
-    mount.conflict, "list of { glob, keep } with keep newest or keep-both; the first glob that matches counts",
-        "What becomes of a file that two machines changed at the same time: keep-both, also for what no glob matches, makes the content that is older a file beside it; newest lets it go, as in { glob = \"*.log\", keep = \"newest\" }. A glob with `/` is compared with the path in the volume, one without with the name.";
+    mount.conflict, "list of { glob, keep }, the first glob that matches counts",
+        "What becomes of a file that two machines changed at the same time. { glob = \"*.log\", keep = \"newest\" } lets the older content go; \"keep-both\", as where no glob matches, makes it a file beside the other. A glob with `/` is compared with the path in the volume, one without with the name.";
 
     cache.memory, "size, at least 16 MiB",
         "Most memory for data that was read lately and may be read again.";

@@ -19,10 +19,12 @@ pub const OWNER: OwnerId = OwnerId([5; 16]);
 
 pub fn options() -> VfsOptions {
     VfsOptions {
+        name: "test".to_owned(),
         durability: Durability::Local,
         commit_interval: Duration::from_secs(1),
         dirty_max_bytes: 1 << 20,
         read_timeout: Duration::from_secs(30),
+        conflicts: Default::default(),
     }
 }
 

@@ -81,6 +81,10 @@ const TESTS: &[(&str, &str)] = &[
         "mount.read_timeout",
         "a_read_in_a_mount_waits_as_long_as_configured",
     ),
+    (
+        "mount.conflict",
+        "of_two_contents_the_older_goes_where_that_is_configured",
+    ),
     ("cache.memory", "what_was_read_lately_stays_in_memory"),
     ("cache.disk", "what_others_sent_stays_on_the_disk"),
     (

@@ -137,16 +137,11 @@ impl<'a> Edit<'a> {
         {
             return Ok(());
         }
-        // What this operation itself wrote is not there for others to keep: it is written again.
-        let own = self.stamp();
-        let mut values = Vec::new();
-        if let Ok(at) = keeps.binary_search(&own) {
-            keeps.remove(at);
-            if let Some(write) = self.writes.get(&key.encode()) {
-                values.clone_from(&write.values);
-            }
-        }
-        self.write(Write { key, keeps, values })
+        self.write(Write {
+            key,
+            keeps,
+            values: Vec::new(),
+        })
     }
 
     fn clear(&mut self, key: Key) -> Result<(), OpError> {
@@ -156,7 +151,17 @@ impl<'a> Edit<'a> {
         self.put(key, Vec::new())
     }
 
-    fn write(&mut self, write: Write) -> Result<(), OpError> {
+    fn write(&mut self, mut write: Write) -> Result<(), OpError> {
+        // What this operation itself wrote is not there for others to keep: it is written again.
+        if let Ok(at) = write.keeps.binary_search(&self.stamp())
+            && let Some(before) = self.writes.get(&write.key.encode())
+        {
+            write.keeps.remove(at);
+            let mut values = before.values.clone();
+            values.retain(|value| !write.values.contains(value));
+            values.append(&mut write.values);
+            write.values = values;
+        }
         let added = write
             .values
             .iter()

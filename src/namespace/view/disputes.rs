@@ -320,7 +320,7 @@ impl View<'_> {
                     free.insert(Dispute {
                         kind: DisputeKind::Content,
                         dir,
-                        base: base.clone(),
+                        base,
                         parties: vec![party(dir, &rival, stamp)],
                     })
                 }

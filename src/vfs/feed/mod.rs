@@ -230,9 +230,16 @@ impl Shared {
     /// The first operation that still waits; `totals` are those of all files.
     fn held_back(&self, totals: &Totals) -> Option<u64> {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        gates.retain(|_, gate| {
+        let is_closed = |gate: &Gate| {
             let state = gate.file.lock(totals);
             state.is_changed && !state.is_orphan && gate.since.elapsed() < HELD_MAX
+        };
+        let mut closed = gates.iter().filter(|(_, gate)| is_closed(gate));
+        let last = closed.next_back().map(|(first, _)| *first);
+        // What was replaced before it had a content comes together with what replaced it.
+        gates.retain(|first, gate| {
+            let is_before = last.is_some_and(|last| *first < last);
+            is_closed(gate) || is_before && gate.file.lock(totals).is_orphan
         });
         gates.keys().next().copied()
     }

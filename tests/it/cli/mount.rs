@@ -253,7 +253,49 @@ fn without_a_peer_nothing_is_mounted_or_synced() {
     assert!(text(&output.stderr).contains("no volume of cairn"));
     let output = run(cairn(&data).arg("sync"), 3);
     assert!(text(&output.stderr).contains("no peer is running"));
+    let output = run(cairn(&data).arg("conflicts"), 3);
+    assert!(text(&output.stderr).contains("no peer is running"));
     assert!(!data.exists(), "looking makes nothing");
+}
+
+#[test]
+fn conflicts_are_listed_and_ended() {
+    let peer = FakePeer::start();
+    let listed = run(peer.cairn().args(["conflicts", "/mnt/p"]), 0);
+    let (told, notes) = (text(&listed.stdout), text(&listed.stderr));
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines.len(), 4, "{told}");
+    assert!(lines[1].starts_with("/mnt/p/a ") && lines[1].contains("it is content"));
+    assert!(lines[1].contains("12D3KooWfake (this peer)"));
+    assert!(lines[2].starts_with("/mnt/p/a.conflict-x ") && !lines[2].contains("it is"));
+    // As short as in the names of conflict copies.
+    assert!(
+        lines[2].contains("Bj4kx6nX") || lines[2].contains("kx6nXTN"),
+        "{told}"
+    );
+    assert!(!lines[2].contains("12D3KooWDpJ7"));
+    assert!(lines[3].contains("it is returned"));
+    assert!(notes.contains("cairn conflicts resolve PATH"), "{notes}");
+    let document = json(&run(peer.cairn().args(["--json", "conflicts"]), 0));
+    assert_eq!(document["conflicts"][0]["sides"][0]["own"], true);
+    assert_eq!(document["conflicts"][1]["kind"], "returned");
+    let quiet = run(peer.cairn().args(["conflicts", "/mnt/quiet"]), 0);
+    assert!(quiet.stdout.is_empty() && text(&quiet.stderr).contains("no conflicts"));
+
+    let resolve = |arguments: &[&str], code| {
+        let mut command = peer.cairn();
+        run(command.args(["conflicts", "resolve"]).args(arguments), code)
+    };
+    let ended = resolve(&["/mnt/p/a", "--keep", "ours"], 0);
+    assert_eq!(
+        text(&ended.stderr),
+        "Kept as /mnt/p/a; what went: what is not ours.\n"
+    );
+    let ended = resolve(&["/mnt/p/a", "--keep", "both"], 0);
+    assert_eq!(text(&ended.stderr), "No longer contested: /mnt/p/a.\n");
+    resolve(&["/mnt/p/a"], 2);
+    resolve(&["/mnt/p/a", "--keep", "newest"], 2);
+    resolve(&["--keep", "ours"], 2);
 }
 
 #[test]

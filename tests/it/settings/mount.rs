@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cairnfs::base::ByteSize;
-use cairnfs::config::Durability;
+use cairnfs::config::{ConflictRule, Durability, KeepWhich};
 
 use super::ask;
 use super::transfer::{MIB, putter_and_holder};
-use crate::support::{Devnet, random_file, run};
+use crate::support::{Devnet, line, random_file, run, wait_until};
 
 /// A directory to mount on; none, loudly, where nothing can be mounted.
 fn place(net: &Devnet) -> Option<PathBuf> {
@@ -120,4 +120,91 @@ fn a_read_in_a_mount_waits_as_long_as_configured() {
         took[1] >= Duration::from_secs(9) && took[0] < took[1],
         "{took:?}"
     );
+}
+
+#[test]
+fn of_two_contents_the_older_goes_where_that_is_configured() {
+    let mut net = Devnet::start(&["--peers", "2", "--redundancy", "1+0"]);
+    let Some(first) = place(&net) else { return };
+    let second = net.dir.path().join("mnt2");
+    std::fs::create_dir_all(&second).unwrap();
+    let places = [first, second];
+    for at in 0..2 {
+        net.reconfigure(at, |config| {
+            config.mount.conflict = vec![ConflictRule {
+                glob: "*.log".parse().unwrap(),
+                keep: KeepWhich::Newest,
+            }];
+        });
+    }
+    net.wait_connected(0);
+    net.wait_connected(1);
+    run(net.cairn(0).args(["volume", "create", "shared"]), 0);
+    let ticket = line(&run(
+        net.cairn(0).args(["-q", "volume", "ticket", "shared"]),
+        0,
+    ));
+    run(net.cairn(1).args(["volume", "open", &ticket]), 0);
+    let mount = |net: &Devnet, at: usize| {
+        run(net.cairn(at).args(["mount", "shared"]).arg(&places[at]), 0);
+    };
+    let umount = |net: &Devnet, at: usize| {
+        run(net.cairn(at).arg("umount").arg(&places[at]), 0);
+    };
+    let write = |at: usize, text: &str| {
+        for name in ["a.log", "a.txt"] {
+            std::fs::write(places[at].join(name), text).unwrap();
+        }
+    };
+    let reads = |at: usize, name: &str, text: &str| {
+        let read = std::fs::read(places[at].join(name));
+        read.is_ok_and(|read| read == text.as_bytes())
+    };
+    let patience = Duration::from_secs(30);
+    mount(&net, 0);
+    write(0, "old");
+    mount(&net, 1);
+    wait_until("the files are there", patience, || {
+        reads(1, "a.log", "old") && reads(1, "a.txt", "old")
+    });
+    // Each changes both without having heard of the other.
+    umount(&net, 1);
+    write(0, "zero");
+    umount(&net, 0);
+    mount(&net, 1);
+    write(1, "one");
+    mount(&net, 0);
+    let conflicts = |at: usize| {
+        let told = ask(&net, at, &["conflicts"]);
+        told["conflicts"].as_array().unwrap().clone()
+    };
+    wait_until("both know of the conflict", patience, || {
+        (0..2).all(|at| conflicts(at).len() == 1 && reads(at, "a.log", "one"))
+    });
+    for (at, place) in places.iter().enumerate() {
+        let told = conflicts(at);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0]["kind"], "content");
+        assert_eq!(told[0]["path"], place.join("a.txt").to_str().unwrap());
+        assert_eq!(std::fs::read_dir(place).unwrap().count(), 3);
+        let status = ask(&net, at, &["status"]);
+        assert_eq!(status["volumes"][0]["conflicts"], 1);
+        let status = run(net.cairn(at).arg("status"), 0);
+        assert!(String::from_utf8_lossy(&status.stdout).contains("; 1 conflict"));
+    }
+    let contested = places[0].join("a.txt");
+    let resolve = ["conflicts", "resolve", "--keep", "ours"];
+    run(net.cairn(0).args(resolve).arg(&contested), 0);
+    assert!(reads(0, "a.txt", "zero"));
+    wait_until("the other hears of it", patience, || {
+        conflicts(1).is_empty() && reads(1, "a.txt", "zero")
+    });
+    for place in &places {
+        assert_eq!(std::fs::read_dir(place).unwrap().count(), 2);
+    }
+    let over = run(net.cairn(0).args(resolve).arg(&contested), 3);
+    assert!(String::from_utf8_lossy(&over.stderr).contains("nothing is contested"));
+    for at in 0..2 {
+        umount(&net, at);
+    }
 }

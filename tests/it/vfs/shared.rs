@@ -1,5 +1,6 @@
 //! Several members who write one volume.
 
+mod conflicts;
 mod random;
 mod team;
 

@@ -167,6 +167,7 @@ impl World {
         let parts = SharerParts {
             volume: ID,
             net: self.cluster.blocks(at).unwrap().net().clone(),
+            blocks: self.cluster.blocks(at).unwrap().clone(),
             inbound: self.cluster.feeds(at).unwrap().open(),
             pools: Pools::inline(),
             entropy: self.cluster.entropy.fork(),

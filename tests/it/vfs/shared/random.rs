@@ -5,8 +5,14 @@ use std::time::Duration;
 
 use cairnfs::base::Entropy;
 
+use std::collections::BTreeMap;
+
+use cairnfs::vfs::{Keep, ResolveError};
+
+use super::conflicts::agreed;
 use super::team::Team;
 use crate::common::books::{Books, Deed, path};
+use crate::common::look::Seen;
 use crate::support::scaled;
 
 struct Run {
@@ -79,6 +85,33 @@ impl Run {
             }
         }
     }
+
+    /// All members tell the same conflicts, and what is decided to stay stays and is none any more.
+    async fn end_conflicts(&mut self, tree: &BTreeMap<String, Seen>) {
+        let found = agreed(&self.team);
+        for conflict in &found {
+            let done = self
+                .team
+                .vfs(0)
+                .resolve_conflict(&conflict.path, Keep::Both);
+            self.log.push(format!("{conflict} {conflict:?}: {done:?}"));
+            match done {
+                // One decision may settle another.
+                Ok(_) | Err(ResolveError::NotContested) => {}
+                Err(error) => panic!("{conflict}: {error}"),
+            }
+        }
+        self.team.settle().await;
+        assert_eq!(agreed(&self.team), []);
+        let after = self.team.tree().await;
+        let contents = |tree: &BTreeMap<String, Seen>| -> Vec<(String, Vec<u8>)> {
+            let all = tree
+                .iter()
+                .map(|(path, seen)| (path.clone(), seen.content.clone()));
+            all.collect()
+        };
+        assert_eq!(contents(tree), contents(&after), "{found:#?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,6 +134,7 @@ async fn members_come_to_the_same_tree_and_lose_nothing() {
         let tree = run.team.tree().await;
         run.books.check(&tree, &format!("seed {seed}"));
         kept += run.books.kept();
+        run.end_conflicts(&tree).await;
     }
     assert!(kept > 0, "nothing was left");
 }

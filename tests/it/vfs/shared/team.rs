@@ -8,7 +8,7 @@ use std::time::Duration;
 use cairnfs::base::{Clock, PeerId};
 use cairnfs::crypto::sign::SigningKey;
 use cairnfs::testkit::{Cluster, ClusterOptions};
-use cairnfs::vfs::{Rights, Vfs};
+use cairnfs::vfs::{Rights, Vfs, VfsOptions};
 use cairnfs_fuse::FileSystem;
 
 pub use crate::common::hand::Hand;
@@ -27,10 +27,16 @@ pub struct Team {
     pub members: Vec<Member>,
     secrets: Secrets,
     clock: Clock,
+    options: VfsOptions,
 }
 
 impl Team {
     pub async fn new(members: usize, seed: u64) -> Team {
+        Team::with(members, seed, options()).await
+    }
+
+    /// With options of one's own.
+    pub async fn with(members: usize, seed: u64, options: VfsOptions) -> Team {
         let cluster_options = ClusterOptions {
             peers: members.max(6),
             ..ClusterOptions::default()
@@ -42,6 +48,7 @@ impl Team {
             secrets: Secrets::new(&cluster.entropy),
             clock: Clock::simulated(1_767_225_600_000),
             members: Vec::new(),
+            options,
             cluster,
         };
         for at in 0..members {
@@ -58,6 +65,10 @@ impl Team {
 
     pub fn vfs(&self, at: usize) -> &Arc<Vfs> {
         self.members[at].open.as_ref().expect("it is open")
+    }
+
+    pub fn set_rights(&mut self, at: usize, rights: Rights) {
+        self.members[at].device.rights = rights;
     }
 
     pub async fn shut(&mut self, at: usize) {
@@ -77,7 +88,7 @@ impl Team {
 
     pub async fn open(&mut self, at: usize) {
         let device = &self.members[at].device;
-        let options = options();
+        let options = self.options.clone();
         let opened = member::open(
             &self.cluster,
             at,
