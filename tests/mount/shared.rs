@@ -165,7 +165,12 @@ impl Members {
         let all = |member: &Member| -> Option<Vec<(String, Vec<u8>)>> {
             let names = names(&member.path(dir)).into_iter();
             names
-                .map(|name| Some((name.clone(), std::fs::read(member.path(dir).join(name)).ok()?)))
+                .map(|name| {
+                    Some((
+                        name.clone(),
+                        std::fs::read(member.path(dir).join(name)).ok()?,
+                    ))
+                })
                 .collect()
         };
         wait_until("both show the same", LONG, || {
