@@ -1,6 +1,7 @@
 """The part `storm` of `tests/long shared`: all machines do everything in one small tree at the same time."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -107,6 +108,21 @@ print(json.dumps([done, odd]))
 """
 
 
+def unreadable(top):
+    """Regular files that cannot be opened and read, with what was said."""
+    bad = []
+    for directory, _, names in os.walk(top):
+        for path in (os.path.join(directory, name) for name in names):
+            if os.path.islink(path) or not os.path.isfile(path):
+                continue
+            try:
+                with open(path, "rb") as file:
+                    file.read()
+            except OSError as error:
+                bad.append(f"{os.path.relpath(path, top)}: {error.strerror}")
+    return bad
+
+
 def storm(members, args, report):
     """All change one small tree at once, then with the links of one down now and then."""
     for number, cuts in enumerate((False, True)):
@@ -137,6 +153,12 @@ def storm(members, args, report):
             # Who is cut off may be unable to read.
             unexpected = [one for one in odd if one and not (cuts and all("Input/output" in what for what in one))]
             report.check(f"storm, {title}: no call fails without a reason", not unexpected, f"{list(counts)} {[one for one in odd if one]}"[:400])
+        # One that cannot be opened would end each walk, so it is told for itself.
+        time.sleep(5)
+        bad = unreadable(members.all[0].dir / top)
+        report.check(f"storm, {title}: every file can be read", not bad, f"{len(bad)} cannot: {bad[:2]}"[:300] if bad else "")
+        if bad:
+            continue
         wrong, tree, passed = members.wait_equal(seconds=120, times=False)
         report.check(f"storm, {title}: the same everywhere", not wrong, wrong or f"{len(tree)} entries after {passed:.1f} s")
         wrong, _, _ = members.wait_equal(seconds=60)
