@@ -84,6 +84,8 @@ pub(super) struct FileState {
     pub(super) head: Head,
     pub(super) base: Base,
     pub(super) origin: Origin,
+    /// The content that was brought into the overlay, of a file that had it in its row.
+    pub(super) lifted: Option<Bytes>,
     /// Whether the journal has what the changes were made to.
     pub(super) has_base_row: bool,
     pub(super) overlay: Overlay,
@@ -219,6 +221,7 @@ impl FileState {
                 edited: content.edited,
                 home: content.home.clone(),
             },
+            lifted: None,
             has_base_row: false,
             is_handed_over: false,
             overlay: Overlay::default(),
@@ -239,6 +242,14 @@ impl FileState {
             base_size: content.size,
             unnoted_turns: 0,
             read_end: 0,
+        }
+    }
+
+    /// The content that changes were made to.
+    pub(super) fn body(&self) -> Body {
+        match &self.base {
+            Base::Inline(bytes) => Body::Inline(self.lifted.as_ref().unwrap_or(bytes).clone()),
+            Base::Stored(profile, body) => Body::Stored(*profile, body.clone()),
         }
     }
 
@@ -284,6 +295,7 @@ impl FileState {
         if let Base::Inline(bytes) = &self.base
             && !bytes.is_empty()
         {
+            self.lifted = Some(bytes.clone());
             let end = (bytes.len() as u64).min(self.head.base_end);
             let bytes = bytes.slice(..end as usize);
             for part in self.overlay.parts(0, end) {

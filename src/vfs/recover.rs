@@ -267,6 +267,10 @@ impl Inner {
             state.overlay.clear(head.size, u64::MAX);
             state.stale(head.size, u64::MAX);
             self.observe(head.edited);
+            if state.origin.edits.get(&self.writer) >= head.edited.0 {
+                // It came back after the last change, and its description is later than that.
+                state.head.edited = self.now().hlc;
+            }
             let mut core = self.core();
             let (number, node) = core.inodes.node(ino);
             let cell = Arc::new(FileCell::new(number, ino, state));

@@ -21,13 +21,14 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::clock::Hlc;
+use super::clock::{Hlc, Stamp};
 use super::error::StateError;
 use super::id::{Ino, Name};
 use super::key::{self, Key};
 use super::row;
 use super::state::{self, Rows, Totals};
-use super::value::{Attrs, Content, Field, Home, Node};
+use super::value::{Attrs, Body, Content, Field, Home, Node};
+use super::version::VersionVector;
 use crate::base::PeerId;
 use crate::dag::Timestamp;
 
@@ -350,6 +351,10 @@ impl<'a> View<'a> {
         let Some(attrs) = attrs(self.rows, ino)? else {
             return Ok(None);
         };
+        let content = match content {
+            None if attrs.node == Node::File => Some(self.no_content(ino, &attrs)?),
+            content => content,
+        };
         let counts = state::counts(self.rows, ino)?;
         let mut newest = (attrs.mtime.at, attrs.mtime.value);
         let mut changed = (attrs.ctime.at, attrs.ctime.value);
@@ -380,6 +385,36 @@ impl<'a> View<'a> {
             ctime,
             content,
         }))
+    }
+
+    /// What a file shows that has a name and no content: one writer gave it another name, another removed the
+    /// content that a third had kept of several. It is an empty file; the other contents are files of their own.
+    fn no_content(&self, ino: Ino, attrs: &Attrs) -> Result<Content, StateError> {
+        let (parent, name) = match place::first_name(self.rows, ino)? {
+            Some(place) => place,
+            None => {
+                let name = Name::new(ino.to_string().as_bytes());
+                let name = name.map_err(|why| StateError::corrupt("a file", why))?;
+                (Ino::LOST, name)
+            }
+        };
+        Ok(Content {
+            size: 0,
+            mtime: attrs.mtime.value,
+            edits: VersionVector::default(),
+            edited: Stamp {
+                hlc: Hlc(0),
+                writer: (PeerId([0; 32]), 0).into(),
+            },
+            home: Home {
+                parent,
+                name,
+                mode: attrs.mode.value,
+                uid: attrs.uid.value,
+                gid: attrs.gid.value,
+            },
+            body: Body::EMPTY,
+        })
     }
 
     /// Names of the extended attributes of a file, ascending.

@@ -5,11 +5,11 @@ use cairnfs_fuse::kernel::Notice;
 
 use super::merge::Affected;
 use crate::namespace::state::decode_row;
-use crate::namespace::{Body, Content, Dot, Edit, Ino, Key, OpError, Sibling, Stamp, Value, row};
+use crate::namespace::{Content, Dot, Edit, Ino, Key, OpError, Sibling, Stamp, Value, row};
 use crate::store::{Group, VolumeError};
 use crate::vfs::conflicts::News;
 use crate::vfs::errno::{Step, Stop};
-use crate::vfs::file::{Base, FileCell, FileState};
+use crate::vfs::file::{FileCell, FileState};
 use crate::vfs::inner::{Core, Inner};
 use crate::vfs::remove::Doomed;
 use crate::vfs::rows::BASES;
@@ -20,17 +20,13 @@ const ODD_PAGE: usize = 64;
 /// The content that a changed file was made from, as a row.
 pub(in crate::vfs) fn encode_base(state: &FileState) -> Vec<u8> {
     let origin = &state.origin;
-    let body = match &state.base {
-        Base::Inline(bytes) => Body::Inline(bytes.clone()),
-        Base::Stored(profile, body) => Body::Stored(*profile, body.clone()),
-    };
     let content = Content {
         size: state.base_size,
         mtime: state.head.mtime,
         edits: origin.edits.clone(),
         edited: origin.edited,
         home: origin.home.clone(),
-        body,
+        body: state.body(),
     };
     row::encode(&[Sibling {
         dot: Dot {
@@ -229,34 +225,43 @@ impl Inner {
     fn revive(&self, core: &mut Core, cell: &FileCell, notices: &mut Vec<Notice>) {
         let ino = cell.ino;
         let now = self.now();
-        let (origin, size, mtime, body) = {
-            let state = self.lock(cell);
-            let body = match &state.base {
-                Base::Inline(bytes) => Body::Inline(bytes.clone()),
-                Base::Stored(profile, body) => Body::Stored(*profile, body.clone()),
-            };
-            (
-                state.origin.clone(),
-                state.base_size,
-                state.head.mtime,
-                body,
-            )
-        };
-        let revived = self.change_at(core, now, notices, |edit| {
-            edit.edit_content(ino, (&origin.edits, &origin.home), size, mtime, body)
-        });
-        if let Err(stop) = revived {
-            // Its description, when that is written, does the same.
-            tracing::debug!(?stop, "a file comes back later");
-            return;
-        }
         let mut state = self.lock(cell);
-        state.origin.edited_at(Stamp {
-            hlc: now.hlc,
-            writer: self.writer,
+        let (before, had_row) = (state.origin.clone(), state.has_base_row);
+        let (size, mtime, body) = (state.base_size, state.head.mtime, state.body());
+        let edited = self.edit(core, now, |edit| {
+            edit.edit_content(ino, (&before.edits, &before.home), size, mtime, body)
         });
-        // What is described later is later than this.
-        state.head.edited = self.now().hlc;
+        let revived = edited.and_then(|mut edited| {
+            let affected = self.affected(edited.changes())?;
+            let files = self.count_files(&mut edited.group, affected.more_files);
+            // What is described later is made to this, also after a crash.
+            state.origin.edited_at(Stamp {
+                hlc: now.hlc,
+                writer: self.writer,
+            });
+            state.has_base_row = true;
+            edited.group.put(BASES, &ino.0, &encode_base(&state));
+            self.commit(core, edited)?;
+            Ok((affected, files))
+        });
+        match revived {
+            Ok((affected, files)) => {
+                // And later than it.
+                state.head.edited = self.now().hlc;
+                drop(state);
+                self.files
+                    .store(files, std::sync::atomic::Ordering::Relaxed);
+                let changed: Vec<Ino> = affected.files.iter().copied().collect();
+                core.changed(&changed);
+                notices.push(Notice::Everything);
+                self.tell_of(core, &affected, notices);
+            }
+            Err(stop) => {
+                // Its description, when that is written, does the same.
+                tracing::debug!(?stop, "a file comes back later");
+                (state.origin, state.has_base_row) = (before, had_row);
+            }
+        }
     }
 
     /// An operation of this replica that follows from what others did. Readers leave it to writers.
