@@ -15,6 +15,9 @@ use crate::common::books::{Books, Deed, path};
 use crate::common::look::Seen;
 use crate::support::scaled;
 
+/// How often what is contested is decided before it has to be an end.
+const ROUNDS: usize = 4;
+
 struct Run {
     team: Team,
     entropy: Entropy,
@@ -88,21 +91,25 @@ impl Run {
 
     /// All members tell the same conflicts, and what is decided to stay stays and is none any more.
     async fn end_conflicts(&mut self, tree: &BTreeMap<String, Seen>) {
-        let found = agreed(&self.team);
-        for conflict in &found {
-            let done = self
-                .team
-                .vfs(0)
-                .resolve_conflict(&conflict.path, Keep::Both);
-            self.log.push(format!("{conflict} {conflict:?}: {done:?}"));
-            match done {
-                // One decision may settle another.
-                Ok(_) | Err(ResolveError::NotContested) => {}
-                Err(error) => panic!("{conflict}: {error}"),
+        let mut found = agreed(&self.team);
+        // One decision may settle another, and show one that was hidden by it.
+        for _ in 0..ROUNDS {
+            for conflict in &found {
+                let vfs = self.team.vfs(0);
+                let done = vfs.resolve_conflict(&conflict.path, Keep::Both);
+                self.log.push(format!("{conflict} {conflict:?}: {done:?}"));
+                match done {
+                    Ok(_) | Err(ResolveError::NotContested) => {}
+                    Err(error) => panic!("{conflict}: {error}"),
+                }
+            }
+            self.team.settle().await;
+            found = agreed(&self.team);
+            if found.is_empty() {
+                break;
             }
         }
-        self.team.settle().await;
-        assert_eq!(agreed(&self.team), []);
+        assert_eq!(found, []);
         let after = self.team.tree().await;
         let contents = |tree: &BTreeMap<String, Seen>| -> Vec<(String, Vec<u8>)> {
             let all = tree
