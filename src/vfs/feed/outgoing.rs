@@ -11,8 +11,10 @@ use crate::store::{Group, VolumeError};
 use crate::vfs::VfsError;
 use crate::vfs::inner::Inner;
 
-/// Bytes of deltas that are sealed in one turn: what one group of the journal takes.
+/// Bytes of deltas that are sealed in one group of the journal.
 const TURN_BYTES: usize = 192 << 10;
+/// Groups in one turn.
+const GROUPS_MAX: usize = 32;
 /// Between turns, so that many operations share one write of the journal.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How often it is looked whether something that is held back need wait no longer.
@@ -41,7 +43,7 @@ impl Inner {
         shared.feeds().is_durable(self.writer);
         loop {
             let inner = Arc::clone(&self);
-            let sealed = self.blocks.pools().disk.run(move || inner.seal_some());
+            let sealed = self.blocks.pools().disk.run(move || inner.seal_groups());
             let turn = match sealed.await {
                 Ok(0) => Ok(0),
                 Ok(count) => self.make_durable().await.map(|()| count),
@@ -82,6 +84,18 @@ impl Inner {
         shared.feeds().durable = end;
         shared.has_grown();
         Ok(())
+    }
+
+    /// Seals what waits, in several groups: what was held back leaves together with what it waited for.
+    fn seal_groups(&self) -> Result<usize, TurnError> {
+        let mut sealed = 0;
+        for _ in 0..GROUPS_MAX {
+            match self.seal_some()? {
+                0 => break,
+                count => sealed += count,
+            }
+        }
+        Ok(sealed)
     }
 
     /// Seals all that waits.

@@ -15,7 +15,7 @@ use crate::vfs::errno::Stop;
 use crate::vfs::inner::Inner;
 
 /// Deltas that are merged before others get a turn at the lock.
-const TURN: usize = 64;
+const TURN: usize = 512;
 
 /// Dots before the oldest delta that is remembered: one that began there contradicts it.
 const DOTS_BEFORE: u64 = 64;
