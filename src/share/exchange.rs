@@ -206,19 +206,20 @@ impl Inner {
                 } if of == writer => Some((last, deltas)),
                 _ => None,
             });
-            let Some((last, deltas)) = found.filter(|(_, deltas)| !deltas.is_empty()) else {
+            let (last, deltas) = found.unwrap_or_default();
+            if deltas.is_empty() {
                 let said = self.peers.known(&peer, writer);
                 if said.is_some_and(|said| said > after) {
                     tracing::warn!(
                         peer = %peer.short(),
                         ?writer,
                         after,
-                        "it has less of a feed than it said"
+                        "it gives less of a feed than it said; the rest is in a checkpoint, or at others"
                     );
                     self.peers.has_only(&peer, writer, after);
                 }
                 return Ok(Vec::new());
-            };
+            }
             self.peers.has(&peer, writer, last);
             let received = self.vfs.receive(peer, deltas).await;
             if received.upto >= last || received.upto <= after {
@@ -235,6 +236,8 @@ impl Inner {
                 .vfs
                 .deltas(writer, after, PART_BYTES.min(DELTAS_MAX_BYTES))?;
             if found.deltas.is_empty() {
+                // What is not here any more is in a checkpoint, which it looks for when it compares heads.
+                self.peers.has(&peer, writer, found.last);
                 return Ok(());
             }
             let have = Message::Have {
