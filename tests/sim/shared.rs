@@ -35,6 +35,14 @@ fn members_come_to_the_same_tree_and_lose_nothing_whatever_happens() {
     assert!(kept >= 2 * outcomes.len(), "hardly anything was left");
 }
 
+/// Of a file that came back only zeros were left; and a peer that lacked what is in a checkpoint only was told for ever.
+#[test]
+fn lives_that_once_went_wrong_end_well() {
+    for seed in [204, 221] {
+        run(life::live(seed));
+    }
+}
+
 #[test]
 fn one_seed_of_a_shared_volume_gives_one_trace() {
     let seed = first_seed() + 3;
