@@ -158,6 +158,9 @@ async fn open(session: &Session, output: &Output, args: &VolumeOpenArgs) -> Done
         (true, false) => format!("The volume `{name}` is here already{rights}."),
     };
     let next = match &opened.volume.mounted_on {
+        Some(dir) if opened.improved => format!(
+            "It is mounted on {dir} as it was before: unmount it and mount it again for that."
+        ),
         Some(dir) => format!("It is mounted on {dir}."),
         None => format!("Mount it: cairn mount {name} DIR"),
     };

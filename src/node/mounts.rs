@@ -56,6 +56,7 @@ pub(super) struct OpenVolume {
     sharer: Mutex<Option<Sharer>>,
     /// It is out of the tree, and what is open keeps it.
     is_detached: AtomicBool,
+    is_closing: AtomicBool,
     closing: OnceCell<()>,
     /// It is unmounted and closed.
     gone: CancellationToken,
@@ -65,6 +66,7 @@ impl OpenVolume {
     /// Closes the volume, once, whoever comes first.
     async fn close(&self) {
         let close = async {
+            self.is_closing.store(true, Ordering::Release);
             let sharer = self.sharer().take();
             if let Some(sharer) = sharer {
                 self.say_goodbye(&sharer).await;
@@ -108,7 +110,7 @@ impl OpenVolume {
     async fn sync(&self) -> Result<(), AdminError> {
         self.vfs.sync().await.map_err(|error| vfs_error(&error))?;
         let sharer = self.sharer().clone();
-        match sharer.filter(|_| !self.vfs.is_reader() && self.vfs.point_age().0) {
+        match sharer.filter(|_| !self.vfs.is_reader() && self.vfs.has_news()) {
             Some(sharer) => {
                 let published = sharer.publish().await;
                 published.map(drop).map_err(|error| AdminError::of(&error))
@@ -131,11 +133,24 @@ impl OpenVolume {
         }
     }
 
+    /// Whether it is kept in step with other replicas.
+    pub(super) fn has_sharer(&self) -> bool {
+        self.sharer().is_some()
+    }
+
     /// Others take part from now on: the kernel hears of what they change.
-    pub(super) fn share(&self, sharer: Sharer) {
+    pub(super) async fn share(&self, sharer: Sharer) {
         let notifier = self.mount.notifier().clone();
         self.vfs.on_change(move |notice| notifier.send(notice));
         *self.sharer() = Some(sharer);
+        // Whoever closes it meanwhile may have found none.
+        let late = match self.is_closing.load(Ordering::Acquire) {
+            true => self.sharer().take(),
+            false => None,
+        };
+        if let Some(sharer) = late {
+            sharer.stop().await;
+        }
     }
 
     fn is_detached(&self) -> bool {
@@ -377,8 +392,11 @@ impl Node {
             close_again(name, &vfs).await;
             return Err(error);
         }
-        if vfs.is_shared() {
-            self.0.volumes.arrived(name).await?;
+        if vfs.is_shared()
+            && let Err(error) = self.0.volumes.arrived(name).await
+        {
+            // It is said again when it is mounted the next time.
+            tracing::warn!("the record of the volume `{name}`: {error}");
         }
         // Whatever was asked: no other member would take what is written here.
         let is_read_only = request.read_only || record.is_read_only();
@@ -406,11 +424,12 @@ impl Node {
             mount,
             sharer: Mutex::new(None),
             is_detached: AtomicBool::new(false),
+            is_closing: AtomicBool::new(false),
             closing: OnceCell::new(),
             gone: CancellationToken::new(),
         });
         if let Some(sharer) = sharer {
-            open.share(sharer);
+            open.share(sharer).await;
         }
         mounts.insert(&open);
         self.0.tasks.spawn(self.clone().attend(Arc::clone(&open)));

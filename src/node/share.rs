@@ -49,9 +49,10 @@ impl Node {
         let entropy = &self.0.entropy;
         let (record, keys) = {
             let _changing = self.0.mounts.changing.lock().await;
-            self.0.volumes.share(&name, &device, entropy).await?
+            let shared = self.0.volumes.share(&name, &device, entropy).await?;
+            self.shared_now(&name, &shared.0).await?;
+            shared
         };
-        self.shared_now(&name, &record)?;
         let volume = SharedVolume {
             id: record.id,
             owner: keys.owner,

@@ -75,8 +75,26 @@ impl Node {
         Sharer::start(Arc::clone(vfs), parts)
     }
 
-    /// Waits until a volume that others made is here, as far as any of them can be reached.
+    /// Waits until a volume that others made is here, as far as any of them can be reached, or this peer ends.
     pub(super) async fn first_state(
+        &self,
+        name: &str,
+        vfs: &Vfs,
+        sharer: &Sharer,
+    ) -> Result<(), AdminError> {
+        let is_ending = async {
+            while self.serves_mounts() {
+                tokio::time::sleep(TURN).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = is_ending => Err(AdminError::failed("this peer is about to end and mounts nothing")),
+            arrived = self.wait_for_state(name, vfs, sharer) => arrived,
+        }
+    }
+
+    async fn wait_for_state(
         &self,
         name: &str,
         vfs: &Vfs,
@@ -109,17 +127,18 @@ impl Node {
         }
     }
 
-    /// The volume of a name has become shared: if it is open, it goes on as such.
-    pub(super) fn shared_now(&self, name: &str, record: &Record) -> Result<(), AdminError> {
-        let Some(open) = self.0.mounts.find(name) else {
+    /// The volume of a name has become shared: if it is open, it goes on as such. The caller holds off others who
+    /// make, remove or mount volumes.
+    pub(super) async fn shared_now(&self, name: &str, record: &Record) -> Result<(), AdminError> {
+        let Some(open) = self.0.mounts.find(name).filter(|open| !open.has_sharer()) else {
             return Ok(());
         };
-        let Some(share) = self.share_of(record).filter(|_| !open.vfs.is_shared()) else {
+        let Some(share) = self.share_of(record) else {
             return Ok(());
         };
-        let begun = open.vfs.begin_sharing(share);
+        let begun = open.vfs.begin_sharing(share).await;
         begun.map_err(|error| AdminError::of(&error))?;
-        open.share(self.begin_sharing(&open.vfs, record.id));
+        open.share(self.begin_sharing(&open.vfs, record.id)).await;
         // What was written before is in no feed.
         let inner = &self.0;
         inner.tasks.spawn(async move { open.publish().await });

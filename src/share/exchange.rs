@@ -273,7 +273,8 @@ impl Inner {
     pub(super) async fn push(self: Arc<Self>, peer: PeerId) {
         let own = self.vfs.writer();
         loop {
-            let told = match self.peers.known(&peer, own) {
+            let before = self.peers.known(&peer, own);
+            let told = match before {
                 Some(after) => self.tell(peer, own, after).await,
                 // It never said how far it is.
                 None => self.compare_and_exchange(peer).await,
@@ -290,6 +291,9 @@ impl Inner {
             // What came meanwhile, when nobody was woken for this peer.
             let claims = self.vfs.claims();
             let last = claims.iter().find(|claim| claim.writer == own);
+            if self.peers.known(&peer, own) == before {
+                return self.soon.notify_one();
+            }
             if last.is_none_or(|last| !self.peers.begin_push(&peer, own, last.last)) {
                 return;
             }

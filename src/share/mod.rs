@@ -25,7 +25,6 @@ use tokio_util::task::TaskTracker;
 use self::peers::Peers;
 use crate::base::{Entropy, PeerId, Pools, VolumeId};
 use crate::blocks::{Blocks, FeedInbound};
-use crate::namespace::WriterId;
 use crate::net::{NetHandle, Reach};
 use crate::vfs::Vfs;
 
@@ -80,8 +79,8 @@ struct Inner {
     soon: Notify,
     /// Something is missing that nobody has in a feed.
     lacks: Notify,
-    /// How far feeds were in the last checkpoint that was published. Held while one is made.
-    published: tokio::sync::Mutex<Option<Vec<(WriterId, u64)>>>,
+    /// Held while a checkpoint is made and published.
+    publishing: tokio::sync::Mutex<()>,
     talks: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -100,7 +99,7 @@ impl Sharer {
             peers: Peers::default(),
             soon: Notify::new(),
             lacks: Notify::new(),
-            published: tokio::sync::Mutex::new(None),
+            publishing: tokio::sync::Mutex::new(()),
             talks: Arc::new(Semaphore::new(TALKS)),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -11,7 +11,6 @@ use super::{Inner, Sharer};
 use crate::base::{Class, Classify};
 use crate::blocks::PointerError;
 use crate::feeds::checkpoint::PageHash;
-use crate::namespace::WriterId;
 use crate::vfs::PointError;
 
 /// A volume to which something was written gets a checkpoint so often.
@@ -23,15 +22,6 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Checkpoints that could not be merged and are not tried again.
 const BAD_MAX: usize = 1024;
 
-impl Classify for PublishError {
-    fn class(&self) -> Class {
-        match self {
-            PublishError::Point(error) => error.class(),
-            PublishError::Record(error) => error.class(),
-        }
-    }
-}
-
 /// Why a checkpoint is not known to others.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
@@ -41,6 +31,15 @@ pub enum PublishError {
     /// Its record was not kept by anybody.
     #[error("the record of a checkpoint: {0}")]
     Record(#[from] PointerError),
+}
+
+impl Classify for PublishError {
+    fn class(&self) -> Class {
+        match self {
+            PublishError::Point(error) => error.class(),
+            PublishError::Record(error) => error.class(),
+        }
+    }
 }
 
 impl Sharer {
@@ -60,15 +59,14 @@ impl Sharer {
 
 impl Inner {
     async fn publish(&self) -> Result<usize, PublishError> {
-        let mut published = self.published.lock().await;
+        let _turn = self.publishing.lock().await;
         // Boxed, so that the compiler sees that they can go from thread to thread.
-        let record = self.vfs.make_point().boxed().await?;
-        let count = self.blocks.publish_record(&record).boxed().await?;
+        let point = self.vfs.make_point().boxed().await?;
+        let count = self.blocks.publish_record(&point.record).boxed().await?;
+        let before = self.vfs.is_published(&point);
         tracing::info!(volume = %self.volume, peers = count, "a checkpoint is published");
         // Who lacks what the last but one says merges this one.
-        let point = self.vfs.point();
-        let before: Option<Vec<(WriterId, u64)>> = published.replace(point);
-        if let Some(before) = before.filter(|_| count > 1)
+        if count > 1
             && let Err(error) = self.vfs.drop_deltas(&before)
         {
             tracing::debug!("old deltas are dropped later: {error}");
@@ -84,9 +82,10 @@ impl Inner {
         let mut next = Instant::now() + FIRST;
         loop {
             tokio::time::sleep_until(next).await;
-            let has_news = self.vfs.point_age().0;
             next = Instant::now() + INTERVAL;
-            if has_news && let Err(error) = self.publish().await {
+            if self.vfs.has_news()
+                && let Err(error) = self.publish().await
+            {
                 tracing::warn!(volume = %self.volume, "no checkpoint was made: {error}");
                 next = Instant::now() + FIRST;
             }
@@ -96,6 +95,9 @@ impl Inner {
     /// Merges checkpoints when deltas that are missing cannot be had.
     pub(super) async fn catch_up_always(self: Arc<Self>) {
         let mut bad = BTreeSet::new();
+        if !matches!(self.vfs.unfinished_join(), Ok(None)) {
+            self.lacks.notify_one();
+        }
         loop {
             self.lacks.notified().await;
             if self.catch_up(&mut bad).await > 0 {
@@ -125,7 +127,8 @@ impl Inner {
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(volume = %self.volume, of = ?record.writer, "a checkpoint is not merged: {error}");
-                    if error.class() != Class::Retry {
+                    // Others may have what is missing now.
+                    if is_bad(&error) {
                         bad.insert(record.root);
                     }
                 }
@@ -136,4 +139,10 @@ impl Inner {
         }
         merged
     }
+}
+
+/// Whether a checkpoint is not worth another try.
+fn is_bad(error: &PointError) -> bool {
+    error.class() == Class::Corrupt
+        || matches!(error, PointError::Sealed(_) | PointError::Writer { .. })
 }

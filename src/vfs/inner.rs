@@ -1,7 +1,7 @@
 //! What all operations of a mounted volume share: the namespace with its writer's clock and feed, the files
 //! that are known or open, and the local engine.
 //!
-//! Order of locks: core, file, ledger. Nothing waits while it holds one, but for reads of the tables.
+//! Order of locks: feeds, core, file, ledger; a file is locked behind what is held back as well. Nothing waits while it holds one, but for reads of the tables.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -218,11 +218,6 @@ impl Inner {
         }
     }
 
-    /// Milliseconds since 1970, by this machine's clock.
-    pub(super) fn wall_ms(&self) -> u64 {
-        self.wall.now_ms()
-    }
-
     pub(super) fn observe(&self, seen: Hlc) {
         let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         clock.observe(seen);
@@ -339,6 +334,7 @@ impl Inner {
         self.shared().is_some_and(|shared| shared.share.read_only)
     }
 
+    /// Milliseconds since 1970, by this machine's clock.
     pub(super) fn now_ms(&self) -> u64 {
         self.wall.now_ms()
     }

@@ -48,7 +48,7 @@ pub use checkpoint::{
 pub use conflicts::{
     Conflict, ConflictKind, ConflictRules, ConflictSide, Keep, Resolution, ResolveError,
 };
-pub use feed::{Admit, PointError, Progress, Received, Rights, Slice, VolumeShare};
+pub use feed::{Admit, Point, PointError, Progress, Received, Rights, Slice, VolumeShare};
 pub use forsake::forsake;
 
 use std::sync::Arc;

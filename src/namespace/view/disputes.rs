@@ -292,7 +292,9 @@ impl View<'_> {
             let Some(dir) = self.group(at)?.first().copied() else {
                 continue;
             };
-            let Some(rival) = self.lookup(dir, &base)? else {
+            // A file does not compete with itself, by whatever names.
+            let rival = self.lookup(dir, &base)?.filter(|rival| rival.ino != ino);
+            let Some(rival) = rival else {
                 continue;
             };
             if self

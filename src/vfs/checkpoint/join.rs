@@ -150,7 +150,7 @@ impl Inner {
         if root.volume != self.identity.id {
             return Err(FeedError::OtherVolume.into());
         }
-        if root.due_ms() > self.wall_ms() {
+        if root.due_ms() > self.now_ms() {
             let due_ms = root.due_ms();
             return Err(CheckpointFailure::NotDue { due_ms });
         }
@@ -177,12 +177,20 @@ impl Inner {
                 "a checkpoint is merged before all changes are described"
             );
         }
-        let watched = {
-            let mut core = self.core();
-            self.checkpoints.gate.close();
-            core.inodes.drop_stats();
-            self.keep_all_bases(&core)?;
-            self.watched(&core)
+        let watched = loop {
+            {
+                let mut core = self.core();
+                match self.keep_all_bases(&core) {
+                    Ok(()) => {
+                        self.checkpoints.gate.close();
+                        core.inodes.drop_stats();
+                        break self.watched(&core);
+                    }
+                    Err(VolumeError::Busy) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            self.volume.room().await?;
         };
         let closed = Closed(self);
         self.merge_pages(root, theirs, queue, way, watched).await?;

@@ -121,7 +121,7 @@ impl Inner {
         let kept = KeptCheckpoint {
             number,
             hlc,
-            made_ms: self.wall_ms(),
+            made_ms: self.now_ms(),
             rows: built.rows,
             root: root_hash,
             root_bytes,

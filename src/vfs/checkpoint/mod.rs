@@ -24,7 +24,7 @@ use self::gate::Gate;
 use self::rows::SnapshotRows;
 use super::inner::Inner;
 use super::{Vfs, VfsError};
-use crate::feeds::checkpoint::{Record, Root};
+use crate::feeds::checkpoint::Root;
 use crate::feeds::{Link, Signed};
 use crate::namespace::{self, Hlc, VersionVector, state};
 
@@ -117,16 +117,6 @@ impl Vfs {
         let root = self.0.fetch_root(&kept.place, kept.root, kept.root_bytes);
         let root = root.await?;
         Ok(OpenedCheckpoint::new(Arc::clone(&self.0), root))
-    }
-
-    /// The root that a record names, fetched and checked. Whether the record's writer and those of the feeds are
-    /// members is for the caller to know.
-    ///
-    /// # Errors
-    /// If it cannot be fetched, or is another.
-    pub async fn fetch_root(&self, record: &Record) -> Result<Root, CheckpointFailure> {
-        let (place, hash, bytes) = (&record.place, record.root, record.root_bytes);
-        self.0.fetch_root(place, hash, bytes).await
     }
 
     /// Merges a checkpoint of this volume. Answers what is merged then.

@@ -1,6 +1,8 @@
 //! Files that are known or open here when others change them: a clean one shows the new content, a changed one keeps
 //! what it was made from, and one that lost its name stays readable for who has it open.
 
+use std::sync::Arc;
+
 use cairnfs_fuse::kernel::Notice;
 
 use super::merge::Affected;
@@ -69,30 +71,34 @@ impl Inner {
         Ok(known)
     }
 
-    fn cell(&self, core: &Core, ino: Ino) -> Option<std::sync::Arc<FileCell>> {
+    fn cell(&self, core: &Core, ino: Ino) -> Option<Arc<FileCell>> {
         let number = core.inodes.number(ino);
         core.inodes.get(number).and_then(|node| node.file.clone())
     }
 
     /// Others change contents of files that were changed here as well: what those were made from is written
     /// down, since the rows say something else from now on.
+    ///
+    /// Answers the files for which that is so once the group is applied.
     pub(super) fn keep_bases(
         &self,
         core: &Core,
         affected: &Affected,
         group: &mut Group,
-    ) -> Step<()> {
+    ) -> Vec<Arc<FileCell>> {
+        let mut kept = Vec::new();
         for ino in &affected.contents {
             let Some(cell) = self.cell(core, *ino) else {
                 continue;
             };
-            let mut state = self.lock(&cell);
+            let state = self.lock(&cell);
             if state.is_changed && !state.is_orphan && !state.has_base_row {
                 group.put(BASES, &ino.0, &encode_base(&state));
-                state.has_base_row = true;
+                drop(state);
+                kept.push(cell);
             }
         }
-        Ok(())
+        kept
     }
 
     /// The same for all files with changes.

@@ -116,8 +116,11 @@ impl Inner {
         if affected.has_acls {
             self.note_acls(&mut group);
         }
-        self.keep_bases(core, &affected, &mut group)?;
+        let kept = self.keep_bases(core, &affected, &mut group);
         self.volume.apply(&group)?;
+        for cell in kept {
+            self.lock(&cell).has_base_row = true;
+        }
         self.observe(delta.draft.hlc);
         self.applied(core, changes, &affected, files);
         let is_plain = self.view(|view| Ok(view.is_plain()))?;

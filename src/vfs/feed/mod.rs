@@ -16,7 +16,7 @@ mod points;
 mod receive;
 mod store;
 
-pub use points::PointError;
+pub use points::{Point, PointError};
 
 pub(super) use files::decode_base;
 pub(super) use store::{add_outgoing, feeds as feed_ends};
@@ -31,7 +31,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Duration, Instant};
 
 use super::VfsError;
-use super::errno::Step;
+use super::errno::{Step, Stop};
 use super::file::{FileCell, Totals};
 use super::inner::Inner;
 use crate::base::PeerId;
@@ -128,7 +128,7 @@ pub(super) struct Feeds {
     doubted: BTreeMap<WriterId, u64>,
     /// How far the own feed is on the disk: nothing behind that leaves this machine.
     durable: Option<Claim>,
-    /// How far feeds were when the last checkpoint was made here.
+    /// How far feeds were in the last checkpoint of this device that others can find.
     point: Vec<(WriterId, u64)>,
 }
 
@@ -142,9 +142,9 @@ fn claim_of(feed: &Feed) -> Option<Claim> {
 }
 
 impl Feeds {
-    /// All of the own feed is on the disk.
-    fn is_durable(&mut self, own: WriterId) {
-        self.durable = self.known.get(&own).and_then(claim_of);
+    /// Whether all of the own feed may leave this machine.
+    fn is_all_durable(&self, own: WriterId) -> bool {
+        self.durable == self.known.get(&own).and_then(claim_of)
     }
 
     /// How far each feed may be told of, ascending by writer.
@@ -340,15 +340,23 @@ impl super::Vfs {
     ///
     /// # Errors
     /// If the own feed cannot be begun.
-    pub fn begin_sharing(&self, share: VolumeShare) -> Result<(), VfsError> {
+    pub async fn begin_sharing(&self, share: VolumeShare) -> Result<(), VfsError> {
+        let inner = Arc::clone(&self.0);
+        let disk = &self.0.blocks.pools().disk;
+        let known = disk.run(move || store::feeds(&inner.volume)).await?;
         let inner = &self.0;
-        let known = store::feeds(&inner.volume)?;
         if inner.share(Shared::new(share, known)) {
-            let begun = inner.introduce();
-            begun.map_err(|_| VfsError::Unready("its feed cannot be begun".to_owned()))?;
             inner.tasks.spawn(Arc::clone(inner).seal_feed_always());
         }
-        Ok(())
+        loop {
+            match inner.introduce() {
+                Ok(()) => return Ok(()),
+                Err(Stop::Busy) if inner.room().await.is_ok() => {}
+                Err(_) => {
+                    return Err(VfsError::Unready("its feed cannot be begun".to_owned()));
+                }
+            }
+        }
     }
 
     /// What waits, and what is wrong.
@@ -373,6 +381,9 @@ impl super::Vfs {
     /// Whether there is a tree: a volume that others made has none at first.
     pub fn has_tree(&self) -> bool {
         let _core = self.0.core();
+        if self.0.checkpoints.gate.is_interrupted() {
+            return false;
+        }
         let root = crate::namespace::Key::Attrs(crate::namespace::Ino::ROOT).encode();
         matches!(
             crate::namespace::Rows::get(&self.0.rows(), &root),

@@ -37,16 +37,16 @@ impl Inner {
     /// Seals what was done until the volume is closed.
     pub(in crate::vfs) async fn seal_feed_always(self: Arc<Self>) {
         let Some(shared) = self.shared() else { return };
-        if let Err(error) = self.volume.sync_all().await {
+        if let Err(error) = self.make_durable().await {
             tracing::warn!("the own feed is not durable yet: {error}");
         }
-        shared.feeds().is_durable(self.writer);
         loop {
             let inner = Arc::clone(&self);
             let sealed = self.blocks.pools().disk.run(move || inner.seal_groups());
             let turn = match sealed.await {
-                Ok(0) => Ok(0),
-                Ok(count) => self.make_durable().await.map(|()| count),
+                // Whoever makes a checkpoint seals as well.
+                Ok(0) if shared.feeds().is_all_durable(self.writer) => Ok(0),
+                Ok(count) => self.make_durable().await.map(|()| count.max(1)),
                 Err(error) => Err(error),
             };
             let pause = match turn {
@@ -103,7 +103,11 @@ impl Inner {
         loop {
             match self.seal_some() {
                 Ok(0) => return Ok(()),
-                Ok(_) => {}
+                Ok(_) => {
+                    if let Some(shared) = self.shared() {
+                        shared.outgoing.notify_one();
+                    }
+                }
                 Err(TurnError::Volume(error)) => return Err(error),
                 Err(error) => return Err(VolumeError::Io(error.to_string())),
             }
@@ -118,6 +122,8 @@ impl Inner {
         let Some((epoch, key)) = shared.share.epochs.last_key_value() else {
             return Ok(0);
         };
+        // Before it is read what waits: two may seal at once.
+        let mut feeds = shared.feeds();
         let mut waiting = store::outgoing(&self.volume, TURN_BYTES)?;
         if let Some(held) = shared.held_back(&self.totals) {
             waiting.retain(|(first, _)| *first < held);
@@ -125,7 +131,6 @@ impl Inner {
         if waiting.is_empty() {
             return Ok(0);
         }
-        let mut feeds = shared.feeds();
         let (volume, writer) = (self.identity.id, self.writer);
         let feed = feeds.known.entry(writer);
         let feed = feed.or_insert_with(|| Feed::new(volume, writer));

@@ -13,7 +13,7 @@ use futures::FutureExt;
 use tokio::time::Duration;
 
 use super::{Rights, Shared, store};
-use crate::base::{Class, Classify, PeerId, wire};
+use crate::base::{Class, Classify, wire};
 use crate::crypto::epoch::MessageError;
 use crate::crypto::{EpochKey, MessageTag};
 use crate::feeds::checkpoint::{Record, Root};
@@ -76,6 +76,15 @@ impl Classify for PointError {
     }
 }
 
+/// A checkpoint that was made, for others to find.
+#[derive(Debug, Clone)]
+pub struct Point {
+    /// Where it is, signed by this device: to be published.
+    pub record: Signed<Record>,
+    /// How far it has each feed, ascending by writer.
+    pub upto: Vec<(WriterId, u64)>,
+}
+
 /// `[epoch, tag, text]`.
 type PlaceWire = (u32, MessageTag, serde_bytes::ByteBuf);
 
@@ -135,12 +144,12 @@ impl Inner {
         Err(PointError::Restless)
     }
 
-    pub(super) async fn make_point(self: &Arc<Self>) -> Result<Signed<Record>, PointError> {
+    pub(super) async fn make_point(self: &Arc<Self>) -> Result<Point, PointError> {
         let Some(shared) = self.shared().filter(|shared| !shared.share.read_only) else {
             return Err(PointError::None);
         };
         let (snapshot, heads, hlc) = self.stand_still(shared).await?;
-        let version = heads.iter().map(|link| (link.writer, link.last)).collect();
+        let upto = heads.iter().map(|link| (link.writer, link.last)).collect();
         // Boxed here and below, so that the compiler sees that they can go from thread to thread.
         let made = self.make_checkpoint(snapshot, heads, hlc, None);
         let made = made.boxed().await?;
@@ -161,8 +170,8 @@ impl Inner {
             root_bytes: made.root_bytes,
             place: place.map_err(FeedError::from)?.into(),
         };
-        shared.feeds().point = version;
-        Ok(Signed::sign(record, &shared.share.device)?)
+        let record = Signed::sign(record, &shared.share.device)?;
+        Ok(Point { record, upto })
     }
 
     /// Merges the checkpoint that a record names, if there is anything new in it.
@@ -181,6 +190,11 @@ impl Inner {
             .fetch_root(&place, record.root, record.root_bytes)
             .await?;
         if self.merged_version().includes(&root.version()) {
+            // After a crash feeds may end before what was merged.
+            if self.has_feeds_behind(shared, &root) {
+                self.check_writers(shared, record, &root).boxed().await?;
+                self.skip_to(shared, &root)?;
+            }
             return Ok(false);
         }
         self.check_writers(shared, record, &root).boxed().await?;
@@ -233,21 +247,32 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether any feed ends here before a checkpoint does.
+    fn has_feeds_behind(&self, shared: &Shared, root: &Root) -> bool {
+        let feeds = shared.feeds();
+        let last = |writer| feeds.known.get(writer).map_or(0, Feed::last);
+        let mut heads = root.heads.iter();
+        heads.any(|link| link.writer != self.writer && link.last > last(&link.writer))
+    }
+
     /// Feeds go on where a checkpoint that was merged ended.
     fn skip_to(&self, shared: &Shared, root: &Root) -> Result<(), PointError> {
         let mut feeds = shared.feeds();
         let mut group = Group::new();
         group.cleanup();
+        let mut known = Vec::new();
         for link in &root.heads {
-            let feed = feeds.known.entry(link.writer);
-            let feed = feed.or_insert_with(|| Feed::new(self.identity.id, link.writer));
+            let empty = || Feed::new(self.identity.id, link.writer);
+            let mut feed = feeds.known.get(&link.writer).cloned().unwrap_or_else(empty);
             if link.last > feed.last() {
                 feed.skip_to(link.clone())?;
                 store::put_head(&mut group, link);
+                known.push((link.writer, feed));
             }
         }
         if !group.is_empty() {
             self.volume.apply(&group)?;
+            feeds.known.extend(known);
         }
         Ok(())
     }
@@ -268,7 +293,7 @@ impl crate::vfs::Vfs {
     ///
     /// # Errors
     /// If it cannot be made, or this device only reads.
-    pub async fn make_point(&self) -> Result<Signed<Record>, PointError> {
+    pub async fn make_point(&self) -> Result<Point, PointError> {
         self.0.make_point().await
     }
 
@@ -280,25 +305,26 @@ impl crate::vfs::Vfs {
         self.0.join_point(record).await
     }
 
-    /// Whether anything was merged since the last checkpoint that was made here, and whether any was made since
-    /// the volume was opened.
-    pub fn point_age(&self) -> (bool, bool) {
+    /// Whether anything was merged since the last checkpoint that others can find.
+    pub fn has_news(&self) -> bool {
         let Some(shared) = self.0.shared() else {
-            return (false, true);
+            return false;
         };
-        let merged: Vec<(WriterId, u64)> = {
-            let version: VersionVector = self.0.merged_version();
-            version
-                .iter()
-                .map(|(writer, last)| (*writer, last))
-                .collect()
-        };
-        let feeds = shared.feeds();
-        (merged != feeds.point, !feeds.point.is_empty())
+        let version: VersionVector = self.0.merged_version();
+        let merged: Vec<(WriterId, u64)> = version.iter().map(|(w, last)| (*w, last)).collect();
+        merged != shared.feeds().point
     }
 
-    /// Drops deltas that two checkpoints say, which others have: whoever lacks them merges a checkpoint. `keep` is
-    /// how far each feed was when the last but one was made.
+    /// The record of a checkpoint is kept where others find it. How far feeds were in the one before.
+    pub fn is_published(&self, point: &Point) -> Vec<(WriterId, u64)> {
+        match self.0.shared() {
+            Some(shared) => std::mem::replace(&mut shared.feeds().point, point.upto.clone()),
+            None => Vec::new(),
+        }
+    }
+
+    /// Drops deltas up to `upto`, how far each feed was in the last checkpoint but one: whoever lacks them merges the
+    /// last one.
     ///
     /// # Errors
     /// If rows cannot be changed.
@@ -308,20 +334,5 @@ impl crate::vfs::Vfs {
             dropped += store::drop_upto(&self.0.volume, *writer, *last)?;
         }
         Ok(dropped)
-    }
-
-    /// How far each feed was when the last checkpoint was made here.
-    pub fn point(&self) -> Vec<(WriterId, u64)> {
-        let shared = self.0.shared();
-        shared.map_or_else(Vec::new, |shared| shared.feeds().point.clone())
-    }
-
-    /// Devices that may write, as far as they are known.
-    pub fn writers(&self) -> Vec<PeerId> {
-        let Some(shared) = self.0.shared() else {
-            return Vec::new();
-        };
-        let feeds = shared.feeds();
-        feeds.known.keys().map(|writer| writer.peer).collect()
     }
 }

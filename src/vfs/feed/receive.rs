@@ -10,7 +10,7 @@ use super::merge::Merged;
 use super::{Feeds, Received, Rights, Shared};
 use crate::base::PeerId;
 use crate::feeds::{Feed, FeedError, Held, SealedDelta, Verdict};
-use crate::namespace::{Delta, Key, Value, VersionVector};
+use crate::namespace::{Delta, Key, StateError, Value, VersionVector};
 use crate::vfs::errno::Stop;
 use crate::vfs::inner::Inner;
 
@@ -170,7 +170,8 @@ impl Inner {
                 false => Ok(()),
             };
         }
-        match self.rights(shared, feeds, &delta) {
+        let rights = self.rights(shared, feeds, &delta);
+        match rights.map_err(|error| error.to_string())? {
             Some(Rights::Write) => {}
             Some(Rights::Read) => return Err(format!("{writer:?} may only read")),
             None => return Err(format!("{writer:?} is not known as a member")),
@@ -213,11 +214,16 @@ impl Inner {
     }
 
     /// What a delta's writer may do: by what is known already, or by the proof that it brings itself.
-    fn rights(&self, shared: &Shared, feeds: &mut Feeds, delta: &Delta) -> Option<Rights> {
+    fn rights(
+        &self,
+        shared: &Shared,
+        feeds: &mut Feeds,
+        delta: &Delta,
+    ) -> Result<Option<Rights>, StateError> {
         let device = delta.writer.peer;
         // Who may only read may have been given more rights since.
         if let Some(Rights::Write) = feeds.members.get(&device) {
-            return Some(Rights::Write);
+            return Ok(Some(Rights::Write));
         }
         let own_word = delta.draft.writes.iter().filter_map(|write| {
             let is_own = matches!(&write.key, Key::Member(of) if *of == device);
@@ -231,7 +237,7 @@ impl Inner {
         {
             let _core = self.core();
             let row = crate::namespace::Rows::siblings(&self.rows(), &Key::Member(device));
-            for sibling in row.ok()?.iter() {
+            for sibling in row?.iter() {
                 if let Value::Member(proof) = &sibling.value {
                     proofs.push(proof.clone());
                 }
@@ -250,7 +256,7 @@ impl Inner {
         if let Some(rights) = found {
             feeds.members.insert(device, rights);
         }
-        found
+        Ok(found)
     }
 
     /// Merges what waits for nothing any more, some of it.

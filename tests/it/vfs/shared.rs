@@ -212,16 +212,15 @@ async fn a_member_who_comes_late_takes_a_checkpoint() {
     }
     team.vfs(0).sync().await.unwrap();
     let first = team.vfs(0).make_point().await.unwrap();
-    let upto = team.vfs(0).point();
     Hand(team.vfs(0)).unlink("dir/7").await.unwrap();
     team.vfs(0).sync().await.unwrap();
-    let record = team.vfs(0).make_point().await.unwrap();
+    let record = team.vfs(0).make_point().await.unwrap().record;
     // What the first one says is in no feed any more.
-    assert!(team.vfs(0).drop_deltas(&upto).unwrap() > 0);
+    assert!(team.vfs(0).drop_deltas(&first.upto).unwrap() > 0);
     team.tell(0, 1).await;
     assert!(Hand(team.vfs(1)).find("dir").await.is_err());
     assert!(team.vfs(1).join_point(&record).await.unwrap());
-    assert!(!team.vfs(1).join_point(&first).await.unwrap());
+    assert!(!team.vfs(1).join_point(&first.record).await.unwrap());
     assert!(!team.vfs(1).join_point(&record).await.unwrap());
     assert_eq!(
         Hand(team.vfs(1)).read("dir/8").await.unwrap(),
