@@ -104,6 +104,9 @@ pub(super) const VERSION: &[u8] = &[LOCAL];
 /// How many rows of each derived kind there are.
 pub(super) const TOTALS: &[u8] = &[LOCAL + 1];
 
+/// What the keys of all links begin with.
+pub(super) const LINKS: &[u8] = &[LOCAL + 2];
+
 /// Where a file is named: `file | directory | name`.
 pub(super) fn link(ino: Ino, dir: Ino, name: &[u8]) -> Vec<u8> {
     parts(LOCAL + 2, &ino, &[&dir.0, name])
@@ -149,6 +152,9 @@ pub(super) fn guests_at(dir: Ino, name: &[u8]) -> Vec<u8> {
 pub(super) fn guests_of(dir: Ino) -> Vec<u8> {
     parts(LOCAL + 5, &dir, &[])
 }
+
+/// What the keys of all places begin with.
+pub(super) const PLACES: &[u8] = &[LOCAL + 6];
 
 /// Where a file is shown that is not shown at its newest link.
 pub(super) fn place(ino: Ino) -> Vec<u8> {

@@ -8,6 +8,7 @@
 //! [`Delta`]; every replica merges it ([`apply`]), or a [`Join`] merges all that another replica did. What the rows mean as a tree is answered by
 //! [`View`], also where writers disagreed.
 
+pub mod census;
 pub mod clock;
 pub mod delta;
 pub mod drafts;

@@ -176,7 +176,8 @@ impl Inner {
             blocks_free: free,
             blocks_available: free,
             files: FILES_MAX,
-            files_free: FILES_MAX.saturating_sub(self.files.load(Ordering::Relaxed)),
+            // The top directory is one as well.
+            files_free: FILES_MAX.saturating_sub(self.files.load(Ordering::Relaxed) + 1),
             name_max: NAME_MAX_BYTES as u32,
         }
     }

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::Ordering;
 
 use cairnfs_fuse::Errno;
 use cairnfs_fuse::kernel::Notice;
@@ -534,9 +533,8 @@ impl Inner {
             dropped.push(number);
         }
         let affected = self.affected(edited.changes())?;
-        let files = self.count_files(&mut edited.group, affected.more_files);
+        self.count_edited(&mut edited, affected.more_files);
         self.commit(core, edited)?;
-        self.files.store(files, Ordering::Relaxed);
         let changed: Vec<Ino> = affected.files.iter().copied().collect();
         core.changed(&changed);
         for ((removed, doomed), dropped) in removed.iter().zip(doomed).zip(dropped) {

@@ -32,7 +32,7 @@ use crate::content::ExtentMap;
 use crate::namespace::state::Siblings;
 use crate::namespace::{
     self, Changes, DroppedContent, Edit, Hlc, HlcClock, Ino, Now, OpError, Stat, View, WriterId,
-    time_of,
+    census, time_of,
 };
 use crate::store::{Group, Seq, Volume, VolumeError};
 
@@ -121,6 +121,10 @@ pub(super) struct Edited<T> {
     /// Contents that lost and become no files, as configured.
     let_go: Vec<DroppedContent>,
     last: u64,
+    /// How many files are shown afterwards, if that changes.
+    files: Option<u64>,
+    /// Whether that was found out by looking at all that changes.
+    is_counted: bool,
 }
 
 impl<T> Edited<T> {
@@ -246,6 +250,8 @@ impl Inner {
         operation: impl FnOnce(&mut Edit<'_>) -> Result<T, OpError>,
     ) -> Step<Edited<T>> {
         let rows = self.rows();
+        // Where writers disagreed an operation may make more files, or fewer, than it says.
+        let is_counted = !View::new(&rows)?.is_plain();
         let rule = |path: &[u8]| self.options.conflicts.keeps_newest(path);
         let mut edit = Edit::new(&rows, self.writer, now)?;
         if !self.options.conflicts.is_empty() {
@@ -269,14 +275,29 @@ impl Inner {
             None => (Changes::new(), Vec::new(), core.seen),
         };
         rows::add_changes(&self.volume, &mut group, &changes)?;
-        Ok(Edited {
+        let mut edited = Edited {
             value,
             group,
             changes,
             decoded,
             let_go,
             last,
-        })
+            files: None,
+            is_counted: false,
+        };
+        if is_counted {
+            let more = census::more_shown(&rows, &edited.changes)?;
+            self.count_edited(&mut edited, more);
+            edited.is_counted = true;
+        }
+        Ok(edited)
+    }
+
+    /// Adds to an operation that there are more files afterwards, or fewer: unless that was found out.
+    pub(super) fn count_edited<T>(&self, edited: &mut Edited<T>, more: i64) {
+        if !edited.is_counted && more != 0 {
+            edited.files = Some(self.count_files(&mut edited.group, more));
+        }
     }
 
     /// Applies a prepared operation.
@@ -293,6 +314,9 @@ impl Inner {
         }
         self.row_cache.applied(edited.changes, edited.decoded);
         core.seen = edited.last;
+        if let Some(files) = edited.files {
+            self.files.store(files, Ordering::Relaxed);
+        }
         for content in edited.let_go {
             let (volume, path) = (&self.options.name, content.path.escape_ascii());
             let writer = content.edited.writer.peer.short();

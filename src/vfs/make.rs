@@ -167,9 +167,8 @@ impl Inner {
             }
             Ok(())
         })?;
-        let files = self.count_files(&mut edited.group, 1);
+        self.count_edited(&mut edited, 1);
         self.commit(core, edited)?;
-        self.files.store(files, Ordering::Relaxed);
         core.changed(&[dir]);
         Ok(ino)
     }

@@ -11,12 +11,12 @@ use super::file::{FileCell, FileState, Noted, NotedPlace, Notes};
 use super::inner::Inner;
 use super::land::CLAIMS;
 use super::notes::{decode_head, decode_piece};
-use super::rows::{BASES, DROPPED, FILE_ROWS, FILES, HEADS, OWN, PIECES, ROWS, pages};
+use super::rows::{BASES, DROPPED, FILES, HEADS, OWN, PIECES, pages};
 use super::xattr::HAS_ACLS;
 use super::{Durability, VfsError, VfsParts};
 use crate::base::BlockId;
 use crate::content::overlay::{KeptId, Piece, Source};
-use crate::namespace::{Hlc, Ino, Key, Rows};
+use crate::namespace::{Hlc, Ino, Key, Rows, census};
 use crate::store::{DirtyId, Group, Space, Volume, VolumeOptions};
 
 /// The row with a moment that is later than all that were used.
@@ -153,25 +153,12 @@ impl Inner {
         let files = match self.volume.get(OWN, FILES)?.map(|row| row[..].try_into()) {
             Some(Ok(bytes)) => u64::from_be_bytes(bytes),
             // It is new, or of a version that did not count.
-            _ => self.files_there_are()?,
+            _ => census::count_shown(&self.rows())?,
         };
         self.files.store(files, Ordering::Relaxed);
         let has_acls = self.volume.get(OWN, HAS_ACLS)?.is_some();
         self.acls.store(has_acls, Ordering::Relaxed);
         self.promise_moments()
-    }
-
-    /// Counts the files that have attributes: those are the ones with a name.
-    fn files_there_are(&self) -> Result<u64, VfsError> {
-        let mut files = 0;
-        for page in pages(&self.volume, ROWS, FILE_ROWS, PAGE) {
-            let page = page?;
-            let attrs = page
-                .iter()
-                .filter(|(key, _)| matches!(Key::decode(key), Ok(Key::Attrs(_))));
-            files += attrs.count() as u64;
-        }
-        Ok(files)
     }
 
     /// Writes down a moment that is later than those used until this is called again.
@@ -205,7 +192,6 @@ impl Inner {
             edit.create_root(ROOT_MODE, uid, gid)
         });
         let made = edited.and_then(|edited| self.commit(&mut core, edited));
-        self.files.fetch_add(1, Ordering::Relaxed);
         made.map(drop)
             .map_err(|_| VfsError::Unready("its top directory cannot be made".to_owned()))
     }

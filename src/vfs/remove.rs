@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use cairnfs_fuse::{self as fuse, Caller, Errno, Rename, RenameFlags};
 
@@ -77,9 +76,8 @@ impl Inner {
         // It is what makes room where there is none.
         edited.group.cleanup();
         let dropped = self.drop_content(&core, &removed, &doomed, &mut edited.group);
-        let files = self.count_files(&mut edited.group, -i64::from(removed.was_last));
+        self.count_edited(&mut edited, -i64::from(removed.was_last));
         self.commit(&mut core, edited)?;
-        self.files.store(files, Ordering::Relaxed);
         core.changed(&[dir]);
         self.lost_name(&mut core, &removed, doomed, dropped, now);
         Ok(())
@@ -132,9 +130,8 @@ impl Inner {
         };
         self.hold_back(&core, file.as_ref());
         let is_fewer = removed.as_ref().is_some_and(|removed| removed.was_last);
-        let files = self.count_files(&mut edited.group, -i64::from(is_fewer));
+        self.count_edited(&mut edited, -i64::from(is_fewer));
         self.commit(&mut core, edited)?;
-        self.files.store(files, Ordering::Relaxed);
         core.changed(&[dir, new_dir, moved]);
         core.changed(there.as_slice());
         if let (Some(removed), Some(doomed)) = (removed, doomed) {

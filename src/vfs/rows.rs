@@ -44,7 +44,7 @@ pub(super) const CONFLICTS: Space = Space(14);
 /// How keys of files' own rows begin in [`ROWS`].
 pub(super) const FILE_ROWS: &[u8] = &[2];
 /// The row of [`OWN`] that says how many files there are.
-pub(super) const FILES: &[u8] = b"files";
+pub(super) const FILES: &[u8] = b"shown";
 
 /// A value that is here as a whole.
 const WHOLE: u8 = 0;

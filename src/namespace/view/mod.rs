@@ -117,6 +117,10 @@ impl<'a> View<'a> {
         if let Some(shown) = all.into_iter().find(|shown| shown.name == *name) {
             return Ok(Some(shown));
         }
+        // Whatever is shown because of another name has a conflict name.
+        if !names::has_mark(name) {
+            return Ok(None);
+        }
         for base in self.odd_names(group)? {
             let all = resolve(self.rows, group, &base)?;
             if let Some(shown) = all.into_iter().find(|shown| shown.name == *name) {

@@ -37,6 +37,12 @@ pub(in crate::namespace) fn conflict_name(name: &Name, stamp: &Stamp, number: u3
     Name::new(&joined).unwrap_or_else(|_| name.clone())
 }
 
+/// Whether a name looks like a conflict name of anything.
+pub(super) fn has_mark(name: &Name) -> bool {
+    let mark = MARK.as_bytes();
+    name.bytes().windows(mark.len()).any(|part| part == mark)
+}
+
 /// Whether a name looks like one that was made of `base`: somebody who renames a conflict copy has decided about it.
 pub(super) fn is_conflict_name(name: &Name, base: &Name) -> bool {
     let mark = MARK.as_bytes();

@@ -8,7 +8,7 @@ use super::failure::CheckpointFailure;
 use crate::base::Classify;
 use crate::dag;
 use crate::namespace::state::{Siblings, decode_row};
-use crate::namespace::{Body, Changes, Key, Rows, Value};
+use crate::namespace::{Body, Changes, Key, Rows, Value, census};
 use crate::store::{Group, VolumeError};
 use crate::vfs::inner::{Core, Inner};
 use crate::vfs::ledger::{Deltas, decode_dropped, encode_dropped};
@@ -63,7 +63,10 @@ impl Inner {
         deltas: &mut Deltas,
     ) -> Result<Contents, CheckpointFailure> {
         let rows = self.rows();
-        let mut found = Contents::default();
+        let mut found = Contents {
+            files: census::more_shown(&rows, changes)?,
+            ..Contents::default()
+        };
         // Whoever placed nothing has nothing to count.
         let has_books = pages(&self.volume, BLOCKS, &[], 1)
             .next()
@@ -72,10 +75,6 @@ impl Inner {
         let mut next_came = None;
         for (bytes, value) in changes {
             match Key::decode(bytes) {
-                Ok(Key::Attrs(_)) => {
-                    let was_there = rows.get(bytes)?.is_some();
-                    found.files += i64::from(value.is_some()) - i64::from(was_there);
-                }
                 Ok(Key::Xattr(_, name)) if value.is_some() && is_acl(&name) => {
                     found.has_acls = true;
                 }

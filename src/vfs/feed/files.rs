@@ -239,7 +239,7 @@ impl Inner {
         });
         let revived = edited.and_then(|mut edited| {
             let affected = self.affected(edited.changes())?;
-            let files = self.count_files(&mut edited.group, affected.more_files);
+            self.count_edited(&mut edited, affected.more_files);
             // What is described later is made to this, also after a crash.
             state.origin.edited_at(Stamp {
                 hlc: now.hlc,
@@ -248,15 +248,13 @@ impl Inner {
             state.has_base_row = true;
             edited.group.put(BASES, &ino.0, &encode_base(&state));
             self.commit(core, edited)?;
-            Ok((affected, files))
+            Ok(affected)
         });
         match revived {
-            Ok((affected, files)) => {
+            Ok(affected) => {
                 // And later than it.
                 state.head.edited = self.now().hlc;
                 drop(state);
-                self.files
-                    .store(files, std::sync::atomic::Ordering::Relaxed);
                 let changed: Vec<Ino> = affected.files.iter().copied().collect();
                 core.changed(&changed);
                 notices.push(Notice::Everything);
@@ -294,10 +292,8 @@ impl Inner {
         let mut edited = self.edit(core, now, operation)?;
         let affected = self.affected(edited.changes())?;
         let news = self.news_of(edited.changes())?;
-        let files = self.count_files(&mut edited.group, affected.more_files);
+        self.count_edited(&mut edited, affected.more_files);
         self.commit(core, edited)?;
-        self.files
-            .store(files, std::sync::atomic::Ordering::Relaxed);
         let changed: Vec<Ino> = affected.files.iter().copied().collect();
         core.changed(&changed);
         notices.push(Notice::Everything);
@@ -313,13 +309,11 @@ impl Inner {
         core: &mut Core,
         cell: &FileCell,
         state: &mut FileState,
-        affected: Option<(Affected, u64, News)>,
+        affected: Option<(Affected, News)>,
     ) {
-        let Some((affected, files, news)) = affected else {
+        let Some((affected, news)) = affected else {
             return;
         };
-        self.files
-            .store(files, std::sync::atomic::Ordering::Relaxed);
         self.log_news(&news);
         let changed: Vec<Ino> = affected.files.iter().copied().collect();
         core.changed(&changed);
@@ -342,7 +336,7 @@ impl Inner {
     pub(in crate::vfs) fn affected_besides<T>(
         &self,
         edited: &mut crate::vfs::inner::Edited<T>,
-    ) -> Step<Option<(Affected, u64, News)>> {
+    ) -> Step<Option<(Affected, News)>> {
         if self.shared().is_none() {
             return Ok(None);
         }
@@ -350,8 +344,8 @@ impl Inner {
         if affected.names.is_empty() && affected.more_files == 0 {
             return Ok(None);
         }
-        let files = self.count_files(&mut edited.group, affected.more_files);
+        self.count_edited(edited, affected.more_files);
         let news = self.news_of(edited.changes())?;
-        Ok(Some((affected, files, news)))
+        Ok(Some((affected, news)))
     }
 }

@@ -9,7 +9,9 @@ use cairnfs_fuse::{self as fuse, acl};
 use super::store;
 use crate::feeds::SealedDelta;
 use crate::namespace::state::decode_row;
-use crate::namespace::{self, Changes, Delta, Ino, Key, Name, Outcome, Rows, Sibling, Value};
+use crate::namespace::{
+    self, Changes, Delta, Ino, Key, Name, Outcome, Rows, Sibling, Value, census,
+};
 use crate::store::Group;
 use crate::vfs::errno::Step;
 use crate::vfs::inner::{Core, Inner};
@@ -49,7 +51,10 @@ impl Inner {
     /// What follows from changes that are about to be made.
     pub(in crate::vfs) fn affected(&self, changes: &Changes) -> Step<Affected> {
         let rows = self.rows();
-        let mut affected = Affected::default();
+        let mut affected = Affected {
+            more_files: census::more_shown(&rows, changes)?,
+            ..Affected::default()
+        };
         for (bytes, value) in changes {
             // Derived rows have keys of their own.
             let Ok(key) = Key::decode(bytes) else {
@@ -65,9 +70,7 @@ impl Inner {
                     affected.files.insert(*dir);
                     affected.names.insert((*dir, name.clone()));
                 }
-                Key::Attrs(ino) => {
-                    let was_there = rows.get(bytes)?.is_some();
-                    affected.more_files += i64::from(value.is_some()) - i64::from(was_there);
+                Key::Attrs(ino) | Key::Changed(ino) => {
                     affected.files.insert(*ino);
                 }
                 Key::Content(ino) => {
@@ -76,9 +79,6 @@ impl Inner {
                 }
                 Key::Xattr(ino, name) => {
                     affected.has_acls |= matches!(name.bytes(), acl::ACCESS | acl::DEFAULT);
-                    affected.files.insert(*ino);
-                }
-                Key::Changed(ino) => {
                     affected.files.insert(*ino);
                 }
                 Key::Member(_) => {}

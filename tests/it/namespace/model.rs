@@ -1,11 +1,14 @@
 //! One writer against a plain tree in memory, compared after every operation.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use cairnfs::namespace::{AttrChange, Body, Ino, Kind, Node, OpError, RenameMode, View};
+use cairnfs::namespace::{
+    AttrChange, Body, Ino, Kind, Node, OpError, RenameMode, Rows, StateError, View,
+};
 use proptest::prelude::*;
 
-use super::support::{Replica, config, name, volume};
+use super::support::{Replica, config, exchange, name, volume};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -368,33 +371,66 @@ proptest! {
     }
 }
 
-#[test]
-fn a_look_up_and_a_listing_read_what_they_must_and_no_more() {
-    use cairnfs::namespace::{Rows, StateError};
-    use std::cell::Cell;
+/// Counts reads of one row, scans, and the rows that these find.
+struct Counting<'a>(&'a Replica, Cell<usize>, Cell<usize>, Cell<usize>);
 
-    struct Counting<'a>(&'a Replica, Cell<usize>, Cell<usize>);
-    impl Rows for Counting<'_> {
-        fn get(&self, key: &[u8]) -> Result<Option<bytes::Bytes>, StateError> {
-            self.1.set(self.1.get() + 1);
-            self.0.rows.get(key)
-        }
-        fn scan(
-            &self,
-            start: &[u8],
-            end: &[u8],
-            limit: usize,
-        ) -> Result<cairnfs::namespace::state::Pairs, StateError> {
-            self.2.set(self.2.get() + 1);
-            self.0.rows.scan(start, end, limit)
+impl<'a> Counting<'a> {
+    fn new(replica: &'a Replica) -> Self {
+        Counting(replica, Cell::new(0), Cell::new(0), Cell::new(0))
+    }
+}
+
+impl Rows for Counting<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<bytes::Bytes>, StateError> {
+        self.1.set(self.1.get() + 1);
+        self.0.rows.get(key)
+    }
+    fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        limit: usize,
+    ) -> Result<cairnfs::namespace::state::Pairs, StateError> {
+        let found = self.0.rows.scan(start, end, limit)?;
+        self.2.set(self.2.get() + 1);
+        self.3.set(self.3.get() + found.len());
+        Ok(found)
+    }
+}
+
+#[test]
+fn a_look_up_in_directories_that_became_one_does_not_look_at_all_that_is_in_them() {
+    let mut both: [Replica; 2] = volume();
+    for (writer, names) in both.iter_mut().zip(["one", "two"]) {
+        let dir = writer.dir(Ino::ROOT, "dir");
+        for number in 0..100 {
+            writer.file(dir, &format!("{names} {number}"), "content");
         }
     }
+    exchange(&mut both);
+    let counting = Counting::new(&both[0]);
+    let view = View::new(&counting).unwrap();
+    let dir = view.lookup(Ino::ROOT, &name("dir")).unwrap().unwrap();
+    assert_eq!(dir.merged.len(), 2);
+    for (sought, is_there) in [("one 7", true), ("two 99", true), ("absent", false)] {
+        for count in [&counting.1, &counting.2, &counting.3] {
+            count.set(0);
+        }
+        let found = view.lookup(dir.ino, &name(sought)).unwrap();
+        assert_eq!(found.is_some(), is_there, "{sought}");
+        let reads = counting.1.get() + counting.2.get() + counting.3.get();
+        assert!(reads < 60, "{reads} reads for {sought}");
+    }
+}
+
+#[test]
+fn a_look_up_and_a_listing_read_what_they_must_and_no_more() {
     let [mut real] = volume();
     let dir = real.dir(Ino::ROOT, "dir");
     for number in 0..50 {
         real.file(dir, &format!("file {number}"), "content");
     }
-    let counting = Counting(&real, Cell::new(0), Cell::new(0));
+    let counting = Counting::new(&real);
     let view = View::new(&counting).unwrap();
     counting.1.set(0);
     assert!(view.lookup(dir, &name("file 7")).unwrap().is_some());

@@ -7,9 +7,9 @@ use cairnfs::base::PeerId;
 use cairnfs::dag::Timestamp;
 use cairnfs::namespace::ops::Now;
 use cairnfs::namespace::{
-    Body, Delta, Edit, Hlc, HlcClock, Ino, Join, Kind, MemRows, Name, NewNode, Node, OpError,
-    Outcome, Page, RenameMode, Shared, Shown, StateError, VersionVector, View, WriterId, apply,
-    state,
+    Body, Changes, Delta, Edit, Hlc, HlcClock, Ino, Join, Kind, MemRows, Name, NewNode, Node,
+    OpError, Outcome, Page, RenameMode, Shared, Shown, StateError, VersionVector, View, WriterId,
+    apply, census, state,
 };
 use proptest::prelude::ProptestConfig;
 
@@ -100,7 +100,7 @@ impl Replica {
     pub fn receive(&mut self, delta: &Delta) -> bool {
         match apply(&self.rows, delta, u64::MAX / 2).unwrap() {
             Outcome::Merged(changes) => {
-                self.rows.apply(changes);
+                self.change(changes);
                 self.log.push(delta.clone());
                 self.clock.observe(delta.draft.hlc);
                 self.now_ms = self.now_ms.max(delta.draft.hlc.ms());
@@ -110,6 +110,15 @@ impl Replica {
             Outcome::Early(_) => false,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Makes changes. Counting what they bring comes to the same as counting everything.
+    fn change(&mut self, changes: Changes) {
+        let before = census::count_shown(&self.rows).unwrap();
+        let more = census::more_shown(&self.rows, &changes).unwrap();
+        self.rows.apply(changes);
+        let after = census::count_shown(&self.rows).unwrap();
+        assert_eq!(before.checked_add_signed(more), Some(after));
     }
 
     /// Takes everything that another has made.
@@ -127,9 +136,9 @@ impl Replica {
             pages += 1;
             assert!(pages < 100_000, "it comes to no end");
             match join.page(&self.rows, limit_bytes).unwrap() {
-                Page::More(changes) => self.rows.apply(changes),
+                Page::More(changes) => self.change(changes),
                 Page::Last(changes) => {
-                    self.rows.apply(changes);
+                    self.change(changes);
                     return pages;
                 }
             }

@@ -239,3 +239,39 @@ async fn a_member_who_comes_late_takes_a_checkpoint() {
     assert_eq!(&tree["dir/9"].content[..3], b"two");
     assert_eq!(tree["more"].content, b"more");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_sealed_for_a_checkpoint_is_told_like_everything_else() {
+    let team = Team::new(2, 15).await;
+    team.gather().await;
+    Hand(team.vfs(0)).mkdir("dir").await.unwrap();
+    // Sealed before whoever does that otherwise has a turn.
+    team.vfs(0).make_point().await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let own = team.vfs(0).writer();
+    let told = team.vfs(0).claims().into_iter().find(|c| c.writer == own);
+    let done = team.vfs(0).version().unwrap().get(&own);
+    assert_eq!(told.map(|claim| claim.last), Some(done));
+    team.tell(0, 1).await;
+    assert!(Hand(team.vfs(1)).find("dir").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn feeds_go_on_where_a_checkpoint_ended_also_when_power_was_lost_then() {
+    let mut team = Team::new(2, 16).await;
+    team.gather().await;
+    Hand(team.vfs(0)).write("one", 0, b"one").await.unwrap();
+    let first = team.vfs(0).make_point().await.unwrap();
+    Hand(team.vfs(0)).write("two", 0, b"two").await.unwrap();
+    let record = team.vfs(0).make_point().await.unwrap().record;
+    assert!(team.vfs(0).drop_deltas(&first.upto).unwrap() > 0);
+    assert!(team.vfs(1).join_point(&record).await.unwrap());
+    // What it says of the feeds' ends is not on the disk yet.
+    team.crash(1).await;
+    assert!(Hand(team.vfs(1)).find("two").await.is_ok());
+    assert!(!team.vfs(1).join_point(&record).await.unwrap());
+    Hand(team.vfs(0)).write("three", 0, b"three").await.unwrap();
+    team.settle().await;
+    assert_eq!(Hand(team.vfs(1)).read("three").await.unwrap(), b"three");
+    team.vfs(1).make_point().await.unwrap();
+}

@@ -151,8 +151,8 @@ impl Pair {
             .raw(at, async |volume| {
                 let mut all = space(volume, 1);
                 all.extend(space(volume, 2));
-                let files = volume.get(Space(8), b"files").unwrap().unwrap();
-                all.push((8, Bytes::from_static(b"files"), files));
+                let files = volume.get(Space(8), b"shown").unwrap().unwrap();
+                all.push((8, Bytes::from_static(b"shown"), files));
                 all
             })
             .await;

@@ -9,7 +9,7 @@ use cairnfs::base::{Clock, PeerId};
 use cairnfs::crypto::sign::SigningKey;
 use cairnfs::testkit::{Cluster, ClusterOptions};
 use cairnfs::vfs::{Rights, Vfs, VfsOptions};
-use cairnfs_fuse::FileSystem;
+use cairnfs_fuse::{FileSystem, Ino};
 
 pub use crate::common::hand::Hand;
 use crate::common::member::{self, Device, Secrets, options};
@@ -233,6 +233,8 @@ impl Team {
     pub async fn tree(&self) -> BTreeMap<String, Seen> {
         let first = self.tree_of(0).await;
         for at in 1..self.members.len() {
+            let (files, there) = (self.files_of(at), self.files_of(0));
+            assert_eq!(files, there, "files of member {at} and of member 0");
             let other = self.tree_of(at).await;
             let only = |one: &BTreeMap<String, Seen>, two: &BTreeMap<String, Seen>| {
                 let differ = one
@@ -248,6 +250,12 @@ impl Team {
             );
         }
         first
+    }
+
+    /// How many files there are, as a member counts them.
+    pub fn files_of(&self, at: usize) -> u64 {
+        let stat = self.vfs(at).statfs(Ino::ROOT).now().unwrap();
+        stat.files - stat.files_free
     }
 
     pub async fn tree_of(&self, at: usize) -> BTreeMap<String, Seen> {
