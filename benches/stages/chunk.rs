@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 
+use bytes::Bytes;
 use cairnfs::base::Entropy;
 use cairnfs::chunk::{ChunkSizes, Cutter, Packer, pack_mark};
 use criterion::{Criterion, Throughput};
@@ -33,9 +34,7 @@ fn cut(criterion: &mut Criterion) {
         bencher.iter(|| {
             let mut cut = 0;
             for piece in stream.chunks(1 << 20) {
-                let mut room = cutter.room(piece.len());
-                room.bytes().copy_from_slice(piece);
-                room.filled(piece.len());
+                cutter.push(Bytes::copy_from_slice(piece));
                 cut += drain(&mut cutter);
             }
             cutter.finish();

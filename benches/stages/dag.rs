@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use cairnfs::base::{BlockId, BlockKey, BlockRef, Entropy, Limits, Pools};
+use cairnfs::base::{BlockId, BlockKey, BlockRef, Chunk, Entropy, Limits, Pools};
 use cairnfs::blocks::GetError;
 use cairnfs::content::{
     BlobReader, ChunkSink, ChunkSource, ContentError, Frame, FrameDecoder, FrameEncoder, Head,
@@ -38,16 +38,16 @@ struct Pool(Arc<Mutex<Vec<Bytes>>>);
 impl ChunkSink for Pool {
     type Pending = Ready<Result<BlockRef, ContentError>>;
 
-    async fn submit(&self, plaintext: Bytes) -> Result<Self::Pending, ContentError> {
+    async fn submit(&self, chunk: Chunk) -> Result<Self::Pending, ContentError> {
         let mut blocks = self.0.lock().unwrap();
         let mut id = [0; 32];
         id[..8].copy_from_slice(&(blocks.len() as u64).to_be_bytes());
         let block = BlockRef {
             id: BlockId(id),
             key: BlockKey([1; 32]),
-            plain_len: plaintext.len() as u32,
+            plain_len: chunk.len() as u32,
         };
-        blocks.push(plaintext);
+        blocks.push(chunk.join());
         Ok(ready(Ok(block)))
     }
 }

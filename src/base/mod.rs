@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of files, sockets, ciphers or codes. Imports no other layer.
 
+pub mod chunk;
 pub mod claim;
 pub mod clock;
 pub mod entropy;
@@ -19,6 +20,7 @@ pub mod units;
 pub mod wire;
 pub mod worker;
 
+pub use chunk::Chunk;
 pub use claim::{ClaimId, OwnerId};
 pub use clock::Clock;
 pub use entropy::Entropy;

@@ -1,23 +1,25 @@
 //! One upload: chunks go in, references come out, and in the end all of it is durable or none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::{Blocks, PutError};
 use crate::base::limits::CHUNK_MAX_BYTES;
-use crate::base::{BlockId, BlockRef, ClaimId, Classify, EcProfile, OwnerId, PeerId};
+use crate::base::{BlockId, BlockRef, Chunk, ClaimId, Classify, EcProfile, OwnerId, PeerId};
 use crate::crypto::{self, ConvergenceSecret};
 use crate::erasure::{self, EncodedStripe};
 use crate::store::{KvChange, StoreError};
 
 /// Bytes of shards that may wait for slow peers after the rest of their stripe is placed.
 const STRAGGLER_BYTES: usize = 64 << 20;
+/// Stripes whose memory is remembered: those in the window, and some that wait for slow peers.
+const STRIPES_KNOWN: usize = 12;
 
 /// How an upload is to be stored.
 #[derive(Debug, Clone)]
@@ -69,6 +71,7 @@ pub(super) struct Session {
     pub stragglers: Arc<Semaphore>,
     window: Arc<Semaphore>,
     tasks: TaskTracker,
+    memory: StripeMemory,
     state: Mutex<State>,
 }
 
@@ -120,6 +123,7 @@ impl Blocks {
                 stragglers: Arc::new(Semaphore::new(STRAGGLER_BYTES)),
                 window: Arc::new(Semaphore::new(self.limits.upload_window_chunks)),
                 tasks: TaskTracker::new(),
+                memory: StripeMemory::default(),
                 state: Mutex::new(State::default()),
             }),
             finished: false,
@@ -131,9 +135,10 @@ impl Upload {
     /// Takes one chunk of at most `CHUNK_MAX_BYTES`, after waiting for room in the window.
     ///
     /// Cancel safe: a cancelled call took nothing. Fails early once any stripe has failed.
-    pub async fn submit(&self, plaintext: Bytes) -> Result<PendingRef, PutError> {
-        if plaintext.len() > CHUNK_MAX_BYTES {
-            return Err(PutError::TooLarge(plaintext.len()));
+    pub async fn submit(&self, chunk: impl Into<Chunk>) -> Result<PendingRef, PutError> {
+        let chunk = chunk.into();
+        if chunk.len() > CHUNK_MAX_BYTES {
+            return Err(PutError::TooLarge(chunk.len()));
         }
         let session = &self.session;
         let permit = Arc::clone(&session.window)
@@ -144,7 +149,7 @@ impl Upload {
             return Err(failure);
         }
         let (sealed, pending) = oneshot::channel();
-        let task = Arc::clone(session).carry(plaintext, permit, sealed);
+        let task = Arc::clone(session).carry(chunk, permit, sealed);
         session.tasks.spawn(task);
         Ok(PendingRef(pending))
     }
@@ -258,23 +263,35 @@ impl Session {
         self.state().failure.is_some()
     }
 
+    /// Bytes of a stripe: as many for all but the smallest, so that one serves another.
+    fn room(&self, chunk_len: usize) -> usize {
+        let limits = &self.blocks.limits;
+        let plain_len = match chunk_len < limits.chunk_min_bytes {
+            true => chunk_len,
+            false => limits.chunk_max_bytes.max(chunk_len),
+        };
+        erasure::stripe_capacity(crypto::sealed_len_max(plain_len), self.options.profile)
+    }
+
     /// Seals, codes and places one chunk.
     async fn carry(
         self: Arc<Self>,
-        plaintext: Bytes,
+        chunk: Chunk,
         permit: OwnedSemaphorePermit,
         sealed: oneshot::Sender<Result<BlockRef, PutError>>,
     ) {
         let secret = self.options.secret.clone();
         let profile = self.options.profile;
+        let memory = self.memory.take(self.room(chunk.len()));
         let coded = self
             .blocks
             .pools
             .cpu
-            .run(move || seal_and_code(&secret, &plaintext, profile))
+            .run(move || seal_and_code(&secret, &chunk, profile, memory))
             .await;
         let stripe = match coded {
-            Ok((reference, stripe)) => {
+            Ok((reference, stripe, memory)) => {
+                self.memory.give(memory);
                 // Nobody may want the reference any more; the upload then ends soon.
                 let _ = sealed.send(Ok(reference));
                 stripe
@@ -306,15 +323,19 @@ impl Session {
     }
 }
 
-/// The write path's pure part: seal, then code. One allocation from ciphertext to shards.
+/// The write path's pure part: seal, then code. One allocation from ciphertext to shards, in `memory`, of which
+/// a handle comes back.
 fn seal_and_code(
     secret: &ConvergenceSecret,
-    plaintext: &[u8],
+    chunk: &Chunk,
     profile: EcProfile,
-) -> Result<(BlockRef, EncodedStripe), PutError> {
-    let room = erasure::stripe_capacity(crypto::sealed_len_max(plaintext.len()), profile);
-    let sealed = crypto::seal(secret, plaintext, room)
+    memory: BytesMut,
+) -> Result<(BlockRef, EncodedStripe, BytesMut), PutError> {
+    let mut sealed = crypto::seal(secret, chunk.pieces(), memory)
         .map_err(|error| PutError::Internal(error.to_string()))?;
+    let end = erasure::stripe_capacity(sealed.bytes.len(), profile);
+    sealed.bytes.reserve(end.saturating_sub(sealed.bytes.len()));
+    let memory = sealed.bytes.split_off(end);
     let stripe = erasure::encode_stripe(sealed.bytes, profile)
         .map_err(|error| PutError::Internal(error.to_string()))?;
     let reference = BlockRef {
@@ -322,5 +343,36 @@ fn seal_and_code(
         key: sealed.key,
         plain_len: sealed.plain_len,
     };
-    Ok((reference, stripe))
+    Ok((reference, stripe, memory))
+}
+
+/// Memory of stripes that are on their way, for those that come after them: fresh memory costs a page fault for
+/// every 4 KiB.
+#[derive(Debug, Default)]
+struct StripeMemory(Mutex<VecDeque<BytesMut>>);
+
+impl StripeMemory {
+    /// Room for a stripe, in memory that nobody uses any more if there is some.
+    fn take(&self, capacity: usize) -> BytesMut {
+        let mut known = self.lock();
+        let idle = known
+            .iter_mut()
+            .position(|memory| memory.try_reclaim(capacity));
+        let memory = idle.and_then(|at| known.remove(at));
+        memory.unwrap_or_else(|| BytesMut::with_capacity(capacity))
+    }
+
+    /// A handle to memory in which a stripe may still be.
+    fn give(&self, mut memory: BytesMut) {
+        memory.clear();
+        let mut known = self.lock();
+        if known.len() >= STRIPES_KNOWN {
+            known.pop_front();
+        }
+        known.push_back(memory);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<BytesMut>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

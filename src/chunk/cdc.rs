@@ -1,4 +1,4 @@
-//! Content-defined chunks of a stream: the only door to the crate `fastcdc`.
+//! Content-defined chunks of a stream.
 //!
 //! FastCDC (Xia et al., 2020) without its two-level masks: bytes before the smallest size are
 //! not looked at, and one mask decides from there on, which brings two streams that differ in
@@ -6,29 +6,42 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
-use fastcdc::v2020::{self, MASKS};
+use bytes::{Buf, Bytes, BytesMut};
+use fastcdc::v2020::MASKS;
 
+use super::gear::Gear;
 use super::sizes::ChunkSizes;
+use crate::base::Chunk;
 
-/// Largest chunks that fit one buffer. Chunks are slices of it; only what is left behind the last
-/// cut is copied to the next buffer, so a larger one costs less copying and more memory.
-const BUFFER_CHUNKS: usize = 3;
-/// Buffers kept for use again once their chunks are gone. Fresh memory costs more than cutting.
-const RETIRED_BUFFERS: usize = 4;
+/// Pieces of fewer bytes are put together: each takes memory of its own.
+const SMALL_BYTES: usize = 16 << 10;
 
 /// Cuts streams into chunks, which depend on a stream's bytes alone and not on how they arrive.
 ///
-/// Holds at most five buffers of three times the largest chunk, if chunks are taken after each
-/// push; a chunk keeps the buffer that it is a slice of.
+/// Chunks are made of the pieces that were pushed: nothing is copied but small pieces. Holds less than the
+/// largest chunk, if chunks are taken after each push.
 #[derive(Debug)]
 pub struct Cutter {
     sizes: ChunkSizes,
-    mask: u64,
-    buffer: BytesMut,
+    gear: Gear,
+    /// What the next chunks are made of.
+    pieces: VecDeque<Bytes>,
+    len: usize,
+    /// Small pieces behind them.
+    tail: BytesMut,
     finished: bool,
-    /// Emptied handles of earlier buffers, the oldest first.
-    retired: VecDeque<BytesMut>,
+    scan: Scan,
+}
+
+/// How far the next chunk's end was looked for.
+#[derive(Debug, Default)]
+struct Scan {
+    /// Bytes that are in the chunk for certain.
+    at: usize,
+    hash: u64,
+    /// The piece in which that is, and what is before that piece.
+    piece: usize,
+    before: usize,
 }
 
 impl Cutter {
@@ -40,106 +53,106 @@ impl Cutter {
         let last = MASKS.len() - 2;
         Cutter {
             sizes,
-            mask: MASKS.get(bits.min(last)).copied().unwrap_or(u64::MAX),
-            buffer: BytesMut::new(),
+            gear: Gear::new(MASKS.get(bits.min(last)).copied().unwrap_or(u64::MAX)),
+            pieces: VecDeque::new(),
+            len: 0,
+            tail: BytesMut::new(),
             finished: false,
-            retired: VecDeque::new(),
+            scan: Scan::default(),
         }
     }
 
-    /// Takes more of the stream. Take all chunks before pushing again.
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.make_room(bytes.len());
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// Room for `len` more bytes, for a reader to read into; say with [`Cutter::filled`] how many
-    /// came. Saves the copy of [`Cutter::push`].
-    pub fn room(&mut self, len: usize) -> Room<'_> {
-        self.make_room(len);
-        let start = self.buffer.len();
-        self.buffer.resize(start + len, 0);
-        Room {
-            buffer: &mut self.buffer,
-            start,
+    /// Takes more of the stream.
+    pub fn push(&mut self, piece: Bytes) {
+        if piece.len() < SMALL_BYTES {
+            self.tail.extend_from_slice(&piece);
+            if self.tail.len() < SMALL_BYTES {
+                return;
+            }
+            self.take_tail();
+        } else {
+            self.take_tail();
+            self.len += piece.len();
+            self.pieces.push_back(piece);
         }
     }
 
-    fn make_room(&mut self, len: usize) {
-        if self.buffer.capacity() - self.buffer.len() >= len {
-            return;
+    fn take_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.len += self.tail.len();
+            self.pieces.push_back(self.tail.split().freeze());
         }
-        let capacity = (BUFFER_CHUNKS * self.sizes.max()).max(self.buffer.len() + len);
-        let idle = self
-            .retired
-            .iter_mut()
-            .position(|buffer| buffer.try_reclaim(capacity));
-        let mut next = idle
-            .and_then(|at| self.retired.remove(at))
-            .unwrap_or_else(|| BytesMut::with_capacity(capacity));
-        next.extend_from_slice(&self.buffer);
-        let mut full = std::mem::replace(&mut self.buffer, next);
-        full.clear();
-        if self.retired.len() >= RETIRED_BUFFERS {
-            self.retired.pop_front();
-        }
-        self.retired.push_back(full);
     }
 
     /// The stream is at its end: the rest becomes chunks too, and behind them the next stream
     /// begins.
-    pub const fn finish(&mut self) {
+    pub fn finish(&mut self) {
+        self.take_tail();
         self.finished = true;
     }
 
     /// The next chunk, if the bytes so far decide it. Never empty.
-    pub fn next_chunk(&mut self) -> Option<Bytes> {
-        if self.buffer.is_empty() {
+    pub fn next_chunk(&mut self) -> Option<Chunk> {
+        if self.len == 0 {
             self.finished = false;
             return None;
         }
-        if !self.finished && self.buffer.len() < self.sizes.max() {
-            return None;
+        let cut = match self.find_end() {
+            Some(end) => end,
+            None if self.len >= self.sizes.max() => self.sizes.max(),
+            None if self.finished => self.len,
+            None => return None,
+        };
+        self.scan = Scan::default();
+        Some(self.split_to(cut))
+    }
+
+    /// Where the next chunk ends by its content: in front of the byte that says so. Goes on where it
+    /// stopped.
+    fn find_end(&mut self) -> Option<usize> {
+        // Bytes are looked at in pairs, since the crate did: the last of an odd number ends nothing.
+        let end = self.len.min(self.sizes.max()) & !1;
+        let scan = &mut self.scan;
+        scan.at = scan.at.max(self.sizes.min());
+        while scan.at < end {
+            let piece = self.pieces.get(scan.piece)?;
+            if scan.before + piece.len() <= scan.at {
+                scan.before += piece.len();
+                scan.piece += 1;
+                continue;
+            }
+            let from = scan.at - scan.before;
+            let upto = piece.len().min(end - scan.before);
+            let bytes = piece.get(from..upto).unwrap_or_default();
+            if let Some(found) = self.gear.find(&mut scan.hash, bytes) {
+                return Some(scan.at + found);
+            }
+            scan.at += bytes.len();
         }
-        let len = self.first_cut();
-        Some(self.buffer.split_to(len).freeze())
+        None
     }
 
-    fn first_cut(&self) -> usize {
-        let (min, max) = (self.sizes.min(), self.sizes.max());
-        let (mask, shifted) = (self.mask, self.mask << 1);
-        let (_, len) = v2020::cut(&self.buffer, min, min, max, mask, mask, shifted, shifted);
-        len
-    }
-}
-
-/// Room in a [`Cutter`]'s buffer. What is not said to be filled is given back.
-#[derive(Debug)]
-pub struct Room<'a> {
-    buffer: &'a mut BytesMut,
-    start: usize,
-}
-
-impl Room<'_> {
-    /// The bytes to write to. Their present content means nothing.
-    pub fn bytes(&mut self) -> &mut [u8] {
-        self.buffer.get_mut(self.start..).unwrap_or_default()
-    }
-
-    /// The first `len` bytes are part of the stream now.
-    pub fn filled(mut self, len: usize) {
-        self.start = self.buffer.len().min(self.start + len);
-    }
-}
-
-impl Drop for Room<'_> {
-    fn drop(&mut self) {
-        self.buffer.truncate(self.start);
+    fn split_to(&mut self, mut len: usize) -> Chunk {
+        self.len -= len;
+        let mut chunk = Chunk::default();
+        while len > 0 {
+            let Some(piece) = self.pieces.front_mut() else {
+                break;
+            };
+            let part = piece.split_to(len.min(piece.len()));
+            if !piece.has_remaining() {
+                self.pieces.pop_front();
+            }
+            len -= part.len();
+            chunk.push(part);
+        }
+        chunk
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use fastcdc::v2020;
     use proptest::prelude::*;
 
     use super::*;
@@ -156,11 +169,29 @@ mod tests {
         bytes
     }
 
+    fn drain(cutter: &mut Cutter) -> impl Iterator<Item = Bytes> {
+        std::iter::from_fn(|| cutter.next_chunk()).map(|chunk| chunk.join())
+    }
+
     fn cut_all(sizes: ChunkSizes, stream: &[u8]) -> Vec<Bytes> {
         let mut cutter = Cutter::new(sizes);
-        cutter.push(stream);
+        cutter.push(Bytes::copy_from_slice(stream));
         cutter.finish();
-        std::iter::from_fn(|| cutter.next_chunk()).collect()
+        drain(&mut cutter).collect()
+    }
+
+    /// Where the crate cuts.
+    fn cut_by_crate(sizes: ChunkSizes, mut stream: &[u8]) -> Vec<Bytes> {
+        let mask = Cutter::new(sizes).gear.mask();
+        let (min, max) = (sizes.min(), sizes.max());
+        let mut chunks = Vec::new();
+        while !stream.is_empty() {
+            let (_, len) = v2020::cut(stream, min, min, max, mask, mask, mask << 1, mask << 1);
+            let (chunk, rest) = stream.split_at(len);
+            chunks.push(Bytes::copy_from_slice(chunk));
+            stream = rest;
+        }
+        chunks
     }
 
     proptest! {
@@ -170,10 +201,11 @@ mod tests {
         fn chunks_do_not_depend_on_how_bytes_arrive(
             len in 0usize..200_000,
             seed: u64,
-            pushes in prop::collection::vec((1usize..40_000, any::<bool>()), 1..20),
+            pushes in prop::collection::vec(prop_oneof![1usize..100, 1usize..40_000], 1..20),
         ) {
             let stream = random_bytes(len, seed);
             let whole = cut_all(tiny(), &stream);
+            prop_assert_eq!(&whole, &cut_by_crate(tiny(), &stream));
             prop_assert_eq!(whole.concat(), &stream[..]);
             let (last, others) = match whole.split_last() {
                 Some((last, others)) => (last.len(), others),
@@ -187,38 +219,20 @@ mod tests {
             let mut cutter = Cutter::new(tiny());
             let mut chunks = Vec::new();
             let mut rest = &stream[..];
-            for (len, in_place) in pushes.iter().cycle() {
+            for len in pushes.iter().cycle() {
                 let (now, later) = rest.split_at((*len).min(rest.len()));
-                if *in_place {
-                    let mut room = cutter.room(*len);
-                    room.bytes()[..now.len()].copy_from_slice(now);
-                    room.filled(now.len());
-                } else {
-                    cutter.push(now);
-                }
-                chunks.extend(std::iter::from_fn(|| cutter.next_chunk()));
-                prop_assert!(cutter.buffer.len() < tiny().max());
+                cutter.push(Bytes::copy_from_slice(now));
+                chunks.extend(drain(&mut cutter));
+                prop_assert!(cutter.len < tiny().max());
                 rest = later;
                 if rest.is_empty() {
                     break;
                 }
             }
             cutter.finish();
-            chunks.extend(std::iter::from_fn(|| cutter.next_chunk()));
+            chunks.extend(drain(&mut cutter));
             prop_assert_eq!(chunks, whole);
         }
-    }
-
-    #[test]
-    fn room_that_is_not_filled_leaves_nothing() {
-        let mut cutter = Cutter::new(tiny());
-        cutter.push(b"abc");
-        drop(cutter.room(1000));
-        cutter.room(10).filled(0);
-        cutter.push(b"def");
-        cutter.finish();
-        assert_eq!(cutter.next_chunk().unwrap(), &b"abcdef"[..]);
-        assert_eq!(cutter.next_chunk(), None);
     }
 
     #[test]
@@ -228,28 +242,36 @@ mod tests {
             let stream = random_bytes(len, seed);
             let mut chunks = Vec::new();
             for piece in stream.chunks(3000) {
-                cutter.push(piece);
-                chunks.extend(std::iter::from_fn(|| cutter.next_chunk()));
+                cutter.push(Bytes::copy_from_slice(piece));
+                chunks.extend(drain(&mut cutter));
             }
             cutter.finish();
-            chunks.extend(std::iter::from_fn(|| cutter.next_chunk()));
+            chunks.extend(drain(&mut cutter));
             assert_eq!(chunks, cut_all(tiny(), &stream));
         }
     }
 
     #[test]
-    fn buffers_are_used_again_and_stay_few() {
-        let mut cutter = Cutter::new(tiny());
-        let mut places = std::collections::BTreeSet::new();
-        for round in 0..200 {
-            cutter.push(&random_bytes(10_000, round));
-            while let Some(chunk) = cutter.next_chunk() {
-                places.insert(chunk.as_ptr() as usize / (16 << 10));
-            }
-            assert!(cutter.retired.len() <= RETIRED_BUFFERS);
+    fn large_pieces_are_not_copied_and_small_ones_become_few() {
+        let mut cutter = Cutter::new(ChunkSizes::default());
+        let large = Bytes::from(random_bytes(6 << 20, 5));
+        for piece in [0..1 << 20, 1 << 20..6 << 20] {
+            cutter.push(large.slice(piece));
         }
-        // Two megabytes went through less than a quarter of one.
-        assert!(places.len() < 16, "{}", places.len());
+        let chunk = cutter.next_chunk().unwrap();
+        assert_eq!(chunk.pieces()[0].as_ptr(), large.as_ptr());
+        assert!(chunk.pieces().len() <= 2);
+        let mut cutter = Cutter::new(tiny());
+        let stream = random_bytes(200_000, 6);
+        for byte in &stream {
+            cutter.push(Bytes::copy_from_slice(&[*byte]));
+        }
+        assert!(cutter.pieces.len() < 200_000 / SMALL_BYTES + 1);
+        cutter.finish();
+        assert_eq!(
+            drain(&mut cutter).collect::<Vec<_>>(),
+            cut_all(tiny(), &stream)
+        );
     }
 
     #[test]

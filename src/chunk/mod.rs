@@ -3,6 +3,7 @@
 //! Pure functions over bytes and lengths; knows nothing of ciphers, codes, disk or network.
 
 pub mod cdc;
+mod gear;
 pub mod pack;
 pub mod sizes;
 

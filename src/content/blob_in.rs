@@ -40,7 +40,8 @@ where
             }
             None if head_len == 0 => return Ok(Root::Empty),
             None => {
-                let block = sink.submit(joined(&head, head_len as usize)).await?.await?;
+                let chunk = joined(&head, head_len as usize);
+                let block = sink.submit(chunk.into()).await?.await?;
                 return Ok(Root::Block(block));
             }
         }

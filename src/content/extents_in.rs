@@ -9,7 +9,7 @@ use super::holes::HoleFinder;
 use super::intake::{InFlight, Located, PendingExtent};
 use super::pieces::Piece;
 use super::seam::ChunkSink;
-use crate::base::Pools;
+use crate::base::{Chunk, Pools};
 use crate::chunk::{ChunkSizes, Cutter};
 
 /// Bytes that are cut in one go: enough to make the hop to another thread cheap.
@@ -166,15 +166,11 @@ impl FileIn {
         let (cutter, cut) = pools
             .cpu
             .run(move || {
-                let mut cut = Vec::new();
-                for piece in pieces {
-                    cutter.push(&piece);
-                    cut.extend(std::iter::from_fn(|| cutter.next_chunk()));
-                }
+                pieces.into_iter().for_each(|piece| cutter.push(piece));
                 if last {
                     cutter.finish();
-                    cut.extend(std::iter::from_fn(|| cutter.next_chunk()));
                 }
+                let cut: Vec<Chunk> = std::iter::from_fn(|| cutter.next_chunk()).collect();
                 (cutter, cut)
             })
             .await;

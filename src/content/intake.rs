@@ -3,12 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
 use futures::FutureExt;
 
 use super::error::ContentError;
 use super::seam::ChunkSink;
-use crate::base::{BlockRef, Limits, Pools};
+use crate::base::{BlockRef, Chunk, Limits, Pools};
 use crate::dag::Extent;
 
 /// What taking in needs besides a stream and a sink.
@@ -63,8 +62,12 @@ impl<'a, K: ChunkSink> InFlight<'a, K> {
     }
 
     /// Submits a chunk; each of `waiting` gets the reference with its own offset.
-    pub async fn submit(&mut self, chunk: Bytes, waiting: Waiting) -> Result<(), ContentError> {
-        let pending = self.sink.submit(chunk).await?;
+    pub async fn submit(
+        &mut self,
+        chunk: impl Into<Chunk>,
+        waiting: Waiting,
+    ) -> Result<(), ContentError> {
+        let pending = self.sink.submit(chunk.into()).await?;
         self.queue.push_back((pending, waiting));
         self.harvest()
     }

@@ -7,7 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::error::ContentError;
-use crate::base::{BlockRef, EcProfile};
+use crate::base::{BlockRef, Chunk, EcProfile};
 use crate::blocks::{Blocks, Upload};
 
 /// Takes chunks: an upload.
@@ -18,7 +18,7 @@ pub trait ChunkSink: Send + Sync {
     /// Waits for room in the upload's window, then returns at once.
     fn submit(
         &self,
-        plaintext: Bytes,
+        chunk: Chunk,
     ) -> impl Future<Output = Result<Self::Pending, ContentError>> + Send;
 }
 
@@ -34,8 +34,8 @@ pub trait ChunkSource: Send + Sync + 'static {
 impl ChunkSink for Upload {
     type Pending = BoxFuture<'static, Result<BlockRef, ContentError>>;
 
-    async fn submit(&self, plaintext: Bytes) -> Result<Self::Pending, ContentError> {
-        let pending = Upload::submit(self, plaintext).await?;
+    async fn submit(&self, chunk: Chunk) -> Result<Self::Pending, ContentError> {
+        let pending = Upload::submit(self, chunk).await?;
         Ok(pending
             .map(|sealed| sealed.map_err(ContentError::from))
             .boxed())

@@ -44,7 +44,7 @@ impl<'a, K: ChunkSink> NodeWriter<'a, K> {
 
     async fn seal(&mut self) -> Result<(), ContentError> {
         if let Some(chunk) = self.packer.take() {
-            let block = self.sink.submit(chunk).await?.await?;
+            let block = self.sink.submit(chunk.into()).await?.await?;
             self.packer.sealed(block);
         }
         Ok(())

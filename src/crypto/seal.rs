@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-use super::aead::{Cipher, CipherError, TAG_BYTES};
+use super::aead::{Cipher, CipherError, NONCE_BYTES, TAG_BYTES};
 use super::compress::{compress, compressed_max, decompress};
 use super::keys::ConvergenceSecret;
 use super::layout::{
@@ -79,40 +79,52 @@ pub const fn sealed_len_max(plain_len: usize) -> usize {
     sealed_header_len(plain_len) + plain_len + TAG_BYTES * frame_count(plain_len)
 }
 
-/// Seals a chunk of at most `CHUNK_MAX_BYTES`.
+/// Seals a chunk of at most `CHUNK_MAX_BYTES`, given as consecutive parts.
 ///
-/// A function of `secret` and `plain` alone (and of the compressor's version). The buffer returned
-/// has a capacity of at least `reserve`, for what the caller appends without moving it.
+/// A function of `secret` and the bytes alone (and of the compressor's version). The result is in `buffer`, whose
+/// content is lost; with room for [`sealed_len_max`] it is not moved.
 ///
 /// # Errors
 /// `TooLarge`.
-pub fn seal(secret: &ConvergenceSecret, plain: &[u8], reserve: usize) -> Result<Sealed, SealError> {
-    if plain.len() > CHUNK_MAX_BYTES {
-        return Err(SealError::TooLarge(plain.len()));
+pub fn seal<P: AsRef<[u8]>>(
+    secret: &ConvergenceSecret,
+    parts: &[P],
+    buffer: BytesMut,
+) -> Result<Sealed, SealError> {
+    let len = parts.iter().map(|part| part.as_ref().len()).sum();
+    if len > CHUNK_MAX_BYTES {
+        return Err(SealError::TooLarge(len));
     }
-    let plain_len = plain.len() as u32;
-    let mut bytes = BytesMut::with_capacity(reserve.max(sealed_len_max(plain.len())));
-    bytes.resize(sealed_header_len(plain.len()), 0);
+    let plain_len = len as u32;
     let mut hasher = secret.hasher();
-    let mut scratch = vec![0; compressed_max(plain.len().min(FRAME_BYTES))];
+    let mut scratch = vec![0; compressed_max(len.min(FRAME_BYTES))];
+    // Payloads that are not as they came, one after the other.
+    let mut packed = Vec::new();
+    let mut joined = Vec::new();
     let mut patience = Patience::default();
-    let frames = plain
-        .chunks(FRAME_BYTES)
-        .map(|plain| {
-            let packed = match patience.tries() {
-                true => patience.learn(compress(plain, &mut scratch)),
-                false => None,
-            };
-            let payload = packed.unwrap_or(plain);
-            hasher.update(payload);
-            bytes.extend_from_slice(payload);
-            bytes.extend_from_slice(&[0; TAG_BYTES]);
-            Frame {
-                compressed: packed.is_some(),
-                payload_len: payload.len() as u32,
+    let mut frames = Vec::with_capacity(frame_count(len));
+    let mut rest = Unread::new(parts);
+    for _ in 0..frame_count(len) {
+        let plain = rest.take(FRAME_BYTES);
+        let frame_len: usize = plain.iter().map(|piece| piece.len()).sum();
+        let payload = match patience.tries() {
+            true => patience.learn(compress(one_piece(&plain, &mut joined), &mut scratch)),
+            false => None,
+        };
+        match payload {
+            Some(payload) => {
+                hasher.update(payload);
+                packed.extend_from_slice(payload);
             }
-        })
-        .collect();
+            None => plain.iter().for_each(|piece| {
+                hasher.update(piece);
+            }),
+        }
+        frames.push(Frame {
+            compressed: payload.is_some(),
+            payload_len: payload.map_or(frame_len, <[u8]>::len) as u32,
+        });
+    }
     let layout = Layout::new(plain_len, frames);
     let header = layout.header();
     // The header comes after the payloads, with its length, so that full frames keep the
@@ -120,12 +132,56 @@ pub fn seal(secret: &ConvergenceSecret, plain: &[u8], reserve: usize) -> Result<
     hasher.update(header);
     hasher.update(&(header.len() as u32).to_le_bytes());
     let key = BlockKey(*hasher.finalize().as_bytes());
-    encrypt(&key, &layout, &mut bytes).map_err(|_| SealError::Engine)?;
+    let bytes = encrypt(&key, &layout, parts, &packed, buffer).map_err(|_| SealError::Engine)?;
     Ok(Sealed {
         bytes,
         key,
         plain_len,
     })
+}
+
+/// What of consecutive parts was not taken yet.
+struct Unread<'p, P> {
+    parts: std::slice::Iter<'p, P>,
+    piece: &'p [u8],
+}
+
+impl<'p, P: AsRef<[u8]>> Unread<'p, P> {
+    fn new(parts: &'p [P]) -> Self {
+        Unread {
+            parts: parts.iter(),
+            piece: &[],
+        }
+    }
+
+    /// The next `len` bytes, or what is left.
+    fn take(&mut self, mut len: usize) -> Vec<&'p [u8]> {
+        let mut pieces = Vec::with_capacity(1);
+        while len > 0 {
+            if self.piece.is_empty() {
+                let Some(part) = self.parts.next() else { break };
+                self.piece = part.as_ref();
+                continue;
+            }
+            let (now, later) = self.piece.split_at(len.min(self.piece.len()));
+            len -= now.len();
+            self.piece = later;
+            pieces.push(now);
+        }
+        pieces
+    }
+}
+
+/// Pieces as one, copied to `joined` if they are several.
+fn one_piece<'a>(pieces: &[&'a [u8]], joined: &'a mut Vec<u8>) -> &'a [u8] {
+    if let [piece] = pieces {
+        return piece;
+    }
+    joined.clear();
+    pieces
+        .iter()
+        .for_each(|piece| joined.extend_from_slice(piece));
+    joined
 }
 
 /// Which frames of a chunk are worth trying to compress: of those that follow some that could not be
@@ -166,28 +222,50 @@ impl Patience {
     }
 }
 
-/// Writes the header to the front of `bytes` and encrypts all in place.
-fn encrypt(key: &BlockKey, layout: &Layout, bytes: &mut [u8]) -> Result<(), CipherError> {
+/// Writes the header and the payloads, which are from `parts` or, one after the other, in `packed`, and encrypts
+/// each while the processor has it in its cache.
+fn encrypt<P: AsRef<[u8]>>(
+    key: &BlockKey,
+    layout: &Layout,
+    parts: &[P],
+    packed: &[u8],
+    mut bytes: BytesMut,
+) -> Result<BytesMut, CipherError> {
     let cipher = Cipher::new(key.as_bytes())?;
     let header = layout.header();
-    let (prefix, _) = header.split_at_checked(PREFIX_BYTES).ok_or(CipherError)?;
-    let (front, mut rest) = bytes
-        .split_at_mut_checked(header.len() + TAG_BYTES)
-        .ok_or(CipherError)?;
-    let (clear, _) = front
-        .split_at_mut_checked(header.len())
-        .ok_or(CipherError)?;
-    clear.copy_from_slice(header);
-    let table = front.get_mut(PREFIX_BYTES..).ok_or(CipherError)?;
-    cipher.seal(TABLE_NONCE, prefix, table)?;
+    let (prefix, table) = header.split_at_checked(PREFIX_BYTES).ok_or(CipherError)?;
+    bytes.clear();
+    bytes.reserve(layout.sealed_len() as usize);
+    bytes.extend_from_slice(prefix);
+    seal_behind(&cipher, TABLE_NONCE, prefix, [table], &mut bytes)?;
+    let mut rest = Unread::new(parts);
+    let mut packed = Unread::new(std::slice::from_ref(&packed));
     for (index, frame) in layout.frames().iter().enumerate() {
-        let (room, after) = rest
-            .split_at_mut_checked(frame.payload_len as usize + TAG_BYTES)
-            .ok_or(CipherError)?;
-        cipher.seal(frame_nonce(index), header, room)?;
-        rest = after;
+        let plain = rest.take(FRAME_BYTES);
+        let payload = match frame.compressed {
+            true => packed.take(frame.payload_len as usize),
+            false => plain,
+        };
+        seal_behind(&cipher, frame_nonce(index), header, payload, &mut bytes)?;
     }
-    Ok(())
+    Ok(bytes)
+}
+
+/// Appends pieces, encrypted as one message.
+fn seal_behind<'p>(
+    cipher: &Cipher,
+    nonce: [u8; NONCE_BYTES],
+    header: &[u8],
+    pieces: impl IntoIterator<Item = &'p [u8]>,
+    bytes: &mut BytesMut,
+) -> Result<(), CipherError> {
+    let start = bytes.len();
+    for piece in pieces {
+        bytes.extend_from_slice(piece);
+    }
+    bytes.extend_from_slice(&[0; TAG_BYTES]);
+    let room = bytes.get_mut(start..).ok_or(CipherError)?;
+    cipher.seal(nonce, header, room)
 }
 
 /// Opens a whole sealed chunk, given as consecutive parts (as the shards of a stripe are).

@@ -29,6 +29,10 @@ fn chunk(len: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
+fn seal_one(secret: &ConvergenceSecret, plain: &[u8]) -> Result<Sealed, SealError> {
+    seal(secret, &[plain], BytesMut::new())
+}
+
 fn lengths() -> impl Strategy<Value = usize> {
     prop_oneof![
         Just(0usize),
@@ -49,36 +53,38 @@ proptest! {
     #[test]
     fn what_was_sealed_opens(len in lengths(), seed: u64, pieces in 1usize..9) {
         let plain = chunk(len, seed);
-        let sealed = seal(&secret(1), &plain, 0).unwrap();
+        let sealed = seal_one(&secret(1), &plain).unwrap();
         prop_assert!(sealed.bytes.len() <= sealed_len_max(len));
         prop_assert_eq!(sealed.plain_len as usize, len);
         let opened = open(&sealed.key, &split(&sealed.bytes, pieces)).unwrap();
         prop_assert_eq!(&opened[..], &plain[..]);
+        let in_parts = seal(&secret(1), &split(&plain, pieces), BytesMut::new()).unwrap();
+        prop_assert_eq!((in_parts.key, in_parts.bytes), (sealed.key, sealed.bytes.clone()));
         prop_assert!(open(&BlockKey([0; 32]), &[&sealed.bytes]).is_err());
     }
 
     #[test]
     fn equal_input_gives_equal_bytes_and_no_other_does(len in lengths(), seed: u64) {
         let plain = chunk(len, seed);
-        let first = seal(&secret(1), &plain, 0).unwrap();
-        let again = seal(&secret(1), &plain, 9_000_000).unwrap();
+        let first = seal_one(&secret(1), &plain).unwrap();
+        let again = seal(&secret(1), &[&plain], BytesMut::with_capacity(9_000_000)).unwrap();
         prop_assert!(again.bytes.capacity() >= 9_000_000);
         prop_assert_eq!(first.key, again.key);
         prop_assert_eq!(&first.bytes, &again.bytes);
 
-        let other = seal(&secret(2), &plain, 0).unwrap();
+        let other = seal_one(&secret(2), &plain).unwrap();
         prop_assert_ne!(first.key, other.key);
         prop_assert_ne!(&first.bytes, &other.bytes);
 
         let mut longer = plain;
         longer.push(0);
-        prop_assert_ne!(first.key, seal(&secret(1), &longer, 0).unwrap().key);
+        prop_assert_ne!(first.key, seal_one(&secret(1), &longer).unwrap().key);
     }
 
     #[test]
     fn any_part_opens_alone(len in 1usize..6 * FRAME_BYTES, seed: u64, from: u32, to: u32) {
         let plain = chunk(len, seed);
-        let sealed = seal(&secret(1), &plain, 0).unwrap();
+        let sealed = seal_one(&secret(1), &plain).unwrap();
         let prefix = *sealed.bytes.first_chunk().unwrap();
         let header_len = Layout::sealed_header_len(prefix).unwrap();
         prop_assert_eq!(header_len, sealed_header_len(len));
@@ -100,7 +106,7 @@ proptest! {
     #[test]
     fn any_damage_is_noticed(len in lengths(), seed: u64, at: usize, extra in 1usize..100) {
         let plain = chunk(len, seed);
-        let Sealed { bytes, key, .. } = seal(&secret(1), &plain, 0).unwrap();
+        let Sealed { bytes, key, .. } = seal_one(&secret(1), &plain).unwrap();
         let mut flipped = bytes.clone();
         let bit = at % (flipped.len() * 8);
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -129,7 +135,7 @@ proptest! {
 #[test]
 fn swapped_frames_do_not_open() {
     let plain = chunk(3 * FRAME_BYTES, 1);
-    let sealed = seal(&secret(1), &plain, 0).unwrap();
+    let sealed = seal_one(&secret(1), &plain).unwrap();
     let layout = Layout::open(&sealed.key, &sealed.bytes).unwrap();
     let at = |frame: usize| {
         let range = layout.sealed_range(frame..frame + 1).unwrap();
@@ -147,31 +153,31 @@ fn swapped_frames_do_not_open() {
 #[test]
 fn the_largest_chunk_fits_and_a_larger_one_is_refused() {
     let plain = chunk(CHUNK_MAX_BYTES, 1);
-    let sealed = seal(&secret(1), &plain, 0).unwrap();
+    let sealed = seal_one(&secret(1), &plain).unwrap();
     assert!(sealed.bytes.len() <= crate::base::limits::MESSAGE_PAYLOAD_MAX_BYTES);
     assert_eq!(sealed.bytes.len(), sealed_len_max(CHUNK_MAX_BYTES));
     assert_eq!(open(&sealed.key, &[sealed.bytes]).unwrap(), plain);
     let larger = vec![0; CHUNK_MAX_BYTES + 1];
     assert!(matches!(
-        seal(&secret(1), &larger, 0),
+        seal_one(&secret(1), &larger),
         Err(SealError::TooLarge(_))
     ));
 }
 
 #[test]
 fn compressible_data_shrinks_and_other_data_costs_little() {
-    let text = seal(&secret(1), &chunk(1 << 20, 2), 0).unwrap();
+    let text = seal_one(&secret(1), &chunk(1 << 20, 2)).unwrap();
     assert!(text.bytes.len() < (1 << 20) / 2);
-    let noise = seal(&secret(1), &chunk(1 << 20, 1), 0).unwrap();
+    let noise = seal_one(&secret(1), &chunk(1 << 20, 1)).unwrap();
     assert_eq!(noise.bytes.len(), sealed_len_max(1 << 20));
-    let empty = seal(&secret(1), &[], 0).unwrap();
+    let empty = seal_one(&secret(1), &[]).unwrap();
     assert_eq!(empty.bytes.len(), 24);
     assert!(open(&empty.key, &[empty.bytes]).unwrap().is_empty());
 }
 
 #[test]
 fn a_later_version_is_named() {
-    let mut sealed = seal(&secret(1), b"x", 0).unwrap();
+    let mut sealed = seal_one(&secret(1), b"x").unwrap();
     sealed.bytes[0] = 2;
     let error = open(&sealed.key, &[&sealed.bytes]).unwrap_err();
     assert_eq!(error, SealError::Version { found: 2, known: 1 });
@@ -195,10 +201,7 @@ fn a_frame_that_lies_about_its_length_is_stopped() {
         }],
     );
     let key = BlockKey([5; 32]);
-    let mut bytes = vec![0; layout.sealed_len() as usize];
-    let at = sealed_header_len(FRAME_BYTES);
-    bytes[at..at + bomb.len()].copy_from_slice(&bomb);
-    encrypt(&key, &layout, &mut bytes).unwrap();
+    let bytes = encrypt::<&[u8]>(&key, &layout, &[], &bomb, BytesMut::new()).unwrap();
     assert_eq!(
         open(&key, &[bytes]).unwrap_err(),
         SealError::Decompression(0)

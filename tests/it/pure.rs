@@ -87,7 +87,7 @@ fn sealed_chunks_of_version_1_open() {
     let golden = golden("sealed.txt", || {
         let mut golden = Golden::new();
         for (name, plain) in plaintexts() {
-            let sealed = seal(&secret, &plain, 0).unwrap();
+            let sealed = seal(&secret, &[&plain], BytesMut::new()).unwrap();
             golden.insert(format!("{name}.key"), hex(sealed.key.as_bytes()));
             golden.insert(format!("{name}.sealed"), hex(&sealed.bytes));
         }
@@ -98,7 +98,7 @@ fn sealed_chunks_of_version_1_open() {
         let sealed = unhex(&golden, &format!("{name}.sealed"));
         assert_eq!(open(&key, &[&sealed]).unwrap(), plain, "{name}");
         // Equal content gives an equal link, also across builds.
-        let again = seal(&secret, &plain, 0).unwrap();
+        let again = seal(&secret, &[&plain], BytesMut::new()).unwrap();
         assert_eq!((again.key, &again.bytes[..]), (key, &sealed[..]), "{name}");
     }
 }
@@ -332,7 +332,7 @@ fn cuts_stay_where_they_are() {
         .collect();
     let cut = || {
         let mut cutter = Cutter::new(ChunkSizes::default());
-        cutter.push(&noise("stream", 24 << 20));
+        cutter.push(noise("stream", 24 << 20).into());
         cutter.finish();
         let lengths: Vec<_> = std::iter::from_fn(|| cutter.next_chunk())
             .map(|chunk| chunk.len().to_string())

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use cairnfs::base::{BlockId, BlockKey, BlockRef, Entropy};
+use cairnfs::base::{BlockId, BlockKey, BlockRef, Chunk, Entropy};
 use cairnfs::blocks::GetError;
 use cairnfs::content::{ChunkSink, ChunkSource, ContentError};
 use futures::FutureExt;
@@ -90,8 +90,9 @@ impl MemPool {
 impl ChunkSink for MemPool {
     type Pending = BoxFuture<'static, Result<BlockRef, ContentError>>;
 
-    async fn submit(&self, plaintext: Bytes) -> Result<Self::Pending, ContentError> {
-        assert!(!plaintext.is_empty(), "an empty chunk");
+    async fn submit(&self, chunk: Chunk) -> Result<Self::Pending, ContentError> {
+        assert!(!chunk.is_empty(), "an empty chunk");
+        let plaintext = chunk.join();
         let permit = Arc::clone(&self.0.window).acquire_owned().await.unwrap();
         let pool = self.clone();
         let sealing = tokio::spawn(async move {
