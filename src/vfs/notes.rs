@@ -216,9 +216,12 @@ impl Inner {
         let mut pieces: VecDeque<Piece> = state.overlay.around(start, end).collect();
         loop {
             // What goes and what comes, in the order of the file.
-            let at = pieces.front().map_or(u64::MAX, |piece| piece.offset);
-            let goes = gone.next_if(|(offset, _)| *offset <= at);
-            let begins = goes.map_or(at, |(offset, _)| offset);
+            let comes = pieces.front().map(|piece| piece.offset);
+            let goes = gone.next_if(|(offset, _)| comes.is_none_or(|at| *offset <= at));
+            let Some(begins) = goes.map(|(offset, _)| offset).or(comes) else {
+                batches.push(batch);
+                return batches;
+            };
             if begins > batch.start && batch.is_full(self.blocks_per_group()) {
                 batch.cut(begins, &mut pieces);
                 let rest = Batch::new(batch.end, end);
@@ -230,8 +233,7 @@ impl Inner {
                 continue;
             }
             let Some(piece) = pieces.pop_front() else {
-                batches.push(batch);
-                return batches;
+                continue;
             };
             let place = match &piece.source {
                 Source::Memory { kept: None, .. } => {

@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
+use cairnfs::base::limits::DIRTY_PER_GROUP_MAX;
+use cairnfs::base::{Entropy, Limits};
+use cairnfs::testkit::ClusterOptions;
 use cairnfs_fuse::{FileSystem, Ino};
 
 use super::files::{block_on, close, content, make, write};
 use super::twin::Twin;
+use crate::common::hand::Hand;
+use crate::support::scaled;
 
 /// Longer than any sync of so little takes, and than a file is left alone before it is sealed.
 const LONG: Duration = Duration::from_secs(30);
@@ -96,4 +101,81 @@ fn a_sync_describes_sizes_that_were_set_before() {
         let stored = twin.vfs().usage().stored_bytes;
         assert!(stored < 100_000, "{stored} bytes are described");
     });
+}
+
+/// Writes of all sizes anywhere in two files, synced after every few: as databases do, and `fio`.
+async fn at_random(seed: u64, writes: usize) {
+    const SIZE: u64 = 8 << 20;
+    let options = ClusterOptions {
+        peers: 1,
+        quota_bytes: 256 << 20,
+        limits: Limits::default(),
+        ..ClusterOptions::default()
+    };
+    let mut twin = Twin::with(options, "4+2", seed).await;
+    let entropy = Entropy::seeded(seed);
+    let mut files = Vec::new();
+    for name in ["one", "two"] {
+        files.push((make(&twin, name, b"").await, vec![0u8; SIZE as usize], name));
+    }
+    for round in 1..=writes {
+        let at = entropy.below(2) as usize;
+        let (ino, expected, name) = &mut files[at];
+        let len = 512 * (1 + entropy.below(256));
+        let offset = 512 * entropy.below((SIZE - len) / 512);
+        let mut bytes = vec![0; len as usize];
+        entropy.fill(&mut bytes);
+        write(&twin, *ino, offset, &bytes).await;
+        expected[offset as usize..][..len as usize].copy_from_slice(&bytes);
+        if round % 64 == 0 {
+            let synced = Hand(twin.vfs()).fsync(name).await;
+            assert_eq!(synced, Ok(()), "seed {seed}, write {round}");
+            tokio::time::sleep(Duration::from_millis(entropy.below(30))).await;
+        }
+    }
+    for (_, _, name) in &files {
+        Hand(twin.vfs()).fsync(name).await.unwrap();
+    }
+    for is_reopened in [false, true] {
+        if is_reopened {
+            twin.crash().await;
+        }
+        for (_, expected, name) in &files {
+            let found = content(&twin, name).await;
+            let differs = found.iter().zip(expected).position(|(a, b)| a != b);
+            assert_eq!(differs, None, "seed {seed}, {name}, {is_reopened}");
+        }
+    }
+}
+
+/// As many changes as one group of the journal takes, in front of others that were synced before.
+#[test]
+fn changes_that_fill_a_group_leave_those_behind_them_alone() {
+    block_on(async {
+        let mut twin = Twin::new(1, 7).await;
+        let ino = make(&twin, "file", b"").await;
+        for batch in [1u64, 0] {
+            for at in 0..DIRTY_PER_GROUP_MAX as u64 {
+                let offset = 8192 * (at + 100 * batch);
+                write(&twin, ino, offset, &[1 + batch as u8; 512]).await;
+            }
+            Hand(twin.vfs()).fsync("file").await.unwrap();
+        }
+        twin.crash().await;
+        let found = content(&twin, "file").await;
+        for batch in [1u64, 0] {
+            for at in 0..DIRTY_PER_GROUP_MAX as u64 {
+                let offset = 8192 * (at + 100 * batch);
+                let part = &found[offset as usize..][..512];
+                assert!(part == [1 + batch as u8; 512], "{batch} {at}");
+            }
+        }
+    });
+}
+
+#[test]
+fn writes_of_all_sizes_that_are_synced_now_and_then_stay() {
+    for seed in 0..scaled(4) as u64 {
+        block_on(at_random(seed, 1500));
+    }
 }
