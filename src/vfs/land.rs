@@ -16,7 +16,7 @@ use super::remove::{Gone, drop_body};
 use super::rows::{BASES, HEADS};
 use crate::base::{Class, Classify};
 use crate::blocks::{PutError, UploadOptions};
-use crate::content::overlay::{Part, Piece, Source};
+use crate::content::overlay::{KeptId, Part, Piece, Source};
 use crate::dag::{self, Extent};
 use crate::namespace::{Body, Now, Stamp};
 use crate::store::{DirtyId, Group};
@@ -196,6 +196,7 @@ impl Inner {
             at += piece.len as u32;
             let mut core = self.core();
             let mut state = self.lock(&file);
+            let before: Vec<Piece> = state.overlay.within(piece.offset, piece.end()).collect();
             land(&mut state, &piece);
             state.overlay.exchange(&piece, &source);
             if state.is_sealed() {
@@ -216,8 +217,7 @@ impl Inner {
             };
             if let Err(stop) = noted {
                 // Nothing on the disk says that the block is in use: it is not relied on.
-                let placed = Piece { source, ..piece };
-                state.overlay.exchange(&placed, &piece.source);
+                take_back(&mut state, &Piece { source, ..piece }, before);
                 state.dirty_since.get_or_insert_with(Instant::now);
                 tracing::debug!(?stop, "a part of a file is sealed again later");
             }
@@ -480,6 +480,30 @@ pub(super) fn push_extent(all: &mut Vec<Extent>, next: Extent) {
         return;
     }
     all.push(next);
+}
+
+/// What was `placed` is what it was `before`. A part of that may be in the journal by now: then the raw data was
+/// released in the same group, and the block is relied on where the bytes are nowhere else.
+fn take_back(state: &mut FileState, placed: &Piece, before: Vec<Piece>) {
+    let is_kept = |state: &FileState, id: &KeptId| state.notes.users.contains_key(id);
+    for part in before {
+        let source = match part.source {
+            Source::Memory {
+                buffer,
+                at,
+                kept: Some((id, _)),
+            } if !is_kept(state, &id) => Source::Memory {
+                buffer,
+                at,
+                kept: None,
+            },
+            Source::Journal { id, .. } if !is_kept(state, &id) => continue,
+            source => source,
+        };
+        if let Some(placed) = placed.clip(part.offset, part.offset + part.len) {
+            state.overlay.exchange(&placed, &source);
+        }
+    }
 }
 
 /// A piece is not being sealed any more.
