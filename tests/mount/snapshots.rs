@@ -13,10 +13,10 @@ fn fails_read_only(done: std::io::Result<()>) {
     assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
 }
 
-/// What is below a directory, as `find` tells it: kinds, modes, owners, sizes, times, names and targets.
+/// What is below a directory, as `find` tells it: kinds, modes, owners, links, times, names and targets.
 fn told(dir: &Path) -> String {
     let listed = Command::new("find")
-        .args([".", "-printf", "%y %m %U %G %n %s %T@ %p %l\n"])
+        .args([".", "-printf", "%y %m %U %G %n %T@ %p %l\n"])
         .current_dir(dir)
         .output()
         .unwrap();
@@ -77,10 +77,9 @@ fn a_snapshot_is_copied_as_it_was() {
     // Out of it, to another disk and back into the volume.
     let (out, within) = (home.place("out"), place.join("within"));
     for to in [&out, &within] {
-        let copied = Command::new("cp").arg("-a").arg(old.join(".")).arg(to);
-        run(&mut { copied }, 0);
+        run(Command::new("cp").arg("-a").arg(old.join(".")).arg(to), 0);
         run(Command::new("diff").arg("-r").arg(&old).arg(to), 0);
-        assert_eq!(told(to).replace(" .\n", ""), before.replace(" .\n", ""));
+        assert_eq!(told(to), before);
     }
     let moved = run(home.cairn().args(["--json", "volume", "snapshots", "default"]), 0);
     assert_eq!(json(&moved)["snapshots"][0]["label"], "first");

@@ -18,6 +18,7 @@ use crate::base::{Class, Classify};
 use crate::namespace::{Ino, Kind, Name, SnapshotId, Stat, StateError, View};
 use crate::vfs::cursor::{After, Cursors};
 use crate::vfs::dir::{file_type, name_of};
+use crate::vfs::errno::{Step, Stop};
 use crate::vfs::file::{FileCell, FileState};
 use crate::vfs::inner::{Inner, TTL};
 use crate::vfs::inode::SNAPSHOT_BIT;
@@ -135,12 +136,16 @@ impl Inner {
     }
 
     /// The directory of snapshots as an entry of the top one.
-    pub(in crate::vfs) fn snapshots_entry(&self) -> Result<Entry, Errno> {
-        Ok(Entry {
-            attr: self.top_attr()?,
-            attr_ttl: SHORT,
-            entry_ttl: TTL,
-        })
+    pub(in crate::vfs) fn snapshots_entry(&self) -> Step<Entry> {
+        match self.top_attr() {
+            Ok(attr) => Ok(Entry {
+                attr,
+                attr_ttl: SHORT,
+                entry_ttl: TTL,
+            }),
+            Err(Errno::EAGAIN) => Err(Stop::Busy),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     fn all_infos(&self) -> Result<Vec<SnapshotInfo>, Errno> {

@@ -307,18 +307,16 @@ impl Inner {
         let own = self.identity.peer.0.first_chunk::<8>().copied();
         let own = own.unwrap_or_default();
         let mut all: Vec<SnapshotInfo> = Vec::new();
+        let mut names: BTreeMap<String, u32> = BTreeMap::new();
         for (id, record) in self.records()? {
             let name = record.name();
             // Two members may have made some in the same second.
-            let same = all
-                .iter()
-                .filter(|info| info.made_ms / 1000 == record.made_ms / 1000)
-                .filter(|info| info.label == record.label)
-                .count();
+            let same = names.entry(name.clone()).or_insert(0);
+            *same += 1;
             all.push(SnapshotInfo {
                 name: match same {
-                    0 => name,
-                    same => format!("{name}.{}", same + 1),
+                    1 => name,
+                    same => format!("{name}.{same}"),
                 },
                 id,
                 made_ms: record.made_ms,

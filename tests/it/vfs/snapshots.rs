@@ -88,8 +88,9 @@ pub async fn past(vfs: &Vfs, snapshot: &SnapshotInfo) -> Tree {
     let fs: &dyn Fs = vfs;
     let dir = fs.lookup(Ino::ROOT, DIRECTORY.as_bytes()).await.unwrap();
     let top = fs.lookup(dir.unwrap(), snapshot.name.as_bytes()).await;
-    let found = tree(vfs, top.unwrap().unwrap()).await;
-    fs.raw().forget(top.unwrap().unwrap());
+    let top = top.unwrap().unwrap();
+    let found = tree(vfs, top).await;
+    fs.raw().forget(top);
     found
 }
 

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use cairnfs::base::Entropy;
 use cairnfs::vfs::{RestoreAction, RestoreProgress, RestoreRequest, SnapshotInfo, Vfs};
-use cairnfs_fuse::{Caller, FileSystem, Ino, SetAttr};
+use cairnfs_fuse::{Caller, FileSystem, SetAttr};
 
 use super::seen::everything;
 use super::{Tree, live, past, same};
@@ -49,7 +49,7 @@ fn a_whole_volume_comes_back_as_it_was() {
         let before = timeless(live(vfs).await);
         let made = vfs.make_snapshot("").await.unwrap();
         let nothing = vfs.plan_restore(request(&made, "")).await.unwrap();
-        assert_eq!(nothing.steps, []);
+        assert!(nothing.steps.is_empty(), "{:?}", nothing.steps);
         assert!(nothing.looked_at > 40);
         let hand = Hand(vfs);
         hand.unlink("large").await.unwrap();
@@ -92,7 +92,7 @@ fn a_whole_volume_comes_back_as_it_was() {
         assert_eq!(vfs.usage().dirty_bytes, dirty, "no byte is copied");
         same(&before, &timeless(live(vfs).await), "restored");
         let again = vfs.plan_restore(all).await.unwrap();
-        assert_eq!(again.steps, []);
+        assert!(again.steps.is_empty(), "{:?}", again.steps);
         same(&before, &timeless(past(vfs, &made).await), "the snapshot");
     });
 }
@@ -249,6 +249,5 @@ fn a_file_that_is_open_shows_what_came_back() {
         let content = hand.read("file").await.unwrap();
         assert_eq!((content.len(), &content[10..15]), (50_000, &b"after"[..]));
         assert!(!told.lock().unwrap().is_empty());
-        let _ = Ino::ROOT;
     });
 }

@@ -6,6 +6,7 @@ use cairnfs::vfs::{RestoreRequest, Rights, SnapshotError};
 
 use super::{live, past, same};
 use crate::common::hand::Hand;
+use crate::vfs::checkpoint::support::Pair;
 use crate::vfs::files::block_on;
 use crate::vfs::shared::team::Team;
 
@@ -86,5 +87,34 @@ fn a_reader_looks_and_changes_nothing() {
         for refused in refused {
             assert!(matches!(refused, Err(SnapshotError::Reader)), "{refused:?}");
         }
+    });
+}
+
+#[test]
+fn a_checkpoint_brings_the_snapshots_to_a_new_machine_when_the_first_is_gone() {
+    block_on(async {
+        let mut pair = Pair::new(8, 94).await;
+        let hand = Hand(pair.vfs(0));
+        for number in 0..50u8 {
+            let path = format!("f{number}");
+            hand.replace(&path, &vec![number; 20_000]).await.unwrap();
+        }
+        let before = live(pair.vfs(0)).await;
+        let made = pair.vfs(0).make_snapshot("kept").await.unwrap();
+        let hand = Hand(pair.vfs(0));
+        for number in 0..40u8 {
+            hand.unlink(&format!("f{number}")).await.unwrap();
+        }
+        let checkpoint = pair.checkpoint(0).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        pair.shut(0).await;
+        pair.cluster.crash(0);
+        pair.open(1, true).await;
+        pair.vfs(1).join(&checkpoint.root).await.unwrap();
+        let listed = pair.vfs(1).snapshots().unwrap();
+        assert_eq!(listed.len(), 1);
+        assert_eq!((&listed[0].name, listed[0].is_own), (&made.name, false));
+        assert_eq!(live(pair.vfs(1)).await.len(), 11);
+        same(&before, &past(pair.vfs(1), &listed[0]).await, "elsewhere");
     });
 }
