@@ -147,6 +147,8 @@ fn deletion_and_compaction_do_not_hurt_a_snapshot_and_letting_it_go_gives_the_ro
             }
         }
         hand.unlink("large").await.unwrap();
+        // Nobody knows them any more.
+        twin.reopen().await;
         rest().await;
         rest().await;
         same(&before, &past(twin.vfs(), &made).await, "after removals");
@@ -173,6 +175,8 @@ async fn emptied(twin: &mut Twin) -> usize {
     for name in hand.names("").await {
         hand.unlink(&name).await.unwrap();
     }
+    // Nobody knows them any more.
+    twin.reopen().await;
     for info in twin.vfs().snapshots().unwrap() {
         twin.vfs().remove_snapshot(info.id).await.unwrap();
     }
@@ -188,6 +192,7 @@ async fn emptied(twin: &mut Twin) -> usize {
         }
     };
     let left = [6, 7, 9].map(|number| space(&volume, number).len());
+    println!("blocks, releases, checkpoints: {left:?}");
     volume.close().await.unwrap();
     left.iter().sum()
 }
