@@ -26,7 +26,7 @@ impl Setting for KeepRule {
             let Some(part) = rule.part_mut(name.get_ref().as_ref()) else {
                 let other = name.get_ref();
                 let message = format!(
-                    "unknown key `{other}`; there are last, hourly, daily, weekly, monthly and yearly"
+                    "expected last, hourly, daily, weekly, monthly or yearly, found `{other}`"
                 );
                 sink.push((name.span().start, message));
                 is_sound = false;

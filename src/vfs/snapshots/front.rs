@@ -15,14 +15,13 @@ use super::nodes::{Place, TOP};
 use super::tree::is_missing;
 use super::{SnapshotError, SnapshotInfo};
 use crate::base::{Class, Classify};
-use crate::namespace::{Ino, Kind, Name, SnapshotId, Stat, StateError, View};
+use crate::namespace::{Ino, Kind, Name, Node, SnapshotId, Stat, StateError, View};
 use crate::vfs::cursor::{After, Cursors};
 use crate::vfs::dir::{file_type, name_of};
 use crate::vfs::errno::{Step, Stop};
 use crate::vfs::file::{FileCell, FileState};
 use crate::vfs::inner::{Inner, TTL};
 use crate::vfs::inode::SNAPSHOT_BIT;
-use crate::vfs::stat::attr_of;
 
 /// The name of the directory of snapshots.
 pub(in crate::vfs) const DIRECTORY: &[u8] = b".snapshots";
@@ -201,11 +200,9 @@ impl Inner {
     }
 
     /// Tells the kernel of a file of a snapshot once more.
-    fn hand_out_of_snapshot(&self, place: Place, stat: Stat) -> Entry {
-        let mut nodes = self.snapshots.nodes();
-        let (number, stat) = nodes.hand_out(place, stat);
+    fn hand_out_of_snapshot(&self, place: Place, stat: &Stat) -> Entry {
         Entry {
-            attr: attr_of(number, stat),
+            attr: self.snapshots.nodes().hand_out(place, stat),
             attr_ttl: TTL,
             entry_ttl: TTL,
         }
@@ -227,7 +224,7 @@ impl Inner {
         let ino = Ino::ROOT;
         let stat = self.look_at_snapshot(snapshot, move |view| view.stat_ino(ino));
         let stat = stat.await?.ok_or(Errno::EIO)?;
-        let entry = self.hand_out_of_snapshot(Place { snapshot, ino }, stat);
+        let entry = self.hand_out_of_snapshot(Place { snapshot, ino }, &stat);
         let entry_ttl = SHORT;
         Ok(Lookup::Found(Entry { entry_ttl, ..entry }))
     }
@@ -245,19 +242,25 @@ impl Inner {
         match looked.await? {
             Some((ino, stat)) => {
                 let place = Place { ino, ..dir };
-                Ok(Lookup::Found(self.hand_out_of_snapshot(place, stat)))
+                Ok(Lookup::Found(self.hand_out_of_snapshot(place, &stat)))
             }
-            None => match self.stat_of_node(parent)?.node.kind() {
-                Kind::Directory => Ok(Lookup::Absent(TTL)),
+            None => match self.node_attr(parent)?.kind {
+                FileType::Directory => Ok(Lookup::Absent(TTL)),
                 _ => Err(Errno::ENOTDIR),
             },
         }
     }
 
-    fn stat_of_node(&self, number: u64) -> Result<Arc<Stat>, Errno> {
+    fn node_attr(&self, number: u64) -> Result<fuse::Attr, Errno> {
         let nodes = self.snapshots.nodes();
-        let node = nodes.get(number).ok_or(Errno::ESTALE)?;
-        Ok(Arc::clone(&node.stat))
+        nodes.get(number).map(|node| node.attr).ok_or(Errno::ESTALE)
+    }
+
+    /// Everything about a file of a snapshot.
+    async fn stat_of_node(self: &Arc<Self>, number: u64) -> Result<Stat, Errno> {
+        let Place { snapshot, ino } = self.place_of_node(number)?;
+        let stat = self.look_at_snapshot(snapshot, move |view| view.stat_ino(ino));
+        stat.await?.ok_or(Errno::EIO)
     }
 
     fn attr_of_node(&self, number: u64) -> Result<AttrReply, Errno> {
@@ -265,24 +268,22 @@ impl Inner {
             let attr = self.top_attr()?;
             return Ok(AttrReply { attr, ttl: SHORT });
         }
-        let attr = attr_of(number, &*self.stat_of_node(number)?);
+        let attr = self.node_attr(number)?;
         Ok(AttrReply { attr, ttl: TTL })
     }
 
     /// Opens a file of a snapshot to be read.
-    fn open_node(&self, number: u64, flags: OpenFlags) -> Result<Opened, Errno> {
-        if flags.writes() || flags.truncates() {
-            return Err(Errno::EROFS);
-        }
-        let mut nodes = self.snapshots.nodes();
-        let node = nodes.get_mut(number).ok_or(Errno::ESTALE)?;
-        let content = match (&node.stat.content, node.stat.node.kind()) {
+    async fn open_node(self: &Arc<Self>, number: u64) -> Result<Opened, Errno> {
+        let stat = self.stat_of_node(number).await?;
+        let content = match (&stat.content, stat.node.kind()) {
             (Some(content), _) => content,
             (None, Kind::Directory) => return Err(Errno::EISDIR),
             (None, _) => return Err(Errno::EINVAL),
         };
+        let mut nodes = self.snapshots.nodes();
+        let node = nodes.get_mut(number).ok_or(Errno::ESTALE)?;
         if node.file.is_none() {
-            let state = FileState::of(content, node.stat.mtime);
+            let state = FileState::of(content, stat.mtime);
             node.file = Some(Arc::new(FileCell::new(number, node.place.ino, state)));
         }
         node.opens += 1;
@@ -332,7 +333,7 @@ impl Inner {
         mut batch: DirBatch,
     ) -> Result<DirBatch, Errno> {
         let dir = self.place_of_node(number)?;
-        if self.stat_of_node(number)?.node.kind() != Kind::Directory {
+        if self.node_attr(number)?.kind != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }
         let begin = self.cursors_of(dir.snapshot, |cursors| cursors.of(dir.ino).find(offset));
@@ -383,7 +384,7 @@ impl Inner {
                     let shown = fuse::Name::new(name.bytes());
                     let fits = match stat {
                         Some(stat) => {
-                            let entry = self.hand_out_of_snapshot(place, stat);
+                            let entry = self.hand_out_of_snapshot(place, &stat);
                             let fits = batch.push_entry(shown, next, entry);
                             if !fits {
                                 self.snapshots.nodes().forget(entry.attr.ino.0, 1);
@@ -499,15 +500,21 @@ impl Front<'_> {
     }
 
     pub(in crate::vfs) fn readlink(&self, number: u64) -> Answer<Bytes> {
-        let stat = self.0.stat_of_node(number);
-        Answer::Ready(stat.and_then(|stat| match &stat.node {
-            crate::namespace::Node::Symlink(target) => Ok(target.clone()),
-            _ => Err(Errno::EINVAL),
-        }))
+        let inner = Arc::clone(self.0);
+        Answer::later(async move {
+            match inner.stat_of_node(number).await?.node {
+                Node::Symlink(target) => Ok(target),
+                _ => Err(Errno::EINVAL),
+            }
+        })
     }
 
     pub(in crate::vfs) fn open(&self, number: u64, flags: OpenFlags) -> Answer<Opened> {
-        Answer::Ready(self.0.open_node(number, flags))
+        if flags.writes() || flags.truncates() {
+            return Answer::err(Errno::EROFS);
+        }
+        let inner = Arc::clone(self.0);
+        Answer::later(async move { inner.open_node(number).await })
     }
 
     pub(in crate::vfs) fn release(&self, number: u64) {

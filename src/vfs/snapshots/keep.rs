@@ -42,7 +42,9 @@ impl Inner {
             }
             let is_used = self.snapshots.reading.used.swap(false, Ordering::Relaxed);
             if !is_used && self.snapshots.nodes().is_empty() {
+                // The kernel has no directory open either.
                 self.snapshots.reading.forget_all();
+                self.forget_snapshots();
             }
         }
     }

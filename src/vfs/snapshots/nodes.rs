@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cairnfs_fuse::Attr;
+
 use crate::namespace::{Ino, SnapshotId, Stat};
 use crate::vfs::file::FileCell;
 use crate::vfs::inode::SNAPSHOT_BIT;
+use crate::vfs::stat::attr_of;
 
 /// The number of the directory of all snapshots.
 pub(super) const TOP: u64 = SNAPSHOT_BIT | 1;
@@ -29,7 +32,7 @@ pub(super) struct Node {
     /// Open handles.
     pub(super) opens: u32,
     /// Attributes, which stay what they are.
-    pub(super) stat: Arc<Stat>,
+    pub(super) attr: Attr,
     /// Its content while it is open.
     pub(super) file: Option<Arc<FileCell>>,
 }
@@ -67,17 +70,17 @@ impl Nodes {
     }
 
     /// The kernel is told of a file once more.
-    pub(super) fn hand_out(&mut self, place: Place, stat: Stat) -> (u64, &Stat) {
+    pub(super) fn hand_out(&mut self, place: Place, stat: &Stat) -> Attr {
         let number = self.number(&place);
         let node = self.0.entry(number).or_insert_with(|| Node {
             place,
             lookups: 0,
             opens: 0,
-            stat: Arc::new(stat),
+            attr: attr_of(number, stat),
             file: None,
         });
         node.lookups += 1;
-        (number, &node.stat)
+        node.attr
     }
 
     pub(super) fn forget(&mut self, number: u64, count: u64) {
