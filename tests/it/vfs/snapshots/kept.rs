@@ -192,8 +192,11 @@ async fn emptied(twin: &mut Twin) -> usize {
         }
     };
     let left = [6, 7, 9].map(|number| space(&volume, number).len());
-    println!("blocks, releases, checkpoints: {left:?}");
+    for (_, key, _) in space(&volume, 9) {
+        println!("left: {:?} of {:?}", key.first(), key.get(1..12));
+    }
     volume.close().await.unwrap();
+    println!("blocks, releases, checkpoints: {left:?}");
     left.iter().sum()
 }
 
@@ -239,6 +242,7 @@ fn a_crash_at_any_moment_loses_nothing_and_keeps_nothing_for_ever() {
             twin.crash().await;
             rest().await;
             let listed = twin.vfs().snapshots().unwrap();
+            println!("round {round}: {listed:?}");
             for info in &listed {
                 let expected = match info.label.as_str() {
                     "first" => &before,
