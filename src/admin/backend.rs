@@ -14,7 +14,8 @@ use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
     Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
+    RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots,
+    SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
     VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
     VolumeTicketRequest,
 };
@@ -35,6 +36,10 @@ pub struct Download {
 
 /// The answer of a call.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, AdminError>>;
+
+fn no_snapshots() -> AdminError {
+    AdminError::refused("this peer keeps no snapshots")
+}
 
 /// A peer, as its control API sees it. Dropping a call's future gives the call up.
 pub trait Backend: Send + Sync + 'static {
@@ -90,6 +95,22 @@ pub trait Backend: Send + Sync + 'static {
     fn volume_open(&self, request: VolumeOpen) -> Answer<'_, VolumeOpened>;
     /// Who is known to be a member of a volume.
     fn volume_members(&self, request: VolumeMembersRequest) -> Answer<'_, VolumeMembers>;
+    /// Takes a snapshot of a volume.
+    fn snapshot_create(&self, _request: SnapshotCreate) -> Answer<'_, SnapshotItem> {
+        Box::pin(async { Err(no_snapshots()) })
+    }
+    /// Lets a snapshot go; tells which.
+    fn snapshot_remove(&self, _request: SnapshotRemove) -> Answer<'_, SnapshotItem> {
+        Box::pin(async { Err(no_snapshots()) })
+    }
+    /// The snapshots of a volume.
+    fn snapshots(&self, _request: SnapshotsRequest) -> Answer<'_, Snapshots> {
+        Box::pin(async { Err(no_snapshots()) })
+    }
+    /// Brings files of a snapshot back, and tells how far that is; or what would be done.
+    fn snapshot_restore(&self, _request: SnapshotRestore) -> Answer<'_, ItemStream<RestoreLine>> {
+        Box::pin(async { Err(no_snapshots()) })
+    }
     /// Mounts a volume. If the call is given up, it is unmounted again.
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted>;
     /// Unmounts what is mounted on a directory, and closes the volume.

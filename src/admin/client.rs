@@ -28,7 +28,8 @@ use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetRequest, Hello,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Line, LinkRequest,
     Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
+    RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots,
+    SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
     VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
     VolumeTicketRequest,
 };
@@ -282,6 +283,22 @@ impl Backend for Client {
 
     fn volume_members(&self, request: VolumeMembersRequest) -> Answer<'_, VolumeMembers> {
         self.ask(format!("/v1/volumes/members{}", to_query(&request)))
+    }
+
+    fn snapshot_create(&self, request: SnapshotCreate) -> Answer<'_, SnapshotItem> {
+        self.tell(Method::POST, "/v1/volumes/snapshot", &request)
+    }
+
+    fn snapshot_remove(&self, request: SnapshotRemove) -> Answer<'_, SnapshotItem> {
+        self.tell(Method::POST, "/v1/volumes/snapshot/remove", &request)
+    }
+
+    fn snapshots(&self, request: SnapshotsRequest) -> Answer<'_, Snapshots> {
+        self.ask(format!("/v1/volumes/snapshots{}", to_query(&request)))
+    }
+
+    fn snapshot_restore(&self, request: SnapshotRestore) -> Answer<'_, ItemStream<RestoreLine>> {
+        self.items(format!("/v1/volumes/restore{}", to_query(&request)))
     }
 
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {

@@ -29,7 +29,7 @@ use super::socket;
 use super::types::{
     ConflictResolve, ConflictsRequest, GetRequest, Hello, InviteRequest, JoinRequest,
     KeyExportRequest, Line, LinkRequest, LsRequest, MountRequest, PutRequest, SetQuota,
-    SyncRequest, UmountRequest, VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove,
+    SyncRequest, UmountRequest, SnapshotCreate, SnapshotRemove, SnapshotRestore, SnapshotsRequest, VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove,
     VolumeTicketRequest,
 };
 
@@ -221,6 +221,10 @@ fn router(shared: Shared) -> Router {
         .route("/v1/volumes/ticket", post(volume_ticket))
         .route("/v1/volumes/open", post(volume_open))
         .route("/v1/volumes/members", get(volume_members))
+        .route("/v1/volumes/snapshot", post(snapshot_create))
+        .route("/v1/volumes/snapshot/remove", post(snapshot_remove))
+        .route("/v1/volumes/snapshots", get(snapshots))
+        .route("/v1/volumes/restore", get(snapshot_restore))
         .route("/v1/mount", post(mount))
         .route("/v1/umount", post(umount))
         .route("/v1/sync", get(sync))
@@ -315,6 +319,28 @@ async fn volume_members(
     request: QueryOf<VolumeMembersRequest>,
 ) -> Reply {
     json(shared.backend.volume_members(query(request)?).await)
+}
+
+async fn snapshot_create(State(shared): State<Shared>, body: Bytes) -> Reply {
+    let request = parse::<SnapshotCreate>(&body)?;
+    json(shared.backend.snapshot_create(request).await)
+}
+
+async fn snapshot_remove(State(shared): State<Shared>, body: Bytes) -> Reply {
+    let request = parse::<SnapshotRemove>(&body)?;
+    json(shared.backend.snapshot_remove(request).await)
+}
+
+async fn snapshots(State(shared): State<Shared>, request: QueryOf<SnapshotsRequest>) -> Reply {
+    json(shared.backend.snapshots(query(request)?).await)
+}
+
+async fn snapshot_restore(
+    State(shared): State<Shared>,
+    request: QueryOf<SnapshotRestore>,
+) -> Reply {
+    let restored = shared.backend.snapshot_restore(query(request)?).await?;
+    Ok(lines(restored))
 }
 
 async fn mount(State(shared): State<Shared>, body: Bytes) -> Reply {

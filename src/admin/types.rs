@@ -1,11 +1,16 @@
 //! The JSON of the control API. Fields are only ever added.
 
+mod snapshots;
 mod volumes;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::AdminError;
 
+pub use snapshots::{
+    RestoreItem, RestoreLine, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
+    Snapshots, SnapshotsRequest,
+};
 pub use volumes::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, HexPath,
     MountRequest, Mounted, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,

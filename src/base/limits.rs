@@ -51,6 +51,14 @@ pub const INLINE_MAX_BYTES: usize = 16 << 10;
 pub const XATTR_MAX_BYTES: usize = 64 << 10;
 /// Longest proof that a device is a member of a volume.
 pub const MEMBER_MAX_BYTES: usize = 8 << 10;
+/// Longest record of a snapshot in the map of its volume.
+pub const SNAPSHOT_MAX_BYTES: usize = 1 << 10;
+/// Most snapshots of one volume.
+pub const SNAPSHOTS_MAX: usize = 4096;
+/// Longest label of a snapshot.
+pub const SNAPSHOT_LABEL_MAX_BYTES: usize = 64;
+/// Most bytes of pages of snapshots that are kept in memory to be looked into again, for each volume.
+pub const SNAPSHOT_PAGES_MAX_BYTES: usize = 48 << 20;
 /// Most conflicts of a volume that are told of or counted.
 pub const CONFLICTS_MAX: usize = 10_000;
 /// Most names that are looked at to find them.

@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of files, sockets, ciphers or codes. Imports no other layer.
 
+pub mod calendar;
 pub mod chunk;
 pub mod claim;
 pub mod clock;
@@ -10,6 +11,7 @@ pub mod entropy;
 pub mod error;
 pub mod glob;
 pub mod ids;
+pub mod keep;
 pub mod limits;
 pub mod lru;
 pub mod memory;
@@ -27,6 +29,7 @@ pub use entropy::Entropy;
 pub use error::{Class, Classify};
 pub use glob::Glob;
 pub use ids::{BlockId, Group, IndexSet, NetworkId, PeerId, ShardHash, ShardId, VolumeId};
+pub use keep::KeepRule;
 pub use limits::Limits;
 pub use lru::Lru;
 pub use profile::EcProfile;

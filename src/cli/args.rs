@@ -212,8 +212,51 @@ pub(super) enum VolumeCommand {
     Open(VolumeOpenArgs),
     /// Tell who may read and write a volume, as far as this peer knows
     Members(VolumeMembersArgs),
+    /// Keep the volume as it is now, to be looked at in `.snapshots` and brought back
+    Snapshot(VolumeSnapshotArgs),
+    /// List the snapshots of a volume
+    Snapshots(VolumeSnapshotsArgs),
+    /// Bring files of a snapshot back
+    Restore(VolumeRestoreArgs),
     /// Remove a volume, with all its files, from this machine
     Remove(VolumeRemoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VolumeSnapshotArgs {
+    /// Name of the volume
+    pub(super) name: String,
+    /// What to call the snapshot besides its time; one with a label is never let go by a rule
+    #[arg(long = "name", value_name = "LABEL")]
+    pub(super) label: Option<String>,
+    /// Let a snapshot go instead: its time, the beginning of that, or its label
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "label")]
+    pub(super) remove: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VolumeSnapshotsArgs {
+    /// Name of the volume
+    pub(super) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VolumeRestoreArgs {
+    /// Name of the volume
+    pub(super) name: String,
+    /// The snapshot: its time, the beginning of that, or its label
+    pub(super) snapshot: String,
+    /// What to bring back: a path in the volume, or in its mount [default: everything]
+    pub(super) path: Option<PathBuf>,
+    /// Bring it back under this path of the volume, and leave what is where it was
+    #[arg(long, value_name = "DEST", requires = "path")]
+    pub(super) to: Option<PathBuf>,
+    /// Remove what is there now and was not then
+    #[arg(long)]
+    pub(super) delete: bool,
+    /// Tell what would be done, and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -23,6 +23,7 @@ mod put;
 pub mod session;
 mod show;
 mod signals;
+mod snapshots;
 mod survey;
 mod time;
 mod umount;

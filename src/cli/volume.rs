@@ -13,6 +13,7 @@ use super::network::{milliseconds, ticket_of};
 use super::output::{Output, Table};
 use super::session::Session;
 use super::show::peers_text;
+use super::snapshots;
 use super::time::utc_time;
 use crate::admin::AdminError;
 use crate::admin::types::{
@@ -34,6 +35,9 @@ pub(super) async fn run(session: &Session, output: &Output, command: &VolumeComm
         VolumeCommand::Ticket(args) => ticket(session, output, args).await,
         VolumeCommand::Open(args) => open(session, output, args).await,
         VolumeCommand::Members(args) => members(session, output, args).await,
+        VolumeCommand::Snapshot(args) => snapshots::make(session, output, args).await,
+        VolumeCommand::Snapshots(args) => snapshots::list(session, output, args).await,
+        VolumeCommand::Restore(args) => snapshots::restore(session, output, args).await,
         VolumeCommand::Remove(args) => remove(session, output, args).await,
     }
 }

@@ -9,6 +9,7 @@ pub mod paths;
 mod problem;
 mod read;
 pub mod schema;
+mod snapshots;
 mod value;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,6 +22,7 @@ pub use edit::{EditError, create_if_absent, set_quota};
 pub use paths::{Environment, Paths};
 pub use problem::{ConfigError, Problem, Problems};
 pub use schema::{KEYS, Key};
+pub use snapshots::Snapshots;
 pub use value::{Address, Durability, LogLevel, Quota};
 
 /// Port of the control plane, TCP and QUIC, where nothing else is configured.
@@ -41,6 +43,8 @@ pub struct Config {
     pub fetch: Fetch,
     /// `[mount]`: how mounted volumes behave.
     pub mount: Mount,
+    /// `[snapshots]`: which are made and kept.
+    pub snapshots: Snapshots,
     /// `[cache]`: what is kept of data that was read.
     pub cache: Cache,
     /// `[limits]`: bounds on this process.

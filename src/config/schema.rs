@@ -102,6 +102,9 @@ keys! {
     mount.conflict, "list of { glob, keep }, the first glob that matches counts",
         "What becomes of a file that two machines changed at the same time. { glob = \"*.log\", keep = \"newest\" } lets the older content go; \"keep-both\", as where no glob matches, makes it a file beside the other. A glob with `/` is compared with the path in the volume, one without with the name.";
 
+    snapshots.keep, "{ last, hourly, daily, weekly, monthly, yearly }: how many of each, in UTC",
+        "Which snapshots of mounted volumes are kept: the last ones, and the last one of each hour, day, week, month and year. One is made when the shortest of these that is named has none yet, and those that no part of the rule keeps are let go. Snapshots with a label stay, and so do those of other machines; with {} none are made and none are let go.";
+
     cache.memory, "size, at least 16 MiB",
         "Most memory for data that was read lately and may be read again.";
     cache.disk, "size, 0 for none",
@@ -126,6 +129,7 @@ const TABLES: &[(&str, &str)] = &[
     ("put", "How new data is stored."),
     ("fetch", "How data is read."),
     ("mount", "How mounted volumes behave."),
+    ("snapshots", "The past of mounted volumes."),
     ("cache", "What it keeps of data that was read."),
     ("limits", "Bounds on this process."),
     ("log", "What it tells."),

@@ -50,6 +50,19 @@ impl fmt::Debug for Ino {
     }
 }
 
+byte_id!(
+    /// A snapshot of a volume: when it was made (`Hlc`, big-endian), and the first bytes of the device that made it. Those made
+    /// later are greater.
+    SnapshotId,
+    16
+);
+
+impl fmt::Debug for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
 /// One life of one device as a writer. A device that lost the end of its feed begins a new
 /// incarnation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

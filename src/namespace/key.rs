@@ -5,13 +5,14 @@
 //! its own drafts and joins.
 
 use super::error::FormatError;
-use super::id::{Ino, Name};
+use super::id::{Ino, Name, SnapshotId};
 use crate::base::PeerId;
 use crate::base::limits::NAME_MAX_BYTES;
 
 const ENTRY: u8 = 1;
 const FILE: u8 = 2;
 const MEMBER: u8 = 3;
+const SNAPSHOT: u8 = 8;
 const ATTRS: u8 = 0;
 const CONTENT: u8 = 1;
 const XATTR: u8 = 2;
@@ -33,6 +34,8 @@ pub enum Key {
     Changed(Ino),
     /// That a device is a member of the volume.
     Member(PeerId),
+    /// A snapshot that is kept.
+    Snapshot(SnapshotId),
 }
 
 impl Key {
@@ -45,6 +48,7 @@ impl Key {
             Key::Xattr(ino, name) => parts(FILE, ino, &[&[XATTR], name]),
             Key::Changed(ino) => parts(FILE, ino, &[&[CHANGED]]),
             Key::Member(device) => [&[MEMBER], &device.0[..]].concat(),
+            Key::Snapshot(id) => [&[SNAPSHOT], &id.0[..]].concat(),
         }
     }
 
@@ -55,6 +59,10 @@ impl Key {
         if *space == MEMBER {
             let device = rest.try_into().map_err(|_| fail())?;
             return Ok(Key::Member(PeerId(device)));
+        }
+        if *space == SNAPSHOT {
+            let id = rest.try_into().map_err(|_| fail())?;
+            return Ok(Key::Snapshot(SnapshotId(id)));
         }
         let (ino, rest) = rest.split_first_chunk::<16>().ok_or_else(fail)?;
         let ino = Ino(*ino);
@@ -87,6 +95,9 @@ pub fn entries_of(dir: Ino) -> Vec<u8> {
 /// What every key of a member begins with.
 pub(super) const MEMBERS: &[u8] = &[MEMBER];
 
+/// What every key of a snapshot begins with.
+pub(super) const SNAPSHOTS: &[u8] = &[SNAPSHOT];
+
 /// What every key of a file's own rows begins with.
 pub(super) fn rows_of(ino: Ino) -> Vec<u8> {
     parts(FILE, &ino, &[])
@@ -99,6 +110,9 @@ pub(super) fn xattrs_of(ino: Ino) -> Vec<u8> {
 
 /// First byte of the rows that are this replica's own.
 pub(super) const LOCAL: u8 = 0x80;
+/// First bytes of the keys of derived rows that say what the tree shows: what a snapshot keeps beside the shared rows, from
+/// the first of these on and before the second.
+pub const DERIVED: std::ops::Range<u8> = LOCAL + 1..LOCAL + 9;
 /// The version vector.
 pub(super) const VERSION: &[u8] = &[LOCAL];
 /// How many rows of each derived kind there are.
@@ -242,6 +256,7 @@ mod tests {
             Key::Xattr(ino, Name::xattr(b"user.a/b").unwrap()),
             Key::Changed(ino),
             Key::Member(PeerId([8; 32])),
+            Key::Snapshot(SnapshotId([9; 16])),
         ] {
             assert_eq!(Key::decode(&key.encode()).unwrap(), key);
         }

@@ -31,7 +31,7 @@ pub use clock::{Hlc, HlcClock, Stamp};
 pub use delta::{Delta, Draft, Write};
 pub use drafts::Shared;
 pub use error::{OpError, StateError};
-pub use id::{Dot, Ino, Kind, Name, WriterId};
+pub use id::{Dot, Ino, Kind, Name, SnapshotId, WriterId};
 pub use join::{Join, JoinError, Page};
 pub use key::Key;
 pub use merge::{Outcome, apply, promote};

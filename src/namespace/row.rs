@@ -72,7 +72,7 @@ pub(super) fn bytes_about(sibling: &Sibling) -> usize {
                 Body::Stored(_, Blocks::Manifest(_)) => EXTENT,
             },
             Value::Xattr(xattr) => xattr.value.len(),
-            Value::Member(proof) => proof.len(),
+            Value::Member(bytes) | Value::Snapshot(bytes) => bytes.len(),
             Value::Attrs(_) | Value::Entry(_) | Value::Changed => 0,
         }
 }

@@ -8,7 +8,9 @@ use super::id::{Ino, Kind, Name};
 use super::key::Key;
 use super::version::VersionVector;
 use crate::base::EcProfile;
-use crate::base::limits::{INLINE_MAX_BYTES, MEMBER_MAX_BYTES, XATTR_MAX_BYTES};
+use crate::base::limits::{
+    INLINE_MAX_BYTES, MEMBER_MAX_BYTES, SNAPSHOT_MAX_BYTES, XATTR_MAX_BYTES,
+};
 use crate::dag::directory::{MODE_MASK, check_target, check_time};
 use crate::dag::{FileContent, NodeAt, Timestamp};
 
@@ -246,6 +248,8 @@ pub enum Value {
     Changed,
     /// What proves that a device is a member. Nothing here looks into it.
     Member(Bytes),
+    /// What a snapshot is called, and where it is. Nothing here looks into it.
+    Snapshot(Bytes),
 }
 
 impl Value {
@@ -266,9 +270,13 @@ impl Value {
             (Value::Member(proof), Key::Member(_)) if proof.len() > MEMBER_MAX_BYTES => {
                 Err("too long a proof of membership".into())
             }
+            (Value::Snapshot(record), Key::Snapshot(_)) if record.len() > SNAPSHOT_MAX_BYTES => {
+                Err("too long a record of a snapshot".into())
+            }
             (Value::Xattr(_), Key::Xattr(..))
             | (Value::Changed, Key::Changed(_))
-            | (Value::Member(_), Key::Member(_)) => Ok(()),
+            | (Value::Member(_), Key::Member(_))
+            | (Value::Snapshot(_), Key::Snapshot(_)) => Ok(()),
             _ => Err("a value of one kind in a row of another".into()),
         }
     }

@@ -91,6 +91,7 @@ pub(super) fn encode(value: &Value, writers: &mut WriterList) -> Vec<u8> {
         }
         Value::Changed => wire::encode::<[u8; 0]>(&[]),
         Value::Member(proof) => wire::encode(&ByteBuf::from(proof.to_vec())),
+        Value::Snapshot(record) => wire::encode(&(ByteBuf::from(record.to_vec()),)),
     }
 }
 
@@ -114,6 +115,10 @@ pub(super) fn decode(key: &Key, bytes: &[u8], writers: &Writers) -> Result<Value
         Key::Member(_) => {
             let proof: ByteBuf = wire::decode(bytes, DELTA_MAX_BYTES)?;
             Value::Member(proof.into_vec().into())
+        }
+        Key::Snapshot(_) => {
+            let (record,): (ByteBuf,) = wire::decode(bytes, DELTA_MAX_BYTES)?;
+            Value::Snapshot(record.into_vec().into())
         }
     };
     value.check(key)?;

@@ -11,7 +11,8 @@ use crate::admin::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
     Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
+    RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots,
+    SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
     VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
     VolumeTicketRequest,
 };
@@ -101,6 +102,22 @@ impl Backend for Node {
 
     fn volume_members(&self, request: VolumeMembersRequest) -> Answer<'_, VolumeMembers> {
         Box::pin(self.show_members(request))
+    }
+
+    fn snapshot_create(&self, request: SnapshotCreate) -> Answer<'_, SnapshotItem> {
+        Box::pin(self.make_snapshot(request))
+    }
+
+    fn snapshot_remove(&self, request: SnapshotRemove) -> Answer<'_, SnapshotItem> {
+        Box::pin(self.drop_snapshot(request))
+    }
+
+    fn snapshots(&self, request: SnapshotsRequest) -> Answer<'_, Snapshots> {
+        Box::pin(self.list_snapshots(request))
+    }
+
+    fn snapshot_restore(&self, request: SnapshotRestore) -> Answer<'_, ItemStream<RestoreLine>> {
+        Box::pin(self.restore_snapshot(request))
     }
 
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {

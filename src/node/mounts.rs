@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod list;
+mod snapshots;
 mod sync;
 
 use std::collections::BTreeMap;
@@ -431,6 +432,7 @@ impl Node {
         if let Some(sharer) = sharer {
             open.share(sharer).await;
         }
+        open.look_after_snapshots(self.0.options.config.snapshots.keep);
         mounts.insert(&open);
         self.0.tasks.spawn(self.clone().attend(Arc::clone(&open)));
         tracing::info!("the volume `{name}` is mounted on {}", open.dir.display());

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::VfsUsage;
+use super::checkpoint::SNAPSHOTS;
 use super::file::{Base, FileCell};
 use super::inner::Inner;
 use super::ledger::Tenant;
@@ -51,6 +52,9 @@ impl Inner {
         let Ok(checkpoints) = self.blocks_of_checkpoints() else {
             return books;
         };
+        let Ok(snapshots) = self.numbers_below(SNAPSHOTS) else {
+            return books;
+        };
         for page in pages(&self.volume, BLOCKS, &[], PAGE) {
             let Ok(page) = page else { return books };
             for (key, row) in &page {
@@ -69,7 +73,9 @@ impl Inner {
                 }
                 books.stored_plain += plain;
                 books.usage.stored_bytes += tenant.live.min(plain);
-                if tenant.live > 0 && tenant.live * 2 < plain {
+                // What a snapshot has stays where it is, so nothing is won by moving the rest.
+                let is_sparse = tenant.live > 0 && tenant.live * 2 < plain;
+                if is_sparse && matches!(self.is_in_snapshots(&snapshots, &id), Ok(false)) {
                     books.waste_bytes += plain - tenant.live;
                     books.sparse.insert(id);
                 }

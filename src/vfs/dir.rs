@@ -5,6 +5,7 @@ use cairnfs_fuse::{self as fuse, DirBatch, Errno, FileType};
 use super::cursor::After;
 use super::errno::Step;
 use super::inner::{Core, Inner, TTL};
+use super::snapshots;
 use crate::base::limits::NAME_MAX_BYTES;
 use crate::namespace::{Ino, Kind, Name, Shown};
 
@@ -19,7 +20,7 @@ pub(super) fn name_of(name: fuse::Name<'_>) -> Result<Name, Errno> {
     Name::new(name.bytes()).map_err(|_| Errno::ENOENT)
 }
 
-const fn file_type(kind: Kind) -> FileType {
+pub(super) const fn file_type(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::Regular,
         Kind::Directory => FileType::Directory,
@@ -51,6 +52,10 @@ impl Inner {
         let dir = node.ino;
         match self.find(dir, name)? {
             Some(shown) => Ok(fuse::Lookup::Found(self.hand_out(&mut core, shown.ino)?)),
+            None if dir == Ino::ROOT && name.bytes() == snapshots::DIRECTORY => {
+                drop(core);
+                Ok(fuse::Lookup::Found(self.snapshots_entry()?))
+            }
             None => {
                 self.must_be_directory(&mut core, parent, dir)?;
                 Ok(fuse::Lookup::Absent(TTL))

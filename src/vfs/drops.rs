@@ -2,6 +2,7 @@
 //! released at their holders.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
@@ -45,10 +46,13 @@ impl Inner {
         let mut resting: HashMap<BlockId, Instant> = HashMap::new();
         let mut next_look = Instant::now();
         loop {
-            if let Err(error) = self.look_through().await {
-                tracing::warn!("dropped contents are looked through later: {error}");
+            // Who has something to count that is not counted yet has nothing to release.
+            match self.look_through().await {
+                Ok(()) => self.release_rested(&mut resting).await,
+                Err(error) => {
+                    tracing::warn!("dropped contents are looked through later: {error}");
+                }
             }
-            self.release_rested(&mut resting).await;
             self.release_surplus().await;
             self.settle_claims().await;
             if Instant::now() >= next_look {
@@ -258,7 +262,8 @@ impl Inner {
     fn strike_off(&self, id: BlockId) -> Option<Vec<Keeper>> {
         let mut placed = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         placed.retain(|_, at| at.elapsed() < REST);
-        if placed.contains_key(&id) {
+        let is_held = self.checkpoints.held.load(Ordering::Relaxed) > 0;
+        if is_held || placed.contains_key(&id) {
             return None;
         }
         let mut group = Group::new();

@@ -12,6 +12,7 @@ use cairnfs_fuse::{
 use super::Vfs;
 use super::errno::{Step, Stop};
 use super::inner::Inner;
+use super::snapshots::{Front, is_snapshot};
 
 impl Vfs {
     /// A step that was tried. If too much waits to be written, or a checkpoint is being merged, it is tried again
@@ -59,9 +60,14 @@ impl FileSystem for Vfs {
         for number in core.inodes.forget_all() {
             self.0.reap(&mut core, number);
         }
+        drop(core);
+        self.0.forget_snapshots();
     }
 
     fn lookup(&self, _caller: &Caller, parent: Ino, name: Name<'_>) -> Answer<Lookup> {
+        if is_snapshot(parent.0) {
+            return Front(&self.0).lookup(parent.0, name);
+        }
         self.step(self.0.lookup(parent.0, name), || {
             let name = name.to_vec();
             move |inner: &Inner| inner.lookup(parent.0, Name::new(&name))
@@ -69,11 +75,17 @@ impl FileSystem for Vfs {
     }
 
     fn forget(&self, ino: Ino, count: u64) {
+        if is_snapshot(ino.0) {
+            return Front(&self.0).forget(ino.0, count);
+        }
         let mut core = self.0.core();
         self.0.forget_in(&mut core, ino.0, count);
     }
 
     fn getattr(&self, _caller: &Caller, ino: Ino, _fh: Option<Fh>) -> Answer<AttrReply> {
+        if is_snapshot(ino.0) {
+            return Front(&self.0).getattr(ino.0);
+        }
         let get = move |inner: &Inner| {
             let mut core = inner.core();
             inner.attr_reply(&mut core, ino.0)
@@ -82,6 +94,9 @@ impl FileSystem for Vfs {
     }
 
     fn setattr(&self, _caller: &Caller, ino: Ino, change: &SetAttr) -> Answer<AttrReply> {
+        if is_snapshot(ino.0) {
+            return Answer::err(Errno::EROFS);
+        }
         self.step(self.0.setattr(ino.0, change), || {
             let change = *change;
             move |inner: &Inner| inner.setattr(ino.0, &change)
@@ -89,12 +104,18 @@ impl FileSystem for Vfs {
     }
 
     fn readlink(&self, _caller: &Caller, ino: Ino) -> Answer<Bytes> {
+        if is_snapshot(ino.0) {
+            return Front(&self.0).readlink(ino.0);
+        }
         self.step(self.0.readlink(ino.0), || {
             move |inner: &Inner| inner.readlink(ino.0)
         })
     }
 
     fn mknod(&self, caller: &Caller, parent: Ino, name: Name<'_>, node: &NewNode) -> Answer<Entry> {
+        if let Some(errno) = self.0.refuse_new(parent.0, name) {
+            return Answer::err(errno);
+        }
         self.step(self.0.mknod(caller, parent.0, name, node), || {
             let (caller, name, node) = (*caller, name.to_vec(), *node);
             move |inner: &Inner| inner.mknod(&caller, parent.0, Name::new(&name), &node)
@@ -102,6 +123,9 @@ impl FileSystem for Vfs {
     }
 
     fn mkdir(&self, caller: &Caller, parent: Ino, name: Name<'_>, node: &NewNode) -> Answer<Entry> {
+        if let Some(errno) = self.0.refuse_new(parent.0, name) {
+            return Answer::err(errno);
+        }
         self.step(self.0.mkdir(caller, parent.0, name, node), || {
             let (caller, name, node) = (*caller, name.to_vec(), *node);
             move |inner: &Inner| inner.mkdir(&caller, parent.0, Name::new(&name), &node)
@@ -115,6 +139,9 @@ impl FileSystem for Vfs {
         name: Name<'_>,
         target: &[u8],
     ) -> Answer<Entry> {
+        if let Some(errno) = self.0.refuse_new(parent.0, name) {
+            return Answer::err(errno);
+        }
         self.step(self.0.symlink(caller, parent.0, name, target), || {
             let (caller, name, target) = (*caller, name.to_vec(), target.to_vec());
             move |inner: &Inner| inner.symlink(&caller, parent.0, Name::new(&name), &target)
@@ -122,6 +149,12 @@ impl FileSystem for Vfs {
     }
 
     fn link(&self, _caller: &Caller, ino: Ino, parent: Ino, name: Name<'_>) -> Answer<Entry> {
+        if let Some(errno) = self.0.refuse_new(parent.0, name) {
+            return Answer::err(errno);
+        }
+        if is_snapshot(ino.0) {
+            return Answer::err(Errno::EROFS);
+        }
         self.step(self.0.link(ino.0, parent.0, name), || {
             let name = name.to_vec();
             move |inner: &Inner| inner.link(ino.0, parent.0, Name::new(&name))
@@ -129,6 +162,9 @@ impl FileSystem for Vfs {
     }
 
     fn unlink(&self, caller: &Caller, parent: Ino, name: Name<'_>) -> Answer<()> {
+        if self.0.is_fixed(parent.0, name) {
+            return Answer::err(Errno::EROFS);
+        }
         self.step(self.0.unlink(caller, parent.0, name), || {
             let (caller, name) = (*caller, name.to_vec());
             move |inner: &Inner| inner.unlink(&caller, parent.0, Name::new(&name))
@@ -136,6 +172,9 @@ impl FileSystem for Vfs {
     }
 
     fn rmdir(&self, caller: &Caller, parent: Ino, name: Name<'_>) -> Answer<()> {
+        if self.0.is_fixed(parent.0, name) {
+            return Answer::err(Errno::EROFS);
+        }
         self.step(self.0.rmdir(caller, parent.0, name), || {
             let (caller, name) = (*caller, name.to_vec());
             move |inner: &Inner| inner.rmdir(&caller, parent.0, Name::new(&name))
@@ -143,6 +182,12 @@ impl FileSystem for Vfs {
     }
 
     fn rename(&self, caller: &Caller, rename: &Rename<'_>) -> Answer<()> {
+        if self.0.is_fixed(rename.parent.0, rename.name) {
+            return Answer::err(Errno::EROFS);
+        }
+        if let Some(errno) = self.0.refuse_new(rename.new_parent.0, rename.new_name) {
+            return Answer::err(errno);
+        }
         self.step(self.0.rename(caller, rename), || {
             let (caller, name, new_name) =
                 (*caller, rename.name.to_vec(), rename.new_name.to_vec());
@@ -161,6 +206,9 @@ impl FileSystem for Vfs {
     }
 
     fn open(&self, caller: &Caller, ino: Ino, flags: OpenFlags) -> Answer<Opened> {
+        if is_snapshot(ino.0) {
+            return Front(&self.0).open(ino.0, flags);
+        }
         self.step(self.0.open(caller, ino.0, flags), || {
             let caller = *caller;
             move |inner: &Inner| inner.open(&caller, ino.0, flags)
@@ -175,6 +223,9 @@ impl FileSystem for Vfs {
         node: &NewNode,
         flags: OpenFlags,
     ) -> Answer<(Entry, Opened)> {
+        if let Some(errno) = self.0.refuse_new(parent.0, name) {
+            return Answer::err(errno);
+        }
         self.step(self.0.create(caller, parent.0, name, node, flags), || {
             let (caller, name, node) = (*caller, name.to_vec(), *node);
             move |inner: &Inner| inner.create(&caller, parent.0, Name::new(&name), &node, flags)
@@ -193,6 +244,9 @@ impl FileSystem for Vfs {
     }
 
     fn write(&self, _caller: &Caller, ino: Ino, _fh: Fh, write: &Write<'_>) -> Answer<u32> {
+        if is_snapshot(ino.0) {
+            return Answer::err(Errno::EROFS);
+        }
         let written = match self.0.write(ino.0, write) {
             Ok(written) => written,
             Err(Stop::Errno(errno)) => return Answer::err(errno),
@@ -246,6 +300,9 @@ impl FileSystem for Vfs {
     }
 
     fn fsync(&self, ino: Ino, _fh: Fh, _data_only: bool) -> Answer<()> {
+        if is_snapshot(ino.0) {
+            return Answer::ok(());
+        }
         if let Some(done) = self.0.fsync_here(ino.0) {
             return Answer::Ready(done);
         }
@@ -254,11 +311,18 @@ impl FileSystem for Vfs {
     }
 
     fn release(&self, ino: Ino, _fh: Fh, _flags: OpenFlags) -> Answer<()> {
+        if is_snapshot(ino.0) {
+            Front(&self.0).release(ino.0);
+            return Answer::ok(());
+        }
         self.0.release(ino.0);
         Answer::ok(())
     }
 
     fn readdir(&self, ino: Ino, _fh: Fh, offset: u64, batch: DirBatch) -> Answer<DirBatch> {
+        if is_snapshot(ino.0) {
+            return Front(&self.0).readdir(ino.0, offset, batch);
+        }
         let empty = batch.clone();
         self.step(self.0.readdir(ino.0, offset, batch), || {
             move |inner: &Inner| inner.readdir(ino.0, offset, empty.clone())
@@ -275,6 +339,9 @@ impl FileSystem for Vfs {
     }
 
     fn getxattr(&self, _caller: &Caller, ino: Ino, name: Name<'_>) -> Answer<Bytes> {
+        if is_snapshot(ino.0) {
+            return Front(&self.0).getxattr(ino.0, name);
+        }
         self.step(self.0.getxattr(ino.0, name), || {
             let name = name.to_vec();
             move |inner: &Inner| inner.getxattr(ino.0, Name::new(&name))
@@ -289,6 +356,9 @@ impl FileSystem for Vfs {
         value: &[u8],
         flags: i32,
     ) -> Answer<()> {
+        if is_snapshot(ino.0) {
+            return Answer::err(Errno::EROFS);
+        }
         self.step(self.0.setxattr(caller, ino.0, name, value, flags), || {
             let (caller, name, value) = (*caller, name.to_vec(), value.to_vec());
             move |inner: &Inner| inner.setxattr(&caller, ino.0, Name::new(&name), &value, flags)
@@ -296,6 +366,9 @@ impl FileSystem for Vfs {
     }
 
     fn listxattr(&self, caller: &Caller, ino: Ino) -> Answer<Bytes> {
+        if is_snapshot(ino.0) {
+            return Front(&self.0).listxattr(caller, ino.0);
+        }
         self.step(self.0.listxattr(caller, ino.0), || {
             let caller = *caller;
             move |inner: &Inner| inner.listxattr(&caller, ino.0)
@@ -303,6 +376,9 @@ impl FileSystem for Vfs {
     }
 
     fn removexattr(&self, _caller: &Caller, ino: Ino, name: Name<'_>) -> Answer<()> {
+        if is_snapshot(ino.0) {
+            return Answer::err(Errno::EROFS);
+        }
         self.step(self.0.removexattr(ino.0, name), || {
             let name = name.to_vec();
             move |inner: &Inner| inner.removexattr(ino.0, Name::new(&name))
@@ -319,12 +395,18 @@ impl FileSystem for Vfs {
     }
 
     fn fallocate(&self, ino: Ino, _fh: Fh, at: u64, len: u64, mode: AllocMode) -> Answer<()> {
+        if is_snapshot(ino.0) {
+            return Answer::err(Errno::EROFS);
+        }
         self.step(self.0.allocate(ino.0, at, len, mode), || {
             move |inner: &Inner| inner.allocate(ino.0, at, len, mode)
         })
     }
 
     fn copy_file_range(&self, _caller: &Caller, copy: &CopyRange) -> Answer<u64> {
+        if is_snapshot(copy.to.0.0) {
+            return Answer::err(Errno::EROFS);
+        }
         let copy = *copy;
         let inner = Arc::clone(&self.0);
         let later = |copy| Answer::later(async move { inner.copy_bytes(copy).await });

@@ -23,6 +23,7 @@ use super::inode::{Inodes, Node};
 use super::ledger::{Deltas, Keeper};
 use super::row_cache::RowCache;
 use super::rows::{self, VolumeRows};
+use super::snapshots::Shelf;
 use super::stat::{attr_of, fill};
 use super::sync::Syncs;
 use super::{VfsOptions, VolumeIdentity};
@@ -108,6 +109,7 @@ pub(super) struct Inner {
     /// A moment that is later than all that may be used.
     pub(super) promised: AtomicU64,
     pub(super) checkpoints: Desk,
+    pub(super) snapshots: Shelf,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
@@ -203,6 +205,7 @@ impl Inner {
             files: AtomicU64::new(0),
             promised: AtomicU64::new(0),
             checkpoints: Desk::new(root_owner),
+            snapshots: Shelf::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })

@@ -12,6 +12,9 @@ use crate::namespace::{Ino, Stat};
 /// How many files have their attributes kept, in each of two generations.
 const STATS_MAX: usize = 16 << 10;
 
+/// Numbers with this bit are those of files of snapshots.
+pub(super) const SNAPSHOT_BIT: u64 = 1 << 63;
+
 /// Numbers are random already.
 #[derive(Default)]
 pub(super) struct Identity(u64);
@@ -76,7 +79,7 @@ fn natural(ino: Ino) -> u64 {
     }
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&ino.0[..8]);
-    let number = u64::from_be_bytes(bytes);
+    let number = u64::from_be_bytes(bytes) & !SNAPSHOT_BIT;
     // Those of the directories that are always there, and zero, which is no number for programs.
     if number < 256 { number + 256 } else { number }
 }
@@ -89,7 +92,7 @@ impl Inodes {
             return *number;
         }
         while self.nodes.get(&number).is_some_and(|node| node.ino != ino) {
-            number = number.wrapping_add(1).max(256);
+            number = (number.wrapping_add(1) & !SNAPSHOT_BIT).max(256);
         }
         number
     }

@@ -13,6 +13,7 @@ use super::errno::{Step, Stop};
 use super::file::{Base, FileCell, SIZE_MAX};
 use super::inner::{Core, Inner};
 use super::read::ReadPlan;
+use super::snapshots::is_snapshot;
 use crate::base::limits::CHUNK_MAX_BYTES;
 use crate::content::overlay::{Part, Source};
 use crate::namespace::Now;
@@ -84,6 +85,9 @@ impl Inner {
 
     /// The open file of a number.
     pub(super) fn opened(&self, number: u64) -> Result<Arc<FileCell>, Errno> {
+        if is_snapshot(number) {
+            return self.opened_of_snapshot(number);
+        }
         let mut core = self.core();
         let node = core.node(number)?;
         node.file.clone().ok_or(Errno::EBADF)

@@ -9,6 +9,7 @@
 //!   `compact` brings together what is left of blocks. `forsake` gives up a whole volume.
 //! * `feed` is where other writers come in: what they are told, and what becomes of what they did. `conflicts` tells
 //!   what writers disagreed about, and ends it.
+//! * `snapshots` keeps the tree as it was at some moments, and shows it in `.snapshots`.
 //! * `recover` takes up what a crash left. `checkpoint` says all of the namespace at once, and merges what others say so.
 
 mod attrs;
@@ -37,6 +38,7 @@ mod remove;
 mod row_cache;
 mod rows;
 mod seal;
+mod snapshots;
 mod stat;
 mod sync;
 mod xattr;
@@ -50,6 +52,10 @@ pub use conflicts::{
 };
 pub use feed::{Admit, Point, PointError, Progress, Received, Rights, Slice, VolumeShare};
 pub use forsake::forsake;
+pub use snapshots::{
+    RestoreAction, RestorePlan, RestoreProgress, RestoreRequest, RestoreStep, SnapshotError, SnapshotInfo,
+    SnapshotRecord,
+};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,6 +177,7 @@ impl Vfs {
             inner.tasks.spawn(Arc::clone(&inner).seal_feed_always());
         }
         inner.tasks.spawn(Arc::clone(&inner).tidy_checkpoints());
+        inner.tasks.spawn(Arc::clone(&inner).keep_snapshots_always());
         Arc::new(Vfs(inner))
     }
 

@@ -78,6 +78,8 @@ fn a_rendered_config_reads_back_as_itself() {
         [[mount.conflict]]
         glob = "odd \"name\" \\*"
         keep = "keep-both"
+        [snapshots]
+        keep = { hourly = 24, daily = 7, yearly = 2 }
         [cache]
         memory = "16 MiB"
         disk = 0
@@ -126,6 +128,26 @@ fn rules_about_conflicts_are_read_in_either_form_and_their_mistakes_told() {
             (line, Some("mount.conflict"))
         );
     }
+}
+
+#[test]
+fn rules_about_snapshots_are_read_and_their_mistakes_told() {
+    let rule = |text: &str| Config::parse(&format!("[snapshots]\nkeep = {text}\n"));
+    let read = rule("{ last = 3, weekly = 4 }").unwrap().snapshots.keep;
+    assert_eq!((read.last, read.hourly, read.weekly), (3, 0, 4));
+    assert!(rule("{}").unwrap().snapshots.keep.is_empty());
+    for (text, want) in [
+        ("10", "expected counts such as"),
+        ("\"daily\"", "expected counts such as"),
+        ("{ daily = -1 }", "a whole number of at least 1"),
+        ("{ daily = \"all\" }", "a whole number of at least 1"),
+        ("{ dayly = 1 }", "expected last, hourly, daily"),
+    ] {
+        let problems = rule(text).unwrap_err().0;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].message.contains(want), "{}", problems[0]);
+    }
+    assert_eq!(rule("{ a = 1, b = 2, daily = 0 }").unwrap_err().0.len(), 3);
 }
 
 #[test]

@@ -11,6 +11,8 @@ mod model;
 #[cfg(feature = "testkit")]
 mod shared;
 #[cfg(feature = "testkit")]
+mod snapshots;
+#[cfg(feature = "testkit")]
 mod space;
 #[cfg(feature = "testkit")]
 mod syncing;

@@ -16,6 +16,7 @@ mod home;
 mod mounted;
 mod semantics;
 mod shared;
+mod snapshots;
 #[path = "../it/support.rs"]
 #[allow(dead_code)]
 mod support;

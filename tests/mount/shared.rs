@@ -20,15 +20,15 @@ use crate::support::{Node, cairn, edit_config, line, run, scaled, wait_until};
 const LONG: Duration = Duration::from_secs(30);
 
 /// One machine.
-struct Member {
-    data: PathBuf,
+pub struct Member {
+    pub data: PathBuf,
     place: PathBuf,
     log: PathBuf,
     node: Option<Node>,
 }
 
 impl Member {
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         self.node = Some(Node::start(&self.data, &self.log));
     }
 
@@ -40,20 +40,20 @@ impl Member {
     }
 
     /// It goes, with its mount.
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.node.take().unwrap().stop();
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.place.join(name)
     }
 
-    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         std::fs::write(self.path(name), content).unwrap();
     }
 
     /// Waits until it reads this under a name.
-    fn wait_reads(&self, name: &str, content: impl AsRef<[u8]>) {
+    pub fn wait_reads(&self, name: &str, content: impl AsRef<[u8]>) {
         let what = format!("{} has its content", self.path(name).display());
         wait_until(&what, LONG, || {
             std::fs::read(self.path(name)).is_ok_and(|found| found == content.as_ref())
@@ -77,9 +77,9 @@ fn names(dir: &Path) -> BTreeSet<String> {
 }
 
 /// Machines with one volume; nothing is mounted and no peer runs after it.
-struct Members {
+pub struct Members {
     dir: tempfile::TempDir,
-    all: Vec<Member>,
+    pub all: Vec<Member>,
 }
 
 impl Members {
@@ -141,7 +141,7 @@ impl Members {
         Some(members)
     }
 
-    fn two() -> Option<Members> {
+    pub fn two() -> Option<Members> {
         Members::new(&[&[]])
     }
 

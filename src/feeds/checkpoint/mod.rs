@@ -13,6 +13,7 @@ pub mod page;
 pub mod previous;
 pub mod read;
 pub mod root;
+pub mod snapshot;
 
 use std::fmt;
 
@@ -21,6 +22,7 @@ pub use page::{PageHash, PageRef, Tree};
 pub use previous::{Loading, Previous};
 pub use read::{Walk, Walked, rows};
 pub use root::{Record, Root};
+pub use snapshot::SnapshotRoot;
 
 use crate::base::wire::WireError;
 use crate::base::{Class, Classify};

@@ -9,7 +9,7 @@ use crate::dag::Timestamp;
 use crate::namespace::clock::Stamp;
 use crate::namespace::delta::Write;
 use crate::namespace::error::OpError;
-use crate::namespace::id::{Ino, Name};
+use crate::namespace::id::{Ino, Name, SnapshotId};
 use crate::namespace::key::Key;
 use crate::namespace::row::{self, Sibling};
 use crate::namespace::state::Rows;
@@ -164,6 +164,26 @@ impl Edit<'_> {
     /// [`OpError::Invalid`] if the proof is too long.
     pub fn set_member(&mut self, device: PeerId, proof: Bytes) -> Result<(), OpError> {
         self.put(Key::Member(device), vec![Value::Member(proof)])
+    }
+
+    /// Says that a snapshot is kept, and where it is.
+    ///
+    /// # Errors
+    /// [`OpError::Invalid`] if the record is too long.
+    pub fn set_snapshot(&mut self, id: SnapshotId, record: Bytes) -> Result<(), OpError> {
+        self.put(Key::Snapshot(id), vec![Value::Snapshot(record)])
+    }
+
+    /// Says that a snapshot is kept no longer.
+    ///
+    /// # Errors
+    /// [`OpError::NotFound`].
+    pub fn remove_snapshot(&mut self, id: SnapshotId) -> Result<(), OpError> {
+        let key = Key::Snapshot(id);
+        if self.work.siblings(&key)?.is_empty() {
+            return Err(OpError::NotFound);
+        }
+        self.clear(key)
     }
 
     /// Says that a content lies elsewhere now; it stays the same content.

@@ -23,13 +23,14 @@ use bytes::Bytes;
 
 use super::clock::{Hlc, Stamp};
 use super::error::StateError;
-use super::id::{Ino, Name};
+use super::id::{Ino, Name, SnapshotId};
 use super::key::{self, Key};
 use super::row;
 use super::state::{self, Rows, Totals};
-use super::value::{Attrs, Body, Content, Field, Home, Node};
+use super::value::{Attrs, Body, Content, Field, Home, Node, Value};
 use super::version::VersionVector;
 use crate::base::PeerId;
+use crate::base::limits::SNAPSHOTS_MAX;
 use crate::dag::Timestamp;
 
 pub use disputes::{CONFLICT_XATTR, Dispute, DisputeKind, Disputes, Party};
@@ -459,6 +460,26 @@ impl<'a> View<'a> {
             }
         }
         Ok(members)
+    }
+
+    /// The snapshots that are kept, the oldest first, with what is said of each.
+    ///
+    /// # Errors
+    /// If rows cannot be read.
+    pub fn snapshots(&self) -> Result<Vec<(SnapshotId, Bytes)>, StateError> {
+        let mut found = Vec::new();
+        for key in state::keys_below(self.rows, key::SNAPSHOTS, SNAPSHOTS_MAX)? {
+            let key = Key::decode(&key).map_err(|why| StateError::corrupt("a key", why))?;
+            if let Key::Snapshot(id) = key {
+                let row = self.rows.siblings(&key)?;
+                let mut values = row.iter().map(|sibling| &sibling.value);
+                found.extend(values.find_map(|value| match value {
+                    Value::Snapshot(record) => Some((id, record.clone())),
+                    _ => None,
+                }));
+            }
+        }
+        Ok(found)
     }
 
     /// The value of an extended attribute.

@@ -1,9 +1,9 @@
-//! Where pages of checkpoints are, and which checkpoints are kept.
+//! Where pages of checkpoints are, which checkpoints are kept, and snapshots.
 
-use crate::base::{BlockId, BlockKey, BlockRef, EcProfile};
-use crate::feeds::checkpoint::PageHash;
+use crate::base::{BlockId, BlockKey, BlockRef, EcProfile, VolumeId};
+use crate::feeds::checkpoint::{PageHash, PageRef, SnapshotRoot, Tree};
 use crate::namespace::Hlc;
-use crate::vfs::{KeptCheckpoint, PagePart, PagePlace};
+use crate::vfs::{KeptCheckpoint, PagePart, PagePlace, SnapshotRecord};
 
 /// The place of a page or root: what is accepted can be read from blocks.
 pub(super) fn page_place(data: &[u8]) {
@@ -21,6 +21,22 @@ pub(super) fn kept_checkpoint(data: &[u8]) {
     if let Some(kept) = KeptCheckpoint::decode(3, data) {
         assert_eq!(kept.encode(), data);
         assert!(PagePlace::decode(&kept.place).is_some());
+    }
+}
+
+/// What the map says of a snapshot: its name is one that can stand in a directory.
+pub(super) fn snapshot_record(data: &[u8]) {
+    if let Some(record) = SnapshotRecord::decode(data) {
+        assert_eq!(record.encode(), data);
+        assert!(PagePlace::decode(&record.place).is_some());
+        assert!(record.name().len() < 128 && !record.name().contains('/'));
+    }
+}
+
+/// The root of a snapshot.
+pub(super) fn snapshot_root(data: &[u8]) {
+    if let Ok(root) = SnapshotRoot::decode(data) {
+        assert_eq!(root.encode(), data);
     }
 }
 
@@ -56,4 +72,50 @@ pub(super) fn kept() -> Vec<Vec<u8>> {
         place: a_place(1).encode(),
     };
     vec![kept.encode()]
+}
+
+pub(super) fn records() -> Vec<Vec<u8>> {
+    let record = SnapshotRecord {
+        made_ms: 1_767_225_600_000,
+        label: "label".to_owned(),
+        files: 4,
+        bytes: 5000,
+        root: PageHash([1; 32]),
+        root_bytes: 650,
+        place: {
+            let mut place = a_place(1);
+            place.parts.iter_mut().for_each(|part| part.len = 650);
+            place.encode()
+        },
+    };
+    let unnamed = SnapshotRecord {
+        label: String::new(),
+        ..record.clone()
+    };
+    vec![record.encode(), unnamed.encode()]
+}
+
+pub(super) fn snapshot_roots() -> Vec<Vec<u8>> {
+    let tree = |tag: u8| Tree {
+        level: tag,
+        top: PageRef {
+            first: vec![tag, 2, 3],
+            hash: PageHash([tag; 32]),
+            len_bytes: 70_000,
+            rows: 300,
+            place: a_place(1).encode(),
+        },
+    };
+    let root = SnapshotRoot {
+        volume: VolumeId([7; 16]),
+        made_ms: 1_767_225_600_000,
+        rows: Some(tree(1)),
+        derived: Some(tree(2)),
+    };
+    let empty = SnapshotRoot {
+        rows: None,
+        derived: None,
+        ..root.clone()
+    };
+    vec![root.encode(), empty.encode()]
 }

@@ -68,6 +68,8 @@ targets! {
     feeds::checkpoint_page,
     checkpoint::page_place,
     checkpoint::kept_checkpoint,
+    checkpoint::snapshot_record,
+    checkpoint::snapshot_root,
     store::segment,
     store::version_file,
     volume::journal,

@@ -66,6 +66,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "checkpoint_page" => feeds::pages(),
         "page_place" => checkpoint::places(),
         "kept_checkpoint" => checkpoint::kept(),
+        "snapshot_record" => checkpoint::records(),
+        "snapshot_root" => checkpoint::snapshot_roots(),
         "segment" => stored::segments(),
         "version_file" => vec![version_text(), b"cairn-data 2\nstore of later".to_vec()],
         "journal" => super::volume::journals(),

@@ -1,4 +1,5 @@
-//! Which checkpoints are kept, and what of each block they use.
+//! Which checkpoints are kept, and what of each block they use. Snapshots have numbers among those of checkpoints, and
+//! are counted in the same way; besides their pages the contents of their files are.
 //!
 //! Each checkpoint has a number. What it uses of a block is counted when its pages are placed, or found among
 //! those of the one before; last comes the row that says that it is there. A number without that row is of one that was
@@ -6,6 +7,7 @@
 //! kept checkpoint has is let go, and nothing else is kept for ever.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use bytes::Bytes;
 use serde_bytes::ByteBuf;
@@ -17,15 +19,19 @@ use crate::base::{BlockId, wire};
 use crate::feeds::checkpoint::PageHash;
 use crate::feeds::checkpoint::root::ROOT_MAX_BYTES;
 use crate::namespace::Hlc;
-use crate::store::{Group, VolumeError};
+use crate::store::{Group, Order, VolumeError};
 use crate::vfs::inner::Inner;
 use crate::vfs::ledger::{Born, Deltas};
 use crate::vfs::rows::{CHECKPOINTS, pages};
 
 /// First bytes of keys: a checkpoint that is kept.
 const KEPT: u8 = 1;
-/// What one uses of a block.
+/// What the pages of one use of a block.
 const USES: u8 = 2;
+/// A snapshot that is kept.
+pub(in crate::vfs) const SNAPSHOTS: u8 = 4;
+/// What the contents of files in one use of a block.
+const CONTENTS: u8 = 5;
 /// Version of the row of a kept checkpoint.
 const VERSION: u8 = 1;
 /// Longest such row.
@@ -92,15 +98,15 @@ fn kept_key(number: u64) -> Vec<u8> {
     [&[KEPT], &number.to_be_bytes()[..]].concat()
 }
 
-fn uses_of(number: u64) -> Vec<u8> {
-    [&[USES], &number.to_be_bytes()[..]].concat()
+fn uses_of(space: u8, number: u64) -> Vec<u8> {
+    [&[space], &number.to_be_bytes()[..]].concat()
 }
 
-fn uses_key(number: u64, block: &BlockId) -> Vec<u8> {
-    [&uses_of(number), &block.0[..]].concat()
+fn uses_key(space: u8, number: u64, block: &BlockId) -> Vec<u8> {
+    [&uses_of(space, number), &block.0[..]].concat()
 }
 
-/// Number and block of a key of [`USES`].
+/// Number and block of a key of [`USES`] or [`CONTENTS`].
 fn read_uses(key: &[u8]) -> Option<(u64, BlockId)> {
     let (number, block) = key.get(1..)?.split_first_chunk::<8>()?;
     Some((u64::from_be_bytes(*number), BlockId(block.try_into().ok()?)))
@@ -126,18 +132,45 @@ impl Inner {
         Ok(found)
     }
 
-    /// What a checkpoint uses of each block.
-    pub(super) fn uses_of_checkpoint(
+    /// What the pages of a checkpoint or a snapshot use of each block.
+    pub(in crate::vfs) fn uses_of_checkpoint(
         &self,
         number: u64,
     ) -> Result<BTreeMap<BlockId, u64>, VolumeError> {
+        self.uses_below(USES, number)
+    }
+
+    /// What the contents of files in a snapshot use of each block.
+    pub(in crate::vfs) fn uses_of_contents(
+        &self,
+        number: u64,
+    ) -> Result<BTreeMap<BlockId, u64>, VolumeError> {
+        self.uses_below(CONTENTS, number)
+    }
+
+    fn uses_below(&self, space: u8, number: u64) -> Result<BTreeMap<BlockId, u64>, VolumeError> {
         let mut found = BTreeMap::new();
-        for page in pages(&self.volume, CHECKPOINTS, &uses_of(number), PAGE) {
+        for page in pages(&self.volume, CHECKPOINTS, &uses_of(space, number), PAGE) {
             for (key, value) in page? {
                 found.extend(read_uses(&key).map(|(_, block)| (block, read_bytes(&value))));
             }
         }
         Ok(found)
+    }
+
+    /// Whether the contents of any of these snapshots are in a block.
+    pub(in crate::vfs) fn is_in_snapshots(
+        &self,
+        numbers: &BTreeSet<u64>,
+        block: &BlockId,
+    ) -> Result<bool, VolumeError> {
+        for number in numbers {
+            let key = uses_key(CONTENTS, *number, block);
+            if self.volume.get(CHECKPOINTS, &key)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Blocks that have pages of checkpoints.
@@ -150,25 +183,45 @@ impl Inner {
         Ok(found)
     }
 
-    /// Numbers that something is counted for.
+    /// Numbers of checkpoints and snapshots that something is counted for.
     fn counted_checkpoints(&self) -> Result<BTreeSet<u64>, VolumeError> {
-        let mut found = BTreeSet::new();
-        for page in pages(&self.volume, CHECKPOINTS, &[USES], PAGE) {
-            let uses = page?;
-            found.extend(uses.iter().filter_map(|(key, _)| Some(read_uses(key)?.0)));
-        }
+        let mut found = self.numbers_below(USES)?;
+        found.extend(self.numbers_below(CONTENTS)?);
         Ok(found)
     }
 
+    /// Numbers that come after a first byte in keys.
+    pub(in crate::vfs) fn numbers_below(&self, space: u8) -> Result<BTreeSet<u64>, VolumeError> {
+        let mut found = BTreeSet::new();
+        let mut from = Bound::Included([space].to_vec());
+        loop {
+            let at = from.as_ref().map(Vec::as_slice);
+            let page = self.volume.scan(CHECKPOINTS, at, Bound::Unbounded, Order::Ascending, 1)?;
+            let first = page.rows.first().and_then(|(key, _)| {
+                let number = key.strip_prefix(&[space])?.first_chunk::<8>()?;
+                Some(u64::from_be_bytes(*number))
+            });
+            let Some(number) = first else {
+                return Ok(found);
+            };
+            found.insert(number);
+            let Some(next) = number.checked_add(1) else {
+                return Ok(found);
+            };
+            from = Bound::Included([&[space], &next.to_be_bytes()[..]].concat());
+        }
+    }
+
     /// A number that no checkpoint has, greater than all.
-    pub(super) fn next_checkpoint(&self) -> Result<u64, CheckpointFailure> {
+    pub(in crate::vfs) fn next_checkpoint(&self) -> Result<u64, CheckpointFailure> {
         let counted = self.counted_checkpoints()?.last().copied();
         let kept = self.kept_checkpoints()?.last().map(|kept| kept.number);
-        Ok(counted.max(kept).unwrap_or(0) + 1)
+        let snapshots = self.numbers_below(SNAPSHOTS)?.last().copied();
+        Ok(counted.max(kept).max(snapshots).unwrap_or(0) + 1)
     }
 
     /// Takes a block with pages of a checkpoint into the books, and counts how much of it the checkpoint uses.
-    pub(super) async fn adopt_pages(
+    pub(in crate::vfs) async fn adopt_pages(
         &self,
         number: u64,
         born: &Born,
@@ -182,7 +235,7 @@ impl Inner {
                 true => &[],
                 false => std::slice::from_ref(born),
             };
-            match self.count_uses(number, &uses, new) {
+            match self.count_uses((USES, number), &uses, new) {
                 Err(VolumeError::Busy) => self.volume.room().await?,
                 Err(error) => return Err(error),
                 Ok(()) => {
@@ -194,15 +247,32 @@ impl Inner {
     }
 
     /// Counts what a checkpoint uses of blocks that are in the books.
-    pub(super) async fn count_reused(
+    pub(in crate::vfs) async fn count_reused(
         &self,
         number: u64,
+        uses: BTreeMap<BlockId, u64>,
+    ) -> Result<(), VolumeError> {
+        self.count_more((USES, number), uses).await
+    }
+
+    /// Counts what contents of files in a snapshot use of blocks that are in the books.
+    pub(in crate::vfs) async fn count_contents(
+        &self,
+        number: u64,
+        uses: BTreeMap<BlockId, u64>,
+    ) -> Result<(), VolumeError> {
+        self.count_more((CONTENTS, number), uses).await
+    }
+
+    async fn count_more(
+        &self,
+        whose: (u8, u64),
         uses: BTreeMap<BlockId, u64>,
     ) -> Result<(), VolumeError> {
         let all: Vec<(BlockId, u64)> = uses.into_iter().collect();
         for part in all.chunks(self.blocks_per_group()) {
             let part = part.iter().copied().collect();
-            while let Err(error) = self.count_uses(number, &part, &[]) {
+            while let Err(error) = self.count_uses(whose, &part, &[]) {
                 match error {
                     VolumeError::Busy => self.volume.room().await?,
                     error => return Err(error),
@@ -214,13 +284,13 @@ impl Inner {
 
     fn count_uses(
         &self,
-        number: u64,
+        (space, number): (u8, u64),
         uses: &BTreeMap<BlockId, u64>,
         born: &[Born],
     ) -> Result<(), VolumeError> {
         let (mut group, mut deltas) = (Group::new(), Deltas::default());
         for (block, bytes) in uses {
-            let key = uses_key(number, block);
+            let key = uses_key(space, number, block);
             let before = self.volume.get(CHECKPOINTS, &key)?;
             let before = before.map_or(0, |value| read_bytes(&value));
             group.put(CHECKPOINTS, &key, &(before + bytes).to_be_bytes());
@@ -261,15 +331,20 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes what a checkpoint uses off the counts, in as many groups as that takes.
-    pub(super) async fn forget_uses(&self, number: u64) -> Result<(), VolumeError> {
-        let all: Vec<(BlockId, u64)> = self.uses_of_checkpoint(number)?.into_iter().collect();
+    /// Takes what a checkpoint or a snapshot uses off the counts, in as many groups as that takes.
+    pub(in crate::vfs) async fn forget_uses(&self, number: u64) -> Result<(), VolumeError> {
+        self.forget_uses_below(CONTENTS, number).await?;
+        self.forget_uses_below(USES, number).await
+    }
+
+    async fn forget_uses_below(&self, space: u8, number: u64) -> Result<(), VolumeError> {
+        let all: Vec<(BlockId, u64)> = self.uses_below(space, number)?.into_iter().collect();
         for part in all.chunks(self.blocks_per_group()) {
             loop {
                 let (mut group, mut deltas) = (Group::new(), Deltas::default());
                 group.cleanup();
                 for (block, bytes) in part {
-                    group.remove(CHECKPOINTS, &uses_key(number, block));
+                    group.remove(CHECKPOINTS, &uses_key(space, number, block));
                     deltas.add(*block, -i64::try_from(*bytes).unwrap_or(i64::MAX));
                 }
                 match self.apply_counted(&mut group, &deltas, &[]) {
@@ -283,9 +358,10 @@ impl Inner {
     }
 
     /// Takes off the counts what belongs to no checkpoint that is kept. To be called while none is being made.
-    pub(super) async fn forget_unfinished(&self) -> Result<(), CheckpointFailure> {
+    pub(in crate::vfs) async fn forget_unfinished(&self) -> Result<(), CheckpointFailure> {
         let kept = self.kept_checkpoints()?;
-        let kept: BTreeSet<u64> = kept.iter().map(|kept| kept.number).collect();
+        let mut kept: BTreeSet<u64> = kept.iter().map(|kept| kept.number).collect();
+        kept.extend(self.numbers_below(SNAPSHOTS)?);
         for number in self.counted_checkpoints()?.difference(&kept) {
             self.forget_uses(*number).await?;
         }

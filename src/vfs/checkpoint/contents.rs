@@ -34,7 +34,7 @@ pub(super) struct Contents {
 }
 
 /// The contents in blocks that a row names.
-fn bodies(row: &Siblings) -> Vec<Gone> {
+pub(in crate::vfs) fn bodies(row: &Siblings) -> Vec<Gone> {
     let mut found: Vec<Gone> = Vec::new();
     for sibling in row.iter() {
         if let Value::Content(content) = &sibling.value
@@ -111,7 +111,11 @@ impl Inner {
     }
 
     /// Counts what a content uses of own blocks, if its row says all of it and it is not too much for one group.
-    fn count_at_once(&self, (_, body): &Gone, deltas: &mut Deltas) -> Result<bool, VolumeError> {
+    pub(in crate::vfs) fn count_at_once(
+        &self,
+        (_, body): &Gone,
+        deltas: &mut Deltas,
+    ) -> Result<bool, VolumeError> {
         let dag::Body::Inline(extents) = body else {
             return Ok(false);
         };
@@ -148,8 +152,17 @@ impl Inner {
         }
     }
 
-    /// Counts contents with manifests that joins brought. To be done before anything is let go.
+    /// Adds to a group that a content came which uses own blocks, and is to be counted later. The caller holds the core.
+    pub(in crate::vfs) fn comes(&self, (profile, body): &Gone, group: &mut Group) -> Result<(), VolumeError> {
+        let number = self.next_came()?;
+        group.put(CHECKPOINTS, &came_key(number), &encode_dropped(*profile, body, 0));
+        Ok(())
+    }
+
+    /// Counts contents with manifests that joins brought, or that were brought back. To be done before anything is let
+    /// go.
     pub(in crate::vfs) async fn count_what_came(&self) -> Result<(), ReadError> {
+        let _turn = self.checkpoints.counting.lock().await;
         let failed = |error: VolumeError| ReadError::Journal(error.to_string(), error.class());
         for page in pages(&self.volume, CHECKPOINTS, &[CAME], PAGE) {
             for (key, row) in page.map_err(failed)? {

@@ -13,10 +13,10 @@ use super::place::PagePlace;
 use super::rows::SnapshotRows;
 use crate::base::BlockId;
 use crate::feeds::checkpoint::{
-    Batch, Built, CheckpointError, Loading, Making, PageHash, Previous, Root, Step,
+    Batch, Built, CheckpointError, Loading, Making, PageHash, Previous, Root, Step, Tree,
 };
 use crate::feeds::{Link, Signed};
-use crate::namespace::{Hlc, Shared, VersionVector, state};
+use crate::namespace::{Hlc, Rows, Shared, VersionVector, state};
 use crate::store::VolumeSnapshot;
 use crate::vfs::inner::Inner;
 
@@ -105,14 +105,7 @@ impl Inner {
         let (making, built) = self
             .cut(number, Making::new(previous), rows, changed)
             .await?;
-        let mut uses: BTreeMap<BlockId, u64> = BTreeMap::new();
-        for (place, _) in making.reused() {
-            let place = PagePlace::decode(place).ok_or(PageError::Place)?;
-            for (block, bytes) in place.uses() {
-                *uses.entry(block).or_insert(0) += bytes;
-            }
-        }
-        self.count_reused(number, uses).await?;
+        self.count_reused_pages(number, &making).await?;
         let root = Root::new(self.identity.id, hlc, &built, heads, version)?;
         let bytes = Bytes::from(root.encode());
         let (root_hash, root_bytes) = (PageHash::of(&bytes), bytes.len() as u32);
@@ -138,14 +131,33 @@ impl Inner {
         })
     }
 
+    /// Counts what was there of pages before.
+    pub(in crate::vfs) async fn count_reused_pages(
+        &self,
+        number: u64,
+        making: &Making<Previous>,
+    ) -> Result<(), CheckpointFailure> {
+        let mut uses: BTreeMap<BlockId, u64> = BTreeMap::new();
+        for (place, _) in making.reused() {
+            let place = PagePlace::decode(place).ok_or(PageError::Place)?;
+            for (block, bytes) in place.uses() {
+                *uses.entry(block).or_insert(0) += bytes;
+            }
+        }
+        Ok(self.count_reused(number, uses).await?)
+    }
+
     /// Cuts all pages, and stores those that are not there.
-    async fn cut(
+    pub(in crate::vfs) async fn cut<R>(
         self: &Arc<Self>,
         number: u64,
         mut making: Making<Previous>,
-        rows: SnapshotRows,
+        rows: R,
         changed: Option<Arc<BTreeSet<Vec<u8>>>>,
-    ) -> Result<(Making<Previous>, Built), CheckpointFailure> {
+    ) -> Result<(Making<Previous>, Built), CheckpointFailure>
+    where
+        R: Rows + Clone + Send + 'static,
+    {
         let mut storing = FuturesUnordered::new();
         let cut = loop {
             let (rows, changed) = (rows.clone(), changed.clone());
@@ -205,7 +217,7 @@ impl Inner {
 
     /// The pages of the last checkpoint that is kept. Without them all pages are stored anew, which mends what is
     /// damaged or lost of them.
-    async fn previous_pages(&self) -> Previous {
+    pub(in crate::vfs) async fn previous_pages(&self) -> Previous {
         match self.load_previous().await {
             Ok(previous) => previous,
             Err(error) => {
@@ -222,9 +234,19 @@ impl Inner {
         let root = self
             .fetch_root(&last.place, last.root, last.root_bytes)
             .await?;
-        let Some(tree) = &root.tree else {
-            return Ok(Previous::default());
-        };
+        match &root.tree {
+            Some(tree) => self.load_tree(last.number, tree).await,
+            None => Ok(Previous::default()),
+        }
+    }
+
+    /// The pages of a tree of a checkpoint or a snapshot that is kept under a number, as far as they may stay where
+    /// they are.
+    pub(in crate::vfs) async fn load_tree(
+        &self,
+        number: u64,
+        tree: &Tree,
+    ) -> Result<Previous, CheckpointFailure> {
         let mut loading = Loading::new(tree);
         while !loading.wanted().is_empty() {
             let wanted = loading.wanted().to_vec();
@@ -232,7 +254,7 @@ impl Inner {
             loading.supply::<PageError>(&fetched)?;
         }
         let mut previous = loading.finish();
-        let dense = self.dense_of_checkpoint(last.number)?;
+        let dense = self.dense_of_checkpoint(number)?;
         previous.forget(|place| {
             let place = PagePlace::decode(place);
             place.is_none_or(|place| place.uses().any(|(block, _)| !dense.contains(&block)))
@@ -256,7 +278,7 @@ impl Inner {
 
 fn step(
     making: &mut Making<Previous>,
-    rows: &SnapshotRows,
+    rows: &dyn Rows,
     changed: Option<&BTreeSet<Vec<u8>>>,
 ) -> Result<Step, CheckpointError<PageError>> {
     let shared = Shared::new(rows).map_err(CheckpointError::Rows)?;

@@ -21,18 +21,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::gate::Gate;
-use self::rows::SnapshotRows;
 use super::inner::Inner;
 use super::{Vfs, VfsError};
 use crate::feeds::checkpoint::Root;
 use crate::feeds::{Link, Signed};
 use crate::namespace::{self, Hlc, VersionVector, state};
 
+pub(super) use books::SNAPSHOTS;
 pub use books::KeptCheckpoint;
+pub(super) use contents::bodies;
 pub use failure::{CheckpointFailure, PageError};
 pub use make::MadeCheckpoint;
 pub use opened::OpenedCheckpoint;
 pub use place::{PagePart, PagePlace};
+pub(super) use rows::SnapshotRows;
 
 /// Checkpoints before the last one that are kept unless told otherwise: others may be reading the last but one.
 const KEPT_BEFORE: usize = 1;
@@ -40,8 +42,12 @@ const KEPT_BEFORE: usize = 1;
 /// What an open volume has of checkpoints besides its rows.
 #[derive(Debug)]
 pub(super) struct Desk {
-    /// Held while one is made or merged.
-    turn: tokio::sync::Mutex<()>,
+    /// Held while one is made or merged, and while a snapshot is made or let go.
+    pub(super) turn: tokio::sync::Mutex<()>,
+    /// How many hold off the release of blocks, since they are about to count them. Changed by who holds the ledger.
+    pub(super) held: AtomicUsize,
+    /// Held while what came is counted: nothing is counted twice.
+    counting: tokio::sync::Mutex<()>,
     keep: AtomicUsize,
     pub(super) gate: Gate,
     /// For whom the top directory is made, if that was put off.
@@ -52,6 +58,8 @@ impl Desk {
     pub(super) fn new(root_owner: (u32, u32)) -> Desk {
         Desk {
             turn: tokio::sync::Mutex::new(()),
+            held: AtomicUsize::new(0),
+            counting: tokio::sync::Mutex::new(()),
             keep: AtomicUsize::new(KEPT_BEFORE),
             gate: Gate::default(),
             root_owner,

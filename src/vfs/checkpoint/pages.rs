@@ -23,7 +23,7 @@ const WHOLE_PART: u64 = 4;
 
 impl Inner {
     /// Stores pages of the checkpoint `number`, and answers where each is.
-    pub(super) async fn store_pages(
+    pub(in crate::vfs) async fn store_pages(
         &self,
         number: u64,
         pages: &[Bytes],
@@ -81,7 +81,7 @@ impl Inner {
 
     /// The bytes of pages, in their order and not verified. Some are read at once; where much of a block is
     /// wanted, all of it is read once.
-    pub(super) async fn fetch_pages(&self, pages: &[PageRef]) -> Result<Vec<Bytes>, PageError> {
+    pub(in crate::vfs) async fn fetch_pages(&self, pages: &[PageRef]) -> Result<Vec<Bytes>, PageError> {
         let mut places = Vec::with_capacity(pages.len());
         let mut wanted: BTreeMap<BlockId, u64> = BTreeMap::new();
         for page in pages {
@@ -117,6 +117,11 @@ impl Inner {
             read.push(self.read_place(place, &whole).boxed());
         }
         stream::iter(read).buffered(READS_MAX).try_collect().await
+    }
+
+    /// The bytes at a place, which nobody checked.
+    pub(in crate::vfs) async fn fetch_place(&self, place: &PagePlace) -> Result<Bytes, PageError> {
+        self.read_place(place, &[]).await
     }
 
     /// The bytes at a place, some blocks being at hand.

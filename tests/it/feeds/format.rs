@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use cairnfs::blocks::PointerRow;
 use cairnfs::feeds::checkpoint::page::{self, Items};
-use cairnfs::feeds::checkpoint::{PageHash, PageRef, Record, Root, Tree, root};
+use cairnfs::feeds::checkpoint::{PageHash, PageRef, Record, Root, SnapshotRoot, Tree, root};
 use cairnfs::feeds::{
     Cut, FeedError, ForkProof, Head, Message, SealedDelta, Signed, decode_all, encode_all,
 };
@@ -38,6 +38,36 @@ fn a_root() -> Root {
             top: page_ref(1),
         }),
     }
+}
+
+fn a_snapshot() -> SnapshotRoot {
+    let tree = |level, tag| Tree {
+        level,
+        top: page_ref(tag),
+    };
+    SnapshotRoot {
+        volume: VOLUME,
+        made_ms: 1_795_386_900_000,
+        rows: Some(tree(1, 1)),
+        derived: Some(tree(0, 2)),
+    }
+}
+
+#[test]
+fn the_root_of_a_snapshot_is_read_as_it_was_written() {
+    let empty = SnapshotRoot {
+        rows: None,
+        derived: None,
+        ..a_snapshot()
+    };
+    for root in [a_snapshot(), empty] {
+        assert_eq!(SnapshotRoot::decode(&root.encode()).unwrap(), root);
+    }
+    let mut deep = a_snapshot();
+    deep.rows.as_mut().unwrap().level = 13;
+    assert!(SnapshotRoot::decode(&deep.encode()).is_err());
+    assert!(SnapshotRoot::decode(&[&a_snapshot().encode()[..], &[0]].concat()).is_err());
+    assert!(SnapshotRoot::decode(b"").is_err());
 }
 
 fn a_record() -> Signed<Record> {
@@ -104,6 +134,7 @@ fn vectors() -> Vec<(String, Vec<u8>)> {
     all.push(("record".to_owned(), a_record().encode()));
     all.push(("answer".to_owned(), encode_all(&messages()).unwrap()));
     all.push(("pointer-row".to_owned(), a_row().encode()));
+    all.push(("snapshot-root".to_owned(), a_snapshot().encode()));
     all
 }
 

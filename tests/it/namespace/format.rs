@@ -5,7 +5,7 @@ use cairnfs::base::{BlockId, BlockKey, BlockRef, EcProfile, PeerId};
 use cairnfs::dag::{self, Extent, NodeAt, Timestamp};
 use cairnfs::namespace::{
     Attrs, Body, Content, Delta, Dot, Draft, Entry, Field, Hlc, Home, Ino, Key, Kind, Name, Node,
-    Sibling, Stamp, Value, VersionVector, Write, WriterId, row,
+    Sibling, SnapshotId, Stamp, Value, VersionVector, Write, WriterId, row,
 };
 
 use super::support::name;
@@ -153,6 +153,11 @@ fn rows() -> Vec<(&'static str, Key, Vec<Value>)> {
             Key::Member(PeerId([4; 32])),
             vec![Value::Member(Bytes::from_static(b"proof"))],
         ),
+        (
+            "row-snapshot",
+            Key::Snapshot(SnapshotId([6; 16])),
+            vec![Value::Snapshot(Bytes::from_static(b"record"))],
+        ),
     ]
 }
 
@@ -174,7 +179,7 @@ fn delta() -> Delta {
     context.raise(writer(2), 17);
     let mut writes: Vec<Write> = rows()
         .into_iter()
-        .filter(|(_, key, _)| !matches!(key, Key::Changed(_)))
+        .filter(|(_, key, _)| !matches!(key, Key::Changed(_) | Key::Snapshot(_)))
         .map(|(_, key, values)| Write {
             key,
             keeps: Vec::new(),

@@ -4,5 +4,5 @@ mod books;
 mod format;
 mod interrupted;
 mod opened;
-mod support;
+pub mod support;
 mod whole_way;

@@ -2,7 +2,7 @@
 
 mod conflicts;
 mod random;
-mod team;
+pub mod team;
 
 use cairnfs::vfs::Rights;
 use cairnfs_fuse::Errno;

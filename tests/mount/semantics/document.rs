@@ -30,6 +30,20 @@ fn every_promise_names_its_test() {
         let function = format!("\nasync fn {name}() {{");
         assert!(text.contains(&function), "{file} has no test {name}");
     }
+    // Those of snapshots are in a folder without a kernel, and in a file with one.
+    let (of_snapshots, named): (BTreeSet<String>, BTreeSet<String>) = named
+        .into_iter()
+        .partition(|test| test.starts_with("snapshots::"));
+    for test in of_snapshots {
+        let (module, name) = test.rsplit_once("::").unwrap();
+        let file = match module.split_once("::") {
+            Some((_, module)) => format!("tests/it/vfs/snapshots/{module}.rs"),
+            None => "tests/mount/snapshots.rs".to_owned(),
+        };
+        let text = std::fs::read_to_string(root.join(&file)).unwrap();
+        let function = format!("#[test]\nfn {name}() {{");
+        assert!(text.contains(&function), "{file} has no test {name}");
+    }
     let mut there = BTreeSet::new();
     let folder = std::fs::read_dir(root.join("tests/mount/semantics")).unwrap();
     let mut paths: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();

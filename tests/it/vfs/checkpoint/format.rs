@@ -4,7 +4,7 @@ use bytes::Bytes;
 use cairnfs::base::{BlockId, BlockKey, BlockRef, EcProfile};
 use cairnfs::feeds::checkpoint::PageHash;
 use cairnfs::namespace::Hlc;
-use cairnfs::vfs::{KeptCheckpoint, PagePart, PagePlace};
+use cairnfs::vfs::{KeptCheckpoint, PagePart, PagePlace, SnapshotRecord};
 
 fn vectors() -> Vec<(&'static str, Vec<u8>)> {
     let part = |tag: u8, offset, len| PagePart {
@@ -40,10 +40,22 @@ fn vectors() -> Vec<(&'static str, Vec<u8>)> {
     wrong.push(0);
     assert_eq!(KeptCheckpoint::decode(7, &wrong), None);
     assert_eq!(KeptCheckpoint::decode(7, &Bytes::new()), None);
+    let snapshot = SnapshotRecord {
+        made_ms: 1_795_386_901_234,
+        label: "before-upgrade".to_owned(),
+        files: 12,
+        bytes: 1 << 40,
+        root: PageHash([9; 32]),
+        root_bytes: 300,
+        place: place(&[part(1, 4096, 300)]).encode(),
+    };
+    let record = snapshot.encode();
+    assert_eq!(SnapshotRecord::decode(&record), Some(snapshot));
     vec![
         ("place of a page in one block", one.encode().to_vec()),
         ("place of a page in two blocks", two.encode().to_vec()),
         ("row of a kept checkpoint", row),
+        ("record of a snapshot", record),
     ]
 }
 
