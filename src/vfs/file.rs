@@ -96,6 +96,8 @@ pub(super) struct FileState {
     pub(super) notes: Notes,
     /// Whether who changed it has closed it since: others are to see it.
     pub(super) is_handed_over: bool,
+    /// Whether it was changed since others were last made sure to have it.
+    pub(super) is_unshown: bool,
     /// When the oldest change was made that is in no block, nor on its way into one.
     pub(super) dirty_since: Option<Instant>,
     /// When the last change was made.
@@ -224,6 +226,7 @@ impl FileState {
             lifted: None,
             has_base_row: false,
             is_handed_over: false,
+            is_unshown: false,
             overlay: Overlay::default(),
             is_changed: false,
             is_orphan: false,
@@ -255,9 +258,9 @@ impl FileState {
 
     /// The namespace has another content, and nothing was changed here.
     pub(super) fn reload(&mut self, content: &Content, mtime: Timestamp) {
-        let is_queued = self.is_queued;
+        let (is_queued, is_unshown) = (self.is_queued, self.is_unshown);
         *self = FileState::of(content, mtime);
-        self.is_queued = is_queued;
+        (self.is_queued, self.is_unshown) = (is_queued, is_unshown);
     }
 
     /// Attributes changed: what the next write must take away is looked for again.
@@ -276,6 +279,7 @@ impl FileState {
         self.head.edited = self.head.edited.max(at);
         self.is_changed = true;
         self.is_handed_over = false;
+        self.is_unshown = true;
         self.changed_at = Instant::now();
         self.dirty_since.get_or_insert(self.changed_at);
         self.stale(start, end);

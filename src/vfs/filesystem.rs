@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairnfs_fuse::{
     AllocMode, Answer, AttrReply, Caller, CopyRange, Data, DirBatch, Entry, Errno, Features, Fh,
-    FileSystem, Ino, Lookup, Name, NewNode, OpenFlags, Opened, Rename, SetAttr, Statfs, Whence,
+    FileSystem, Ino, LockRange, LockRequest, Lookup, Name, NewNode, OpenFlags, Opened, Rename, SetAttr, Statfs, Whence,
     Write,
 };
 
@@ -41,12 +41,25 @@ impl Vfs {
     }
 }
 
+impl Inner {
+    /// A step, as often as there is no room for it.
+    async fn when_room<T>(&self, step: impl Fn(&Inner) -> Step<T>) -> Result<T, Errno> {
+        loop {
+            match step(self) {
+                Ok(value) => return Ok(value),
+                Err(Stop::Errno(errno)) => return Err(errno),
+                Err(Stop::Busy) => self.room().await?,
+            }
+        }
+    }
+}
+
 impl FileSystem for Vfs {
     fn features(&self) -> Features {
         Features {
             posix_acl: true,
             stateless_dirs: true,
-            distributed_locks: false,
+            distributed_locks: self.0.has_cluster_locks(),
         }
     }
 
@@ -82,6 +95,11 @@ impl FileSystem for Vfs {
     }
 
     fn setattr(&self, _caller: &Caller, ino: Ino, change: &SetAttr) -> Answer<AttrReply> {
+        if change.size.is_some()
+            && let Err(errno) = self.0.may_change(ino.0, change.fh)
+        {
+            return Answer::err(errno);
+        }
         self.step(self.0.setattr(ino.0, change), || {
             let change = *change;
             move |inner: &Inner| inner.setattr(ino.0, &change)
@@ -161,6 +179,13 @@ impl FileSystem for Vfs {
     }
 
     fn open(&self, caller: &Caller, ino: Ino, flags: OpenFlags) -> Answer<Opened> {
+        if self.0.is_close_to_open() {
+            let (inner, caller) = (Arc::clone(&self.0), *caller);
+            return Answer::later(async move {
+                inner.before_open().await;
+                inner.when_room(|inner| inner.open(&caller, ino.0, flags)).await
+            });
+        }
         self.step(self.0.open(caller, ino.0, flags), || {
             let caller = *caller;
             move |inner: &Inner| inner.open(&caller, ino.0, flags)
@@ -175,6 +200,21 @@ impl FileSystem for Vfs {
         node: &NewNode,
         flags: OpenFlags,
     ) -> Answer<(Entry, Opened)> {
+        let is_alone = flags.is_exclusive() && self.0.has_cluster_locks();
+        if is_alone || self.0.is_close_to_open() {
+            let (inner, caller) = (Arc::clone(&self.0), *caller);
+            let (name, node) = (name.to_vec(), *node);
+            return Answer::later(async move {
+                if is_alone {
+                    return inner.create_alone(caller, parent.0, name, node, flags).await;
+                }
+                inner.before_open().await;
+                let create = |inner: &Inner| {
+                    inner.create(&caller, parent.0, Name::new(&name), &node, flags)
+                };
+                inner.when_room(create).await
+            });
+        }
         self.step(self.0.create(caller, parent.0, name, node, flags), || {
             let (caller, name, node) = (*caller, name.to_vec(), *node);
             move |inner: &Inner| inner.create(&caller, parent.0, Name::new(&name), &node, flags)
@@ -192,7 +232,10 @@ impl FileSystem for Vfs {
         }
     }
 
-    fn write(&self, _caller: &Caller, ino: Ino, _fh: Fh, write: &Write<'_>) -> Answer<u32> {
+    fn write(&self, _caller: &Caller, ino: Ino, fh: Fh, write: &Write<'_>) -> Answer<u32> {
+        if let Err(errno) = self.0.may_write(ino.0, fh) {
+            return Answer::err(errno);
+        }
         let written = match self.0.write(ino.0, write) {
             Ok(written) => written,
             Err(Stop::Errno(errno)) => return Answer::err(errno),
@@ -208,6 +251,7 @@ impl FileSystem for Vfs {
                     loop {
                         inner.wait_for_memory().await?;
                         inner.room().await?;
+                        inner.may_write(ino.0, fh)?;
                         let write = Write {
                             offset,
                             bytes: &bytes,
@@ -241,8 +285,22 @@ impl FileSystem for Vfs {
         Answer::ok(written)
     }
 
-    fn flush(&self, _ino: Ino, _fh: Fh, _lock_owner: u64) -> Answer<()> {
-        Answer::ok(())
+    fn flush(&self, ino: Ino, _fh: Fh, lock_owner: u64) -> Answer<()> {
+        let (is_shown, has_locks) = (self.0.is_close_to_open(), self.0.has_cluster_locks());
+        if !is_shown && !has_locks {
+            return Answer::ok(());
+        }
+        let inner = Arc::clone(&self.0);
+        Answer::later(async move {
+            if has_locks {
+                // POSIX has every closing give back the locks of the process.
+                inner.unlock_owner(ino.0, lock_owner).await;
+            }
+            match is_shown {
+                true => inner.before_close(ino.0).await,
+                false => Ok(()),
+            }
+        })
     }
 
     fn fsync(&self, ino: Ino, _fh: Fh, _data_only: bool) -> Answer<()> {
@@ -254,8 +312,15 @@ impl FileSystem for Vfs {
     }
 
     fn release(&self, ino: Ino, _fh: Fh, _flags: OpenFlags) -> Answer<()> {
-        self.0.release(ino.0);
-        Answer::ok(())
+        let is_last = self.0.release(ino.0);
+        if !is_last || !self.0.has_cluster_locks() {
+            return Answer::ok(());
+        }
+        let inner = Arc::clone(&self.0);
+        Answer::later(async move {
+            inner.unlock_all(ino.0).await;
+            Ok(())
+        })
     }
 
     fn readdir(&self, ino: Ino, _fh: Fh, offset: u64, batch: DirBatch) -> Answer<DirBatch> {
@@ -267,7 +332,7 @@ impl FileSystem for Vfs {
 
     fn fsyncdir(&self, _ino: Ino, _fh: Fh, _data_only: bool) -> Answer<()> {
         let inner = Arc::clone(&self.0);
-        Answer::later(async move { inner.sync_journal().await })
+        Answer::later(async move { inner.fsync_dir().await })
     }
 
     fn statfs(&self, _ino: Ino) -> Answer<Statfs> {
@@ -318,7 +383,10 @@ impl FileSystem for Vfs {
         }
     }
 
-    fn fallocate(&self, ino: Ino, _fh: Fh, at: u64, len: u64, mode: AllocMode) -> Answer<()> {
+    fn fallocate(&self, ino: Ino, fh: Fh, at: u64, len: u64, mode: AllocMode) -> Answer<()> {
+        if let Err(errno) = self.0.may_write(ino.0, fh) {
+            return Answer::err(errno);
+        }
         self.step(self.0.allocate(ino.0, at, len, mode), || {
             move |inner: &Inner| inner.allocate(ino.0, at, len, mode)
         })
@@ -326,6 +394,9 @@ impl FileSystem for Vfs {
 
     fn copy_file_range(&self, _caller: &Caller, copy: &CopyRange) -> Answer<u64> {
         let copy = *copy;
+        if let Err(errno) = self.0.may_write(copy.to.0.0, copy.to.1) {
+            return Answer::err(errno);
+        }
         let inner = Arc::clone(&self.0);
         let later = |copy| Answer::later(async move { inner.copy_bytes(copy).await });
         match self.0.copy(&copy) {
@@ -333,5 +404,13 @@ impl FileSystem for Vfs {
             Ok(None) | Err(Stop::Busy) => later(copy),
             Err(Stop::Errno(errno)) => Answer::err(errno),
         }
+    }
+
+    fn getlk(&self, lock: &LockRequest) -> Answer<LockRange> {
+        Answer::later(Arc::clone(&self.0).get_lock(*lock))
+    }
+
+    fn setlk(&self, lock: &LockRequest) -> Answer<()> {
+        Answer::later(Arc::clone(&self.0).set_lock(*lock))
     }
 }

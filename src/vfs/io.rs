@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use cairnfs_fuse::{
-    AllocMode, Caller, CopyRange, Data, Errno, Fh, OpenFlags, Opened, Whence, Write,
+    AllocMode, Caller, CopyRange, Data, Errno, OpenFlags, Opened, Whence, Write,
 };
 
 use super::errno::{Step, Stop};
@@ -45,19 +45,21 @@ impl Inner {
             node.opens += 1;
         }
         Ok(Opened {
-            fh: Fh(number),
+            fh: self.new_handle(number),
             keep_cache: true,
             direct_io: false,
-            no_flush: true,
+            no_flush: !self.waits_at_close(flags),
             parallel_direct_writes: true,
         })
     }
 
-    pub(super) fn release(&self, number: u64) {
+    /// Whether that was the last one who had it open.
+    pub(super) fn release(&self, number: u64) -> bool {
         let mut core = self.core();
-        let mut closed = None;
+        let (mut closed, mut is_last) = (None, false);
         if let Some(node) = core.inodes.get_mut(number) {
             node.opens = node.opens.saturating_sub(1);
+            is_last = node.opens == 0;
             if node.opens == 0 && self.shared().is_some() {
                 closed.clone_from(&node.file);
             }
@@ -66,6 +68,7 @@ impl Inner {
             self.hand_over(&mut core, &file);
         }
         self.reap(&mut core, number);
+        is_last
     }
 
     /// A changed file was closed: others are to see it soon.

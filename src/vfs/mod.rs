@@ -9,8 +9,11 @@
 //!   `compact` brings together what is left of blocks. `forsake` gives up a whole volume.
 //! * `feed` is where other writers come in: what they are told, and what becomes of what they did. `conflicts` tells
 //!   what writers disagreed about, and ends it.
+//! * `agree` waits for other machines where that is wanted; `locks` are those that hold between machines, `voting` what is
+//!   remembered for them.
 //! * `recover` takes up what a crash left. `checkpoint` says all of the namespace at once, and merges what others say so.
 
+mod agree;
 mod attrs;
 mod checkpoint;
 mod compact;
@@ -28,6 +31,7 @@ mod inode;
 mod io;
 mod land;
 mod ledger;
+mod locks;
 mod make;
 mod notes;
 mod publish;
@@ -39,8 +43,10 @@ mod rows;
 mod seal;
 mod stat;
 mod sync;
+mod voting;
 mod xattr;
 
+pub use agree::{Agreement, Consistency, LockError, Locks};
 pub use checkpoint::{
     CheckpointFailure, KeptCheckpoint, MadeCheckpoint, OpenedCheckpoint, PageError, PagePart,
     PagePlace,
@@ -80,6 +86,10 @@ pub struct VfsOptions {
     pub name: String,
     /// What `fsync` waits for.
     pub durability: Durability,
+    /// What an `open` sees of what other machines closed.
+    pub consistency: Consistency,
+    /// Between whom locks hold.
+    pub locks: Locks,
     /// Changes are durable after so long without being asked for.
     pub commit_interval: Duration,
     /// Most bytes of written data that are in no block yet; writers wait beyond that.

@@ -21,8 +21,8 @@ use super::flight::{Finish as _, Flight};
 use super::options::MountOptions;
 use super::request::{caller, lock_request, negotiate, new_node};
 use crate::{
-    AllocMode, Answer, CopyRange, Entry, Errno, Features, Fh, FileSystem, FileType, Ino, Lookup,
-    Name, OpenFlags, Opened, Rename, RenameFlags, SetAttr, Whence, Write,
+    AllocMode, Answer, CopyRange, Entry, Errno, Features, Fh, FileSystem, FileType, Ino, LockKind,
+    LockRange, LockRequest, Lookup, Name, OpenFlags, Opened, Rename, RenameFlags, SetAttr, Whence, Write,
 };
 
 /// Most bytes of one `copy_file_range`: what its answer can count, and no request for hours.
@@ -323,11 +323,36 @@ impl<F: FileSystem> fuser::Filesystem for Adapter<F> {
         ino: INodeNo,
         fh: FileHandle,
         flags: fuser::OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let ask = |fs: &F| fs.release(Ino(ino.0), Fh(fh.0), OpenFlags(flags.0));
+        let (ino, fh, flags) = (Ino(ino.0), Fh(fh.0), OpenFlags(flags.0));
+        let Some(owner) = lock_owner.filter(|_| self.features.distributed_locks) else {
+            return self.flight.answer(reply, |fs: &F| fs.release(ino, fh, flags));
+        };
+        // Said only of one that was locked by flock(2): the lock goes with it.
+        let back = LockRequest {
+            ino,
+            fh,
+            owner: owner.0,
+            range: LockRange {
+                start: 0,
+                end: u64::MAX,
+                kind: LockKind::Unlock,
+                pid: 0,
+            },
+            waits: false,
+        };
+        let fs = self.flight.fs.clone();
+        let ask = move |asked: &F| {
+            let unlocked = asked.setlk(&back);
+            Answer::later(async move {
+                // What became of the lock changes nothing: the file is closed.
+                let _ = unlocked.wait().await;
+                fs.release(ino, fh, flags).wait().await
+            })
+        };
         self.flight.answer(reply, ask);
     }
 
