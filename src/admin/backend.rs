@@ -15,7 +15,7 @@ use super::types::{
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
     Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
     SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
-    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
+    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeVoters, VolumeVotersRequest,
     VolumeTicketRequest,
 };
 
@@ -90,6 +90,8 @@ pub trait Backend: Send + Sync + 'static {
     fn volume_open(&self, request: VolumeOpen) -> Answer<'_, VolumeOpened>;
     /// Who is known to be a member of a volume.
     fn volume_members(&self, request: VolumeMembersRequest) -> Answer<'_, VolumeMembers>;
+    /// Tells or says who decides on the locks of a mounted volume.
+    fn volume_voters(&self, request: VolumeVotersRequest) -> Answer<'_, VolumeVoters>;
     /// Mounts a volume. If the call is given up, it is unmounted again.
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted>;
     /// Unmounts what is mounted on a directory, and closes the volume.

@@ -29,7 +29,7 @@ use super::types::{
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Line, LinkRequest,
     Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
     SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
-    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
+    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeVoters, VolumeVotersRequest,
     VolumeTicketRequest,
 };
 
@@ -282,6 +282,10 @@ impl Backend for Client {
 
     fn volume_members(&self, request: VolumeMembersRequest) -> Answer<'_, VolumeMembers> {
         self.ask(format!("/v1/volumes/members{}", to_query(&request)))
+    }
+
+    fn volume_voters(&self, request: VolumeVotersRequest) -> Answer<'_, VolumeVoters> {
+        self.tell(Method::POST, "/v1/volumes/voters", &request)
     }
 
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {

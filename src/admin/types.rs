@@ -1,11 +1,13 @@
 //! The JSON of the control API. Fields are only ever added.
 
 mod volumes;
+mod voters;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::AdminError;
 
+pub use voters::{VolumeVoters, VolumeVotersRequest};
 pub use volumes::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, HexPath,
     MountRequest, Mounted, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,

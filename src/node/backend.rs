@@ -12,7 +12,7 @@ use crate::admin::types::{
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
     Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
     SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
-    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
+    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeVoters, VolumeVotersRequest,
     VolumeTicketRequest,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
@@ -101,6 +101,10 @@ impl Backend for Node {
 
     fn volume_members(&self, request: VolumeMembersRequest) -> Answer<'_, VolumeMembers> {
         Box::pin(self.show_members(request))
+    }
+
+    fn volume_voters(&self, request: VolumeVotersRequest) -> Answer<'_, VolumeVoters> {
+        Box::pin(self.volume_voters_of(request))
     }
 
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {

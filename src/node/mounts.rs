@@ -3,6 +3,7 @@
 mod conflicts;
 mod list;
 mod sync;
+mod voters;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

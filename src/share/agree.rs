@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Inner;
@@ -163,8 +164,8 @@ impl Inner {
                     None => {}
                 }
             } else if self.peers.begin_push(&peer, own, upto) {
-                Arc::clone(self).push(peer).await;
-                continue;
+                // It ends in good order also if nobody waits for it any more.
+                self.spawn(Arc::clone(self).push(peer));
             }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
@@ -177,7 +178,7 @@ impl Inner {
         let Ok(Response::Feed { body }) = response else {
             return None;
         };
-        match Accord::decode(&body) {
+        match self.pools.cpu.run(move || Accord::decode(&body)).await {
             Ok(Accord::Reached {
                 volume,
                 writer,
@@ -198,7 +199,14 @@ impl Inner {
         let all = self.agreed.wanted.load(Ordering::Acquire);
         let peers = self.answering().into_iter();
         let heard = peers.map(|peer| async move {
-            let heard = timeout(ANSWER, self.hear_from(peer)).await;
+            let (done, heard) = oneshot::channel();
+            let inner = Arc::clone(self);
+            // It ends in good order also if nobody waits for it any more.
+            self.spawn(async move {
+                inner.hear_from(peer).await;
+                let _ = done.send(());
+            });
+            let heard = timeout(ANSWER, heard).await;
             if heard.is_err() && self.is_connected(&peer) {
                 self.falls_silent(peer);
             }
@@ -267,8 +275,13 @@ impl Inner {
         let answer = match &asked {
             Accord::Reach { .. } => self.answer_reach(&asked).await,
             // Locks are for members: others could only stand in their way.
-            _ if self.vfs.is_member(from) => self.answer_about_locks(from, asked).await,
-            _ => None,
+            _ => {
+                let vfs = Arc::clone(&self.vfs);
+                match self.pools.disk.run(move || vfs.is_member(from)).await {
+                    true => self.answer_about_locks(from, asked).await,
+                    false => None,
+                }
+            }
         };
         match answer {
             Some(answer) => Response::Feed {

@@ -23,7 +23,7 @@ use crate::feeds::{LockMode, LockName};
 const FEED: Duration = Duration::from_secs(20);
 /// How long it may take until enough other machines have it.
 const KEPT: Duration = Duration::from_secs(10);
-/// How often it is looked whether a block of few holders got more.
+/// Rows read at once.
 const ROWS: usize = 512;
 
 /// What an `open` sees of what other machines closed.
@@ -143,21 +143,20 @@ impl Inner {
         let Ok(file) = self.opened(number) else {
             return Ok(());
         };
-        if !std::mem::take(&mut self.lock(&file).is_unshown) {
-            return Ok(());
-        }
-        let shown = async {
-            let upto = self.describe_now(&file).await?;
-            if let Some(others) = self.agreement() {
-                others.shown(upto).await;
+        let changes = {
+            let state = self.lock(&file);
+            if state.shown >= state.changes {
+                return Ok(());
             }
-            Ok(())
+            state.changes
         };
-        let shown: Result<(), Errno> = shown.await;
-        if shown.is_err() {
-            self.lock(&file).is_unshown = true;
+        let upto = self.describe_now(&file).await?;
+        if let Some(others) = self.agreement() {
+            others.shown(upto).await;
         }
-        shown
+        let mut state = self.lock(&file);
+        state.shown = state.shown.max(changes);
+        Ok(())
     }
 
     /// All that was written to a file before is described in the own feed, and that is on the disk here. Up to which
@@ -285,13 +284,14 @@ impl Inner {
             }
         }
         let known = self.frail.with(|known| known.clone().unwrap_or_default());
-        let is_used = |id: &BlockId| {
-            let tenant = self.tenant(*id).ok().flatten();
-            let is_used = tenant.is_some_and(|tenant| tenant.live > 0);
-            if !is_used {
+        // One that was placed and is not in use yet may come to be.
+        let is_used = |id: &BlockId| match self.tenant(*id) {
+            Ok(Some(tenant)) => tenant.live > 0,
+            Ok(None) => {
                 self.frail.placed(*id, true);
+                false
             }
-            is_used
+            Err(_) => true,
         };
         Ok(known.into_iter().filter(is_used).collect())
     }

@@ -73,6 +73,14 @@ const TESTS: &[(&str, &str)] = &[
         "a_durability_that_cannot_be_had_is_refused",
     ),
     (
+        "mount.consistency",
+        "what_waits_for_other_machines_waits_for_nobody_when_alone",
+    ),
+    (
+        "mount.locks",
+        "what_waits_for_other_machines_waits_for_nobody_when_alone",
+    ),
+    (
         "mount.commit_interval",
         "changes_are_safe_after_the_commit_interval",
     ),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cairnfs::base::ByteSize;
-use cairnfs::config::Quota;
+use cairnfs::config::{Config, Quota};
 use rustix::fs::XattrFlags;
 
 use crate::home::mounts_below;
@@ -20,19 +20,24 @@ use crate::support::{Node, cairn, edit_config, line, run, scaled, wait_until};
 const LONG: Duration = Duration::from_secs(30);
 
 /// One machine.
-struct Member {
-    data: PathBuf,
-    place: PathBuf,
+pub struct Member {
+    pub data: PathBuf,
+    pub place: PathBuf,
     log: PathBuf,
     node: Option<Node>,
 }
 
 impl Member {
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         self.node = Some(Node::start(&self.data, &self.log));
     }
 
-    fn mount(&self) {
+    /// Its peer is killed.
+    pub fn crash(&mut self) {
+        self.node.take().unwrap().kill();
+    }
+
+    pub fn mount(&self) {
         run(
             cairn(&self.data).args(["mount", "photos"]).arg(&self.place),
             0,
@@ -40,11 +45,11 @@ impl Member {
     }
 
     /// It goes, with its mount.
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.node.take().unwrap().stop();
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.place.join(name)
     }
 
@@ -77,15 +82,20 @@ fn names(dir: &Path) -> BTreeSet<String> {
 }
 
 /// Machines with one volume; nothing is mounted and no peer runs after it.
-struct Members {
+pub struct Members {
     dir: tempfile::TempDir,
-    all: Vec<Member>,
+    pub all: Vec<Member>,
 }
 
 impl Members {
     /// With a volume that the first one made, mounted everywhere; each of the others has opened it with these
     /// flags of its ticket. None, loudly, where nothing can be mounted.
     fn new(others: &[&[&str]]) -> Option<Members> {
+        Members::with(others, |_| {})
+    }
+
+    /// The same with settings of its own.
+    pub fn with(others: &[&[&str]], set: impl Fn(&mut Config)) -> Option<Members> {
         let is_root = rustix::process::geteuid().is_root();
         let has_device = Path::new("/dev/fuse").exists();
         if !is_root || !has_device {
@@ -117,6 +127,7 @@ impl Members {
                 .map(|address| address.parse().unwrap())
                 .into();
                 config.network.bulk_listen = vec![bulk];
+                set(config);
             });
             all.push(member);
         }

@@ -18,11 +18,12 @@ use fuser::{
 use super::convert::{XattrReply, errno, set_time};
 use super::dirs::{DirReply, Room};
 use super::flight::{Finish as _, Flight};
+use super::locks;
 use super::options::MountOptions;
 use super::request::{caller, lock_request, negotiate, new_node};
 use crate::{
-    AllocMode, Answer, CopyRange, Entry, Errno, Features, Fh, FileSystem, FileType, Ino, LockKind,
-    LockRange, LockRequest, Lookup, Name, OpenFlags, Opened, Rename, RenameFlags, SetAttr, Whence, Write,
+    AllocMode, Answer, CopyRange, Entry, Errno, Features, Fh, FileSystem, FileType, Ino, Lookup,
+    Name, OpenFlags, Opened, Rename, RenameFlags, SetAttr, Whence, Write,
 };
 
 /// Most bytes of one `copy_file_range`: what its answer can count, and no request for hours.
@@ -328,32 +329,10 @@ impl<F: FileSystem> fuser::Filesystem for Adapter<F> {
         reply: ReplyEmpty,
     ) {
         let (ino, fh, flags) = (Ino(ino.0), Fh(fh.0), OpenFlags(flags.0));
-        let Some(owner) = lock_owner.filter(|_| self.features.distributed_locks) else {
-            return self.flight.answer(reply, |fs: &F| fs.release(ino, fh, flags));
-        };
-        // Said only of one that was locked by flock(2): the lock goes with it.
-        let back = LockRequest {
-            ino,
-            fh,
-            owner: owner.0,
-            range: LockRange {
-                start: 0,
-                end: u64::MAX,
-                kind: LockKind::Unlock,
-                pid: 0,
-            },
-            waits: false,
-        };
-        let fs = self.flight.fs.clone();
-        let ask = move |asked: &F| {
-            let unlocked = asked.setlk(&back);
-            Answer::later(async move {
-                // What became of the lock changes nothing: the file is closed.
-                let _ = unlocked.wait().await;
-                fs.release(ino, fh, flags).wait().await
-            })
-        };
-        self.flight.answer(reply, ask);
+        match lock_owner.filter(|_| self.features.distributed_locks) {
+            Some(owner) => locks::release(&self.flight, owner.0, (ino, fh, flags), reply),
+            None => self.flight.answer(reply, |fs: &F| fs.release(ino, fh, flags)),
+        }
     }
 
     fn fsync(
@@ -504,20 +483,8 @@ impl<F: FileSystem> fuser::Filesystem for Adapter<F> {
         waits: bool,
         reply: ReplyEmpty,
     ) {
-        let lock = match lock_request(ino, fh, owner, (start, end, kind, pid), waits) {
-            Ok(lock) => lock,
-            Err(error) => return reply.finish(Err(error)),
-        };
-        // A lock had too late belongs to nobody.
-        let runtime = self.flight.runtime.clone();
-        let undo = move |fs: &F, (): ()| {
-            let mut back = lock;
-            back.range.kind = crate::LockKind::Unlock;
-            runtime.spawn(fs.setlk(&back).wait());
-        };
-        let late = if waits { Errno::EINTR } else { Errno::EIO };
-        let ask = |fs: &F| fs.setlk(&lock);
-        self.flight.answer_or_undo(reply, late, ask, undo);
+        let lock = lock_request(ino, fh, owner, (start, end, kind, pid), waits);
+        locks::set(&self.flight, lock, reply);
     }
 
     /// Every `isatty` of a program that opens a file ends here.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{LEASE, lock};
+use super::{LEASE, RENEWAL, lock};
 use crate::base::{Class, Classify, PeerId};
 use crate::feeds::voters::majority;
 use crate::feeds::{Accord, FeedError, Signed, VoterList};
@@ -119,8 +119,9 @@ impl Inner {
                 return Ok(());
             };
             if changes > 0 {
-                // What the voters before the last ones granted has ended everywhere.
-                tokio::time::sleep(LEASE).await;
+                // What the voters before the last ones granted has ended everywhere, and what is held has been
+                // renewed with the last ones.
+                tokio::time::sleep(LEASE + 2 * RENEWAL).await;
             }
             changes += 1;
             let number = current.as_ref().map_or(0, |list| list.number) + 1;

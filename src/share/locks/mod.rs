@@ -16,7 +16,7 @@ mod voter;
 pub use list::VotersError;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use self::poll::Hold;
 use self::voter::Voter;
 use super::Inner;
 use crate::base::PeerId;
-use crate::feeds::{Accord, LockName, Signed, VoterList};
+use crate::feeds::{Accord, LockName, Signed, Vote, VoterList};
 use crate::namespace::VersionVector;
 use crate::vfs::VfsError;
 
@@ -51,6 +51,8 @@ pub(super) struct Locks {
     list: Mutex<Option<Arc<Signed<VoterList>>>>,
     /// What every holder must have merged: of this it is on the disk.
     released: Mutex<VersionVector>,
+    /// Whether what an earlier life promised was taken up: before, this machine does not vote.
+    is_recalled: AtomicBool,
     /// Held by who changes the list, or writes down what was released.
     writing: tokio::sync::Mutex<()>,
     /// Held by the owner while it sets voters.
@@ -73,6 +75,7 @@ impl Locks {
             attempts: AtomicU64::new(wall_ms.saturating_mul(1024)),
             list: Mutex::default(),
             released: Mutex::default(),
+            is_recalled: AtomicBool::new(false),
             writing: tokio::sync::Mutex::new(()),
             setting: tokio::sync::Mutex::new(()),
         }
@@ -106,6 +109,7 @@ impl Inner {
         if let Some(list) = list? {
             self.adopt(list).await?;
         }
+        self.locks.is_recalled.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -121,12 +125,14 @@ impl Inner {
             } => {
                 let number = self.locks.number();
                 let is_voter = self.is_voter();
-                let votes = match list == number && is_voter {
-                    true => {
+                let is_recalled = self.locks.is_recalled.load(Ordering::Acquire);
+                let votes = match (list == number && is_voter, is_recalled) {
+                    (true, true) => {
                         let now_ms = self.locks.now_ms();
                         lock(&self.locks.voter).ask(now_ms, from, attempt, &wants)
                     }
-                    false => Vec::new(),
+                    (true, false) => vec![Vote::NotYet; wants.len()],
+                    (false, _) => Vec::new(),
                 };
                 let released = match votes.is_empty() {
                     true => VersionVector::default(),
@@ -155,6 +161,7 @@ impl Inner {
                 let list = self.locks.number();
                 Some(Accord::Released { volume, list })
             }
+            Accord::List { .. } if !self.locks.is_recalled.load(Ordering::Acquire) => None,
             Accord::List { list, .. } => {
                 if let Some(list) = list
                     && let Err(error) = self.adopt(list).await

@@ -93,7 +93,8 @@ impl Machine {
 
     fn holds(&self, now: u64) -> Option<LockMode> {
         let clock = self.clock(now);
-        let is_using = matches!(self.wish, Wish::Has { .. } | Wish::Leaves { .. });
+        // Who gives it back does nothing under it any more.
+        let is_using = matches!(self.wish, Wish::Has { .. });
         let hold = self.hold.filter(|hold| self.is_up && is_using && hold.is_valid(clock, 0));
         hold.map(|hold| hold.mode)
     }

@@ -22,7 +22,7 @@ use crate::feeds::{LockMode, LockName};
 use crate::namespace::Ino;
 
 /// How long somebody waits for a lock: less than the kernel's question may take.
-const WAIT: Duration = Duration::from_secs(50);
+const WAIT: Duration = Duration::from_secs(570);
 /// How long one who does not wait does so for voters that have just begun, or do not answer at once.
 const BEGINNING: Duration = Duration::from_secs(15);
 const REACHING: Duration = Duration::from_secs(3);
@@ -217,8 +217,8 @@ impl Inner {
                 if !lock.waits {
                     return Err(Errno::EAGAIN);
                 }
-                if began.elapsed() >= WAIT {
-                    return Err(Errno::EINTR);
+                if began.elapsed() >= WAIT || self.stop.is_cancelled() {
+                    return Err(Errno::ENOLCK);
                 }
                 // Missing a wake-up costs a moment.
                 let _ = timeout(LOOK, woken).await;
@@ -250,16 +250,13 @@ impl Inner {
             LockError::NoMajority => REACHING,
             LockError::Behind | LockError::NoVoters | LockError::TooMany => Duration::ZERO,
         };
-        if began.elapsed() < limit {
+        if began.elapsed() < limit && !self.stop.is_cancelled() {
             self.pause_between(began).await;
             return Ok(());
         }
         let name = &self.options.name;
         tracing::warn!("the volume `{name}`: a lock was refused: {error}");
-        Err(match error {
-            LockError::Taken => Errno::EINTR,
-            _ => Errno::ENOLCK,
-        })
+        Err(Errno::ENOLCK)
     }
 
     /// Tries once, where no program of this machine stands in the way. False if one does by now.
