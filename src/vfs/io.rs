@@ -153,7 +153,7 @@ impl Inner {
     /// Writes into memory. `Stop::Busy` if there is too much of it already.
     pub(super) fn write(&self, number: u64, write: &Write<'_>) -> Step<u32> {
         let len = write.bytes.len() as u64;
-        let end = end_of(write.offset, len)?;
+        end_of(write.offset, len)?;
         let cell = self.opened(number)?;
         if len == 0 {
             return Ok(0);
@@ -169,7 +169,14 @@ impl Inner {
         let now = self.now();
         let needs_guard = {
             let mut state = self.lock(&cell);
-            state.write(write.offset, write.bytes, now.time, now.hlc);
+            // The kernel takes the end from what it knew last: another machine may have written behind it since.
+            let appends = write.flags.appends() && !write.is_from_cache && !write.flags.is_direct();
+            let offset = match appends && self.ttl().is_zero() {
+                true => state.size(),
+                false => write.offset,
+            };
+            let end = end_of(offset, len)?;
+            state.write(offset, write.bytes, now.time, now.hlc);
             self.queue(&cell, &mut state);
             debug_assert!(state.size() >= end);
             let needs_guard = !state.is_guarded || kill && !state.is_tamed;
