@@ -29,8 +29,8 @@ use super::socket;
 use super::types::{
     ConflictResolve, ConflictsRequest, GetRequest, Hello, InviteRequest, JoinRequest,
     KeyExportRequest, Line, LinkRequest, LsRequest, MountRequest, PutRequest, SetQuota,
-    SyncRequest, UmountRequest, VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeVotersRequest,
-    VolumeTicketRequest,
+    SyncRequest, UmountRequest, VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove,
+    VolumeTicketRequest, VolumeVotersRequest,
 };
 
 /// Header with the [`super::types::GetHead`] of a download.

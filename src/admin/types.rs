@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::error::AdminError;
 
-pub use voters::{VolumeVoters, VolumeVotersRequest};
 pub use volumes::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, HexPath,
     MountRequest, Mounted, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
     VolumeInvited, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened,
     VolumeRemove, VolumeShare, VolumeTicketRequest, VolumeUsage,
 };
+pub use voters::{VolumeVoters, VolumeVotersRequest};
 
 /// What answers on the socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

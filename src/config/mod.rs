@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use crate::base::{ByteSize, EcProfile, PeerId};
 
+pub use agree::{Consistency, Locks};
 pub use conflict::{ConflictRule, KeepWhich};
 pub use edit::{EditError, create_if_absent, set_quota};
 pub use paths::{Environment, Paths};
 pub use problem::{ConfigError, Problem, Problems};
 pub use schema::{KEYS, Key};
-pub use agree::{Consistency, Locks};
 pub use value::{Address, Durability, LogLevel, Quota};
 
 /// Port of the control plane, TCP and QUIC, where nothing else is configured.

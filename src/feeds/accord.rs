@@ -253,7 +253,9 @@ fn list_of(
 impl Accord {
     /// Whether bytes may be a message of this kind rather than one of [`gossip`](super::gossip).
     pub fn is_one(bytes: &[u8]) -> bool {
-        bytes.get(2).is_some_and(|kind| (REACH..=LISTED).contains(kind))
+        bytes
+            .get(2)
+            .is_some_and(|kind| (REACH..=LISTED).contains(kind))
     }
 
     /// The canonical encoding.

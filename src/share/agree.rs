@@ -149,7 +149,10 @@ impl Inner {
             if !self.is_connected(&peer) || !self.peers.has_part(&peer) {
                 return false;
             }
-            let is_told = self.peers.known(&peer, own).is_some_and(|known| known >= upto);
+            let is_told = self
+                .peers
+                .known(&peer, own)
+                .is_some_and(|known| known >= upto);
             if is_told {
                 match self.reached(peer, body.clone()).await {
                     Some(last) if last >= upto => {

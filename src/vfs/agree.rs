@@ -254,7 +254,9 @@ impl Inner {
         // There may be more peers by now.
         let blocks: Vec<BlockId> = frail.into_iter().collect();
         let own = self.identity.peer;
-        let others = self.blocks.survives_without(own, &blocks, self.identity.profile);
+        let others = self
+            .blocks
+            .survives_without(own, &blocks, self.identity.profile);
         let mut left = 0;
         for (id, survives) in blocks.iter().zip(others.await) {
             let is_safe = survives.is_some_and(|survives| survives + 1 >= losses);

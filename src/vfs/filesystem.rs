@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairnfs_fuse::{
     AllocMode, Answer, AttrReply, Caller, CopyRange, Data, DirBatch, Entry, Errno, Features, Fh,
-    FileSystem, Ino, LockRange, LockRequest, Lookup, Name, NewNode, OpenFlags, Opened, Rename, SetAttr, Statfs, Whence,
-    Write,
+    FileSystem, Ino, LockRange, LockRequest, Lookup, Name, NewNode, OpenFlags, Opened, Rename,
+    SetAttr, Statfs, Whence, Write,
 };
 
 use super::Vfs;
@@ -183,7 +183,9 @@ impl FileSystem for Vfs {
             let (inner, caller) = (Arc::clone(&self.0), *caller);
             return Answer::later(async move {
                 inner.before_open().await;
-                inner.when_room(|inner| inner.open(&caller, ino.0, flags)).await
+                inner
+                    .when_room(|inner| inner.open(&caller, ino.0, flags))
+                    .await
             });
         }
         self.step(self.0.open(caller, ino.0, flags), || {
@@ -206,12 +208,13 @@ impl FileSystem for Vfs {
             let (name, node) = (name.to_vec(), *node);
             return Answer::later(async move {
                 if is_alone {
-                    return inner.create_alone(caller, parent.0, name, node, flags).await;
+                    return inner
+                        .create_alone(caller, parent.0, name, node, flags)
+                        .await;
                 }
                 inner.before_open().await;
-                let create = |inner: &Inner| {
-                    inner.create(&caller, parent.0, Name::new(&name), &node, flags)
-                };
+                let create =
+                    |inner: &Inner| inner.create(&caller, parent.0, Name::new(&name), &node, flags);
                 inner.when_room(create).await
             });
         }

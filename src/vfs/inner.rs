@@ -436,7 +436,10 @@ impl Inner {
 
     pub(super) fn attr_reply(&self, core: &mut Core, number: u64) -> Step<fuse::AttrReply> {
         let attr = self.attr(core, number)?;
-        Ok(fuse::AttrReply { attr, ttl: self.ttl() })
+        Ok(fuse::AttrReply {
+            attr,
+            ttl: self.ttl(),
+        })
     }
 
     /// Tells the kernel of a file once more.

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use cairnfs_fuse::{
-    AllocMode, Caller, CopyRange, Data, Errno, OpenFlags, Opened, Whence, Write,
-};
+use cairnfs_fuse::{AllocMode, Caller, CopyRange, Data, Errno, OpenFlags, Opened, Whence, Write};
 
 use super::errno::{Step, Stop};
 use super::file::{Base, FileCell, SIZE_MAX};

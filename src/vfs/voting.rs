@@ -108,7 +108,9 @@ impl super::Vfs {
         for sibling in row.iter() {
             if let Value::Member(bytes) = &sibling.value
                 && let Some(list) = inner.decoded(bytes)
-                && known.as_ref().is_none_or(|known| known.number < list.number)
+                && known
+                    .as_ref()
+                    .is_none_or(|known| known.number < list.number)
             {
                 known = Some(list);
             }
@@ -202,7 +204,10 @@ impl super::Vfs {
     /// If it cannot be brought to the disk.
     pub async fn merged_upto(&self, writer: WriterId, on_disk: bool) -> Result<u64, VfsError> {
         let own = self.0.writer;
-        let last = self.0.shared().map_or(0, |shared| shared.last_of(own, writer));
+        let last = self
+            .0
+            .shared()
+            .map_or(0, |shared| shared.last_of(own, writer));
         if on_disk {
             self.0.volume.sync_all().await?;
         }

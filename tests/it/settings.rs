@@ -74,11 +74,11 @@ const TESTS: &[(&str, &str)] = &[
     ),
     (
         "mount.consistency",
-        "what_waits_for_other_machines_waits_for_nobody_when_alone",
+        "opening_and_closing_wait_for_nobody_when_alone",
     ),
     (
         "mount.locks",
-        "what_waits_for_other_machines_waits_for_nobody_when_alone",
+        "locks_of_the_cluster_need_no_voters_when_alone",
     ),
     (
         "mount.commit_interval",

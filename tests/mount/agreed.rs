@@ -10,7 +10,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use crate::shared::{Member, Members};
-use crate::support::{cairn, json, run, wait_until};
+use crate::support::{cairn, edit_config, json, run, wait_until};
 
 const LONG: Duration = Duration::from_secs(40);
 const ALONE: FlockOperation = FlockOperation::NonBlockingLockExclusive;
@@ -63,7 +63,10 @@ fn locks_hold_between_machines() {
     rustix::fs::flock(&one, ALONE).unwrap();
     let other = open(b, "file");
     assert_eq!(rustix::fs::flock(&other, ALONE), Err(Errno::WOULDBLOCK));
-    assert_eq!(rustix::fs::flock(&other, WITH_OTHERS), Err(Errno::WOULDBLOCK));
+    assert_eq!(
+        rustix::fs::flock(&other, WITH_OTHERS),
+        Err(Errno::WOULDBLOCK)
+    );
     assert!(rustix::fs::fcntl_lock(&other, ALONE).is_err());
     // What is written under it is seen by who has it next, however large.
     for round in 1..4u8 {
@@ -91,7 +94,9 @@ fn locks_hold_between_machines() {
     rustix::fs::flock(&other, FlockOperation::LockShared).unwrap();
     assert_eq!(rustix::fs::flock(&other, ALONE), Err(Errno::WOULDBLOCK));
     drop(one);
-    wait_until("it is had alone", LONG, || rustix::fs::flock(&other, ALONE).is_ok());
+    wait_until("it is had alone", LONG, || {
+        rustix::fs::flock(&other, ALONE).is_ok()
+    });
 }
 
 #[test]
@@ -101,6 +106,10 @@ fn appending_under_a_lock_loses_no_line() {
     };
     const LINES: usize = 25;
     open(&members.all[0], "log");
+    // One file, not one of each.
+    wait_until("the file is known", LONG, || {
+        members.all[1].path("log").exists()
+    });
     let began = Instant::now();
     std::thread::scope(|scope| {
         for member in &members.all {
@@ -126,7 +135,8 @@ fn appending_under_a_lock_loses_no_line() {
     for number in 0..6 {
         let mut file = &files[number % 2];
         rustix::fs::flock(file, FlockOperation::LockExclusive).unwrap();
-        file.write_all(format!("append {number}\n").as_bytes()).unwrap();
+        file.write_all(format!("append {number}\n").as_bytes())
+            .unwrap();
         rustix::fs::flock(file, FlockOperation::Unlock).unwrap();
     }
     for member in &members.all {
@@ -161,9 +171,16 @@ fn one_of_many_machines_makes_a_name() {
                 [scope.spawn(make), scope.spawn(make)]
             });
             let tries: Vec<_> = tries.collect();
-            tries.into_iter().map(|tried| tried.join().unwrap()).collect()
+            tries
+                .into_iter()
+                .map(|tried| tried.join().unwrap())
+                .collect()
         });
-        assert_eq!(made.iter().filter(|made| **made).count(), 1, "{round}: {made:?}");
+        assert_eq!(
+            made.iter().filter(|made| **made).count(),
+            1,
+            "{round}: {made:?}"
+        );
     }
 }
 
@@ -180,13 +197,18 @@ fn without_a_majority_nothing_is_locked() {
     let first = &members.all[0];
     let other = open(first, "other");
     assert_eq!(rustix::fs::flock(&other, ALONE), Err(Errno::NOLCK));
-    let alone = OpenOptions::new().write(true).create_new(true).open(first.path("new"));
-    assert_eq!(alone.unwrap_err().raw_os_error(), Some(Errno::NOLCK.raw_os_error()));
+    let alone = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(first.path("new"));
+    assert_eq!(
+        alone.unwrap_err().raw_os_error(),
+        Some(Errno::NOLCK.raw_os_error())
+    );
     // What is held is lost before anybody else could have it.
     wait_until("the lock is lost", LONG, || {
-        file.write_at(b"still", 0).is_err_and(|error| {
-            error.raw_os_error() == Some(Errno::IO.raw_os_error())
-        })
+        file.write_at(b"still", 0)
+            .is_err_and(|error| error.raw_os_error() == Some(Errno::IO.raw_os_error()))
     });
 }
 
@@ -213,16 +235,29 @@ fn what_was_closed_is_there_at_the_next_open() {
         std::fs::write(from.path(&name), &body).unwrap();
         // Not a moment later, not a name nor a size nor a byte from before.
         let read = std::fs::read(to.path(&name)).unwrap();
-        assert!(read == body, "{round}: {} bytes of {}", read.len(), body.len());
+        assert!(
+            read == body,
+            "{round}: {} bytes of {}",
+            read.len(),
+            body.len()
+        );
     }
 }
 
 #[test]
 fn a_sync_waits_for_other_machines() {
-    let network = |config: &mut Config| config.mount.durability = Durability::Network;
-    let Some(mut members) = Members::with(&[&[]], network) else {
+    let Some(mut members) = Members::with(&[&[]], |_| {}) else {
         return;
     };
+    // A volume that nobody else has is not mounted so.
+    for member in &mut members.all {
+        member.stop();
+        edit_config(&member.data, |config| {
+            config.mount.durability = Durability::Network
+        });
+        member.start();
+        member.mount();
+    }
     let file = open(&members.all[0], "file");
     file.write_all_at(&vec![7; 200_000], 0).unwrap();
     wait_until("others have it", LONG, || file.sync_all().is_ok());

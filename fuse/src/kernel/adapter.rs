@@ -331,7 +331,9 @@ impl<F: FileSystem> fuser::Filesystem for Adapter<F> {
         let (ino, fh, flags) = (Ino(ino.0), Fh(fh.0), OpenFlags(flags.0));
         match lock_owner.filter(|_| self.features.distributed_locks) {
             Some(owner) => locks::release(&self.flight, owner.0, (ino, fh, flags), reply),
-            None => self.flight.answer(reply, |fs: &F| fs.release(ino, fh, flags)),
+            None => self
+                .flight
+                .answer(reply, |fs: &F| fs.release(ino, fh, flags)),
         }
     }
 

@@ -27,9 +27,11 @@ impl Node {
         let found = self.0.volumes.find(&name).await?;
         let record = found.ok_or_else(|| VolumesError::NotFound(name.clone()))?;
         let Some(keys) = record.share_keys() else {
-            let error = format!("the volume `{name}` is this machine's alone: its locks need no voters");
-            return Err(AdminError::refused(error)
-                .hint(format!("`cairn volume ticket {name}` shares it")));
+            let error =
+                format!("the volume `{name}` is this machine's alone: its locks need no voters");
+            return Err(
+                AdminError::refused(error).hint(format!("`cairn volume ticket {name}` shares it"))
+            );
         };
         let open = self.0.mounts.find(&name);
         let Some(sharer) = open.as_ref().and_then(|open| open.sharer().clone()) else {

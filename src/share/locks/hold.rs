@@ -103,7 +103,8 @@ impl Inner {
             let poll = match self.poll(&list, want, attempt).await {
                 Tried::Counted(poll) => poll,
                 Tried::OtherList => {
-                    self.take_back(&list.voters, name, attempt, before, list.number).await;
+                    self.take_back(&list.voters, name, attempt, before, list.number)
+                        .await;
                     continue;
                 }
             };
@@ -111,7 +112,8 @@ impl Inner {
                 // One who waits stays next with those who refused.
                 let mut told = list.voters.clone();
                 told.retain(|voter| waited.is_none() || !poll.is_against(voter));
-                self.take_back(&told, name, attempt, before, list.number).await;
+                self.take_back(&told, name, attempt, before, list.number)
+                    .await;
                 return Err(match poll.count() {
                     Count::Lost(Vote::Deadlock) => LockError::Deadlock,
                     Count::Lost(Vote::NotYet) => LockError::NotYet,
@@ -123,7 +125,9 @@ impl Inner {
             let hold = Hold {
                 mode,
                 // Without a gap it is still the same.
-                grant: before.filter(|hold| self.is_valid(hold)).map_or(attempt, |hold| hold.grant),
+                grant: before
+                    .filter(|hold| self.is_valid(hold))
+                    .map_or(attempt, |hold| hold.grant),
                 attempt,
                 until_ms: asked_ms + relied_on,
                 until_wall_ms: asked_wall_ms + relied_on,
@@ -135,7 +139,8 @@ impl Inner {
             }
             tracing::warn!(volume = %self.volume, "a lock is not taken: what was done under locks before is not here yet");
             lock(&self.locks.held).remove(&name);
-            self.take_back(&list.voters, name, attempt, None, list.number).await;
+            self.take_back(&list.voters, name, attempt, None, list.number)
+                .await;
             return Err(LockError::Behind);
         }
         Err(LockError::NoMajority)
@@ -308,8 +313,7 @@ impl Inner {
     /// told again.
     async fn tell_voters(&self, name: LockName) -> Option<bool> {
         let leaving = lock(&self.locks.leaving).get(&name).cloned();
-        let (Some(leaving), Some(hold), Some(list)) =
-            (leaving, self.hold(name), self.locks.list())
+        let (Some(leaving), Some(hold), Some(list)) = (leaving, self.hold(name), self.locks.list())
         else {
             return Some(false);
         };
@@ -374,19 +378,26 @@ impl Inner {
             });
             held.iter().map(|(name, hold)| (*name, *hold)).collect()
         };
-        let Some(list) = self.locks.list() else { return };
+        let Some(list) = self.locks.list() else {
+            return;
+        };
         for batch in held.chunks(BATCH) {
             self.renew_batch(&list, batch).await;
         }
     }
 
     async fn renew_batch(&self, list: &Signed<VoterList>, batch: &[(LockName, Hold)]) {
-        let Some(needed) = list.majority() else { return };
+        let Some(needed) = list.majority() else {
+            return;
+        };
         let (asked_ms, asked_wall_ms) = (self.locks.now_ms(), self.vfs.wall_ms());
         // Each under the attempt in which it was had: given back meanwhile, it does not come back.
         let mut by_attempt: BTreeMap<u64, Vec<(LockName, Hold)>> = BTreeMap::new();
         for (name, hold) in batch {
-            by_attempt.entry(hold.attempt).or_default().push((*name, *hold));
+            by_attempt
+                .entry(hold.attempt)
+                .or_default()
+                .push((*name, *hold));
         }
         let renewals = by_attempt.into_iter().map(|(attempt, holds)| async move {
             let wants = holds.iter().map(|(name, hold)| Want {

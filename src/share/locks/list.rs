@@ -170,17 +170,23 @@ impl Inner {
             released,
         };
         let answers = self.ask_peers(&list.voters, &message).await;
-        let know = answers.into_iter().filter_map(|(peer, answer)| match answer {
-            Some(Accord::Released { list: number, .. }) if number == list.number => Some(peer),
-            _ => None,
-        });
+        let know = answers
+            .into_iter()
+            .filter_map(|(peer, answer)| match answer {
+                Some(Accord::Released { list: number, .. }) if number == list.number => Some(peer),
+                _ => None,
+            });
         enough(&list.voters, &know.collect::<Vec<_>>())
     }
 }
 
 /// Whether more than half of some peers are among others.
 fn enough(of: &[PeerId], there: &[PeerId]) -> Result<(), VotersError> {
-    let absent: Vec<PeerId> = of.iter().filter(|peer| !there.contains(peer)).copied().collect();
+    let absent: Vec<PeerId> = of
+        .iter()
+        .filter(|peer| !there.contains(peer))
+        .copied()
+        .collect();
     match majority(of.len()) {
         Some(needed) if of.len() - absent.len() < needed => Err(VotersError::TooFew(absent)),
         _ => Ok(()),
@@ -216,7 +222,12 @@ mod tests {
 
     #[test]
     fn lists_change_by_one_until_they_are_what_is_wanted() {
-        for (from, to) in [(&[][..], &[1, 2, 3][..]), (&[1, 2, 3], &[2, 4, 5]), (&[1], &[]), (&[1, 2], &[3, 4, 5, 6])] {
+        for (from, to) in [
+            (&[][..], &[1, 2, 3][..]),
+            (&[1, 2, 3], &[2, 4, 5]),
+            (&[1], &[]),
+            (&[1, 2], &[3, 4, 5, 6]),
+        ] {
             let (mut at, to) = (peers(from), peers(to));
             let mut steps = 0;
             while let Some(next) = step(&at, &to) {

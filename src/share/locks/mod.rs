@@ -101,9 +101,7 @@ impl Inner {
     pub(super) async fn recall_locks(&self) -> Result<(), VfsError> {
         let vfs = Arc::clone(&self.vfs);
         let disk = &self.pools.disk;
-        let (released, list) = disk
-            .run(move || (vfs.released(), vfs.known_voters()))
-            .await;
+        let (released, list) = disk.run(move || (vfs.released(), vfs.known_voters())).await;
         let released = released?;
         lock(&self.locks.released).join(&released);
         if let Some(list) = list? {

@@ -87,7 +87,8 @@ impl Voter {
         let is_live = |grant: &Grant| !grant.is_released && grant.until_ms > now_ms;
         let own = grants.and_then(|grants| grants.get(&from)).copied();
         // What came late does not undo what the asker did since.
-        let is_late = |own: Grant| own.attempt > attempt || own.is_released && own.attempt == attempt;
+        let is_late =
+            |own: Grant| own.attempt > attempt || own.is_released && own.attempt == attempt;
         if own.is_some_and(is_late) {
             return Vote::Taken;
         }

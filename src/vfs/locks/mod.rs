@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cairnfs_fuse::{self as fuse, Caller, Errno, Fh, LockKind, LockRange, LockRequest, NewNode, OpenFlags, Opened};
+use cairnfs_fuse::{
+    self as fuse, Caller, Errno, Fh, LockKind, LockRange, LockRequest, NewNode, OpenFlags, Opened,
+};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant, sleep, timeout};
 
@@ -145,7 +147,10 @@ impl Inner {
             return Ok(());
         }
         let is_fenced = |below: &u64| fh.0 < *below;
-        if guard(&self.locks.fences).get(&number).is_some_and(is_fenced) {
+        if guard(&self.locks.fences)
+            .get(&number)
+            .is_some_and(is_fenced)
+        {
             return Err(Errno::EIO);
         }
         self.look_at_lock(number)
@@ -202,18 +207,27 @@ impl Inner {
     pub(super) async fn set_lock(self: Arc<Self>, lock: LockRequest) -> Result<(), Errno> {
         let number = lock.ino.0;
         if lock.range.kind == LockKind::Unlock {
-            return self.unlock(number, |ranges| ranges.set(lock.owner, lock.range)).await;
+            return self
+                .unlock(number, |ranges| ranges.set(lock.owner, lock.range))
+                .await;
         }
         // Whoever lost a lock begins anew with an opening of its own.
         let is_fenced = |below: &u64| lock.fh.0 < *below;
-        if guard(&self.locks.fences).get(&number).is_some_and(is_fenced) {
+        if guard(&self.locks.fences)
+            .get(&number)
+            .is_some_and(is_fenced)
+        {
             return Err(Errno::EIO);
         }
         let name = file_name(self.ino_of(number)?);
         let began = Instant::now();
         loop {
             let woken = self.locks.changed.notified();
-            if self.locks.conflict(number, lock.owner, &lock.range).is_some() {
+            if self
+                .locks
+                .conflict(number, lock.owner, &lock.range)
+                .is_some()
+            {
                 if !lock.waits {
                     return Err(Errno::EAGAIN);
                 }
@@ -273,7 +287,9 @@ impl Inner {
             let file = files.get(&number);
             let others = file.and_then(|file| file.ranges.mode());
             (
-                others.max(mode_of(lock.range.kind)).unwrap_or(LockMode::Exclusive),
+                others
+                    .max(mode_of(lock.range.kind))
+                    .unwrap_or(LockMode::Exclusive),
                 file.and_then(|file| file.had),
             )
         };
@@ -329,7 +345,9 @@ impl Inner {
         if is_last {
             let inner = Arc::clone(self);
             // It goes on also if nobody waits for it any more.
-            let left = self.tasks.spawn(async move { inner.leave_file(number).await });
+            let left = self
+                .tasks
+                .spawn(async move { inner.leave_file(number).await });
             let _ = timeout(LEAVING, left).await;
         }
         Ok(())
@@ -468,7 +486,10 @@ impl Inner {
             if self.has_name(dir, &name)? {
                 return Err(Errno::EEXIST);
             }
-            match others.lock(lock, LockMode::Exclusive, Some(began.elapsed())).await {
+            match others
+                .lock(lock, LockMode::Exclusive, Some(began.elapsed()))
+                .await
+            {
                 Ok(_) => break,
                 Err(error) => {
                     if began.elapsed() >= NAME {

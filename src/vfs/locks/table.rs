@@ -40,7 +40,10 @@ impl Ranges {
         let stands = |held: &&Held| {
             overlap(&held.range, range) && (is_exclusive(&held.range) || is_exclusive(range))
         };
-        others.filter(stands).map(|held| held.range).min_by_key(|held| held.start)
+        others
+            .filter(stands)
+            .map(|held| held.range)
+            .min_by_key(|held| held.start)
     }
 
     /// The mode in which this machine must have the file, for all that is locked in it.
@@ -167,7 +170,11 @@ mod tests {
         table.set(1, range(0, u64::MAX, LockKind::Write)).unwrap();
         table.set(1, range(5, u64::MAX, LockKind::Unlock)).unwrap();
         assert!(table.conflict(2, &range(4, 4, LockKind::Read)).is_some());
-        assert!(table.conflict(2, &range(5, u64::MAX, LockKind::Write)).is_none());
+        assert!(
+            table
+                .conflict(2, &range(5, u64::MAX, LockKind::Write))
+                .is_none()
+        );
         assert!(table.drop_owner(1) && table.is_empty());
     }
 }

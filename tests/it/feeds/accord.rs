@@ -1,9 +1,7 @@
 //! What members ask of one another: the bytes of it, and that nothing else is read.
 
 use cairnfs::base::{PeerId, VolumeId};
-use cairnfs::feeds::{
-    Accord, FeedError, LockMode, LockName, Signed, Vote, VoterList, Want,
-};
+use cairnfs::feeds::{Accord, FeedError, LockMode, LockName, Signed, Vote, VoterList, Want};
 use cairnfs::namespace::VersionVector;
 
 use super::support::{VOLUME, device, writer};
@@ -143,14 +141,20 @@ fn lists_of_voters_follow_one_another_by_one() {
     ] {
         let list = list(3, voters, previous);
         let bytes = Signed::sign(list.clone(), &device(1)).unwrap().encode();
-        assert_eq!(Signed::<VoterList>::decode(&bytes).is_ok(), is_one, "{list:?}");
+        assert_eq!(
+            Signed::<VoterList>::decode(&bytes).is_ok(),
+            is_one,
+            "{list:?}"
+        );
     }
     let mut unsorted = list(1, &[1, 2], &[]);
     unsorted.voters.reverse();
     let bytes = Signed::sign(unsorted, &device(1)).unwrap().encode();
     assert!(Signed::<VoterList>::decode(&bytes).is_err());
     let many: Vec<u8> = (0..32).collect();
-    let bytes = Signed::sign(list(1, &many, &[]), &device(1)).unwrap().encode();
+    let bytes = Signed::sign(list(1, &many, &[]), &device(1))
+        .unwrap()
+        .encode();
     assert!(Signed::<VoterList>::decode(&bytes).is_err());
     assert!(Signed::sign(list(1, &[1], &[]), &device(2)).is_err());
 }

@@ -56,7 +56,9 @@ impl Program<'_> {
     async fn create(&self, name: &str, more: i32) -> Result<Open, Errno> {
         let flags = OpenFlags(RW.0 | more);
         let name = Name::new(name.as_bytes());
-        let made = self.fs().create(&Caller::ROOT, Ino::ROOT, name, &NODE, flags);
+        let made = self
+            .fs()
+            .create(&Caller::ROOT, Ino::ROOT, name, &NODE, flags);
         let (entry, opened) = made.wait().await?;
         Ok(Open(entry.attr.ino, opened.fh))
     }
@@ -95,7 +97,11 @@ impl Program<'_> {
     }
 
     async fn read(&self, open: Open) -> Vec<u8> {
-        self.world.hand(self.member).read_open(open.0).await.unwrap()
+        self.world
+            .hand(self.member)
+            .read_open(open.0)
+            .await
+            .unwrap()
     }
 }
 
@@ -116,7 +122,11 @@ impl World {
     async fn with_voters(seed: u64, voters: &[usize]) -> World {
         let world = World::with(seed, cluster_locks()).await;
         world.settle().await;
-        world.sharer(0).set_voters(&world.peers(voters)).await.unwrap();
+        world
+            .sharer(0)
+            .set_voters(&world.peers(voters))
+            .await
+            .unwrap();
         sleep(12 * SECOND).await;
         world
     }
@@ -171,7 +181,11 @@ fn agreed_an_open_hears_of_what_is_in_feeds_elsewhere() {
         let began = Instant::now();
         let open = one.create("any", 0).await.unwrap();
         one.close(open).await.unwrap();
-        assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_millis(300),
+            "{:?}",
+            began.elapsed()
+        );
     });
 }
 
@@ -266,8 +280,14 @@ fn agreed_a_lock_is_had_by_one_and_hands_over_what_was_written() {
         assert_eq!(mine.0, other.0);
         for round in 0..6u64 {
             one.lock(mine, LockKind::Write, false).await.unwrap();
-            assert_eq!(two.lock(other, LockKind::Write, false).await, Err(Errno::EAGAIN));
-            assert_eq!(two.lock(other, LockKind::Read, false).await, Err(Errno::EAGAIN));
+            assert_eq!(
+                two.lock(other, LockKind::Write, false).await,
+                Err(Errno::EAGAIN)
+            );
+            assert_eq!(
+                two.lock(other, LockKind::Read, false).await,
+                Err(Errno::EAGAIN)
+            );
             // More than stays in a row.
             let bytes = vec![round as u8 + 1; 50_000];
             one.write(mine, round * 50_000, &bytes).await.unwrap();
@@ -280,14 +300,20 @@ fn agreed_a_lock_is_had_by_one_and_hands_over_what_was_written() {
         }
         one.lock(mine, LockKind::Read, false).await.unwrap();
         two.lock(other, LockKind::Read, false).await.unwrap();
-        assert_eq!(two.lock(other, LockKind::Write, false).await, Err(Errno::EAGAIN));
+        assert_eq!(
+            two.lock(other, LockKind::Write, false).await,
+            Err(Errno::EAGAIN)
+        );
         // Closing gives it back.
         one.close(mine).await.unwrap();
         two.lock(other, LockKind::Write, false).await.unwrap();
         // It is kept for longer than a lease.
         sleep(40 * SECOND).await;
         let mine = one.create("file", 0).await.unwrap();
-        assert_eq!(one.lock(mine, LockKind::Read, false).await, Err(Errno::EAGAIN));
+        assert_eq!(
+            one.lock(mine, LockKind::Read, false).await,
+            Err(Errno::EAGAIN)
+        );
         two.write(other, 0, b"still").await.unwrap();
         let waits = async {
             one.lock(mine, LockKind::Write, true).await.unwrap();
@@ -315,10 +341,19 @@ fn agreed_without_more_than_half_of_the_voters_nothing_is_locked() {
         // The lease is over before the others may have the lock.
         sleep(9 * SECOND).await;
         assert_eq!(one.write(file, 0, b"not any more").await, Err(Errno::EIO));
-        assert_eq!(one.lock(file, LockKind::Write, false).await, Err(Errno::EIO));
+        assert_eq!(
+            one.lock(file, LockKind::Write, false).await,
+            Err(Errno::EIO)
+        );
         let again = one.create("file", 0).await.unwrap();
-        assert_eq!(one.lock(again, LockKind::Write, false).await, Err(Errno::ENOLCK));
-        assert_eq!(one.create("alone", libc::O_EXCL).await.err(), Some(Errno::ENOLCK));
+        assert_eq!(
+            one.lock(again, LockKind::Write, false).await,
+            Err(Errno::ENOLCK)
+        );
+        assert_eq!(
+            one.create("alone", libc::O_EXCL).await.err(),
+            Some(Errno::ENOLCK)
+        );
         // The others have more than half.
         sleep(5 * SECOND).await;
         let two = world.program(2);
@@ -326,7 +361,10 @@ fn agreed_without_more_than_half_of_the_voters_nothing_is_locked() {
         two.lock(theirs, LockKind::Write, true).await.unwrap();
         world.cluster.hub.heal();
         sleep(30 * SECOND).await;
-        assert_eq!(one.lock(again, LockKind::Write, false).await, Err(Errno::EAGAIN));
+        assert_eq!(
+            one.lock(again, LockKind::Write, false).await,
+            Err(Errno::EAGAIN)
+        );
         two.close(theirs).await.unwrap();
         one.lock(again, LockKind::Write, true).await.unwrap();
         one.write(again, 0, b"again").await.unwrap();
@@ -347,7 +385,8 @@ fn agreed_of_many_that_make_a_file_alone_one_does() {
                 }
             });
             let made = futures::future::join_all(tries).await;
-            let (won, lost): (Vec<_>, Vec<_>) = made.into_iter().partition(|(_, made)| made.is_ok());
+            let (won, lost): (Vec<_>, Vec<_>) =
+                made.into_iter().partition(|(_, made)| made.is_ok());
             assert_eq!(won.len(), 1, "{round}");
             for (member, made) in lost {
                 assert_eq!(made.err(), Some(Errno::EEXIST), "{member} in {round}");
@@ -383,15 +422,26 @@ fn agreed_voters_change_one_by_one_and_locks_stay() {
         let theirs = four.create("file", 0).await.unwrap();
         one.lock(file, LockKind::Write, false).await.unwrap();
         one.write(file, 0, b"kept").await.unwrap();
-        world.sharer(0).set_voters(&world.peers(&[2, 3, 4])).await.unwrap();
-        let wanted: std::collections::BTreeSet<PeerId> = world.peers(&[2, 3, 4]).into_iter().collect();
+        world
+            .sharer(0)
+            .set_voters(&world.peers(&[2, 3, 4]))
+            .await
+            .unwrap();
+        let wanted: std::collections::BTreeSet<PeerId> =
+            world.peers(&[2, 3, 4]).into_iter().collect();
         for member in 0..5 {
             sleep(5 * SECOND).await;
             let known = world.sharer(member).voters();
-            assert_eq!(known.into_iter().collect::<std::collections::BTreeSet<_>>(), wanted);
+            assert_eq!(
+                known.into_iter().collect::<std::collections::BTreeSet<_>>(),
+                wanted
+            );
         }
         one.write(file, 0, b"kept").await.unwrap();
-        assert_eq!(four.lock(theirs, LockKind::Write, false).await, Err(Errno::EAGAIN));
+        assert_eq!(
+            four.lock(theirs, LockKind::Write, false).await,
+            Err(Errno::EAGAIN)
+        );
         one.close(file).await.unwrap();
         four.lock(theirs, LockKind::Write, true).await.unwrap();
         assert_eq!(four.read(theirs).await, b"kept");
@@ -422,7 +472,10 @@ fn agreed_counting_under_a_lock_loses_no_step() {
                             jitter: Duration::from_millis(60),
                             loss: 0.01,
                         };
-                        world.cluster.hub.link(world.peer(one), world.peer(other), faults);
+                        world
+                            .cluster
+                            .hub
+                            .link(world.peer(one), world.peer(other), faults);
                     }
                 }
             }
@@ -448,7 +501,8 @@ fn agreed_counting_under_a_lock_loses_no_step() {
                             let next = read.parse::<u64>().unwrap() + 1;
                             sleep(Duration::from_millis(entropy.below(100))).await;
                             let text = format!("{next:06}");
-                            steps += u64::from(program.write(open, 0, text.as_bytes()).await.is_ok());
+                            steps +=
+                                u64::from(program.write(open, 0, text.as_bytes()).await.is_ok());
                         }
                         program.close(open).await.unwrap();
                     }
@@ -464,7 +518,11 @@ fn agreed_counting_under_a_lock_loses_no_step() {
             world.cluster.hub.resume(world.peer(4));
             world.settle().await;
             let read = world.hand(2).read("count").await.unwrap();
-            assert_eq!(String::from_utf8(read).unwrap(), format!("{steps:06}"), "seed {seed}");
+            assert_eq!(
+                String::from_utf8(read).unwrap(),
+                format!("{steps:06}"),
+                "seed {seed}"
+            );
             assert_eq!(world.hand(1).names("").await, ["count"]);
         });
     });
