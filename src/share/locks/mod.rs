@@ -8,9 +8,9 @@
 
 mod hold;
 mod list;
-#[cfg(test)]
-mod model;
 mod poll;
+#[cfg(test)]
+mod tests;
 mod voter;
 
 pub use list::VotersError;

@@ -29,13 +29,20 @@ def set_voters(members):
         shown = json.loads(member.run("--json", "volume", "members", "shared"))["members"]
         peers += [peer["peer"] for peer in shown if peer["own"]]
 
+    said = []
+
     def are_set():
         try:
-            return len(first.run("volume", "voters", "shared", *peers).split()) == len(peers)
-        except (RuntimeError, subprocess.CalledProcessError):
-            return False
+            said[:] = first.run("-q", "volume", "voters", "shared", *peers).split()
+        except RuntimeError as error:
+            said[:] = [str(error)]
+        return set(said) == set(peers)
 
-    wait_until(are_set, "the voters agree", 120)
+    try:
+        wait_until(are_set, "the voters agree", 120)
+    except RuntimeError:
+        print(f"  voters: {said}", flush=True)
+        raise
 
 
 def at_once(works):
