@@ -285,11 +285,14 @@ impl Inner {
     /// Gives a lock back. What was done under it is on the disk here and in the own feed. Whether more than half
     /// of the voters know: if not yet, they are told in the background, and nobody gets it before.
     pub(in crate::share) async fn leave_lock(&self, name: LockName) -> bool {
-        if self.hold(name).is_none() {
+        let Some(hold) = self.hold(name) else {
             return false;
-        }
-        let released = self.own_position();
-        lock(&self.locks.leaving).insert(name, Leaving { released });
+        };
+        let leaving = Leaving {
+            attempt: hold.attempt,
+            released: self.own_position(),
+        };
+        lock(&self.locks.leaving).insert(name, leaving);
         let end = Instant::now() + LEAVE;
         while Instant::now() < end {
             match self.tell_voters(name).await {
@@ -317,9 +320,10 @@ impl Inner {
         else {
             return Some(false);
         };
+        let attempt = leaving.attempt;
         let message = Accord::Release {
             volume: self.volume,
-            attempt: hold.attempt,
+            attempt,
             names: vec![name],
             released: leaving.released,
         };
@@ -340,7 +344,12 @@ impl Inner {
         }
         // Whoever had it after it lapsed may not know what was done under it.
         let has_lasted = self.holds(name, hold.grant);
-        let was_leaving = lock(&self.locks.leaving).remove(&name).is_some();
+        let was_leaving = {
+            let mut leaving = lock(&self.locks.leaving);
+            // It may have been had and given back again meanwhile.
+            let is_same = leaving.get(&name).is_some_and(|now| now.attempt == attempt);
+            is_same && leaving.remove(&name).is_some()
+        };
         if was_leaving {
             lock(&self.locks.held).remove(&name);
         }

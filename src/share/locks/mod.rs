@@ -37,6 +37,8 @@ const RENEWAL: Duration = Duration::from_millis(2500);
 /// A lock that is given back, as soon as enough voters know what was done under it.
 #[derive(Debug, Clone)]
 struct Leaving {
+    /// In which it was had.
+    attempt: u64,
     released: VersionVector,
 }
 

@@ -368,18 +368,25 @@ impl Inner {
         let _ = dropped.await;
     }
 
-    /// Nobody has a file open any more.
+    /// Nobody has a file open any more, unless somebody has opened it anew since.
     pub(super) async fn unlock_all(self: &Arc<Self>, number: u64) {
         if self.locks.busy.load(Ordering::Acquire) == 0 {
             return;
         }
-        guard(&self.locks.fences).remove(&number);
+        {
+            // Whoever opens it waits for this, and has no lock before.
+            let core = self.core();
+            if core.inodes.get(number).is_some_and(|node| node.opens > 0) {
+                return;
+            }
+            guard(&self.locks.fences).remove(&number);
+            if let Some(file) = guard(&self.locks.files).get_mut(&number) {
+                file.ranges.clear();
+            }
+        }
         self.locks.recount();
-        let dropped = self.unlock(number, |ranges| {
-            ranges.clear();
-            Ok(())
-        });
-        let _ = dropped.await;
+        // What was locked before is given back, what is locked since is not touched.
+        let _ = self.unlock(number, |_| Ok(())).await;
     }
 
     /// Gives the lock of this machine on a file back once what was done under it is in the feed.

@@ -328,6 +328,32 @@ fn agreed_a_lock_is_had_by_one_and_hands_over_what_was_written() {
     });
 }
 
+/// A program closes a file and opens it anew before the closing has gone its way: appending under a lock lost lines so.
+#[test]
+fn agreed_a_closing_that_comes_late_takes_no_later_lock() {
+    run(async {
+        let world = World::with_voters(40, &[0, 1, 2]).await;
+        let (one, two) = (world.program(1), world.program(3));
+        let first = one.create("file", 0).await.unwrap();
+        sleep(SECOND).await;
+        let other = two.create("file", 0).await.unwrap();
+        one.lock(first, LockKind::Write, false).await.unwrap();
+        one.lock(first, LockKind::Unlock, false).await.unwrap();
+        let closing = one.fs().release(first.0, first.1, RW);
+        let second = one.create("file", 0).await.unwrap();
+        one.lock(second, LockKind::Write, false).await.unwrap();
+        closing.wait().await.unwrap();
+        assert_eq!(
+            two.lock(other, LockKind::Write, false).await,
+            Err(Errno::EAGAIN)
+        );
+        one.write(second, 0, b"mine").await.unwrap();
+        one.close(second).await.unwrap();
+        two.lock(other, LockKind::Write, false).await.unwrap();
+        assert_eq!(two.read(other).await, b"mine");
+    });
+}
+
 #[test]
 fn agreed_without_more_than_half_of_the_voters_nothing_is_locked() {
     run(async {
