@@ -139,6 +139,11 @@ impl super::Vfs {
         Ok(self.0.volume.sync_all().await?)
     }
 
+    /// Whose volume it is, where others take part.
+    pub fn owner(&self) -> Option<PeerId> {
+        self.0.shared().map(|shared| shared.share.owner)
+    }
+
     /// Signs a list of voters, as the owner.
     ///
     /// # Errors

@@ -151,6 +151,7 @@ impl Inner {
                 released,
                 ..
             } => {
+                let released = self.of_its_own(from, released);
                 // First that is remembered, then somebody else may have it.
                 if let Err(error) = self.remember_released(&released).await {
                     tracing::warn!("what was released under locks cannot be written down: {error}");
@@ -177,6 +178,19 @@ impl Inner {
             }
             _ => None,
         }
+    }
+
+    /// Of what somebody says to be released what it may say: how far its own feeds are. The owner hands on what
+    /// voters told it.
+    fn of_its_own(&self, from: PeerId, released: VersionVector) -> VersionVector {
+        if from == self.net.own() || self.vfs.owner() == Some(from) {
+            return released;
+        }
+        let mut own = VersionVector::default();
+        for (writer, dot) in released.iter().filter(|(writer, _)| writer.peer == from) {
+            own.raise(*writer, dot);
+        }
+        own
     }
 
     fn is_voter(&self) -> bool {
