@@ -101,7 +101,7 @@ pub struct LockRequest {
     pub owner: u64,
     /// What.
     pub range: LockRange,
-    /// Wait until it can be had. The adapter ends the wait with `EINTR` at its deadline.
+    /// Wait until it can be had. The adapter ends the wait with `ENOLCK` after ten minutes.
     pub waits: bool,
 }
 

@@ -14,10 +14,10 @@ use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
     Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots,
-    SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
-    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
-    VolumeTicketRequest,
+    RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
+    Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
+    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
+    VolumeOpened, VolumeRemove, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest,
 };
 
 /// Bytes of a body, in pieces of any size. It ends with an error if its other end broke off.
@@ -111,6 +111,8 @@ pub trait Backend: Send + Sync + 'static {
     fn snapshot_restore(&self, _request: SnapshotRestore) -> Answer<'_, ItemStream<RestoreLine>> {
         Box::pin(async { Err(no_snapshots()) })
     }
+    /// Tells or says who decides on the locks of a mounted volume.
+    fn volume_voters(&self, request: VolumeVotersRequest) -> Answer<'_, VolumeVoters>;
     /// Mounts a volume. If the call is given up, it is unmounted again.
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted>;
     /// Unmounts what is mounted on a directory, and closes the volume.

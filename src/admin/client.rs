@@ -28,10 +28,10 @@ use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetRequest, Hello,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Line, LinkRequest,
     Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots,
-    SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
-    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
-    VolumeTicketRequest,
+    RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
+    Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
+    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
+    VolumeOpened, VolumeRemove, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest,
 };
 
 /// How long a peer may take to greet: it answers that from memory.
@@ -299,6 +299,10 @@ impl Backend for Client {
 
     fn snapshot_restore(&self, request: SnapshotRestore) -> Answer<'_, ItemStream<RestoreLine>> {
         self.items(format!("/v1/volumes/restore{}", to_query(&request)))
+    }
+
+    fn volume_voters(&self, request: VolumeVotersRequest) -> Answer<'_, VolumeVoters> {
+        self.tell(Method::POST, "/v1/volumes/voters", &request)
     }
 
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {

@@ -29,8 +29,9 @@ use super::socket;
 use super::types::{
     ConflictResolve, ConflictsRequest, GetRequest, Hello, InviteRequest, JoinRequest,
     KeyExportRequest, Line, LinkRequest, LsRequest, MountRequest, PutRequest, SetQuota,
-    SyncRequest, UmountRequest, SnapshotCreate, SnapshotRemove, SnapshotRestore, SnapshotsRequest, VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove,
-    VolumeTicketRequest,
+    SnapshotCreate, SnapshotRemove, SnapshotRestore, SnapshotsRequest, SyncRequest, UmountRequest,
+    VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeTicketRequest,
+    VolumeVotersRequest,
 };
 
 /// Header with the [`super::types::GetHead`] of a download.
@@ -225,6 +226,7 @@ fn router(shared: Shared) -> Router {
         .route("/v1/volumes/snapshot/remove", post(snapshot_remove))
         .route("/v1/volumes/snapshots", get(snapshots))
         .route("/v1/volumes/restore", get(snapshot_restore))
+        .route("/v1/volumes/voters", post(volume_voters))
         .route("/v1/mount", post(mount))
         .route("/v1/umount", post(umount))
         .route("/v1/sync", get(sync))
@@ -341,6 +343,11 @@ async fn snapshot_restore(
 ) -> Reply {
     let restored = shared.backend.snapshot_restore(query(request)?).await?;
     Ok(lines(restored))
+}
+
+async fn volume_voters(State(shared): State<Shared>, body: Bytes) -> Reply {
+    let request = parse::<VolumeVotersRequest>(&body)?;
+    json(shared.backend.volume_voters(request).await)
 }
 
 async fn mount(State(shared): State<Shared>, body: Bytes) -> Reply {

@@ -2,6 +2,7 @@
 
 mod snapshots;
 mod volumes;
+mod voters;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,7 @@ pub use volumes::{
     VolumeInvited, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened,
     VolumeRemove, VolumeShare, VolumeTicketRequest, VolumeUsage,
 };
+pub use voters::{VolumeVoters, VolumeVotersRequest};
 
 /// What answers on the socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -100,6 +100,16 @@ pub const PAGE_PLACE_MAX_BYTES: usize = 256;
 pub const CHECKPOINT_WRITERS_MAX: usize = 2048;
 /// Most messages about feeds in one answer.
 pub const GOSSIP_MESSAGES_MAX: usize = 2 * GOSSIP_FEEDS_MAX;
+/// Most voters on the locks of a volume.
+pub const VOTERS_MAX: usize = 31;
+/// Most locks in one message about locks.
+pub const ACCORD_LOCKS_MAX: usize = 1024;
+/// Most writers in a version vector of a message about locks.
+pub const ACCORD_WRITERS_MAX: usize = 65_536;
+/// Most locks that the members of a volume hold or wait for, as one voter keeps them.
+pub const LOCKS_KEPT_MAX: usize = 65_536;
+/// Most locks that one machine holds in one volume.
+pub const LOCKS_HELD_MAX: usize = 4096;
 /// Messages about feeds that may wait for whoever serves them.
 pub const FEED_QUEUE: usize = 64;
 /// Peers that keep the checkpoint records of a volume.

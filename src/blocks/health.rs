@@ -44,6 +44,24 @@ impl Blocks {
         (result, peers.len())
     }
 
+    /// Of each block how many more peers may be lost when `lost` is, with the block still readable; none if it is not
+    /// without that one, or cannot be read now.
+    pub async fn survives_without(
+        &self,
+        lost: PeerId,
+        blocks: &[BlockId],
+        profile: EcProfile,
+    ) -> Vec<Option<usize>> {
+        let mut result = Vec::with_capacity(blocks.len());
+        for batch in blocks.chunks(BATCH_BLOCKS_MAX) {
+            let mut holders = self.holders(batch).await;
+            holders.remove(&lost);
+            let judged = judge(batch, &holders, profile);
+            result.extend(judged.into_iter().map(|health| health.survives));
+        }
+        result
+    }
+
     /// What every live peer holds of a batch: those of the list, and the candidates of each block.
     async fn holders(&self, batch: &[BlockId]) -> BTreeMap<PeerId, Vec<IndexSet>> {
         let own = self.net.own();

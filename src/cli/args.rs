@@ -218,6 +218,8 @@ pub(super) enum VolumeCommand {
     Snapshots(VolumeSnapshotsArgs),
     /// Bring files of a snapshot back
     Restore(VolumeRestoreArgs),
+    /// Show or set the machines that decide on the locks of a mounted volume (mount.locks = "cluster")
+    Voters(VolumeVotersArgs),
     /// Remove a volume, with all its files, from this machine
     Remove(VolumeRemoveArgs),
 }
@@ -293,6 +295,18 @@ pub(super) struct VolumeOpenArgs {
 pub(super) struct VolumeMembersArgs {
     /// Its name
     pub(super) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VolumeVotersArgs {
+    /// Its name
+    pub(super) name: String,
+    /// Who votes from now on; locks are had while more than half of them can be reached
+    #[arg(value_name = "PEER")]
+    pub(super) peers: Vec<String>,
+    /// Nobody votes from now on, and nothing can be locked
+    #[arg(long, conflicts_with = "peers")]
+    pub(super) none: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-//! `volume create`, `list`, `ticket`, `open`, `members`, `remove`.
+//! `volume create`, `list`, `ticket`, `open`, `members`, `voters`, `remove`.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::args::{
     VolumeCommand, VolumeCreateArgs, VolumeMembersArgs, VolumeOpenArgs, VolumeRemoveArgs,
-    VolumeTicketArgs,
+    VolumeTicketArgs, VolumeVotersArgs,
 };
 use super::failure::Failure;
 use super::network::{milliseconds, ticket_of};
@@ -18,6 +18,7 @@ use super::time::utc_time;
 use crate::admin::AdminError;
 use crate::admin::types::{
     VolumeCreate, VolumeInfo, VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeTicketRequest,
+    VolumeVotersRequest,
 };
 
 type Done = Result<(), Failure>;
@@ -38,6 +39,7 @@ pub(super) async fn run(session: &Session, output: &Output, command: &VolumeComm
         VolumeCommand::Snapshot(args) => snapshots::make(session, output, args).await,
         VolumeCommand::Snapshots(args) => snapshots::list(session, output, args).await,
         VolumeCommand::Restore(args) => snapshots::restore(session, output, args).await,
+        VolumeCommand::Voters(args) => voters(session, output, args).await,
         VolumeCommand::Remove(args) => remove(session, output, args).await,
     }
 }
@@ -204,6 +206,29 @@ async fn members(session: &Session, output: &Output, args: &VolumeMembersArgs) -
             known.name
         ));
     }
+    Ok(())
+}
+
+async fn voters(session: &Session, output: &Output, args: &VolumeVotersArgs) -> Done {
+    let is_said = args.none || !args.peers.is_empty();
+    let request = VolumeVotersRequest {
+        name: args.name.clone(),
+        voters: is_said.then(|| args.peers.clone()),
+    };
+    let known = session.backend().volume_voters(request).await?;
+    if output.json {
+        return Ok(output.document(&known)?);
+    }
+    for voter in &known.voters {
+        output.write(format!("{voter}\n").as_bytes())?;
+    }
+    output.note(&match known.voters.len() {
+        0 => format!(
+            "nobody votes on the locks of `{0}`, so with mount.locks = \"cluster\" nothing is locked: `cairn volume voters {0} PEER..` names voters",
+            known.name
+        ),
+        count => format!("{} of {count} must agree to a lock", known.needed),
+    });
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! Owns the schema of `config.toml`: every key with its default, unit and sentence stands once,
 //! in [`schema`]. Knows nothing of how an option is carried out.
 
+mod agree;
 mod conflict;
 pub mod edit;
 pub mod paths;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use crate::base::{ByteSize, EcProfile, PeerId};
 
+pub use agree::{Consistency, Locks};
 pub use conflict::{ConflictRule, KeepWhich};
 pub use edit::{EditError, create_if_absent, set_quota};
 pub use paths::{Environment, Paths};
@@ -112,6 +114,10 @@ pub struct Fetch {
 pub struct Mount {
     /// What `fsync` waits for.
     pub durability: Durability,
+    /// What an `open` sees of what others closed.
+    pub consistency: Consistency,
+    /// Between whom locks hold.
+    pub locks: Locks,
     /// Changes are durable after so long without being asked for.
     pub commit_interval: Duration,
     /// Most bytes of written data that are in no block yet; writers wait beyond that.
@@ -207,6 +213,8 @@ impl Default for Mount {
     fn default() -> Self {
         Mount {
             durability: Durability::Local,
+            consistency: Consistency::Prompt,
+            locks: Locks::Local,
             commit_interval: Duration::from_secs(1),
             dirty_max: ByteSize::mib(256),
             read_timeout: Duration::from_secs(30),

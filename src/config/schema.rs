@@ -92,7 +92,11 @@ keys! {
         "How long a read waits for shards that no reachable peer has before it fails.";
 
     mount.durability, "local or network",
-        "What fsync in a mounted volume waits for: this machine's disk; network, which would wait for other peers too, is refused until names are kept there as well.";
+        "What fsync in a mounted volume waits for: this machine's disk; or, of a shared volume, also until what was written survives the loss of this machine, together with others up to half of the parity shards, rounded up; it fails if too few machines can be reached for that.";
+    mount.consistency, "prompt or close-to-open",
+        "What an open sees of what other machines closed: what has arrived, usually within hundredths of a second; or all of it, for which close and open wait for the machines that are connected. To be set on all machines alike.";
+    mount.locks, "local or cluster",
+        "Between whom locks, and O_EXCL, hold: the programs of this machine, or those of all machines that mount the volume. Cluster needs `cairn volume voters`, and a majority of those machines that can be reached; to be set on all machines alike.";
     mount.commit_interval, "duration, more than 0",
         "How long changes that no fsync asked for may take until they are safe on this machine's disk.";
     mount.dirty_max, "size, at least 16 MiB",

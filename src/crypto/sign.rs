@@ -57,6 +57,8 @@ pub enum Purpose {
     FeedCut,
     /// A writer names its checkpoint.
     Checkpoint,
+    /// The owner of a volume says who decides on its locks.
+    Voters,
     /// A member of a volume admits whoever holds another key.
     VolumeInvitation,
     /// The holder of the key of an invitation to a volume names its device.
@@ -74,6 +76,7 @@ impl Purpose {
             Purpose::FeedHead => b"cairn v1 signature: feed head\0",
             Purpose::FeedCut => b"cairn v1 signature: feed cut\0",
             Purpose::Checkpoint => b"cairn v1 signature: checkpoint\0",
+            Purpose::Voters => b"cairn v1 signature: voters\0",
             Purpose::VolumeInvitation => b"cairn v1 signature: volume invitation\0",
             Purpose::VolumeCertificate => b"cairn v1 signature: volume certificate\0",
         }

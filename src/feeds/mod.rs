@@ -11,6 +11,7 @@
 //!
 //! Pure: bytes come in and values go out. Knows nothing of disk, network, blocks or who is a member.
 
+pub mod accord;
 pub mod chain;
 pub mod checkpoint;
 pub mod error;
@@ -19,7 +20,9 @@ pub mod inbox;
 pub mod revoke;
 pub mod sealed;
 pub mod signed;
+pub mod voters;
 
+pub use accord::{Accord, LockMode, LockName, Vote, Want};
 pub use chain::{Announced, Feed, ForkProof, Head, Promises, Truncated, Verdict};
 pub use error::FeedError;
 pub use gossip::{Answer, Claim, Message, Plan, Wish, decode_all, encode_all, plan};
@@ -27,3 +30,4 @@ pub use inbox::{Ahead, Held, Inbox};
 pub use revoke::{Cut, Revocation};
 pub use sealed::{Link, LinkHash, SealedDelta};
 pub use signed::Signed;
+pub use voters::{VOTERS_ROW, VoterList};

@@ -11,10 +11,10 @@ use crate::admin::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
     Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots,
-    SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
-    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
-    VolumeTicketRequest,
+    RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
+    Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
+    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
+    VolumeOpened, VolumeRemove, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
 use crate::base::{ByteSize, EcProfile};
@@ -118,6 +118,10 @@ impl Backend for Node {
 
     fn snapshot_restore(&self, request: SnapshotRestore) -> Answer<'_, ItemStream<RestoreLine>> {
         Box::pin(self.restore_snapshot(request))
+    }
+
+    fn volume_voters(&self, request: VolumeVotersRequest) -> Answer<'_, VolumeVoters> {
+        Box::pin(self.volume_voters_of(request))
     }
 
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {

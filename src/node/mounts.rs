@@ -4,6 +4,7 @@ mod conflicts;
 mod list;
 mod snapshots;
 mod sync;
+mod voters;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ use super::volumes::{DEFAULT_NAME, Record, VolumesError, check_name};
 use crate::admin::AdminError;
 use crate::admin::types::{HexPath, MountRequest, Mounted, UmountRequest, VolumeUsage};
 use crate::base::EcProfile;
-use crate::config::{Config, Durability, KeepWhich};
+use crate::config::{self, Config, Durability, KeepWhich};
 use crate::crypto::ConvergenceSecret;
 use crate::share::Sharer;
 use crate::vfs::{self, ConflictRules, Vfs, VfsError, VfsOptions, VfsParts, VolumeIdentity};
@@ -253,6 +254,14 @@ fn vfs_options(name: &str, config: &Config) -> VfsOptions {
         durability: match mount.durability {
             Durability::Local => vfs::Durability::Local,
             Durability::Network => vfs::Durability::Network,
+        },
+        consistency: match mount.consistency {
+            config::Consistency::Prompt => vfs::Consistency::Prompt,
+            config::Consistency::CloseToOpen => vfs::Consistency::CloseToOpen,
+        },
+        locks: match mount.locks {
+            config::Locks::Local => vfs::Locks::Local,
+            config::Locks::Cluster => vfs::Locks::Cluster,
         },
         commit_interval: mount.commit_interval,
         dirty_max_bytes: mount.dirty_max.0,

@@ -41,6 +41,7 @@ pub(super) fn share_of(
     };
     VolumeShare {
         device,
+        owner,
         proof: keys.chain.encode().into(),
         epochs: keys.keys.iter().cloned().collect::<BTreeMap<_, _>>(),
         read_only: keys.read_only,

@@ -91,7 +91,8 @@ impl Inner {
         }
     }
 
-    async fn compare_and_exchange(self: &Arc<Self>, peer: PeerId) -> Result<(), TalkError> {
+    /// Compares heads with a peer. What follows from it, and how far it has feeds.
+    async fn hear_heads(&self, peer: PeerId) -> Result<(Plan, Vec<Claim>), TalkError> {
         let own = self.vfs.claims();
         let mut wanted = Plan::default();
         let mut theirs: Vec<Claim> = Vec::new();
@@ -118,6 +119,29 @@ impl Inner {
                 }
             }
         }
+        Ok((wanted, theirs))
+    }
+
+    /// Takes what a peer has and this replica lacks. How far it has feeds, and whether all was asked for: not if somebody
+    /// else was asking it just then.
+    pub(super) async fn take_from(
+        self: &Arc<Self>,
+        peer: PeerId,
+    ) -> Result<(Vec<Claim>, bool), TalkError> {
+        let (wanted, theirs) = self.hear_heads(peer).await?;
+        if wanted.ask.is_empty() {
+            return Ok((theirs, true));
+        }
+        if !self.peers.begin_pull(&peer) {
+            return Ok((theirs, false));
+        }
+        let pulled = self.pull_all(peer, wanted.ask).await;
+        self.peers.end_pull(&peer);
+        pulled.map(|()| (theirs, true))
+    }
+
+    async fn compare_and_exchange(self: &Arc<Self>, peer: PeerId) -> Result<(), TalkError> {
+        let (wanted, theirs) = self.hear_heads(peer).await?;
         if !wanted.ask.is_empty() && self.peers.begin_pull(&peer) {
             let pulled = self.pull_all(peer, wanted.ask).await;
             self.peers.end_pull(&peer);

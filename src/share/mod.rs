@@ -2,16 +2,20 @@
 //! missed is found by comparing how far each has come.
 //!
 //! * `peers` remembers who has part in the volume, and how far each is known to have each feed.
+//! * `agree` waits for others where the volume wants that, `locks` are those that hold between members.
 //! * `exchange` asks and tells one peer; `serve` answers others; `points` is about checkpoints.
 //!
 //! Pushing is for speed and may fail; comparing is what everything rests on. Messages are those of
 //! `feeds::gossip`.
 
+mod agree;
 mod exchange;
+mod locks;
 mod peers;
 mod points;
 mod serve;
 
+pub use locks::VotersError;
 pub use points::PublishError;
 
 use std::sync::Arc;
@@ -22,6 +26,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::agree::{Agreed, Bond};
+use self::locks::Locks;
 use self::peers::Peers;
 use crate::base::{Entropy, PeerId, Pools, VolumeId};
 use crate::blocks::{Blocks, FeedInbound};
@@ -75,6 +81,8 @@ struct Inner {
     pools: Pools,
     entropy: Entropy,
     peers: Peers,
+    agreed: Agreed,
+    locks: Locks,
     /// Heads are to be compared soon.
     soon: Notify,
     /// Something is missing that nobody has in a feed.
@@ -89,6 +97,7 @@ struct Inner {
 impl Sharer {
     /// Begins to share a volume, on the runtime that this is called on.
     pub fn start(vfs: Arc<Vfs>, parts: SharerParts) -> Sharer {
+        let wall_ms = vfs.wall_ms();
         let inner = Arc::new(Inner {
             vfs,
             volume: parts.volume,
@@ -97,6 +106,8 @@ impl Sharer {
             pools: parts.pools,
             entropy: parts.entropy,
             peers: Peers::default(),
+            agreed: Agreed::default(),
+            locks: Locks::new(wall_ms),
             soon: Notify::new(),
             lacks: Notify::new(),
             publishing: tokio::sync::Mutex::new(()),
@@ -104,12 +115,14 @@ impl Sharer {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
+        inner.vfs.agree_with(Arc::new(Bond(Arc::downgrade(&inner))));
         inner.spawn(Arc::clone(&inner).answer_always(parts.inbound));
         inner.spawn(Arc::clone(&inner).push_always());
         inner.spawn(Arc::clone(&inner).compare_always());
         inner.spawn(Arc::clone(&inner).look_at_network());
         inner.spawn(Arc::clone(&inner).publish_always());
         inner.spawn(Arc::clone(&inner).catch_up_always());
+        inner.spawn(Arc::clone(&inner).renew_always());
         Sharer(inner)
     }
 
@@ -217,6 +230,7 @@ impl Inner {
                 .copied()
                 .collect();
             self.peers.went(&gone);
+            self.agreed.went(&gone);
             if now.iter().any(|peer| !before.contains(peer)) {
                 self.soon.notify_one();
             }

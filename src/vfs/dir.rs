@@ -4,7 +4,7 @@ use cairnfs_fuse::{self as fuse, DirBatch, Errno, FileType};
 
 use super::cursor::After;
 use super::errno::Step;
-use super::inner::{Core, Inner, TTL};
+use super::inner::{Core, Inner};
 use super::snapshots;
 use crate::base::limits::NAME_MAX_BYTES;
 use crate::namespace::{Ino, Kind, Name, Shown};
@@ -47,7 +47,7 @@ impl Inner {
         let mut core = self.core();
         let node = core.node(parent)?;
         if node.orphan.is_some() {
-            return Ok(fuse::Lookup::Absent(TTL));
+            return Ok(fuse::Lookup::Absent(self.ttl()));
         }
         let dir = node.ino;
         match self.find(dir, name)? {
@@ -58,7 +58,7 @@ impl Inner {
             }
             None => {
                 self.must_be_directory(&mut core, parent, dir)?;
-                Ok(fuse::Lookup::Absent(TTL))
+                Ok(fuse::Lookup::Absent(self.ttl()))
             }
         }
     }

@@ -96,6 +96,9 @@ pub(super) struct FileState {
     pub(super) notes: Notes,
     /// Whether who changed it has closed it since: others are to see it.
     pub(super) is_handed_over: bool,
+    /// How often it was changed, and how many of these changes others were made sure to have.
+    pub(super) changes: u64,
+    pub(super) shown: u64,
     /// When the oldest change was made that is in no block, nor on its way into one.
     pub(super) dirty_since: Option<Instant>,
     /// When the last change was made.
@@ -224,6 +227,8 @@ impl FileState {
             lifted: None,
             has_base_row: false,
             is_handed_over: false,
+            changes: 0,
+            shown: 0,
             overlay: Overlay::default(),
             is_changed: false,
             is_orphan: false,
@@ -255,9 +260,9 @@ impl FileState {
 
     /// The namespace has another content, and nothing was changed here.
     pub(super) fn reload(&mut self, content: &Content, mtime: Timestamp) {
-        let is_queued = self.is_queued;
+        let (is_queued, changes, shown) = (self.is_queued, self.changes, self.shown);
         *self = FileState::of(content, mtime);
-        self.is_queued = is_queued;
+        (self.is_queued, self.changes, self.shown) = (is_queued, changes, shown);
     }
 
     /// Attributes changed: what the next write must take away is looked for again.
@@ -276,6 +281,7 @@ impl FileState {
         self.head.edited = self.head.edited.max(at);
         self.is_changed = true;
         self.is_handed_over = false;
+        self.changes += 1;
         self.changed_at = Instant::now();
         self.dirty_since.get_or_insert(self.changed_at);
         self.stale(start, end);

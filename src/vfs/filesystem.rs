@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairnfs_fuse::{
     AllocMode, Answer, AttrReply, Caller, CopyRange, Data, DirBatch, Entry, Errno, Features, Fh,
-    FileSystem, Ino, Lookup, Name, NewNode, OpenFlags, Opened, Rename, SetAttr, Statfs, Whence,
-    Write,
+    FileSystem, Ino, LockRange, LockRequest, Lookup, Name, NewNode, OpenFlags, Opened, Rename,
+    SetAttr, Statfs, Whence, Write,
 };
 
 use super::Vfs;
@@ -42,12 +42,25 @@ impl Vfs {
     }
 }
 
+impl Inner {
+    /// A step, as often as there is no room for it.
+    async fn when_room<T>(&self, step: impl Fn(&Inner) -> Step<T>) -> Result<T, Errno> {
+        loop {
+            match step(self) {
+                Ok(value) => return Ok(value),
+                Err(Stop::Errno(errno)) => return Err(errno),
+                Err(Stop::Busy) => self.room().await?,
+            }
+        }
+    }
+}
+
 impl FileSystem for Vfs {
     fn features(&self) -> Features {
         Features {
             posix_acl: true,
             stateless_dirs: true,
-            distributed_locks: false,
+            distributed_locks: self.0.has_cluster_locks(),
         }
     }
 
@@ -96,6 +109,11 @@ impl FileSystem for Vfs {
     fn setattr(&self, _caller: &Caller, ino: Ino, change: &SetAttr) -> Answer<AttrReply> {
         if is_snapshot(ino.0) {
             return Answer::err(Errno::EROFS);
+        }
+        if change.size.is_some()
+            && let Err(errno) = self.0.may_change(ino.0, change.fh)
+        {
+            return Answer::err(errno);
         }
         self.step(self.0.setattr(ino.0, change), || {
             let change = *change;
@@ -209,6 +227,15 @@ impl FileSystem for Vfs {
         if is_snapshot(ino.0) {
             return Front(&self.0).open(ino.0, flags);
         }
+        if self.0.is_close_to_open() {
+            let (inner, caller) = (Arc::clone(&self.0), *caller);
+            return Answer::later(async move {
+                inner.before_open().await;
+                inner
+                    .when_room(|inner| inner.open(&caller, ino.0, flags))
+                    .await
+            });
+        }
         self.step(self.0.open(caller, ino.0, flags), || {
             let caller = *caller;
             move |inner: &Inner| inner.open(&caller, ino.0, flags)
@@ -225,6 +252,22 @@ impl FileSystem for Vfs {
     ) -> Answer<(Entry, Opened)> {
         if let Some(errno) = self.0.refuse_new(parent.0, name) {
             return Answer::err(errno);
+        }
+        let is_alone = flags.is_exclusive() && self.0.has_cluster_locks();
+        if is_alone || self.0.is_close_to_open() {
+            let (inner, caller) = (Arc::clone(&self.0), *caller);
+            let (name, node) = (name.to_vec(), *node);
+            return Answer::later(async move {
+                if is_alone {
+                    return inner
+                        .create_alone(caller, parent.0, name, node, flags)
+                        .await;
+                }
+                inner.before_open().await;
+                let create =
+                    |inner: &Inner| inner.create(&caller, parent.0, Name::new(&name), &node, flags);
+                inner.when_room(create).await
+            });
         }
         self.step(self.0.create(caller, parent.0, name, node, flags), || {
             let (caller, name, node) = (*caller, name.to_vec(), *node);
@@ -243,9 +286,12 @@ impl FileSystem for Vfs {
         }
     }
 
-    fn write(&self, _caller: &Caller, ino: Ino, _fh: Fh, write: &Write<'_>) -> Answer<u32> {
+    fn write(&self, _caller: &Caller, ino: Ino, fh: Fh, write: &Write<'_>) -> Answer<u32> {
         if is_snapshot(ino.0) {
             return Answer::err(Errno::EROFS);
+        }
+        if let Err(errno) = self.0.may_write(ino.0, fh) {
+            return Answer::err(errno);
         }
         let written = match self.0.write(ino.0, write) {
             Ok(written) => written,
@@ -262,6 +308,7 @@ impl FileSystem for Vfs {
                     loop {
                         inner.wait_for_memory().await?;
                         inner.room().await?;
+                        inner.may_write(ino.0, fh)?;
                         let write = Write {
                             offset,
                             bytes: &bytes,
@@ -295,8 +342,22 @@ impl FileSystem for Vfs {
         Answer::ok(written)
     }
 
-    fn flush(&self, _ino: Ino, _fh: Fh, _lock_owner: u64) -> Answer<()> {
-        Answer::ok(())
+    fn flush(&self, ino: Ino, _fh: Fh, lock_owner: u64) -> Answer<()> {
+        let (is_shown, has_locks) = (self.0.is_close_to_open(), self.0.has_cluster_locks());
+        if !is_shown && !has_locks {
+            return Answer::ok(());
+        }
+        let inner = Arc::clone(&self.0);
+        Answer::later(async move {
+            if has_locks {
+                // POSIX has every closing give back the locks of the process.
+                inner.unlock_owner(ino.0, lock_owner).await;
+            }
+            match is_shown {
+                true => inner.before_close(ino.0).await,
+                false => Ok(()),
+            }
+        })
     }
 
     fn fsync(&self, ino: Ino, _fh: Fh, _data_only: bool) -> Answer<()> {
@@ -315,8 +376,15 @@ impl FileSystem for Vfs {
             Front(&self.0).release(ino.0);
             return Answer::ok(());
         }
-        self.0.release(ino.0);
-        Answer::ok(())
+        let is_last = self.0.release(ino.0);
+        if !is_last || !self.0.has_cluster_locks() {
+            return Answer::ok(());
+        }
+        let inner = Arc::clone(&self.0);
+        Answer::later(async move {
+            inner.unlock_all(ino.0).await;
+            Ok(())
+        })
     }
 
     fn readdir(&self, ino: Ino, _fh: Fh, offset: u64, batch: DirBatch) -> Answer<DirBatch> {
@@ -331,7 +399,7 @@ impl FileSystem for Vfs {
 
     fn fsyncdir(&self, _ino: Ino, _fh: Fh, _data_only: bool) -> Answer<()> {
         let inner = Arc::clone(&self.0);
-        Answer::later(async move { inner.sync_journal().await })
+        Answer::later(async move { inner.fsync_dir().await })
     }
 
     fn statfs(&self, _ino: Ino) -> Answer<Statfs> {
@@ -394,9 +462,12 @@ impl FileSystem for Vfs {
         }
     }
 
-    fn fallocate(&self, ino: Ino, _fh: Fh, at: u64, len: u64, mode: AllocMode) -> Answer<()> {
+    fn fallocate(&self, ino: Ino, fh: Fh, at: u64, len: u64, mode: AllocMode) -> Answer<()> {
         if is_snapshot(ino.0) {
             return Answer::err(Errno::EROFS);
+        }
+        if let Err(errno) = self.0.may_write(ino.0, fh) {
+            return Answer::err(errno);
         }
         self.step(self.0.allocate(ino.0, at, len, mode), || {
             move |inner: &Inner| inner.allocate(ino.0, at, len, mode)
@@ -408,6 +479,9 @@ impl FileSystem for Vfs {
             return Answer::err(Errno::EROFS);
         }
         let copy = *copy;
+        if let Err(errno) = self.0.may_write(copy.to.0.0, copy.to.1) {
+            return Answer::err(errno);
+        }
         let inner = Arc::clone(&self.0);
         let later = |copy| Answer::later(async move { inner.copy_bytes(copy).await });
         match self.0.copy(&copy) {
@@ -415,5 +489,13 @@ impl FileSystem for Vfs {
             Ok(None) | Err(Stop::Busy) => later(copy),
             Err(Stop::Errno(errno)) => Answer::err(errno),
         }
+    }
+
+    fn getlk(&self, lock: &LockRequest) -> Answer<LockRange> {
+        Answer::later(Arc::clone(&self.0).get_lock(*lock))
+    }
+
+    fn setlk(&self, lock: &LockRequest) -> Answer<()> {
+        Answer::later(Arc::clone(&self.0).set_lock(*lock))
     }
 }

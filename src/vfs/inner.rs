@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::agree::{Consistency, Frail, Locks};
 use super::checkpoint::Desk;
 use super::cursor::Cursors;
 use super::errno::{Step, Stop};
@@ -21,6 +22,7 @@ use super::feed::{self, Shared};
 use super::file::{FileCell, FileState, Locked, Totals};
 use super::inode::{Inodes, Node};
 use super::ledger::{Deltas, Keeper};
+use super::locks::LockTable;
 use super::row_cache::RowCache;
 use super::rows::{self, VolumeRows};
 use super::snapshots::Shelf;
@@ -38,7 +40,7 @@ use crate::namespace::{
 use crate::store::{Group, Seq, Volume, VolumeError};
 
 /// How long the kernel may answer by itself: changes from elsewhere are announced to it.
-pub(super) const TTL: Duration = Duration::from_secs(3600);
+const TTL: Duration = Duration::from_secs(3600);
 
 /// The namespace and who knows which file.
 #[derive(Debug)]
@@ -110,6 +112,8 @@ pub(super) struct Inner {
     pub(super) promised: AtomicU64,
     pub(super) checkpoints: Desk,
     pub(super) snapshots: Shelf,
+    pub(super) frail: Frail,
+    pub(super) locks: LockTable,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
@@ -206,6 +210,8 @@ impl Inner {
             promised: AtomicU64::new(0),
             checkpoints: Desk::new(root_owner),
             snapshots: Shelf::new(),
+            frail: Frail::default(),
+            locks: LockTable::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
@@ -444,9 +450,23 @@ impl Inner {
         Ok(attr)
     }
 
+    /// How long the kernel may answer by itself. Where programs rely on seeing at once what others did, it is not
+    /// enough that it hears of it a moment later.
+    pub(super) fn ttl(&self) -> Duration {
+        let is_strict = self.options.consistency == Consistency::CloseToOpen
+            || self.options.locks == Locks::Cluster;
+        match is_strict {
+            true => Duration::ZERO,
+            false => TTL,
+        }
+    }
+
     pub(super) fn attr_reply(&self, core: &mut Core, number: u64) -> Step<fuse::AttrReply> {
         let attr = self.attr(core, number)?;
-        Ok(fuse::AttrReply { attr, ttl: TTL })
+        Ok(fuse::AttrReply {
+            attr,
+            ttl: self.ttl(),
+        })
     }
 
     /// Tells the kernel of a file once more.
@@ -456,8 +476,8 @@ impl Inner {
         match self.attr(core, number) {
             Ok(attr) => Ok(fuse::Entry {
                 attr,
-                attr_ttl: TTL,
-                entry_ttl: TTL,
+                attr_ttl: self.ttl(),
+                entry_ttl: self.ttl(),
             }),
             Err(stop) => {
                 self.forget_in(core, number, 1);

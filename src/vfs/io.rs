@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use cairnfs_fuse::{
-    AllocMode, Caller, CopyRange, Data, Errno, Fh, OpenFlags, Opened, Whence, Write,
-};
+use cairnfs_fuse::{AllocMode, Caller, CopyRange, Data, Errno, OpenFlags, Opened, Whence, Write};
 
 use super::errno::{Step, Stop};
 use super::file::{Base, FileCell, SIZE_MAX};
@@ -46,19 +44,21 @@ impl Inner {
             node.opens += 1;
         }
         Ok(Opened {
-            fh: Fh(number),
+            fh: self.new_handle(number),
             keep_cache: true,
             direct_io: false,
-            no_flush: true,
+            no_flush: !self.waits_at_close(flags),
             parallel_direct_writes: true,
         })
     }
 
-    pub(super) fn release(&self, number: u64) {
+    /// Whether that was the last one who had it open.
+    pub(super) fn release(&self, number: u64) -> bool {
         let mut core = self.core();
-        let mut closed = None;
+        let (mut closed, mut is_last) = (None, false);
         if let Some(node) = core.inodes.get_mut(number) {
             node.opens = node.opens.saturating_sub(1);
+            is_last = node.opens == 0;
             if node.opens == 0 && self.shared().is_some() {
                 closed.clone_from(&node.file);
             }
@@ -67,6 +67,7 @@ impl Inner {
             self.hand_over(&mut core, &file);
         }
         self.reap(&mut core, number);
+        is_last
     }
 
     /// A changed file was closed: others are to see it soon.
@@ -154,7 +155,7 @@ impl Inner {
     /// Writes into memory. `Stop::Busy` if there is too much of it already.
     pub(super) fn write(&self, number: u64, write: &Write<'_>) -> Step<u32> {
         let len = write.bytes.len() as u64;
-        let end = end_of(write.offset, len)?;
+        end_of(write.offset, len)?;
         let cell = self.opened(number)?;
         if len == 0 {
             return Ok(0);
@@ -170,7 +171,14 @@ impl Inner {
         let now = self.now();
         let needs_guard = {
             let mut state = self.lock(&cell);
-            state.write(write.offset, write.bytes, now.time, now.hlc);
+            // The kernel takes the end from what it knew last: another machine may have written behind it since.
+            let appends = write.flags.appends() && !write.is_from_cache && !write.flags.is_direct();
+            let offset = match appends && self.ttl().is_zero() {
+                true => state.size(),
+                false => write.offset,
+            };
+            let end = end_of(offset, len)?;
+            state.write(offset, write.bytes, now.time, now.hlc);
             self.queue(&cell, &mut state);
             debug_assert!(state.size() >= end);
             let needs_guard = !state.is_guarded || kill && !state.is_tamed;

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Duration, Instant};
 
+use super::agree::losses;
 use super::errno::{Step, Stop};
 use super::file::{Base, FileCell, FileState, Head};
 use super::inner::{Core, Inner};
@@ -160,6 +161,8 @@ impl Inner {
 
     /// Takes a block into the books, not in use yet.
     pub(super) fn adopt(&self, born: &Born) -> Step<()> {
+        let is_safe = born.survives as usize >= losses(self.identity.profile);
+        self.frail.placed(born.block.id, is_safe);
         if self.is_kept_enough(born)? {
             self.surplus
                 .lock()

@@ -10,8 +10,11 @@
 //! * `feed` is where other writers come in: what they are told, and what becomes of what they did. `conflicts` tells
 //!   what writers disagreed about, and ends it.
 //! * `snapshots` keeps the tree as it was at some moments, and shows it in `.snapshots`.
+//! * `agree` waits for other machines where that is wanted; `locks` are those that hold between machines, `voting` what is
+//!   remembered for them.
 //! * `recover` takes up what a crash left. `checkpoint` says all of the namespace at once, and merges what others say so.
 
+mod agree;
 mod attrs;
 mod checkpoint;
 mod compact;
@@ -29,6 +32,7 @@ mod inode;
 mod io;
 mod land;
 mod ledger;
+mod locks;
 mod make;
 mod notes;
 mod publish;
@@ -41,8 +45,10 @@ mod seal;
 mod snapshots;
 mod stat;
 mod sync;
+mod voting;
 mod xattr;
 
+pub use agree::{Agreement, Consistency, LockError, Locks};
 pub use checkpoint::{
     CheckpointFailure, KeptCheckpoint, MadeCheckpoint, OpenedCheckpoint, PageError, PagePart,
     PagePlace,
@@ -53,8 +59,8 @@ pub use conflicts::{
 pub use feed::{Admit, Point, PointError, Progress, Received, Rights, Slice, VolumeShare};
 pub use forsake::forsake;
 pub use snapshots::{
-    RestoreAction, RestorePlan, RestoreProgress, RestoreRequest, RestoreStep, SnapshotError, SnapshotInfo,
-    SnapshotRecord,
+    RestoreAction, RestorePlan, RestoreProgress, RestoreRequest, RestoreStep, SnapshotError,
+    SnapshotInfo, SnapshotRecord,
 };
 
 use std::sync::Arc;
@@ -86,6 +92,10 @@ pub struct VfsOptions {
     pub name: String,
     /// What `fsync` waits for.
     pub durability: Durability,
+    /// What an `open` sees of what other machines closed.
+    pub consistency: Consistency,
+    /// Between whom locks hold.
+    pub locks: Locks,
     /// Changes are durable after so long without being asked for.
     pub commit_interval: Duration,
     /// Most bytes of written data that are in no block yet; writers wait beyond that.
@@ -177,7 +187,9 @@ impl Vfs {
             inner.tasks.spawn(Arc::clone(&inner).seal_feed_always());
         }
         inner.tasks.spawn(Arc::clone(&inner).tidy_checkpoints());
-        inner.tasks.spawn(Arc::clone(&inner).keep_snapshots_always());
+        inner
+            .tasks
+            .spawn(Arc::clone(&inner).keep_snapshots_always());
         Arc::new(Vfs(inner))
     }
 

@@ -78,11 +78,10 @@ impl Inner {
             entropy,
             options,
         } = parts;
-        if options.durability == Durability::Network {
-            // Without feeds at other peers the names of a file would be lost with this machine: no promise is
-            // better than a false one.
+        if options.durability == Durability::Network && share.is_none() {
+            // Nobody else has its names: no promise is better than a false one.
             return Err(VfsError::Unsupported(
-                "durability = \"network\" needs feeds at other peers, which this version does not keep: set it to \"local\"",
+                "durability = \"network\" needs other members who keep the names as well, and this volume is this machine's alone: share it (`cairn volume ticket`), or set durability to \"local\"",
             ));
         }
         let blocks = blocks.with_timeout(options.read_timeout);

@@ -99,6 +99,25 @@ impl Inner {
     pub(super) async fn seal_all(self: &Arc<Self>) -> Result<(), Errno> {
         *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let files = self.queued();
+        self.await_described(files).await?;
+        self.volume.sync_all().await.map_err(|_| Errno::EIO)?;
+        self.publish_books(&self.look_through_books());
+        Ok(())
+    }
+
+    /// The same of one file, which need not be on this disk afterwards.
+    pub(super) async fn seal_file(self: &Arc<Self>, file: &Arc<FileCell>) -> Result<(), Errno> {
+        {
+            let state = self.lock(file);
+            if !state.is_changed || state.is_orphan {
+                return Ok(());
+            }
+        }
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.await_described(vec![Arc::clone(file)]).await
+    }
+
+    async fn await_described(self: &Arc<Self>, files: Vec<Arc<FileCell>>) -> Result<(), Errno> {
         let mut awaited: Vec<(Arc<FileCell>, u64)> = files
             .into_iter()
             .map(|file| {
@@ -113,7 +132,7 @@ impl Inner {
             turn.notes = false;
             awaited.retain(|(file, generation)| !self.lock(file).is_described(*generation));
             if awaited.is_empty() {
-                break;
+                return Ok(());
             }
             let pause = *self.pause.lock().unwrap_or_else(PoisonError::into_inner);
             if pause.is_some_and(|until| until > Instant::now()) {
@@ -126,9 +145,6 @@ impl Inner {
                 () = tokio::time::sleep(Duration::from_millis(50)) => {}
             }
         }
-        self.volume.sync_all().await.map_err(|_| Errno::EIO)?;
-        self.publish_books(&self.look_through_books());
-        Ok(())
     }
 
     /// Waits until there is room for more in memory.

@@ -39,15 +39,15 @@ impl Syncs {
 impl Inner {
     /// Makes a file's content and attributes durable on this disk, and with them everything that was done
     /// before.
-    pub(super) async fn fsync(&self, number: u64) -> Result<(), Errno> {
+    pub(super) async fn fsync(self: &Arc<Self>, number: u64) -> Result<(), Errno> {
         // A directory, fifo or device has no content.
         let file = {
             let mut core = self.core();
             core.node(number)?.file.clone()
         };
-        if let Some(file) = file {
+        if let Some(file) = &file {
             loop {
-                let noted = self.note(&file, &mut self.lock(&file));
+                let noted = self.note(file, &mut self.lock(file));
                 match noted {
                     Ok(_) => break,
                     Err(Stop::Errno(errno)) => return Err(errno),
@@ -55,14 +55,27 @@ impl Inner {
                 }
             }
         }
-        self.sync_journal().await
+        self.sync_journal().await?;
+        match self.is_network_durable() {
+            true => self.make_survive(file.as_ref()).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Makes the names of a directory durable, and with them everything that was done before.
+    pub(super) async fn fsync_dir(self: &Arc<Self>) -> Result<(), Errno> {
+        self.sync_journal().await?;
+        match self.is_network_durable() {
+            true => self.make_survive(None).await,
+            false => Ok(()),
+        }
     }
 
     /// The same at once, on this thread, where that is no worse for others: one file is synced again and
     /// again. Where several are, they share one write of the journal, which [`Inner::fsync`] waits for.
     /// None if that is to be done.
     pub(super) fn fsync_here(&self, number: u64) -> Option<Result<(), Errno>> {
-        if !self.syncs.is_alone(number) {
+        if self.is_network_durable() || !self.syncs.is_alone(number) {
             return None;
         }
         let file = match self.core().node(number) {

@@ -21,6 +21,8 @@ pub fn options() -> VfsOptions {
     VfsOptions {
         name: "test".to_owned(),
         durability: Durability::Local,
+        consistency: Default::default(),
+        locks: Default::default(),
         commit_interval: Duration::from_secs(1),
         dirty_max_bytes: 1 << 20,
         read_timeout: Duration::from_secs(30),
@@ -32,6 +34,8 @@ pub fn options() -> VfsOptions {
 pub struct Secrets {
     pub convergence: ConvergenceSecret,
     pub epoch: EpochKey,
+    /// The key of the device whose volume it is.
+    pub owner: SigningKey,
 }
 
 impl Secrets {
@@ -39,6 +43,7 @@ impl Secrets {
         Secrets {
             convergence: ConvergenceSecret::random(entropy),
             epoch: EpochKey::generate(entropy),
+            owner: SigningKey::from_secret(&[7; 32]),
         }
     }
 }
@@ -93,6 +98,7 @@ pub async fn open(
             is_guest: !device.is_founder,
             admit: Arc::new(admit),
             device: device.key.clone(),
+            owner: secrets.owner.peer(),
         };
         let parts = VfsParts {
             identity: VolumeIdentity {

@@ -69,6 +69,8 @@ fn a_rendered_config_reads_back_as_itself() {
         timeout = "1500ms"
         [mount]
         durability = "network"
+        consistency = "close-to-open"
+        locks = "cluster"
         commit_interval = "250ms"
         dirty_max = "1 GiB"
         read_timeout = "2m"

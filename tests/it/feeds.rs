@@ -1,5 +1,6 @@
 //! Feeds: sealed deltas and their chains, what arrives in any order, gossip, and checkpoints.
 
+mod accord;
 mod arrive;
 mod chain;
 mod checkpoint;

@@ -73,6 +73,14 @@ const TESTS: &[(&str, &str)] = &[
         "a_durability_that_cannot_be_had_is_refused",
     ),
     (
+        "mount.consistency",
+        "opening_and_closing_wait_for_nobody_when_alone",
+    ),
+    (
+        "mount.locks",
+        "locks_of_the_cluster_need_no_voters_when_alone",
+    ),
+    (
         "mount.commit_interval",
         "changes_are_safe_after_the_commit_interval",
     ),

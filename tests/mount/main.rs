@@ -8,6 +8,7 @@
     missing_docs
 )]
 
+mod agreed;
 mod commands;
 mod crowd;
 mod failures;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cairnfs::base::ByteSize;
-use cairnfs::config::Quota;
+use cairnfs::config::{Config, Quota};
 use rustix::fs::XattrFlags;
 
 use crate::home::mounts_below;
@@ -22,7 +22,7 @@ const LONG: Duration = Duration::from_secs(30);
 /// One machine.
 pub struct Member {
     pub data: PathBuf,
-    place: PathBuf,
+    pub place: PathBuf,
     log: PathBuf,
     node: Option<Node>,
 }
@@ -32,7 +32,12 @@ impl Member {
         self.node = Some(Node::start(&self.data, &self.log));
     }
 
-    fn mount(&self) {
+    /// Its peer is killed.
+    pub fn crash(&mut self) {
+        self.node.take().unwrap().kill();
+    }
+
+    pub fn mount(&self) {
         run(
             cairn(&self.data).args(["mount", "photos"]).arg(&self.place),
             0,
@@ -86,6 +91,11 @@ impl Members {
     /// With a volume that the first one made, mounted everywhere; each of the others has opened it with these
     /// flags of its ticket. None, loudly, where nothing can be mounted.
     fn new(others: &[&[&str]]) -> Option<Members> {
+        Members::with(others, |_| {})
+    }
+
+    /// The same with settings of its own.
+    pub fn with(others: &[&[&str]], set: impl Fn(&mut Config)) -> Option<Members> {
         let is_root = rustix::process::geteuid().is_root();
         let has_device = Path::new("/dev/fuse").exists();
         if !is_root || !has_device {
@@ -117,6 +127,7 @@ impl Members {
                 .map(|address| address.parse().unwrap())
                 .into();
                 config.network.bulk_listen = vec![bulk];
+                set(config);
             });
             all.push(member);
         }

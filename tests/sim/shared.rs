@@ -2,6 +2,7 @@
 //! seven peers, from one seed. `FROM=n` begins with another seed; a seed that fails prints what was done.
 
 mod adversaries;
+mod agree;
 mod forks;
 mod life;
 mod world;

@@ -18,6 +18,7 @@ use fuser::{
 use super::convert::{XattrReply, errno, set_time};
 use super::dirs::{DirReply, Room};
 use super::flight::{Finish as _, Flight};
+use super::locks;
 use super::options::MountOptions;
 use super::request::{caller, lock_request, negotiate, new_node};
 use crate::{
@@ -323,12 +324,17 @@ impl<F: FileSystem> fuser::Filesystem for Adapter<F> {
         ino: INodeNo,
         fh: FileHandle,
         flags: fuser::OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let ask = |fs: &F| fs.release(Ino(ino.0), Fh(fh.0), OpenFlags(flags.0));
-        self.flight.answer(reply, ask);
+        let (ino, fh, flags) = (Ino(ino.0), Fh(fh.0), OpenFlags(flags.0));
+        match lock_owner.filter(|_| self.features.distributed_locks) {
+            Some(owner) => locks::release(&self.flight, owner.0, (ino, fh, flags), reply),
+            None => self
+                .flight
+                .answer(reply, |fs: &F| fs.release(ino, fh, flags)),
+        }
     }
 
     fn fsync(
@@ -479,20 +485,8 @@ impl<F: FileSystem> fuser::Filesystem for Adapter<F> {
         waits: bool,
         reply: ReplyEmpty,
     ) {
-        let lock = match lock_request(ino, fh, owner, (start, end, kind, pid), waits) {
-            Ok(lock) => lock,
-            Err(error) => return reply.finish(Err(error)),
-        };
-        // A lock had too late belongs to nobody.
-        let runtime = self.flight.runtime.clone();
-        let undo = move |fs: &F, (): ()| {
-            let mut back = lock;
-            back.range.kind = crate::LockKind::Unlock;
-            runtime.spawn(fs.setlk(&back).wait());
-        };
-        let late = if waits { Errno::EINTR } else { Errno::EIO };
-        let ask = |fs: &F| fs.setlk(&lock);
-        self.flight.answer_or_undo(reply, late, ask, undo);
+        let lock = lock_request(ino, fh, owner, (start, end, kind, pid), waits);
+        locks::set(&self.flight, lock, reply);
     }
 
     /// Every `isatty` of a program that opens a file ends here.

@@ -67,6 +67,18 @@ impl<F: FileSystem> Flight<F> {
         ask: impl FnOnce(&F) -> Answer<T>,
         undo: impl FnOnce(&F, T) + Send + 'static,
     ) {
+        self.answer_within(self.deadline, reply, late, ask, undo);
+    }
+
+    /// The same with a deadline of its own.
+    pub(super) fn answer_within<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        reply: impl Finish<T>,
+        late: Errno,
+        ask: impl FnOnce(&F) -> Answer<T>,
+        undo: impl FnOnce(&F, T) + Send + 'static,
+    ) {
         // A panic must cost one request, not the thread that serves all others.
         let future = match catch_unwind(AssertUnwindSafe(|| ask(&self.fs))) {
             Ok(Answer::Ready(result)) => return reply.finish(result),
@@ -83,7 +95,6 @@ impl<F: FileSystem> Flight<F> {
             );
             return reply.finish(Err(Errno::EAGAIN));
         };
-        let deadline = self.deadline;
         let fs = self.fs.clone();
         self.runtime.spawn(async move {
             let _permit = permit;

@@ -14,6 +14,7 @@ mod convert;
 mod dirs;
 mod error;
 mod flight;
+mod locks;
 mod mount;
 mod notifier;
 mod options;

@@ -31,6 +31,11 @@ impl OpenFlags {
         self.0 & libc::O_EXCL != 0
     }
 
+    /// Every write goes to the end of the file.
+    pub fn appends(self) -> bool {
+        self.0 & libc::O_APPEND != 0
+    }
+
     /// Past the page cache.
     pub fn is_direct(self) -> bool {
         self.0 & libc::O_DIRECT != 0

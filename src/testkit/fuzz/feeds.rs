@@ -10,7 +10,8 @@ use crate::feeds::checkpoint::{PageHash, PageRef, Record, Root, Tree, Walk, Walk
 use crate::feeds::sealed::TextHash;
 use crate::feeds::signed::Record as Signable;
 use crate::feeds::{
-    Claim, Cut, ForkProof, Head, Link, Message, SealedDelta, Signed, decode_all, encode_all, plan,
+    Accord, Claim, Cut, ForkProof, Head, Link, LockMode, LockName, Message, SealedDelta, Signed,
+    Vote, VoterList, Want, decode_all, encode_all, plan,
 };
 use crate::namespace::{
     Delta, Hlc, Join, Key, MemRows, Page, Rows, Shared, VersionVector, WriterId, row, state,
@@ -66,6 +67,7 @@ pub(super) fn feed_record(data: &[u8]) {
     record::<Head>(data);
     record::<Cut>(data);
     record::<Record>(data);
+    record::<VoterList>(data);
     if let Ok(proof) = ForkProof::decode(data) {
         assert_eq!(proof.encode(), data);
         let (one, two) = proof.links();
@@ -98,6 +100,75 @@ pub(super) fn feed_answer(data: &[u8]) {
     if let Ok(messages) = decode_all(data) {
         assert!(encode_all(&messages).is_ok_and(|encoded| encoded == data));
     }
+}
+
+/// A message between members.
+pub(super) fn accord_message(data: &[u8]) {
+    if let Ok(message) = Accord::decode(data) {
+        assert!(Accord::is_one(data));
+        assert_eq!(message.encode(), data);
+    }
+}
+
+/// Messages between members.
+pub(super) fn accords() -> Vec<Vec<u8>> {
+    let (volume, peer) = (VOLUME, device().peer());
+    let writer = WriterId {
+        peer,
+        incarnation: 0,
+    };
+    let mut released = VersionVector::default();
+    released.raise(writer, 5);
+    let list = VoterList {
+        volume,
+        owner: peer,
+        number: 1,
+        voters: vec![peer],
+        previous: Vec::new(),
+    };
+    let want = Want {
+        name: LockName([1; 32]),
+        mode: LockMode::Exclusive,
+        waited_ms: 7,
+    };
+    let all = [
+        Accord::Reach {
+            volume,
+            writer,
+            on_disk: true,
+        },
+        Accord::Reached {
+            volume,
+            writer,
+            last: 5,
+            on_disk: true,
+        },
+        Accord::Ask {
+            volume,
+            list: 1,
+            attempt: 1,
+            wants: vec![want],
+        },
+        Accord::Votes {
+            volume,
+            list: 1,
+            votes: vec![Vote::Granted],
+            released: released.clone(),
+        },
+        Accord::Release {
+            volume,
+            attempt: 1,
+            names: vec![want.name],
+            released: released.clone(),
+        },
+        Accord::Released { volume, list: 1 },
+        Accord::Listed {
+            volume,
+            list: Signed::sign(list, &device()).ok(),
+            released,
+        },
+    ];
+    all.iter().map(Accord::encode).collect()
 }
 
 /// A checkpoint record as it is kept for others.

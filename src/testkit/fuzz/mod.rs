@@ -63,6 +63,7 @@ targets! {
     feeds::feed_record,
     feeds::feed_message,
     feeds::feed_answer,
+    feeds::accord_message,
     feeds::pointer_row,
     feeds::checkpoint_root,
     feeds::checkpoint_page,

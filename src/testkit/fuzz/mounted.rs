@@ -120,6 +120,8 @@ async fn open(cluster: &Cluster, clock: &Clock) -> std::sync::Arc<Vfs> {
         options: VfsOptions {
             name: "fuzz".to_owned(),
             durability: Durability::Local,
+            consistency: Default::default(),
+            locks: Default::default(),
             commit_interval: Duration::from_secs(1),
             dirty_max_bytes: 1 << 20,
             read_timeout: Duration::from_secs(30),

@@ -61,6 +61,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "feed_record" => feeds::records(),
         "feed_message" => feeds::messages(),
         "feed_answer" => feeds::answers(),
+        "accord_message" => feeds::accords(),
         "pointer_row" => feeds::pointers(),
         "checkpoint_root" => feeds::roots(),
         "checkpoint_page" => feeds::pages(),

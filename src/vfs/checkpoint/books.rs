@@ -196,7 +196,9 @@ impl Inner {
         let mut from = Bound::Included([space].to_vec());
         loop {
             let at = from.as_ref().map(Vec::as_slice);
-            let page = self.volume.scan(CHECKPOINTS, at, Bound::Unbounded, Order::Ascending, 1)?;
+            let page = self
+                .volume
+                .scan(CHECKPOINTS, at, Bound::Unbounded, Order::Ascending, 1)?;
             let first = page.rows.first().and_then(|(key, _)| {
                 let number = key.strip_prefix(&[space])?.first_chunk::<8>()?;
                 Some(u64::from_be_bytes(*number))

@@ -31,13 +31,14 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Duration, Instant};
 
 use super::VfsError;
+use super::agree::Agreement;
 use super::errno::{Step, Stop};
 use super::file::{FileCell, Totals};
 use super::inner::Inner;
 use crate::base::PeerId;
 use crate::crypto::EpochKey;
 use crate::crypto::sign::SigningKey;
-use crate::feeds::{Ahead, Claim, Feed, Inbox};
+use crate::feeds::{Ahead, Claim, Feed, Inbox, VOTERS_ROW};
 use crate::namespace::WriterId;
 
 /// How long an operation waits for a file's content: where the pool takes nothing, others learn of the name alone.
@@ -60,6 +61,8 @@ pub type Admit = Arc<dyn Fn(PeerId, &[u8]) -> Result<Rights, String> + Send + Sy
 pub struct VolumeShare {
     /// Signs what this device writes.
     pub device: SigningKey,
+    /// Whose volume it is.
+    pub owner: PeerId,
     /// Proves to others that it is a member.
     pub proof: Bytes,
     /// The keys of all epochs that it knows, one at least; what it writes is sealed under the last.
@@ -177,6 +180,8 @@ pub(super) struct Shared {
     /// Counts how often feeds grew.
     grown: watch::Sender<u64>,
     watcher: OnceLock<Watcher>,
+    /// Asks the others.
+    others: OnceLock<Arc<dyn Agreement>>,
     /// Operations that give files another name, by their first dots: they wait until the files are described.
     gates: Mutex<BTreeMap<u64, Gate>>,
 }
@@ -208,6 +213,7 @@ impl Shared {
             outgoing: Notify::new(),
             grown: watch::Sender::new(0),
             watcher: OnceLock::new(),
+            others: OnceLock::new(),
             gates: Mutex::default(),
         }
     }
@@ -242,6 +248,30 @@ impl Shared {
             is_closed(gate) || is_before && gate.file.lock(totals).is_orphan
         });
         gates.keys().next().copied()
+    }
+
+    pub(super) fn agreement(&self) -> Option<Arc<dyn Agreement>> {
+        self.others.get().cloned()
+    }
+
+    pub(super) fn agree_with(&self, others: Arc<dyn Agreement>) {
+        // A volume is shared once while it is open.
+        let _ = self.others.set(others);
+    }
+
+    /// Sees every time that a feed grows.
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.grown.subscribe()
+    }
+
+    /// How far the own feed is on the disk.
+    pub(super) fn durable_upto(&self) -> u64 {
+        self.feeds().durable.map_or(0, |claim| claim.last)
+    }
+
+    /// How far a feed is here.
+    pub(super) fn last_of(&self, own: WriterId, writer: WriterId) -> u64 {
+        self.feeds().last(own, writer)
     }
 
     fn has_grown(&self) {
@@ -404,7 +434,29 @@ impl super::Vfs {
         let _core = self.0.core();
         let rows = self.0.rows();
         let view = crate::namespace::View::new(&rows)?;
-        Ok(view.members()?)
+        let mut members = view.members()?;
+        // That row is about locks.
+        members.retain(|(device, _)| *device != VOTERS_ROW);
+        Ok(members)
+    }
+
+    /// Whether a peer is a member who writes, by what has arrived here. Reads tables.
+    pub fn is_member(&self, peer: PeerId) -> bool {
+        let Some(shared) = self.0.shared() else {
+            return false;
+        };
+        if peer == self.0.identity.peer || shared.feeds().members.contains_key(&peer) {
+            return true;
+        }
+        let row = {
+            let _core = self.0.core();
+            crate::namespace::Rows::siblings(&self.0.rows(), &crate::namespace::Key::Member(peer))
+        };
+        let Ok(row) = row else { return false };
+        row.iter().any(|sibling| match &sibling.value {
+            crate::namespace::Value::Member(proof) => (shared.share.admit)(peer, proof).is_ok(),
+            _ => false,
+        })
     }
 
     /// Has `watcher` told of everything that the kernel must forget because others changed it; once.

@@ -97,7 +97,7 @@ impl Inner {
         received
     }
 
-    pub(super) fn merged_version(&self) -> VersionVector {
+    pub(in crate::vfs) fn merged_version(&self) -> VersionVector {
         let _core = self.core();
         let version = crate::namespace::state::version(&self.rows());
         version.unwrap_or_default()

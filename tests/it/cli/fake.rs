@@ -338,6 +338,19 @@ impl Backend for Fake {
         })
     }
 
+    fn volume_voters(
+        &self,
+        request: cairnfs::admin::types::VolumeVotersRequest,
+    ) -> Answer<'_, cairnfs::admin::types::VolumeVoters> {
+        Box::pin(async move {
+            Ok(cairnfs::admin::types::VolumeVoters {
+                name: request.name,
+                voters: request.voters.unwrap_or_else(|| vec!["a-peer".to_owned()]),
+                needed: 1,
+            })
+        })
+    }
+
     fn volume_members(&self, request: VolumeMembersRequest) -> Answer<'_, VolumeMembers> {
         let member = |peer: &str, role: &str, invited_by: Option<&str>| VolumeMemberInfo {
             peer: peer.to_owned(),

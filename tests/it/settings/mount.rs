@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cairnfs::base::ByteSize;
-use cairnfs::config::{ConflictRule, Durability, KeepWhich};
+use cairnfs::config::{ConflictRule, Consistency, Durability, KeepWhich, Locks};
 
 use super::ask;
 use super::transfer::{MIB, putter_and_holder};
@@ -41,6 +41,46 @@ fn a_durability_that_cannot_be_had_is_refused() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("durability"));
     net.reconfigure(0, |config| config.mount.durability = Durability::Local);
     mount(&net, &place);
+    umount(&net, &place);
+}
+
+/// Alone it is what it always is; what it means between machines is in `tests/mount/agreed.rs`.
+#[test]
+fn opening_and_closing_wait_for_nobody_when_alone() {
+    let mut net = putter_and_holder();
+    let Some(place) = place(&net) else { return };
+    net.reconfigure(0, |config| {
+        config.mount.consistency = Consistency::CloseToOpen
+    });
+    mount(&net, &place);
+    for round in 0..20 {
+        let text = format!("text {round}");
+        std::fs::write(place.join("file"), &text).unwrap();
+        assert_eq!(std::fs::read_to_string(place.join("file")).unwrap(), text);
+    }
+    umount(&net, &place);
+}
+
+/// The same.
+#[test]
+fn locks_of_the_cluster_need_no_voters_when_alone() {
+    let mut net = putter_and_holder();
+    let Some(place) = place(&net) else { return };
+    net.reconfigure(0, |config| config.mount.locks = Locks::Cluster);
+    mount(&net, &place);
+    let file = std::fs::File::create_new(place.join("file")).unwrap();
+    let lock = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    rustix::fs::flock(&file, lock).unwrap();
+    rustix::io::write(&file, b"text").unwrap();
+    let other = std::fs::File::open(place.join("file")).unwrap();
+    assert!(rustix::fs::flock(&other, lock).is_err());
+    drop(file);
+    wait_until("the lock is given back", Duration::from_secs(10), || {
+        rustix::fs::flock(&other, lock).is_ok()
+    });
+    assert!(std::fs::File::create_new(place.join("file")).is_err());
+    assert_eq!(std::fs::read(place.join("file")).unwrap(), b"text");
+    drop(other);
     umount(&net, &place);
 }
 

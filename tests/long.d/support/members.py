@@ -24,8 +24,9 @@ class Member(Cairn):
 
     name = "member"
 
-    def __init__(self, home, number):
+    def __init__(self, home, number, settings=""):
         super().__init__(home)
+        self.settings = settings
         self.number = number
         self.port = f"port{number}"
         self.address = f"10.78.0.{number + 1}"
@@ -61,7 +62,7 @@ class Member(Cairn):
         self.store.mkdir(parents=True, exist_ok=True)
         if not is_mounted(self.dir):
             self.dir.mkdir(parents=True, exist_ok=True)
-        (self.store / "config.toml").write_text(CONFIG)
+        (self.store / "config.toml").write_text(CONFIG + self.settings)
         words = ["nsenter", "-t", str(self.holder.pid), "-n", CAIRN, "--data-dir", str(self.store), "node"]
         with open(self.home / "node.log", "ab") as log:
             environment = os.environ | {"CAIRN_LOG": os.environ.get("CAIRN_LOG", "cairnfs=info")}
@@ -115,8 +116,8 @@ class Member(Cairn):
 class Members:
     """A number of machines with one volume, mounted everywhere."""
 
-    def __init__(self, name, count=3):
-        self.all = [Member(WORK / name / f"member-{number}", number) for number in range(count)]
+    def __init__(self, name, count=3, settings=""):
+        self.all = [Member(WORK / name / f"member-{number}", number, settings) for number in range(count)]
 
     def start(self):
         command("ip", "link", "add", "switch", "type", "bridge")

@@ -13,6 +13,7 @@ from measure import cpu_of
 from members import Members, cpu_rates, python
 from mounts import WORK, Report, command, guard, judged, wait_until
 from shared_conflicts import partition
+from shared_locks import SETTINGS as LOCKS, locks
 from shared_storm import storm
 from trees import differences, listing, source_tree
 
@@ -390,7 +391,10 @@ def git(members, args, report):
     report.check("rsync: nothing is left to do on the third", not said.strip(), said.strip()[:200])
 
 
-PARTS = {"delay": delay, "partition": partition, "many": many, "away": away, "git": git, "storm": storm}
+PARTS = {
+    "delay": delay, "partition": partition, "many": many, "away": away, "git": git,
+    "locks": lambda members, args, report: locks(members, args, report, GIT), "storm": storm,
+}
 
 
 def main():
@@ -406,6 +410,8 @@ def main():
     parser.add_argument("--cuts", default="5,45", help="seconds that the links are down, for each round")
     parser.add_argument("--storm", type=float, default=30.0, help="seconds of each storm")
     parser.add_argument("--turns", type=int, default=20, help="pushes of git")
+    parser.add_argument("--lines", type=int, default=40, help="that each machine appends under a lock")
+    parser.add_argument("--commits", type=int, default=12, help="of each of two machines in one working directory")
     parser.add_argument("--git-files", type=int, default=600)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--limit", type=int, default=0)
@@ -419,7 +425,7 @@ def main():
     guard(args.limit or (20_000 if args.full else 3600), running)
     for part in parts:
         print(f"{part}", flush=True)
-        members = Members(part)
+        members = Members(part, settings=LOCKS if part == "locks" else "")
         running[:] = [members]
         try:
             members.start()

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Every test named in `docs/SEMANTICS.md` is there, and every test of this folder and of `shared` is named.
+/// Every test named in `docs/SEMANTICS.md` is there, and every test of this folder, of `shared` and of `agreed` is named.
 #[test]
 fn every_promise_names_its_test() {
     let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| ".".into());
@@ -48,6 +48,7 @@ fn every_promise_names_its_test() {
     let folder = std::fs::read_dir(root.join("tests/mount/semantics")).unwrap();
     let mut paths: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
     paths.push(root.join("tests/mount/shared.rs"));
+    paths.push(root.join("tests/mount/agreed.rs"));
     for path in paths {
         let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
         if module == "mod" || module == "document" {

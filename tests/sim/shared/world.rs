@@ -70,12 +70,13 @@ pub struct World {
     pub cluster: Cluster,
     pub members: Vec<Member>,
     pub secrets: Secrets,
+    options: VfsOptions,
     lines: Lines,
     _logging: DefaultGuard,
 }
 
 /// Much is written while peers are away.
-fn options() -> VfsOptions {
+pub fn options() -> VfsOptions {
     VfsOptions {
         dirty_max_bytes: 32 << 20,
         ..member::options()
@@ -84,6 +85,11 @@ fn options() -> VfsOptions {
 
 impl World {
     pub async fn new(seed: u64) -> World {
+        World::with(seed, options()).await
+    }
+
+    /// With options of one's own.
+    pub async fn with(seed: u64, volume_options: VfsOptions) -> World {
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -102,6 +108,7 @@ impl World {
             secrets: Secrets::new(&cluster.entropy),
             cluster,
             members: Vec::new(),
+            options: volume_options,
             lines,
             _logging: logging,
         };
@@ -115,6 +122,9 @@ impl World {
                 rights,
                 is_founder: number == 0,
             };
+            if device.is_founder {
+                world.secrets.owner = device.key.clone();
+            }
             let at = world.cluster.add_as(device.key.peer()).await.unwrap();
             let clock = world.cluster.clock().clone();
             world.members.push(Member::new(device, at, clock));
@@ -138,6 +148,11 @@ impl World {
         &open.expect("it is open").0
     }
 
+    pub fn sharer(&self, number: usize) -> &Sharer {
+        let open = self.members[number].open.as_ref();
+        &open.expect("it is open").1
+    }
+
     pub fn hand(&self, number: usize) -> Hand<'_> {
         Hand(self.vfs(number))
     }
@@ -154,7 +169,7 @@ impl World {
     pub async fn open(&mut self, number: usize) {
         let member = &self.members[number];
         let at = member.at;
-        let options = options();
+        let options = self.options.clone();
         let vfs = member::open(
             &self.cluster,
             at,

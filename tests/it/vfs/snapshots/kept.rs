@@ -37,9 +37,9 @@ async fn deeds(twin: &Twin, books: &mut Books, entropy: &Entropy, count: usize) 
             0 => {
                 if let Ok(ino) = hand.find(&one).await {
                     let value = bytes(entropy, 1 + entropy.below(3000) as usize);
-                    let set =
-                        twin.vfs()
-                            .setxattr(&Caller::ROOT, ino, "user.one".into(), &value, 0);
+                    let set = twin
+                        .vfs()
+                        .setxattr(&Caller::ROOT, ino, "user.one".into(), &value, 0);
                     let _ = set.wait().await;
                 }
             }
@@ -87,7 +87,11 @@ fn snapshots_show_the_tree_of_their_time_whatever_happens_later() {
             for round in 0..6 {
                 deeds(&twin, &mut books, &entropy, 40).await;
                 let before = live(twin.vfs()).await;
-                let made = twin.vfs().make_snapshot(&format!("r{round}")).await.unwrap();
+                let made = twin
+                    .vfs()
+                    .make_snapshot(&format!("r{round}"))
+                    .await
+                    .unwrap();
                 kept.insert(made.name.clone(), (made, before));
                 match entropy.below(4) {
                     0 => twin.reopen().await,

@@ -1,0 +1,555 @@
+//! What members wait for from one another where that is wanted: what was closed is seen by who opens, what was synced is
+//! with others, and locks hold between all.
+
+use std::time::Duration;
+
+use cairnfs::base::PeerId;
+use cairnfs::net::memory::LinkFaults;
+use cairnfs::vfs::{Consistency, Durability, Locks, VfsOptions};
+use cairnfs_fuse::{
+    Caller, Errno, Fh, FileSystem, FileType, Ino, LockKind, LockRange, LockRequest, Name, NewNode,
+    OpenFlags, Write,
+};
+use tokio::time::{Instant, sleep};
+
+use super::run;
+use super::world::{READER, SECOND, World, options};
+use crate::common::look::RW;
+
+const NODE: NewNode = NewNode {
+    kind: FileType::Regular,
+    perm: 0o644,
+    umask: 0,
+    rdev: 0,
+};
+
+fn close_to_open() -> VfsOptions {
+    VfsOptions {
+        consistency: Consistency::CloseToOpen,
+        ..options()
+    }
+}
+
+fn cluster_locks() -> VfsOptions {
+    VfsOptions {
+        locks: Locks::Cluster,
+        ..options()
+    }
+}
+
+/// A member's program: opens, writes, closes and locks as the kernel would have it done.
+struct Program<'a> {
+    world: &'a World,
+    member: usize,
+    owner: u64,
+}
+
+/// What a program has open.
+#[derive(Clone, Copy)]
+struct Open(Ino, Fh);
+
+impl Program<'_> {
+    fn fs(&self) -> &cairnfs::vfs::Vfs {
+        self.world.vfs(self.member)
+    }
+
+    async fn create(&self, name: &str, more: i32) -> Result<Open, Errno> {
+        let flags = OpenFlags(RW.0 | more);
+        let name = Name::new(name.as_bytes());
+        let made = self
+            .fs()
+            .create(&Caller::ROOT, Ino::ROOT, name, &NODE, flags);
+        let (entry, opened) = made.wait().await?;
+        Ok(Open(entry.attr.ino, opened.fh))
+    }
+
+    async fn write(&self, open: Open, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let write = Write {
+            offset,
+            bytes,
+            flags: RW,
+            is_from_cache: false,
+            kill_suidgid: false,
+        };
+        let written = self.fs().write(&Caller::ROOT, open.0, open.1, &write);
+        written.wait().await.map(drop)
+    }
+
+    async fn close(&self, open: Open) -> Result<(), Errno> {
+        self.fs().flush(open.0, open.1, self.owner).wait().await?;
+        self.fs().release(open.0, open.1, RW).wait().await
+    }
+
+    async fn lock(&self, open: Open, kind: LockKind, waits: bool) -> Result<(), Errno> {
+        let lock = LockRequest {
+            ino: open.0,
+            fh: open.1,
+            owner: self.owner,
+            range: LockRange {
+                start: 0,
+                end: u64::MAX,
+                kind,
+                pid: 1,
+            },
+            waits,
+        };
+        self.fs().setlk(&lock).wait().await
+    }
+
+    async fn read(&self, open: Open) -> Vec<u8> {
+        self.world
+            .hand(self.member)
+            .read_open(open.0)
+            .await
+            .unwrap()
+    }
+}
+
+impl World {
+    fn program(&self, member: usize) -> Program<'_> {
+        Program {
+            world: self,
+            member,
+            owner: 100 + member as u64,
+        }
+    }
+
+    fn peers(&self, members: &[usize]) -> Vec<PeerId> {
+        members.iter().map(|member| self.peer(*member)).collect()
+    }
+
+    /// The first members vote, and have been at it for long enough.
+    async fn with_voters(seed: u64, voters: &[usize]) -> World {
+        let world = World::with(seed, cluster_locks()).await;
+        world.settle().await;
+        world
+            .sharer(0)
+            .set_voters(&world.peers(voters))
+            .await
+            .unwrap();
+        sleep(12 * SECOND).await;
+        world
+    }
+
+    /// These members reach each other, and the others each other.
+    fn part(&self, members: &[usize]) {
+        let here = self.peers(members);
+        let all = (0..=READER).map(|member| self.peer(member));
+        let there: Vec<PeerId> = all.filter(|peer| !here.contains(peer)).collect();
+        self.cluster.hub.partition(&[here, there]);
+    }
+}
+
+#[test]
+fn agreed_what_is_closed_is_seen_by_who_opens() {
+    run(async {
+        let world = World::with(31, close_to_open()).await;
+        world.settle().await;
+        let (one, two) = (world.program(1), world.program(2));
+        for round in 0..20u8 {
+            let len = if round % 2 == 0 { 200_000 } else { 900 };
+            let bytes = vec![round; len];
+            let name = format!("file-{}", round % 4);
+            let open = one.create(&name, libc::O_TRUNC).await.unwrap();
+            one.write(open, 0, &bytes).await.unwrap();
+            one.close(open).await.unwrap();
+            // No moment passes.
+            let open = two.create(&name, 0).await.unwrap();
+            assert_eq!(two.read(open).await, bytes, "{round}");
+            two.close(open).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn agreed_an_open_hears_of_what_is_in_feeds_elsewhere() {
+    run(async {
+        let world = World::with(32, close_to_open()).await;
+        world.settle().await;
+        let (one, two) = (world.program(1), world.hand(2));
+        // A name is not closed, so nobody waits for anybody.
+        for round in 0..20 {
+            let name = format!("new-{round}");
+            world.hand(1).mkdir(&name).await.unwrap();
+            sleep(Duration::from_millis(7)).await;
+            let open = world.program(2).create("any", 0).await.unwrap();
+            two.find(&name).await.unwrap();
+            world.program(2).close(open).await.unwrap();
+        }
+        // Nothing is new: an opening costs a question.
+        world.settle().await;
+        let began = Instant::now();
+        let open = one.create("any", 0).await.unwrap();
+        one.close(open).await.unwrap();
+        assert!(
+            began.elapsed() < Duration::from_millis(300),
+            "{:?}",
+            began.elapsed()
+        );
+    });
+}
+
+#[test]
+fn agreed_who_is_away_or_says_nothing_is_not_waited_for_long() {
+    run(async {
+        let world = World::with(33, close_to_open()).await;
+        world.settle().await;
+        let one = world.program(1);
+        world.cluster.hub.pause(world.peer(3));
+        let began = Instant::now();
+        let open = one.create("file", 0).await.unwrap();
+        one.write(open, 0, b"text").await.unwrap();
+        one.close(open).await.unwrap();
+        assert!(began.elapsed() < 12 * SECOND, "{:?}", began.elapsed());
+        // From then on it is known to be away.
+        let began = Instant::now();
+        let open = one.create("file", 0).await.unwrap();
+        one.write(open, 0, b"more").await.unwrap();
+        one.close(open).await.unwrap();
+        assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+        world.cluster.hub.resume(world.peer(3));
+        world.settle().await;
+        world.tree().await;
+    });
+}
+
+#[test]
+fn agreed_a_sync_that_returned_survives_the_machine() {
+    run(async {
+        let mut world = World::with(
+            34,
+            VfsOptions {
+                durability: Durability::Network,
+                ..options()
+            },
+        )
+        .await;
+        world.settle().await;
+        let bytes = vec![7; 300_000];
+        world.hand(1).write("large", 0, &bytes).await.unwrap();
+        world.hand(1).write("small", 0, b"small").await.unwrap();
+        world.hand(1).fsync("large").await.unwrap();
+        world.hand(1).fsync("small").await.unwrap();
+        world.crash(1).await;
+        // All others restart as well: it is on their disks.
+        for member in [0, 2, 3, 4] {
+            world.crash(member).await;
+            world.begin(member).await;
+        }
+        sleep(60 * SECOND).await;
+        for member in [0, 3] {
+            assert_eq!(world.hand(member).read("large").await.unwrap(), bytes);
+            assert_eq!(world.hand(member).read("small").await.unwrap(), b"small");
+        }
+        world.begin(1).await;
+        world.settle().await;
+    });
+}
+
+#[test]
+fn agreed_a_sync_fails_without_others_and_succeeds_when_they_are_back() {
+    run(async {
+        let world = World::with(
+            35,
+            VfsOptions {
+                durability: Durability::Network,
+                ..options()
+            },
+        )
+        .await;
+        world.settle().await;
+        world.part(&[1]);
+        sleep(5 * SECOND).await;
+        world.hand(1).write("small", 0, b"small").await.unwrap();
+        assert_eq!(world.hand(1).fsync("small").await, Err(Errno::EIO));
+        assert!(world.take_warnings().contains("missing"));
+        world.cluster.hub.heal();
+        sleep(60 * SECOND).await;
+        world.hand(1).fsync("small").await.unwrap();
+    });
+}
+
+#[test]
+fn agreed_a_lock_is_had_by_one_and_hands_over_what_was_written() {
+    run(async {
+        let world = World::with_voters(36, &[0, 1, 2]).await;
+        let (one, two) = (world.program(1), world.program(3));
+        let mine = one.create("file", 0).await.unwrap();
+        sleep(SECOND).await;
+        let other = two.create("file", 0).await.unwrap();
+        assert_eq!(mine.0, other.0);
+        for round in 0..6u64 {
+            one.lock(mine, LockKind::Write, false).await.unwrap();
+            assert_eq!(
+                two.lock(other, LockKind::Write, false).await,
+                Err(Errno::EAGAIN)
+            );
+            assert_eq!(
+                two.lock(other, LockKind::Read, false).await,
+                Err(Errno::EAGAIN)
+            );
+            // More than stays in a row.
+            let bytes = vec![round as u8 + 1; 50_000];
+            one.write(mine, round * 50_000, &bytes).await.unwrap();
+            one.lock(mine, LockKind::Unlock, false).await.unwrap();
+            two.lock(other, LockKind::Write, false).await.unwrap();
+            let read = two.read(other).await;
+            assert_eq!(read.len() as u64, (round + 1) * 50_000);
+            assert_eq!(&read[(round * 50_000) as usize..], bytes);
+            two.lock(other, LockKind::Unlock, false).await.unwrap();
+        }
+        one.lock(mine, LockKind::Read, false).await.unwrap();
+        two.lock(other, LockKind::Read, false).await.unwrap();
+        assert_eq!(
+            two.lock(other, LockKind::Write, false).await,
+            Err(Errno::EAGAIN)
+        );
+        // Closing gives it back.
+        one.close(mine).await.unwrap();
+        two.lock(other, LockKind::Write, false).await.unwrap();
+        // It is kept for longer than a lease.
+        sleep(40 * SECOND).await;
+        let mine = one.create("file", 0).await.unwrap();
+        assert_eq!(
+            one.lock(mine, LockKind::Read, false).await,
+            Err(Errno::EAGAIN)
+        );
+        two.write(other, 0, b"still").await.unwrap();
+        let waits = async {
+            one.lock(mine, LockKind::Write, true).await.unwrap();
+            one.read(mine).await
+        };
+        let leaves = async {
+            sleep(3 * SECOND).await;
+            two.close(other).await.unwrap();
+        };
+        let (read, ()) = futures::join!(waits, leaves);
+        assert_eq!(&read[..5], b"still");
+    });
+}
+
+/// A program closes a file and opens it anew before the closing has gone its way: appending under a lock lost lines so.
+#[test]
+fn agreed_a_closing_that_comes_late_takes_no_later_lock() {
+    run(async {
+        let world = World::with_voters(40, &[0, 1, 2]).await;
+        let (one, two) = (world.program(1), world.program(3));
+        let first = one.create("file", 0).await.unwrap();
+        sleep(SECOND).await;
+        let other = two.create("file", 0).await.unwrap();
+        one.lock(first, LockKind::Write, false).await.unwrap();
+        one.lock(first, LockKind::Unlock, false).await.unwrap();
+        let closing = one.fs().release(first.0, first.1, RW);
+        let second = one.create("file", 0).await.unwrap();
+        one.lock(second, LockKind::Write, false).await.unwrap();
+        closing.wait().await.unwrap();
+        assert_eq!(
+            two.lock(other, LockKind::Write, false).await,
+            Err(Errno::EAGAIN)
+        );
+        one.write(second, 0, b"mine").await.unwrap();
+        one.close(second).await.unwrap();
+        two.lock(other, LockKind::Write, false).await.unwrap();
+        assert_eq!(two.read(other).await, b"mine");
+    });
+}
+
+#[test]
+fn agreed_without_more_than_half_of_the_voters_nothing_is_locked() {
+    run(async {
+        let world = World::with_voters(37, &[0, 1, 2]).await;
+        let one = world.program(1);
+        let file = one.create("file", 0).await.unwrap();
+        one.lock(file, LockKind::Write, false).await.unwrap();
+        one.write(file, 0, b"locked").await.unwrap();
+        sleep(SECOND).await;
+        world.part(&[1, 3]);
+        // The lease is over before the others may have the lock.
+        sleep(9 * SECOND).await;
+        assert_eq!(one.write(file, 0, b"not any more").await, Err(Errno::EIO));
+        assert_eq!(
+            one.lock(file, LockKind::Write, false).await,
+            Err(Errno::EIO)
+        );
+        let again = one.create("file", 0).await.unwrap();
+        assert_eq!(
+            one.lock(again, LockKind::Write, false).await,
+            Err(Errno::ENOLCK)
+        );
+        assert_eq!(
+            one.create("alone", libc::O_EXCL).await.err(),
+            Some(Errno::ENOLCK)
+        );
+        // The others have more than half.
+        sleep(5 * SECOND).await;
+        let two = world.program(2);
+        let theirs = two.create("file", 0).await.unwrap();
+        two.lock(theirs, LockKind::Write, true).await.unwrap();
+        world.cluster.hub.heal();
+        sleep(30 * SECOND).await;
+        assert_eq!(
+            one.lock(again, LockKind::Write, false).await,
+            Err(Errno::EAGAIN)
+        );
+        two.close(theirs).await.unwrap();
+        one.lock(again, LockKind::Write, true).await.unwrap();
+        one.write(again, 0, b"again").await.unwrap();
+    });
+}
+
+#[test]
+fn agreed_of_many_that_make_a_file_alone_one_does() {
+    run(async {
+        let world = World::with_voters(38, &[0, 1, 2, 3, 4]).await;
+        for round in 0..6 {
+            let name = format!("index-{round}.lock");
+            let tries = (0..5).map(|member| {
+                let (world, name) = (&world, name.clone());
+                async move {
+                    let program = world.program(member);
+                    (member, program.create(&name, libc::O_EXCL).await)
+                }
+            });
+            let made = futures::future::join_all(tries).await;
+            let (won, lost): (Vec<_>, Vec<_>) =
+                made.into_iter().partition(|(_, made)| made.is_ok());
+            assert_eq!(won.len(), 1, "{round}");
+            for (member, made) in lost {
+                assert_eq!(made.err(), Some(Errno::EEXIST), "{member} in {round}");
+            }
+            let (winner, open) = (won[0].0, *won[0].1.as_ref().unwrap());
+            world.program(winner).close(open).await.unwrap();
+            // Renamed over what it guards: who makes the next one knows it.
+            let hand = world.hand(winner);
+            hand.write(&name, 0, name.as_bytes()).await.unwrap();
+            hand.rename(&name, "index").await.unwrap();
+            let next = (winner + 1) % 5;
+            let open = loop {
+                match world.program(next).create(&name, libc::O_EXCL).await {
+                    Ok(open) => break open,
+                    Err(Errno::EEXIST) => sleep(Duration::from_millis(5)).await,
+                    Err(errno) => panic!("{errno:?}"),
+                }
+            };
+            let read = world.hand(next).read("index").await.unwrap();
+            assert_eq!(read, name.as_bytes());
+            world.program(next).close(open).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn agreed_voters_change_one_by_one_and_locks_stay() {
+    run(async {
+        let world = World::with_voters(39, &[0, 1, 2]).await;
+        let (one, four) = (world.program(1), world.program(4));
+        let file = one.create("file", 0).await.unwrap();
+        sleep(SECOND).await;
+        let theirs = four.create("file", 0).await.unwrap();
+        one.lock(file, LockKind::Write, false).await.unwrap();
+        one.write(file, 0, b"kept").await.unwrap();
+        world
+            .sharer(0)
+            .set_voters(&world.peers(&[2, 3, 4]))
+            .await
+            .unwrap();
+        let wanted: std::collections::BTreeSet<PeerId> =
+            world.peers(&[2, 3, 4]).into_iter().collect();
+        for member in 0..5 {
+            sleep(5 * SECOND).await;
+            let known = world.sharer(member).voters();
+            assert_eq!(
+                known.into_iter().collect::<std::collections::BTreeSet<_>>(),
+                wanted
+            );
+        }
+        one.write(file, 0, b"kept").await.unwrap();
+        assert_eq!(
+            four.lock(theirs, LockKind::Write, false).await,
+            Err(Errno::EAGAIN)
+        );
+        one.close(file).await.unwrap();
+        four.lock(theirs, LockKind::Write, true).await.unwrap();
+        assert_eq!(four.read(theirs).await, b"kept");
+        // Only the owner says who votes.
+        let denied = world.sharer(1).set_voters(&world.peers(&[1])).await;
+        assert!(denied.is_err());
+    });
+}
+
+/// Programs on all members count up in one file under a lock, while members come and go: no step is lost.
+#[test]
+fn agreed_counting_under_a_lock_loses_no_step() {
+    let seeds = (super::super::seeds() / 5).max(2);
+    super::super::each_seed(0..seeds, |seed| {
+        run(async {
+            let world = World::with_voters(400 + seed, &[0, 1, 4]).await;
+            let entropy = world.cluster.entropy.fork();
+            let first = world.program(0).create("count", 0).await.unwrap();
+            world.program(0).write(first, 0, b"000000").await.unwrap();
+            world.program(0).close(first).await.unwrap();
+            world.settle().await;
+            // Some voter is away now and then, and messages are late or lost.
+            if seed % 2 == 1 {
+                for one in 0..5 {
+                    for other in 0..one {
+                        let faults = LinkFaults {
+                            delay: Duration::from_millis(1),
+                            jitter: Duration::from_millis(60),
+                            loss: 0.01,
+                        };
+                        world
+                            .cluster
+                            .hub
+                            .link(world.peer(one), world.peer(other), faults);
+                    }
+                }
+            }
+            let mischief = async {
+                loop {
+                    sleep(Duration::from_millis(500 + entropy.below(4000))).await;
+                    world.cluster.hub.pause(world.peer(4));
+                    sleep(Duration::from_millis(entropy.below(6000))).await;
+                    world.cluster.hub.resume(world.peer(4));
+                }
+            };
+            let counters = (0..4).map(|member| {
+                let (world, entropy) = (&world, entropy.fork());
+                async move {
+                    let program = world.program(member);
+                    let mut steps = 0u64;
+                    while steps < 6 {
+                        sleep(Duration::from_millis(entropy.below(400))).await;
+                        let open = program.create("count", 0).await.unwrap();
+                        let locked = program.lock(open, LockKind::Write, true).await;
+                        if locked.is_ok() {
+                            let read = String::from_utf8(program.read(open).await).unwrap();
+                            let next = read.parse::<u64>().unwrap() + 1;
+                            sleep(Duration::from_millis(entropy.below(100))).await;
+                            let text = format!("{next:06}");
+                            steps +=
+                                u64::from(program.write(open, 0, text.as_bytes()).await.is_ok());
+                        }
+                        program.close(open).await.unwrap();
+                    }
+                    steps
+                }
+            });
+            let counted = futures::future::join_all(counters);
+            let steps: u64 = tokio::select! {
+                biased;
+                counted = counted => counted.into_iter().sum(),
+                () = mischief => 0,
+            };
+            world.cluster.hub.resume(world.peer(4));
+            world.settle().await;
+            let read = world.hand(2).read("count").await.unwrap();
+            assert_eq!(
+                String::from_utf8(read).unwrap(),
+                format!("{steps:06}"),
+                "seed {seed}"
+            );
+            assert_eq!(world.hand(1).names("").await, ["count"]);
+        });
+    });
+}
