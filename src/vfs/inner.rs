@@ -40,7 +40,7 @@ use crate::namespace::{
 use crate::store::{Group, Seq, Volume, VolumeError};
 
 /// How long the kernel may answer by itself: changes from elsewhere are announced to it.
-const TTL: Duration = Duration::from_secs(3600);
+pub(super) const TTL: Duration = Duration::from_secs(3600);
 
 /// The namespace and who knows which file.
 #[derive(Debug)]
