@@ -29,8 +29,8 @@ use super::socket;
 use super::types::{
     ConflictResolve, ConflictsRequest, GetRequest, Hello, InviteRequest, JoinRequest,
     KeyExportRequest, Line, LinkRequest, LsRequest, MountRequest, PutRequest, SetQuota,
-    SyncRequest, UmountRequest, SnapshotCreate, SnapshotRemove, SnapshotRestore, SnapshotsRequest, VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove,
-    VolumeTicketRequest,
+    SnapshotCreate, SnapshotRemove, SnapshotRestore, SnapshotsRequest, SyncRequest, UmountRequest,
+    VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeTicketRequest,
 };
 
 /// Header with the [`super::types::GetHead`] of a download.

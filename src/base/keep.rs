@@ -162,11 +162,7 @@ mod tests {
         // The last of Monday, of Sunday and of Saturday.
         assert_eq!(
             kept("daily=3"),
-            [
-                all[0],
-                MONDAY - HOUR_MS / 2,
-                MONDAY - DAY_MS - HOUR_MS / 2
-            ]
+            [all[0], MONDAY - HOUR_MS / 2, MONDAY - DAY_MS - HOUR_MS / 2]
         );
         assert_eq!(kept("weekly=9"), [all[0], MONDAY - HOUR_MS / 2]);
         assert_eq!(kept("monthly=9"), [all[0]]);

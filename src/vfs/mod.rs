@@ -53,8 +53,8 @@ pub use conflicts::{
 pub use feed::{Admit, Point, PointError, Progress, Received, Rights, Slice, VolumeShare};
 pub use forsake::forsake;
 pub use snapshots::{
-    RestoreAction, RestorePlan, RestoreProgress, RestoreRequest, RestoreStep, SnapshotError, SnapshotInfo,
-    SnapshotRecord,
+    RestoreAction, RestorePlan, RestoreProgress, RestoreRequest, RestoreStep, SnapshotError,
+    SnapshotInfo, SnapshotRecord,
 };
 
 use std::sync::Arc;
@@ -177,7 +177,9 @@ impl Vfs {
             inner.tasks.spawn(Arc::clone(&inner).seal_feed_always());
         }
         inner.tasks.spawn(Arc::clone(&inner).tidy_checkpoints());
-        inner.tasks.spawn(Arc::clone(&inner).keep_snapshots_always());
+        inner
+            .tasks
+            .spawn(Arc::clone(&inner).keep_snapshots_always());
         Arc::new(Vfs(inner))
     }
 

@@ -56,7 +56,10 @@ fn a_snapshot_is_copied_as_it_was() {
     let old = place.join(".snapshots").join(&name);
     let before = told(&place);
     assert_eq!(told(&old), before);
-    assert_eq!(std::fs::read_dir(place.join(".snapshots")).unwrap().count(), 1);
+    assert_eq!(
+        std::fs::read_dir(place.join(".snapshots")).unwrap().count(),
+        1
+    );
     let listed = std::fs::read_dir(&place).unwrap();
     let mut names = listed.map(|entry| entry.unwrap().file_name());
     assert!(names.all(|name| name != ".snapshots"));
@@ -82,10 +85,18 @@ fn a_snapshot_is_copied_as_it_was() {
         run(Command::new("diff").arg("-r").arg(&old).arg(to), 0);
         assert_eq!(told(to), before);
     }
-    let moved = run(home.cairn().args(["--json", "volume", "snapshots", "default"]), 0);
+    let moved = run(
+        home.cairn()
+            .args(["--json", "volume", "snapshots", "default"]),
+        0,
+    );
     assert_eq!(json(&moved)["snapshots"][0]["label"], "first");
     home.umount(&place);
-    let found = run(home.cairn().args(["--json", "volume", "snapshots", "default"]), 0);
+    let found = run(
+        home.cairn()
+            .args(["--json", "volume", "snapshots", "default"]),
+        0,
+    );
     assert_eq!(json(&found)["snapshots"][0]["name"], name.as_str());
 }
 
@@ -95,7 +106,11 @@ fn files_come_back_by_the_command() {
     let place = home.place("pool");
     home.mount(&[], &place);
     fill(&place);
-    run(home.cairn().args(["volume", "snapshot", "default", "--name", "good"]), 0);
+    run(
+        home.cairn()
+            .args(["volume", "snapshot", "default", "--name", "good"]),
+        0,
+    );
     let before = told(&place);
     // The kernel has all of it in its caches, also what is not there.
     std::fs::remove_dir_all(place.join("dir")).unwrap();
@@ -104,7 +119,9 @@ fn files_come_back_by_the_command() {
     assert_eq!(std::fs::read(place.join("large")).unwrap(), b"small");
     let restore = |args: &[&str], code| {
         let told = run(
-            home.cairn().args(["volume", "restore", "default", "good"]).args(args),
+            home.cairn()
+                .args(["volume", "restore", "default", "good"])
+                .args(args),
             code,
         );
         String::from_utf8(told.stdout).unwrap()
@@ -118,17 +135,33 @@ fn files_come_back_by_the_command() {
     restore(&[path.to_str().unwrap()], 0);
     assert!(std::fs::read(&path).unwrap().starts_with(b"content 7\n"));
     restore(&[], 0);
-    assert_eq!(std::fs::read(place.join("large")).unwrap(), vec![7; 9 << 20]);
+    assert_eq!(
+        std::fs::read(place.join("large")).unwrap(),
+        vec![7; 9 << 20]
+    );
     assert_eq!(told(&place), before);
     let number = |name: &str| std::fs::metadata(place.join(name)).unwrap().ino();
     assert_eq!(number("large"), number("dir/linked"));
     restore(&["nowhere"], 3);
     restore(&["large", "--to", "kept/large"], 4);
     restore(&["large", "--to", "old large"], 0);
-    assert_eq!(std::fs::metadata(place.join("old large")).unwrap().len(), 9 << 20);
-    run(home.cairn().args(["volume", "snapshot", "default", "--remove", "good"]), 0);
-    run(home.cairn().args(["volume", "restore", "default", "good"]), 3);
-    assert_eq!(std::fs::read(place.join("large")).unwrap(), vec![7; 9 << 20]);
+    assert_eq!(
+        std::fs::metadata(place.join("old large")).unwrap().len(),
+        9 << 20
+    );
+    run(
+        home.cairn()
+            .args(["volume", "snapshot", "default", "--remove", "good"]),
+        0,
+    );
+    run(
+        home.cairn().args(["volume", "restore", "default", "good"]),
+        3,
+    );
+    assert_eq!(
+        std::fs::read(place.join("large")).unwrap(),
+        vec![7; 9 << 20]
+    );
     home.umount(&place);
 }
 
@@ -140,13 +173,21 @@ fn a_new_machine_has_the_snapshots_of_one_that_is_gone() {
     let content = vec![5; 300_000];
     members.all[0].write("file", &content);
     let data = &members.all[0].data;
-    run(cairn(data).args(["volume", "snapshot", "photos", "--name", "first"]), 0);
+    run(
+        cairn(data).args(["volume", "snapshot", "photos", "--name", "first"]),
+        0,
+    );
     members.all[0].write("file", "other");
     members.all[1].wait_reads("file", "other");
     let listed = |member: usize| {
         let data = &members.all[member].data;
-        let told = run(cairn(data).args(["--json", "volume", "snapshots", "photos"]), 0);
-        let name = json(&told)["snapshots"][0]["name"].as_str().map(str::to_owned);
+        let told = run(
+            cairn(data).args(["--json", "volume", "snapshots", "photos"]),
+            0,
+        );
+        let name = json(&told)["snapshots"][0]["name"]
+            .as_str()
+            .map(str::to_owned);
         name.unwrap()
     };
     let name = listed(1);
@@ -157,7 +198,10 @@ fn a_new_machine_has_the_snapshots_of_one_that_is_gone() {
     members.all[0].stop();
     assert_eq!(std::fs::read(&old).unwrap(), content);
     let data = &members.all[1].data;
-    run(cairn(data).args(["volume", "restore", "photos", "first", "file"]), 0);
+    run(
+        cairn(data).args(["volume", "restore", "photos", "first", "file"]),
+        0,
+    );
     assert_eq!(std::fs::read(members.all[1].path("file")).unwrap(), content);
     members.all[0].start();
 }

@@ -142,7 +142,9 @@ impl AtHand<'_> {
         let path = path.strip_prefix("/").unwrap_or(path);
         // Who looked at it in a snapshot may name it as it is there.
         let mut parts = path.components();
-        let is_old = parts.next().is_some_and(|part| part.as_os_str() == DIRECTORY);
+        let is_old = parts
+            .next()
+            .is_some_and(|part| part.as_os_str() == DIRECTORY);
         let path = match is_old && parts.next().is_some() {
             true => parts.as_path(),
             false => path,

@@ -154,9 +154,17 @@ impl Inner {
     }
 
     /// Adds to a group that a content came which uses own blocks, and is to be counted later. The caller holds the core.
-    pub(in crate::vfs) fn comes(&self, (profile, body): &Gone, group: &mut Group) -> Result<(), VolumeError> {
+    pub(in crate::vfs) fn comes(
+        &self,
+        (profile, body): &Gone,
+        group: &mut Group,
+    ) -> Result<(), VolumeError> {
         let number = self.next_came()?;
-        group.put(CHECKPOINTS, &came_key(number), &encode_dropped(*profile, body, 0));
+        group.put(
+            CHECKPOINTS,
+            &came_key(number),
+            &encode_dropped(*profile, body, 0),
+        );
         Ok(())
     }
 

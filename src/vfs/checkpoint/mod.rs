@@ -27,8 +27,8 @@ use crate::feeds::checkpoint::Root;
 use crate::feeds::{Link, Signed};
 use crate::namespace::{self, Hlc, VersionVector, state};
 
-pub(super) use books::SNAPSHOTS;
 pub use books::KeptCheckpoint;
+pub(super) use books::SNAPSHOTS;
 pub(super) use contents::bodies;
 pub use failure::{CheckpointFailure, PageError};
 pub use make::MadeCheckpoint;

@@ -81,7 +81,10 @@ impl Inner {
 
     /// The bytes of pages, in their order and not verified. Some are read at once; where much of a block is
     /// wanted, all of it is read once.
-    pub(in crate::vfs) async fn fetch_pages(&self, pages: &[PageRef]) -> Result<Vec<Bytes>, PageError> {
+    pub(in crate::vfs) async fn fetch_pages(
+        &self,
+        pages: &[PageRef],
+    ) -> Result<Vec<Bytes>, PageError> {
         let mut places = Vec::with_capacity(pages.len());
         let mut wanted: BTreeMap<BlockId, u64> = BTreeMap::new();
         for page in pages {

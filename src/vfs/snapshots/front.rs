@@ -156,11 +156,8 @@ impl Inner {
         let since_ms = {
             let listed = &self.snapshots.listed;
             let mut listed = listed.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_same = listed.since_ms > 0
-                && listed
-                    .ids
-                    .iter()
-                    .eq(infos.iter().map(|info| &info.id));
+            let is_same =
+                listed.since_ms > 0 && listed.ids.iter().eq(infos.iter().map(|info| &info.id));
             if !is_same {
                 // The kernel lists anew what has another time, so none comes twice.
                 let newest = infos.last().map_or(0, |info| info.made_ms);
@@ -196,7 +193,10 @@ impl Inner {
 
     fn place_of_node(&self, number: u64) -> Result<Place, Errno> {
         let nodes = self.snapshots.nodes();
-        nodes.get(number).map(|node| node.place).ok_or(Errno::ESTALE)
+        nodes
+            .get(number)
+            .map(|node| node.place)
+            .ok_or(Errno::ESTALE)
     }
 
     /// Tells the kernel of a file of a snapshot once more.
@@ -229,7 +229,11 @@ impl Inner {
         Ok(Lookup::Found(Entry { entry_ttl, ..entry }))
     }
 
-    async fn lookup_snapshot(self: &Arc<Self>, parent: u64, name: Vec<u8>) -> Result<Lookup, Errno> {
+    async fn lookup_snapshot(
+        self: &Arc<Self>,
+        parent: u64,
+        name: Vec<u8>,
+    ) -> Result<Lookup, Errno> {
         let dir = self.place_of_node(parent)?;
         let name = name_of(fuse::Name::new(&name))?;
         let looked = self.look_at_snapshot(dir.snapshot, move |view| {
@@ -367,9 +371,7 @@ impl Inner {
                 let places = cursors.of(dir.ino);
                 let bases: Vec<Name> = listing.shown.iter().map(|item| item.1.clone()).collect();
                 let mut is_full = false;
-                for (at, (name, base, ino, kind, stat)) in
-                    listing.shown.into_iter().enumerate()
-                {
+                for (at, (name, base, ino, kind, stat)) in listing.shown.into_iter().enumerate() {
                     if skip > 0 {
                         skip -= 1;
                         continue;
@@ -377,7 +379,8 @@ impl Inner {
                     if let Some(begin) = begin.take() {
                         places.begin_batch(begin);
                     }
-                    let is_same = |at: Option<usize>| at.and_then(|at| bases.get(at)) == Some(&base);
+                    let is_same =
+                        |at: Option<usize>| at.and_then(|at| bases.get(at)) == Some(&base);
                     let is_contested = is_same(at.checked_add(1)) || is_same(at.checked_sub(1));
                     let next = places.next();
                     let place = Place { ino, ..dir };
@@ -420,11 +423,7 @@ impl Inner {
         use_them(cursors.entry(snapshot).or_default())
     }
 
-    async fn xattr_of_node(
-        self: &Arc<Self>,
-        number: u64,
-        name: Vec<u8>,
-    ) -> Result<Bytes, Errno> {
+    async fn xattr_of_node(self: &Arc<Self>, number: u64, name: Vec<u8>) -> Result<Bytes, Errno> {
         if number == TOP {
             return Err(Errno::ENODATA);
         }
@@ -434,11 +433,7 @@ impl Inner {
         found.await?.ok_or(Errno::ENODATA)
     }
 
-    async fn xattrs_of_node(
-        self: &Arc<Self>,
-        caller: Caller,
-        number: u64,
-    ) -> Result<Bytes, Errno> {
+    async fn xattrs_of_node(self: &Arc<Self>, caller: Caller, number: u64) -> Result<Bytes, Errno> {
         if number == TOP {
             return Ok(Bytes::new());
         }
@@ -481,7 +476,9 @@ impl Front<'_> {
                 Ok(infos) => infos,
                 Err(errno) => return Answer::err(errno),
             };
-            let found = infos.into_iter().find(|info| info.name.as_bytes() == name.bytes());
+            let found = infos
+                .into_iter()
+                .find(|info| info.name.as_bytes() == name.bytes());
             return match found {
                 Some(info) => Answer::later(async move { inner.top_of_snapshot(info.id).await }),
                 None => Answer::ok(Lookup::Absent(Duration::ZERO)),

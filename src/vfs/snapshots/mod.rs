@@ -23,9 +23,7 @@ use cairnfs_fuse::kernel::Notice;
 use self::front::Listed;
 use self::nodes::Nodes;
 pub use self::record::SnapshotRecord;
-pub use self::restore::{
-    RestoreAction, RestorePlan, RestoreProgress, RestoreRequest, RestoreStep,
-};
+pub use self::restore::{RestoreAction, RestorePlan, RestoreProgress, RestoreRequest, RestoreStep};
 use self::tree::Reading;
 use super::Vfs;
 use super::checkpoint::CheckpointFailure;
@@ -270,7 +268,10 @@ impl Vfs {
     ///
     /// # Errors
     /// If the snapshot or what is named of it is not there, or cannot be read.
-    pub async fn plan_restore(&self, request: RestoreRequest) -> Result<RestorePlan, SnapshotError> {
+    pub async fn plan_restore(
+        &self,
+        request: RestoreRequest,
+    ) -> Result<RestorePlan, SnapshotError> {
         Arc::clone(&self.0).plan_restore(request).await
     }
 

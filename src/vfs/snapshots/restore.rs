@@ -184,7 +184,10 @@ impl Inner {
         let (mut besides, mut after) = (Vec::new(), None);
         loop {
             let (page, next) = self.view(|view| view.list(dir, after.as_ref(), PAGE))?;
-            besides.extend(page.into_iter().filter(|shown| !known.contains(&shown.name)));
+            besides.extend(
+                page.into_iter()
+                    .filter(|shown| !known.contains(&shown.name)),
+            );
             match next {
                 Some(next) if besides.len() < STEPS_MAX => after = Some(next),
                 _ => return Ok(besides),
@@ -193,7 +196,11 @@ impl Inner {
     }
 
     /// The file at a path of a snapshot.
-    async fn old_at(self: &Arc<Self>, opened: &Opened, path: &[Name]) -> Result<Found, SnapshotError> {
+    async fn old_at(
+        self: &Arc<Self>,
+        opened: &Opened,
+        path: &[Name],
+    ) -> Result<Found, SnapshotError> {
         let (names, nameless) = (path.to_vec(), nameless()?);
         let found = self.look_into(opened, move |view| {
             let mut at = Ino::ROOT;
@@ -210,7 +217,11 @@ impl Inner {
         found.await?.ok_or_else(missing)
     }
 
-    async fn old_whole(self: &Arc<Self>, opened: &Opened, ino: Ino) -> Result<Found, SnapshotError> {
+    async fn old_whole(
+        self: &Arc<Self>,
+        opened: &Opened,
+        ino: Ino,
+    ) -> Result<Found, SnapshotError> {
         let name = nameless()?;
         let found = self.look_into(opened, move |view| whole(view, name.clone(), ino));
         found

@@ -17,9 +17,9 @@ use crate::feeds::checkpoint::{CheckpointError, PageHash, PageRef, SnapshotRoot,
 use crate::namespace::key::DERIVED;
 use crate::namespace::state::Pairs;
 use crate::namespace::{Rows, SnapshotId, StateError, View};
+use crate::vfs::PagePlace;
 use crate::vfs::checkpoint::{CheckpointFailure, PageError, SnapshotRows};
 use crate::vfs::inner::Inner;
-use crate::vfs::PagePlace;
 
 /// How often one look is begun again: each time brings it one page further at least.
 const TRIES_MAX: usize = 4096;

@@ -40,7 +40,10 @@ async fn all(fs: &dyn Fs, ino: Ino) -> Result<All, Errno> {
     };
     let mut xattrs = BTreeMap::new();
     let list = fs.raw().listxattr(ino).wait().await?;
-    for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    for name in list
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
         let value = fs.raw().getxattr(ino, name).wait().await?;
         xattrs.insert(name.to_vec(), value.to_vec());
     }

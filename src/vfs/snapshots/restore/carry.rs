@@ -46,7 +46,10 @@ fn dress(
     for name in old.keys().filter(|name| !new.contains_key(*name)) {
         edit.remove_xattr(ino, name)?;
     }
-    for (name, value) in new.iter().filter(|(name, value)| old.get(*name) != Some(*value)) {
+    for (name, value) in new
+        .iter()
+        .filter(|(name, value)| old.get(*name) != Some(*value))
+    {
         edit.set_xattr(ino, name, value.clone())?;
     }
     let change = AttrChange {
@@ -267,7 +270,10 @@ impl Inner {
         old: &BTreeMap<Name, Bytes>,
         new: &BTreeMap<Name, Bytes>,
     ) -> Step<()> {
-        for (name, value) in new.iter().filter(|(name, value)| old.get(*name) != Some(*value)) {
+        for (name, value) in new
+            .iter()
+            .filter(|(name, value)| old.get(*name) != Some(*value))
+        {
             let edited = self.edit(core, self.now(), |edit| {
                 edit.set_xattr(ino, name, value.clone())
             })?;
@@ -320,7 +326,10 @@ impl Inner {
             let stat = self.view(|view| view.stat_ino(ino))?;
             let mut state = self.lock(&file);
             state.unguard();
-            match stat.as_ref().and_then(|stat| Some((stat, stat.content.as_ref()?))) {
+            match stat
+                .as_ref()
+                .and_then(|stat| Some((stat, stat.content.as_ref()?)))
+            {
                 Some((stat, content)) if !state.is_changed && !state.is_orphan => {
                     state.reload(content, stat.mtime);
                 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{
-    DEPTH_MAX, Found, PAGE, RestoreAction, RestoreStep, STEPS_MAX, is_fitting, join, path_of, shown,
-    whole, xattrs_of,
+    DEPTH_MAX, Found, PAGE, RestoreAction, RestoreStep, STEPS_MAX, is_fitting, join, path_of,
+    shown, whole, xattrs_of,
 };
 use crate::namespace::{Ino, Kind, Name, Stat, StateError, View};
 use crate::vfs::inner::Inner;
@@ -138,9 +138,9 @@ impl Planning<'_> {
         };
         if kind != Kind::Directory && found.stat.links > 1 {
             if let Some(first) = self.firsts.get(&found.ino).cloned() {
-                let is_linked = there.as_ref().is_some_and(|there| {
-                    self.taken.get(&there.ino) == Some(&found.ino)
-                });
+                let is_linked = there
+                    .as_ref()
+                    .is_some_and(|there| self.taken.get(&there.ino) == Some(&found.ino));
                 if !is_linked {
                     self.in_the_way(there.as_ref(), path)?;
                     let link = self.step(path.to_vec(), RestoreAction::Link, (found.ino, 0))?;
@@ -210,7 +210,12 @@ impl Planning<'_> {
         Ok(())
     }
 
-    fn begin(&self, found: &Found, path: Vec<u8>, live: Option<Ino>) -> Result<Open, SnapshotError> {
+    fn begin(
+        &self,
+        found: &Found,
+        path: Vec<u8>,
+        live: Option<Ino>,
+    ) -> Result<Open, SnapshotError> {
         let is_to_set = match live {
             None => true,
             Some(live) => {

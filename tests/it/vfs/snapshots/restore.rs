@@ -201,12 +201,16 @@ fn what_came_back_stays_when_the_snapshot_goes() {
                 twin.vfs().sync().await.unwrap();
             }
         }
-        hand.replace("small", &bytes(&entropy, 30_000)).await.unwrap();
+        hand.replace("small", &bytes(&entropy, 30_000))
+            .await
+            .unwrap();
         let before = timeless(live(twin.vfs()).await);
         let made = twin.vfs().make_snapshot("").await.unwrap();
         let hand = Hand(twin.vfs());
         hand.unlink("large").await.unwrap();
-        hand.replace("small", &bytes(&entropy, 30_000)).await.unwrap();
+        hand.replace("small", &bytes(&entropy, 30_000))
+            .await
+            .unwrap();
         tokio::time::sleep(std::time::Duration::from_secs(60)).await;
         restore(twin.vfs(), request(&made, "")).await;
         twin.vfs().remove_snapshot(made.id).await.unwrap();

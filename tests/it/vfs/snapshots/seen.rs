@@ -48,7 +48,9 @@ pub(super) async fn everything(twin: &Twin) {
         kind: FileType::Fifo,
         ..NODE
     };
-    let made = twin.vfs().mknod(&Caller::ROOT, Ino::ROOT, "pipe".into(), &fifo);
+    let made = twin
+        .vfs()
+        .mknod(&Caller::ROOT, Ino::ROOT, "pipe".into(), &fifo);
     made.wait().await.unwrap();
     set_xattr(twin, "dir/small", "user.colour", b"blue").await;
     set_xattr(twin, "large", "user.long", &[7; 40_000]).await;
@@ -67,7 +69,11 @@ fn a_snapshot_shows_what_was_there() {
         let before = live(twin.vfs()).await;
         let made = twin.vfs().make_snapshot("first").await.unwrap();
         assert!(made.name.ends_with("Z-first"), "{}", made.name);
-        assert_eq!(made.files, before.len() as u64 - 1, "two names are one file");
+        assert_eq!(
+            made.files,
+            before.len() as u64 - 1,
+            "two names are one file"
+        );
         same(&before, &past(twin.vfs(), &made).await, "at once");
 
         let hand = Hand(twin.vfs());
@@ -104,11 +110,19 @@ fn they_are_in_no_listing_and_their_numbers_stay() {
         let dir = hand.find(&format!("{DIRECTORY}/{}/dir", made.name)).await;
         let dir = dir.unwrap();
         let batch = DirBatch::new(4096, false);
-        let listed = twin.vfs().readdir(dir, Fh(0), 0, batch).wait().await.unwrap();
+        let listed = twin
+            .vfs()
+            .readdir(dir, Fh(0), 0, batch)
+            .wait()
+            .await
+            .unwrap();
         let item = listed.items().find(|item| item.name.bytes() == b"small");
         assert_eq!(item.unwrap().ino, old);
         let above = listed.items().find(|item| item.name.bytes() == b"..");
-        let top = hand.find(&format!("{DIRECTORY}/{}", made.name)).await.unwrap();
+        let top = hand
+            .find(&format!("{DIRECTORY}/{}", made.name))
+            .await
+            .unwrap();
         assert_eq!(above.unwrap().ino, top);
         twin.reopen().await;
         let hand = Hand(twin.vfs());
@@ -125,7 +139,10 @@ fn nothing_in_them_can_be_changed() {
         let before = past(twin.vfs(), &made).await;
         let hand = Hand(twin.vfs());
         let vfs = twin.vfs();
-        let top = hand.find(&format!("{DIRECTORY}/{}", made.name)).await.unwrap();
+        let top = hand
+            .find(&format!("{DIRECTORY}/{}", made.name))
+            .await
+            .unwrap();
         let dir = hand.find(DIRECTORY).await.unwrap();
         let file = hand.find(&format!("{DIRECTORY}/{}/large", made.name)).await;
         let file = file.unwrap();
@@ -133,18 +150,39 @@ fn nothing_in_them_can_be_changed() {
         for parent in [top, dir] {
             let name = || "new".into();
             let refused = [
-                vfs.mkdir(&root, parent, name(), &NODE).wait().await.map(drop),
-                vfs.mknod(&root, parent, name(), &NODE).wait().await.map(drop),
-                vfs.symlink(&root, parent, name(), b"x").wait().await.map(drop),
-                vfs.create(&root, parent, name(), &NODE, RW).wait().await.map(drop),
-                vfs.unlink(&root, parent, "large".into()).wait().await,
-                vfs.rmdir(&root, parent, "dir".into()).wait().await,
-                vfs.link(&root, file, parent, name()).wait().await.map(drop),
-                vfs.setattr(&root, parent, &SetAttr { mode: Some(0o777), ..SetAttr::default() })
+                vfs.mkdir(&root, parent, name(), &NODE)
                     .wait()
                     .await
                     .map(drop),
-                vfs.setxattr(&root, parent, "user.a".into(), b"b", 0).wait().await,
+                vfs.mknod(&root, parent, name(), &NODE)
+                    .wait()
+                    .await
+                    .map(drop),
+                vfs.symlink(&root, parent, name(), b"x")
+                    .wait()
+                    .await
+                    .map(drop),
+                vfs.create(&root, parent, name(), &NODE, RW)
+                    .wait()
+                    .await
+                    .map(drop),
+                vfs.unlink(&root, parent, "large".into()).wait().await,
+                vfs.rmdir(&root, parent, "dir".into()).wait().await,
+                vfs.link(&root, file, parent, name()).wait().await.map(drop),
+                vfs.setattr(
+                    &root,
+                    parent,
+                    &SetAttr {
+                        mode: Some(0o777),
+                        ..SetAttr::default()
+                    },
+                )
+                .wait()
+                .await
+                .map(drop),
+                vfs.setxattr(&root, parent, "user.a".into(), b"b", 0)
+                    .wait()
+                    .await,
                 vfs.removexattr(&root, parent, "user.a".into()).wait().await,
             ];
             for (at, refused) in refused.into_iter().enumerate() {
@@ -164,8 +202,14 @@ fn nothing_in_them_can_be_changed() {
             )
             .wait()
         };
-        assert_eq!(rename(top, "large", Ino::ROOT, "x").await, Err(Errno::EROFS));
-        assert_eq!(rename(Ino::ROOT, "large", top, "x").await, Err(Errno::EROFS));
+        assert_eq!(
+            rename(top, "large", Ino::ROOT, "x").await,
+            Err(Errno::EROFS)
+        );
+        assert_eq!(
+            rename(Ino::ROOT, "large", top, "x").await,
+            Err(Errno::EROFS)
+        );
         let linked = vfs.link(&root, file, Ino::ROOT, "x".into()).wait().await;
         assert_eq!(linked.map(drop), Err(Errno::EROFS));
         for flags in [RW, OpenFlags(libc::O_WRONLY), OpenFlags(libc::O_TRUNC)] {

@@ -21,7 +21,10 @@ fn all_members_list_and_read_the_same_snapshots() {
             hand.replace(&path, &vec![number; 30_000]).await.unwrap();
         }
         team.settle().await;
-        Hand(team.vfs(1)).replace("dir/of two", &[7; 40_000]).await.unwrap();
+        Hand(team.vfs(1))
+            .replace("dir/of two", &[7; 40_000])
+            .await
+            .unwrap();
         team.settle().await;
         let before = live(team.vfs(0)).await;
         let made = team.vfs(0).make_snapshot("first").await.unwrap();
@@ -68,7 +71,10 @@ fn all_members_list_and_read_the_same_snapshots() {
 fn a_reader_looks_and_changes_nothing() {
     block_on(async {
         let mut team = Team::new(2, 92).await;
-        Hand(team.vfs(0)).replace("file", &[1; 30_000]).await.unwrap();
+        Hand(team.vfs(0))
+            .replace("file", &[1; 30_000])
+            .await
+            .unwrap();
         team.settle().await;
         let made = team.vfs(0).make_snapshot("").await.unwrap();
         team.settle().await;
