@@ -193,17 +193,27 @@ impl Inner {
     /// Numbers that come after a first byte in keys.
     pub(in crate::vfs) fn numbers_below(&self, space: u8) -> Result<BTreeSet<u64>, VolumeError> {
         let mut found = BTreeSet::new();
-        let mut from = Bound::Included([space].to_vec());
+        let mut from = Bound::Included(vec![space]);
         loop {
             let at = from.as_ref().map(Vec::as_slice);
             let page = self
                 .volume
                 .scan(CHECKPOINTS, at, Bound::Unbounded, Order::Ascending, 1)?;
-            let first = page.rows.first().and_then(|(key, _)| {
-                let number = key.strip_prefix(&[space])?.first_chunk::<8>()?;
-                Some(u64::from_be_bytes(*number))
-            });
-            let Some(number) = first else {
+            // Where rows were removed lately a page may be empty and not the last.
+            let key = match page.rows.into_iter().next() {
+                Some((key, _)) => key,
+                None => match page.next {
+                    Some(next) if next.first() == Some(&space) => {
+                        from = Bound::Excluded(next.to_vec());
+                        continue;
+                    }
+                    _ => return Ok(found),
+                },
+            };
+            let number = key
+                .strip_prefix(&[space])
+                .and_then(<[u8]>::first_chunk::<8>);
+            let Some(number) = number.map(|number| u64::from_be_bytes(*number)) else {
                 return Ok(found);
             };
             found.insert(number);

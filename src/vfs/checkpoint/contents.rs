@@ -68,10 +68,14 @@ impl Inner {
             ..Contents::default()
         };
         // Whoever placed nothing has nothing to count.
-        let has_books = pages(&self.volume, BLOCKS, &[], 1)
-            .next()
-            .transpose()?
-            .is_some_and(|page| !page.is_empty());
+        let mut has_books = false;
+        for page in pages(&self.volume, BLOCKS, &[], 1) {
+            // A page may be empty although more follow.
+            has_books = !page?.is_empty();
+            if has_books {
+                break;
+            }
+        }
         let mut next_came = None;
         for (bytes, value) in changes {
             match Key::decode(bytes) {

@@ -53,9 +53,7 @@ impl Inner {
         self: &Arc<Self>,
         made_of: &mut Option<VersionVector>,
     ) -> Result<(), SnapshotError> {
-        if self.is_shared() {
-            self.follow_removals().await?;
-        }
+        self.follow_removals().await?;
         let rule = {
             let rule = &self.snapshots.rule;
             *rule.lock().unwrap_or_else(PoisonError::into_inner)
