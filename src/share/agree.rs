@@ -271,7 +271,7 @@ impl Inner {
             Ok(asked) if asked.volume() == self.volume => asked,
             Ok(_) => return Response::Unsupported,
             Err(error) => {
-                tracing::warn!(from = %from.short(), "a message between members was refused: {error}");
+                tracing::warn!(from = %from.short(), "a message about feeds was refused: {error}");
                 return Response::Unsupported;
             }
         };

@@ -12,11 +12,13 @@ use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Durability;
-use super::file::FileCell;
+use super::file::{Base, FileCell};
 use super::inner::Inner;
 use super::ledger::Tenant;
 use super::rows::{BLOCKS, pages};
 use crate::base::{BlockId, EcProfile};
+use crate::content::overlay::Source;
+use crate::dag::Body;
 use crate::feeds::{LockMode, LockName};
 
 /// How long it may take until the own feed has what was done: longer than an operation is held back.
@@ -221,7 +223,11 @@ impl Inner {
         };
         let losses = losses(self.identity.profile);
         let name = &self.options.name;
-        let frail = self.still_frail(losses).await?;
+        let blocks = match file {
+            Some(file) => self.blocks_of(file),
+            None => Some(BTreeSet::new()),
+        };
+        let frail = self.still_frail(losses, blocks.as_ref()).await?;
         if frail > 0 {
             let places = self.identity.profile.total_shards();
             tracing::error!(
@@ -243,11 +249,34 @@ impl Inner {
         Ok(())
     }
 
-    /// How many blocks there are that do not survive so many losses.
-    async fn still_frail(self: &Arc<Self>, losses: usize) -> Result<usize, Errno> {
+    /// The blocks that a file is in; none if only its manifest says that.
+    fn blocks_of(&self, file: &FileCell) -> Option<BTreeSet<BlockId>> {
+        let state = self.lock(file);
+        let mut blocks: BTreeSet<BlockId> = match &state.base {
+            Base::Inline(_) => BTreeSet::new(),
+            Base::Stored(_, Body::Inline(extents)) => {
+                extents.iter().map(|extent| extent.block.id).collect()
+            }
+            Base::Stored(_, Body::Manifest(_)) => return None,
+        };
+        let pieces = state.overlay.pieces();
+        blocks.extend(pieces.filter_map(|piece| match &piece.source {
+            Source::Block { block, .. } => Some(block.id),
+            _ => None,
+        }));
+        Some(blocks)
+    }
+
+    /// How many of some blocks, or of all of the volume, do not survive so many losses.
+    async fn still_frail(
+        self: &Arc<Self>,
+        losses: usize,
+        among: Option<&BTreeSet<BlockId>>,
+    ) -> Result<usize, Errno> {
         let inner = Arc::clone(self);
         let disk = &self.blocks.pools().disk;
-        let frail = disk.run(move || inner.frail_blocks(losses)).await?;
+        let mut frail = disk.run(move || inner.frail_blocks(losses)).await?;
+        frail.retain(|id| among.is_none_or(|among| among.contains(id)));
         if frail.is_empty() {
             return Ok(0);
         }

@@ -29,8 +29,13 @@ pub(super) fn negotiate(features: &mut Features, config: &mut KernelConfig) -> i
     if features.stateless_dirs {
         wanted |= InitFlags::FUSE_NO_OPENDIR_SUPPORT;
     }
+    let locks = InitFlags::FUSE_POSIX_LOCKS | InitFlags::FUSE_FLOCK_LOCKS;
     if features.distributed_locks {
-        wanted |= InitFlags::FUSE_POSIX_LOCKS | InitFlags::FUSE_FLOCK_LOCKS;
+        if !config.capabilities().contains(locks) {
+            // It would keep them for this machine, and nobody would know.
+            return Err(io::Error::other("the kernel passes no locks on"));
+        }
+        wanted |= locks;
     }
     let offered = wanted & config.capabilities();
     if config.add_capabilities(offered).is_err() {

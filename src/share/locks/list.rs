@@ -32,7 +32,7 @@ pub enum VotersError {
 }
 
 fn names(peers: &[PeerId]) -> String {
-    let names: Vec<String> = peers.iter().map(|peer| peer.short().to_string()).collect();
+    let names: Vec<String> = peers.iter().map(|peer| peer.short()).collect();
     names.join(", ")
 }
 
