@@ -17,6 +17,7 @@
 mod agree;
 mod attrs;
 mod checkpoint;
+mod commit;
 mod compact;
 mod conflicts;
 mod cursor;

@@ -335,7 +335,7 @@ impl Inner {
     /// of files goes into its group.
     pub(in crate::vfs) fn affected_besides<T>(
         &self,
-        edited: &mut crate::vfs::inner::Edited<T>,
+        edited: &mut crate::vfs::commit::Edited<T>,
     ) -> Step<Option<(Affected, News)>> {
         if self.shared().is_none() {
             return Ok(None);

@@ -16,8 +16,9 @@ use super::{
 };
 use crate::dag;
 use crate::namespace::{AttrChange, Body, Edit, Ino, Kind, Name, NewNode, OpError, Stat};
+use crate::vfs::commit::Edited;
 use crate::vfs::errno::{Step, Stop};
-use crate::vfs::inner::{Core, Edited, Inner};
+use crate::vfs::inner::{Core, Inner};
 use crate::vfs::ledger::Deltas;
 use crate::vfs::remove::{Gone, drop_body};
 use crate::vfs::snapshots::SnapshotError;
