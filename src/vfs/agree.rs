@@ -99,11 +99,15 @@ pub trait Agreement: Send + Sync + 'static {
 
 /// Blocks that survive less than a sync with `durability = "network"` promises; none if that was not looked up.
 #[derive(Debug, Default)]
-pub(super) struct Frail(std::sync::Mutex<Option<BTreeSet<BlockId>>>);
+pub(super) struct Frail {
+    known: std::sync::Mutex<Option<BTreeSet<BlockId>>>,
+    /// Held while all blocks are looked at: half of them would be too few.
+    looking: std::sync::Mutex<()>,
+}
 
 impl Frail {
     fn with<T>(&self, look: impl FnOnce(&mut Option<BTreeSet<BlockId>>) -> T) -> T {
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A block was placed.
@@ -296,6 +300,8 @@ impl Inner {
     }
 
     fn frail_blocks(&self, losses: usize) -> Result<BTreeSet<BlockId>, Errno> {
+        let looking = self.frail.looking.lock();
+        let looking = looking.unwrap_or_else(PoisonError::into_inner);
         if self.frail.with(|known| known.is_none()) {
             // What is placed from here on is added by who places it.
             self.frail.with(|known| *known = Some(BTreeSet::new()));
@@ -314,6 +320,7 @@ impl Inner {
                 }
             }
         }
+        drop(looking);
         let known = self.frail.with(|known| known.clone().unwrap_or_default());
         // One that was placed and is not in use yet may come to be.
         let is_used = |id: &BlockId| match self.tenant(*id) {

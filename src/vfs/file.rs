@@ -199,6 +199,14 @@ impl FileCell {
     }
 }
 
+/// A file's content as it was, but for what the journal has of it.
+pub(super) struct Undo {
+    overlay: Overlay,
+    head: Head,
+    base: Base,
+    lifted: Option<Bytes>,
+}
+
 impl Base {
     pub(super) fn of(body: &Body) -> Base {
         match body {
@@ -295,9 +303,25 @@ impl FileState {
         }
     }
 
+    /// What a change that cannot be noted takes back.
+    pub(super) fn undo(&self) -> Undo {
+        Undo {
+            overlay: self.overlay.clone(),
+            head: self.head,
+            base: self.base.clone(),
+            lifted: self.lifted.clone(),
+        }
+    }
+
+    /// The content is what it was, as long as nothing was noted since.
+    pub(super) fn take_back(&mut self, undo: Undo) {
+        (self.overlay, self.head) = (undo.overlay, undo.head);
+        (self.base, self.lifted) = (undo.base, undo.lifted);
+    }
+
     /// A content in its row is brought into the overlay before the first change: it is small, and a change
     /// replaces it as a whole.
-    fn lift(&mut self) {
+    pub(super) fn lift(&mut self) {
         if let Base::Inline(bytes) = &self.base
             && !bytes.is_empty()
         {

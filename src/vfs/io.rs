@@ -169,11 +169,16 @@ impl Inner {
         }
         let kill = write.kill_suidgid;
         let now = self.now();
+        // The kernel takes the end from what it knew last: another machine may have written behind it since.
+        let appends = write.flags.appends() && !write.is_from_cache && !write.flags.is_direct();
+        let appends = appends && self.ttl().is_zero();
+        if appends {
+            // Before anything is written: what is tried again would be there twice.
+            self.guard(&mut self.core(), number, kill)?;
+        }
         let needs_guard = {
             let mut state = self.lock(&cell);
-            // The kernel takes the end from what it knew last: another machine may have written behind it since.
-            let appends = write.flags.appends() && !write.is_from_cache && !write.flags.is_direct();
-            let offset = match appends && self.ttl().is_zero() {
+            let offset = match appends {
                 true => state.size(),
                 false => write.offset,
             };
@@ -193,7 +198,10 @@ impl Inner {
             let mut core = self.core();
             if let Err(stop) = self.guard(&mut core, number, kill) {
                 self.lock(&cell).unguard();
-                return Err(stop);
+                if !appends {
+                    return Err(stop);
+                }
+                tracing::debug!(?stop, "rights of a file are taken away with the next write");
             }
         }
         Ok(len as u32)
@@ -263,7 +271,7 @@ impl Inner {
         };
         let now = self.now();
         let mut state = self.lock(&to);
-        let (before, head) = (state.overlay.clone(), state.head);
+        let before = state.undo();
         for piece in pieces {
             let offset = copy.to_offset + (piece.offset - copy.from_offset);
             match piece.bytes() {
@@ -276,11 +284,16 @@ impl Inner {
         }
         state.unguard();
         self.queue(&to, &mut state);
-        // Blocks that another file names are in use from now on, whatever becomes of the first.
-        if let Err(stop) = self.note(&to, &mut state) {
+        // Blocks that another file names are in use from now on, whatever becomes of the first. In one group: what
+        // is taken back must not be in the journal by half.
+        let noted = match self.fits_one_group(&state) {
+            true => self.note(&to, &mut state).map(drop),
+            false => Err(Stop::Busy),
+        };
+        if let Err(stop) = noted {
             // One of them was let go meanwhile, or the journal is full: nothing was copied.
             tracing::debug!(?stop, "a copy is made by reading");
-            (state.overlay, state.head) = (before, head);
+            state.take_back(before);
             return Ok(None);
         }
         Ok(Some(len))

@@ -376,6 +376,8 @@ impl Inner {
             tracing::debug!("changes that are described are forgotten later: {error}");
             notes.head = Some(after);
             state.notes = notes;
+            // As a change does: what is described next replaces it as a whole.
+            state.lift();
             state.is_changed = true;
             self.queue(file, state);
         }

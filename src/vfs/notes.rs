@@ -138,17 +138,17 @@ impl Batch {
             || self.blocks.len() >= blocks_max
     }
 
-    /// Ends it at an offset. What of its last piece lies behind goes to the front of `left`; raw data stays
-    /// whole, and the batch is a little longer.
+    /// Ends it at an offset. What of its last piece lies behind goes to the front of `left`.
     fn cut(&mut self, at: u64, left: &mut VecDeque<Piece>) {
         self.end = at;
         let Some((last, noted)) = self.new.last_mut() else {
             return;
         };
-        let is_raw = matches!(last.source, Source::Memory { kept: None, .. });
-        if is_raw {
-            self.end = at.max(last.end());
-        } else if let (Some(front), Some(rest)) = (last.clip(0, at), last.clip(at, u64::MAX)) {
+        if let (Some(front), Some(rest)) = (last.clip(0, at), last.clip(at, u64::MAX)) {
+            let is_raw = matches!(last.source, Source::Memory { kept: None, .. });
+            if let Some((_, raw)) = self.raw.last_mut().filter(|_| is_raw) {
+                raw.clone_from(&front);
+            }
             *noted = noted.cut(front.len);
             *last = front;
             left.push_front(rest);
@@ -183,6 +183,10 @@ impl Inner {
         start: u64,
         end: u64,
     ) -> Step<()> {
+        if state.notes.head.is_none() {
+            // The first head hides what is in the file's row, which is in memory until it is written down.
+            return self.note(cell, state).map(drop);
+        }
         let others = state.notes.stale.replace((start, end));
         let noted = self.note(cell, state);
         state.notes.stale = others;
@@ -190,6 +194,11 @@ impl Inner {
             state.stale(start, end);
         }
         noted.map(drop)
+    }
+
+    /// Whether all that changed fits into one group.
+    pub(super) fn fits_one_group(&self, state: &FileState) -> bool {
+        self.batches(state).len() <= 1
     }
 
     /// Divides what changed into parts that each fit into one group.

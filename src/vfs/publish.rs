@@ -206,8 +206,9 @@ impl Inner {
             true => Reach::Part,
             false => Reach::All,
         };
-        if reach == Reach::Part {
-            // Until all is described, a crash leaves the rest to the journal.
+        if reach == Reach::Part || state.lifted.is_some() {
+            // Until all is described, a crash leaves the rest to the journal; so does one after what was in the
+            // file's row went from there.
             self.note(file, &mut state)?;
         }
         let body = match described.body {

@@ -198,6 +198,7 @@ impl Inner {
     /// Files with changes that are in the journal only.
     pub(super) fn recover_files(&self, kept: BTreeSet<KeptId>) -> Result<(), VfsError> {
         let mut used = BTreeSet::new();
+        self.forget_bases()?;
         for (key, row) in all_rows(&self.volume, HEADS, &[])? {
             let (Ok(ino), Some(head)) = (key.as_ref().try_into().map(Ino), decode_head(&row))
             else {
@@ -243,11 +244,18 @@ impl Inner {
             for (offset, noted) in &pieces {
                 if let NotedPlace::Kept(id, _) = noted.place {
                     used.insert(id);
-                    *state.notes.users.entry(id).or_insert(0) += 1;
+                    // Of what was lost no other data may take the number.
+                    self.next_kept
+                        .fetch_max(id.0.saturating_add(1), Ordering::Relaxed);
+                    if kept.contains(&id) {
+                        *state.notes.users.entry(id).or_insert(0) += 1;
+                    }
                 }
                 state.overlay.put(piece_of(*offset, noted));
             }
             state.notes.pieces = pieces;
+            // A change replaces a content in its row as a whole.
+            state.lift();
             // What was cut off may not be forgotten yet: it must not come back when the file grows.
             state.overlay.clear(head.size, u64::MAX);
             state.stale(head.size, u64::MAX);
@@ -273,6 +281,25 @@ impl Inner {
             group.cleanup();
             for id in part {
                 group.release(DirtyId(id.0));
+            }
+            self.volume.apply(&group)?;
+        }
+        Ok(())
+    }
+
+    /// What files were made from of which no change is in the journal: nothing is made from it any more.
+    fn forget_bases(&self) -> Result<(), VfsError> {
+        let mut stale = Vec::new();
+        for (key, _) in all_rows(&self.volume, BASES, &[])? {
+            if self.volume.get(HEADS, &key)?.is_none() {
+                stale.push(key);
+            }
+        }
+        for keys in stale.chunks(PAGE) {
+            let mut group = Group::new();
+            group.cleanup();
+            for key in keys {
+                group.remove(BASES, key);
             }
             self.volume.apply(&group)?;
         }

@@ -11,7 +11,7 @@ use super::file::FileCell;
 use super::inner::{Core, Inner};
 use super::inode::Orphan;
 use super::ledger;
-use super::rows::DROPPED;
+use super::rows::{BASES, DROPPED};
 use crate::base::EcProfile;
 use crate::dag::{self, NodeAt};
 use crate::namespace::{Body, Ino, Kind, Name, Now, Removed, RenameMode, Shown, Stat};
@@ -207,13 +207,17 @@ impl Inner {
         doomed: &Doomed,
         group: &mut Group,
     ) -> Option<u64> {
+        if !removed.was_last {
+            return None;
+        }
+        if self.is_shared() {
+            // It was removed on purpose: changes of it do not bring it back.
+            group.remove(BASES, &doomed.ino.0);
+        }
         let content = doomed.stat.content.as_ref();
         let Some(Body::Stored(profile, body)) = content.map(|content| &content.body) else {
             return None;
         };
-        if !removed.was_last {
-            return None;
-        }
         Some(drop_body(core, &(*profile, body.clone()), group))
     }
 
@@ -266,7 +270,9 @@ impl Inner {
             core.held.insert(number);
         }
         if let Some(file) = file {
-            self.lock(&file).is_orphan = true;
+            let mut state = self.lock(&file);
+            state.is_orphan = true;
+            state.has_base_row = false;
         }
         self.reap(core, doomed.number);
     }

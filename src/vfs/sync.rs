@@ -51,7 +51,11 @@ impl Inner {
                 match noted {
                     Ok(_) => break,
                     Err(Stop::Errno(errno)) => return Err(errno),
-                    Err(Stop::Busy) => self.room().await?,
+                    Err(Stop::Busy) => {
+                        self.room().await?;
+                        // A large group fits when all before it are written.
+                        self.sync_journal().await?;
+                    }
                 }
             }
         }
@@ -123,23 +127,29 @@ impl Inner {
             let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             queue.iter().map(Arc::clone).collect()
         };
+        // One that cannot be written keeps no other from that.
+        let mut failed = None;
         for file in files {
             loop {
                 let noted = self.note(&file, &mut self.lock(&file));
                 match noted {
                     Ok(_) => break,
-                    Err(Stop::Busy) if self.room().await.is_ok() => {}
+                    Err(Stop::Busy)
+                        if self.room().await.is_ok() && self.sync_journal().await.is_ok() => {}
                     Err(stop) => {
-                        return Err(VfsError::Unready(format!(
-                            "changes cannot be written: {stop:?}"
-                        )));
+                        failed.get_or_insert(stop);
+                        break;
                     }
                 }
             }
         }
-        self.volume.flush().await?;
+        let flushed = self.volume.flush().await;
         // Whoever opens it next finds it free.
         self.volume.clone().close().await?;
-        Ok(())
+        flushed?;
+        failed.map_or(Ok(()), |stop| {
+            let why = format!("changes of a file cannot be written: {stop:?}");
+            Err(VfsError::Unready(why))
+        })
     }
 }
