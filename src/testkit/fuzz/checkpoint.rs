@@ -115,7 +115,7 @@ pub(super) fn snapshot_roots() -> Vec<Vec<u8>> {
     let empty = SnapshotRoot {
         rows: None,
         derived: None,
-        ..root.clone()
+        ..root
     };
     vec![root.encode(), empty.encode()]
 }

@@ -199,16 +199,15 @@ impl Inner {
             let page = self
                 .volume
                 .scan(CHECKPOINTS, at, Bound::Unbounded, Order::Ascending, 1)?;
-            // Where rows were removed lately a page may be empty and not the last.
-            let key = match page.rows.into_iter().next() {
-                Some((key, _)) => key,
-                None => match page.next {
+            let Some((key, _)) = page.rows.into_iter().next() else {
+                // Where rows were removed lately a page may be empty and not the last.
+                match page.next {
                     Some(next) if next.first() == Some(&space) => {
                         from = Bound::Excluded(next.to_vec());
                         continue;
                     }
                     _ => return Ok(found),
-                },
+                }
             };
             let number = key
                 .strip_prefix(&[space])

@@ -106,7 +106,7 @@ pub enum SnapshotError {
     Stopped(Errno),
     /// Its pages.
     #[error(transparent)]
-    Pages(#[from] CheckpointFailure),
+    Pages(Box<CheckpointFailure>),
     /// The manifest of one of its files.
     #[error("the content of a file: {0}")]
     Content(String, Class),
@@ -136,15 +136,21 @@ impl Classify for SnapshotError {
     }
 }
 
+impl From<CheckpointFailure> for SnapshotError {
+    fn from(error: CheckpointFailure) -> Self {
+        SnapshotError::Pages(Box::new(error))
+    }
+}
+
 impl From<VolumeError> for SnapshotError {
     fn from(error: VolumeError) -> Self {
-        SnapshotError::Pages(error.into())
+        CheckpointFailure::from(error).into()
     }
 }
 
 impl From<StateError> for SnapshotError {
     fn from(error: StateError) -> Self {
-        SnapshotError::Pages(error.into())
+        CheckpointFailure::from(error).into()
     }
 }
 

@@ -151,7 +151,7 @@ mod tests {
             },
             SnapshotRecord {
                 place: Bytes::from_static(b"nowhere"),
-                ..good.clone()
+                ..good
             },
         ] {
             assert_eq!(SnapshotRecord::decode(&wrong.encode()), None);
