@@ -25,6 +25,10 @@ use crate::feeds::{LockMode, LockName};
 const FEED: Duration = Duration::from_secs(20);
 /// How long it may take until enough other machines have it.
 const KEPT: Duration = Duration::from_secs(10);
+/// How long a file may take to come to rest.
+const REST: Duration = Duration::from_secs(5);
+/// How often it is looked whether it did.
+const MOMENT: Duration = Duration::from_millis(3);
 /// Rows read at once.
 const ROWS: usize = 512;
 
@@ -174,6 +178,62 @@ impl Inner {
         }
         self.seal_file(file).await?;
         self.feed_now().await
+    }
+
+    /// The same, and nothing of the file is on its way any more, so that what others write to it next meets nothing. False
+    /// if it does not come to rest.
+    pub(super) async fn settle_now(self: &Arc<Self>, file: &Arc<FileCell>) -> Result<bool, Errno> {
+        let end = Instant::now() + REST;
+        loop {
+            self.describe_now(file).await?;
+            if self.is_at_rest(file) {
+                // What was described last is told as well.
+                return self.feed_now().await.map(|_| true);
+            }
+            if Instant::now() >= end {
+                return Ok(false);
+            }
+            sleep(MOMENT).await;
+        }
+    }
+
+    fn is_at_rest(&self, file: &FileCell) -> bool {
+        let state = self.lock(file);
+        let is_busy = state.is_changed || state.is_publishing || state.flying > 0;
+        state.is_orphan || !is_busy
+    }
+
+    /// A file that is open here shows what was merged, whatever was on its way when that came.
+    pub(super) async fn refresh(self: &Arc<Self>, number: u64) -> bool {
+        let end = Instant::now() + REST;
+        while Instant::now() < end {
+            let file = {
+                let mut core = self.core();
+                let Ok(node) = core.node(number) else {
+                    return true;
+                };
+                let (ino, Some(file)) = (node.ino, node.file.clone()) else {
+                    return true;
+                };
+                if self.is_at_rest(&file) {
+                    let stat = self.view(|view| view.stat_ino(ino));
+                    let mut state = self.lock(&file);
+                    if let Ok(Some(stat)) = stat
+                        && let Some(content) = &stat.content
+                        && !state.is_orphan
+                        && state.origin.edits != content.edits
+                    {
+                        state.reload(content, stat.mtime);
+                    }
+                    return true;
+                }
+                file
+            };
+            if !matches!(self.settle_now(&file).await, Ok(true)) {
+                return false;
+            }
+        }
+        false
     }
 
     /// All that was done before is in the own feed, and on the disk here. Up to which dot that is.

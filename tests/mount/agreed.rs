@@ -253,7 +253,7 @@ fn a_sync_waits_for_other_machines() {
     for member in &mut members.all {
         member.stop();
         edit_config(&member.data, |config| {
-            config.mount.durability = Durability::Network
+            config.mount.durability = Durability::Network;
         });
         member.start();
         member.mount();

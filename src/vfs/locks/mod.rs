@@ -275,7 +275,7 @@ impl Inner {
 
     /// Tries once, where no program of this machine stands in the way. False if one does by now.
     async fn try_set(
-        &self,
+        self: &Arc<Self>,
         number: u64,
         name: LockName,
         lock: &LockRequest,
@@ -306,6 +306,11 @@ impl Inner {
                     self.lost(number, before);
                 }
                 now_had = Some((needed, grant));
+                // What others wrote may have come while something of this file was on its way.
+                if !self.refresh(number).await && had.is_none() {
+                    others.unlock(name).await;
+                    return Err(LockError::Behind);
+                }
             }
         }
         {
@@ -415,18 +420,20 @@ impl Inner {
                 let mut core = self.core();
                 core.node(number).ok().and_then(|node| node.file.clone())
             };
-            let described = match &file {
-                Some(file) => self.describe_now(file).await,
-                None => self.feed_now().await,
+            let settled = match &file {
+                Some(file) => self.settle_now(file).await,
+                None => self.feed_now().await.map(|_| true),
             };
-            match described {
-                Ok(_) => {
+            match settled {
+                Ok(true) => {
                     if let Some(others) = self.agreement() {
                         others.unlock(name).await;
                     }
                     guard(&self.locks.files).remove(&number);
                     break;
                 }
+                // Somebody here goes on writing to it without a lock.
+                Ok(false) => {}
                 Err(errno) => tracing::warn!(
                     "the volume `{}`: a lock is kept until what was written under it can be told: {errno}",
                     self.options.name

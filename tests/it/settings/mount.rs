@@ -50,7 +50,7 @@ fn opening_and_closing_wait_for_nobody_when_alone() {
     let mut net = putter_and_holder();
     let Some(place) = place(&net) else { return };
     net.reconfigure(0, |config| {
-        config.mount.consistency = Consistency::CloseToOpen
+        config.mount.consistency = Consistency::CloseToOpen;
     });
     mount(&net, &place);
     for round in 0..20 {
