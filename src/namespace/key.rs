@@ -12,6 +12,7 @@ use crate::base::limits::NAME_MAX_BYTES;
 const ENTRY: u8 = 1;
 const FILE: u8 = 2;
 const MEMBER: u8 = 3;
+const RULING: u8 = 4;
 const ATTRS: u8 = 0;
 const CONTENT: u8 = 1;
 const XATTR: u8 = 2;
@@ -33,6 +34,9 @@ pub enum Key {
     Changed(Ino),
     /// That a device is a member of the volume.
     Member(PeerId),
+    /// A document about members and keys: its kind, and the hash of its bytes. Such rows only grow: nothing removes a
+    /// value of one.
+    Ruling(u8, [u8; 32]),
 }
 
 impl Key {
@@ -45,7 +49,13 @@ impl Key {
             Key::Xattr(ino, name) => parts(FILE, ino, &[&[XATTR], name]),
             Key::Changed(ino) => parts(FILE, ino, &[&[CHANGED]]),
             Key::Member(device) => [&[MEMBER], &device.0[..]].concat(),
+            Key::Ruling(kind, name) => [&[RULING, *kind], &name[..]].concat(),
         }
+    }
+
+    /// Whether its row only grows.
+    pub const fn only_grows(&self) -> bool {
+        matches!(self, Key::Ruling(..))
     }
 
     /// Reads what [`Key::encode`] wrote.
@@ -55,6 +65,11 @@ impl Key {
         if *space == MEMBER {
             let device = rest.try_into().map_err(|_| fail())?;
             return Ok(Key::Member(PeerId(device)));
+        }
+        if *space == RULING {
+            let (kind, name) = rest.split_first().ok_or_else(fail)?;
+            let name = name.try_into().map_err(|_| fail())?;
+            return Ok(Key::Ruling(*kind, name));
         }
         let (ino, rest) = rest.split_first_chunk::<16>().ok_or_else(fail)?;
         let ino = Ino(*ino);
@@ -85,7 +100,15 @@ pub fn entries_of(dir: Ino) -> Vec<u8> {
 }
 
 /// What every key of a member begins with.
-pub(super) const MEMBERS: &[u8] = &[MEMBER];
+pub const MEMBERS: &[u8] = &[MEMBER];
+
+/// What every key of a document about members and keys begins with.
+pub const RULINGS: &[u8] = &[RULING];
+
+/// The name of a document about members and keys: BLAKE3-256 of its bytes.
+pub fn ruling_name(bytes: &[u8]) -> [u8; 32] {
+    *blake3::hash(bytes).as_bytes()
+}
 
 /// What every key of a file's own rows begins with.
 pub(super) fn rows_of(ino: Ino) -> Vec<u8> {
@@ -236,6 +259,7 @@ mod tests {
             Key::Xattr(ino, Name::xattr(b"user.a/b").unwrap()),
             Key::Changed(ino),
             Key::Member(PeerId([8; 32])),
+            Key::Ruling(3, [9; 32]),
         ] {
             assert_eq!(Key::decode(&key.encode()).unwrap(), key);
         }

@@ -5,10 +5,12 @@ use bytes::Bytes;
 use super::clock::{Hlc, Stamp};
 use super::error::FormatError;
 use super::id::{Ino, Kind, Name};
-use super::key::Key;
+use super::key::{Key, ruling_name};
 use super::version::VersionVector;
 use crate::base::EcProfile;
-use crate::base::limits::{INLINE_MAX_BYTES, MEMBER_MAX_BYTES, XATTR_MAX_BYTES};
+use crate::base::limits::{
+    INLINE_MAX_BYTES, MEMBER_MAX_BYTES, RULING_MAX_BYTES, XATTR_MAX_BYTES,
+};
 use crate::dag::directory::{MODE_MASK, check_target, check_time};
 use crate::dag::{FileContent, NodeAt, Timestamp};
 
@@ -246,6 +248,8 @@ pub enum Value {
     Changed,
     /// What proves that a device is a member. Nothing here looks into it.
     Member(Bytes),
+    /// A document about members and keys. Nothing here looks into it.
+    Ruling(Bytes),
 }
 
 impl Value {
@@ -265,6 +269,12 @@ impl Value {
             }
             (Value::Member(proof), Key::Member(_)) if proof.len() > MEMBER_MAX_BYTES => {
                 Err("too long a proof of membership".into())
+            }
+            (Value::Ruling(bytes), Key::Ruling(_, name)) => {
+                match bytes.len() <= RULING_MAX_BYTES && ruling_name(bytes) == *name {
+                    true => Ok(()),
+                    false => Err("a document under another's name, or one that is too long".into()),
+                }
             }
             (Value::Xattr(_), Key::Xattr(..))
             | (Value::Changed, Key::Changed(_))

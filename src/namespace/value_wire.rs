@@ -90,7 +90,9 @@ pub(super) fn encode(value: &Value, writers: &mut WriterList) -> Vec<u8> {
             wire::encode::<XattrWire>(&(xattr.at, ByteBuf::from(xattr.value.to_vec())))
         }
         Value::Changed => wire::encode::<[u8; 0]>(&[]),
-        Value::Member(proof) => wire::encode(&ByteBuf::from(proof.to_vec())),
+        Value::Member(bytes) | Value::Ruling(bytes) => {
+            wire::encode(&ByteBuf::from(bytes.to_vec()))
+        }
     }
 }
 
@@ -114,6 +116,10 @@ pub(super) fn decode(key: &Key, bytes: &[u8], writers: &Writers) -> Result<Value
         Key::Member(_) => {
             let proof: ByteBuf = wire::decode(bytes, DELTA_MAX_BYTES)?;
             Value::Member(proof.into_vec().into())
+        }
+        Key::Ruling(..) => {
+            let document: ByteBuf = wire::decode(bytes, DELTA_MAX_BYTES)?;
+            Value::Ruling(document.into_vec().into())
         }
     };
     value.check(key)?;

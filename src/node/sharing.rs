@@ -12,7 +12,7 @@ use crate::admin::AdminError;
 use crate::base::{PeerId, VolumeId};
 use crate::crypto::{SigningKey, VolumeChain};
 use crate::share::{Sharer, SharerParts};
-use crate::vfs::{Rights, Vfs, VolumeShare};
+use crate::vfs::{Rights, ShareRules, Vfs, VolumeShare};
 
 /// How long a mount waits for the first state of a volume that others made.
 const FIRST_STATE: Duration = Duration::from_secs(60);
@@ -46,6 +46,10 @@ pub(super) fn share_of(
         read_only: keys.read_only,
         is_guest,
         admit: Arc::new(admit),
+        rules: Some(ShareRules {
+            owner,
+            ticket: keys.ticket.clone(),
+        }),
     }
 }
 

@@ -121,6 +121,7 @@ impl Inner {
                     }
                 }
             }
+            Message::Words { words, .. } => self.vfs.hear_reader(from, words).await,
             Message::Have {
                 writer,
                 last,

@@ -23,7 +23,7 @@ const WHOLE_PART: u64 = 4;
 
 impl Inner {
     /// Stores pages of the checkpoint `number`, and answers where each is.
-    pub(super) async fn store_pages(
+    pub(in crate::vfs) async fn store_pages(
         &self,
         number: u64,
         pages: &[Bytes],
@@ -142,6 +142,12 @@ impl Inner {
             1 => Ok(found.pop().unwrap_or_default()),
             _ => Ok(found.concat().into()),
         }
+    }
+
+    /// The bytes at a place, which are not verified but by the block that they are in.
+    pub(in crate::vfs) async fn fetch_place(&self, place: &[u8]) -> Result<Bytes, PageError> {
+        let place = PagePlace::decode(place).ok_or(PageError::Place)?;
+        self.read_place(&place, &[]).await
     }
 
     /// The root at a place: the one with this hash, checked.

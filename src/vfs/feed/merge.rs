@@ -81,7 +81,7 @@ impl Inner {
                 Key::Changed(ino) => {
                     affected.files.insert(*ino);
                 }
-                Key::Member(_) => {}
+                Key::Member(_) | Key::Ruling(..) => {}
             }
         }
         affected.files.extend(affected.were_named.iter().copied());
