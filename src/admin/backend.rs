@@ -16,7 +16,7 @@ use super::types::{
     Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
     SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
     VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
-    VolumeTicketRequest,
+    VolumeRevoke, VolumeRevoked, VolumeTicketRequest,
 };
 
 /// Bytes of a body, in pieces of any size. It ends with an error if its other end broke off.
@@ -90,6 +90,8 @@ pub trait Backend: Send + Sync + 'static {
     fn volume_open(&self, request: VolumeOpen) -> Answer<'_, VolumeOpened>;
     /// Who is known to be a member of a volume.
     fn volume_members(&self, request: VolumeMembersRequest) -> Answer<'_, VolumeMembers>;
+    /// Ends the part of a member in a volume, or a ticket, and hands new keys to all others.
+    fn volume_revoke(&self, request: VolumeRevoke) -> Answer<'_, VolumeRevoked>;
     /// Mounts a volume. If the call is given up, it is unmounted again.
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted>;
     /// Unmounts what is mounted on a directory, and closes the volume.

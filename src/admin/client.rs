@@ -30,7 +30,7 @@ use super::types::{
     Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
     SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
     VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
-    VolumeTicketRequest,
+    VolumeRevoke, VolumeRevoked, VolumeTicketRequest,
 };
 
 /// How long a peer may take to greet: it answers that from memory.
@@ -282,6 +282,10 @@ impl Backend for Client {
 
     fn volume_members(&self, request: VolumeMembersRequest) -> Answer<'_, VolumeMembers> {
         self.ask(format!("/v1/volumes/members{}", to_query(&request)))
+    }
+
+    fn volume_revoke(&self, request: VolumeRevoke) -> Answer<'_, VolumeRevoked> {
+        self.tell(Method::POST, "/v1/volumes/revoke", &request)
     }
 
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {

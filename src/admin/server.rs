@@ -30,7 +30,7 @@ use super::types::{
     ConflictResolve, ConflictsRequest, GetRequest, Hello, InviteRequest, JoinRequest,
     KeyExportRequest, Line, LinkRequest, LsRequest, MountRequest, PutRequest, SetQuota,
     SyncRequest, UmountRequest, VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove,
-    VolumeTicketRequest,
+    VolumeRevoke, VolumeTicketRequest,
 };
 
 /// Header with the [`super::types::GetHead`] of a download.
@@ -221,6 +221,7 @@ fn router(shared: Shared) -> Router {
         .route("/v1/volumes/ticket", post(volume_ticket))
         .route("/v1/volumes/open", post(volume_open))
         .route("/v1/volumes/members", get(volume_members))
+        .route("/v1/volumes/revoke", post(volume_revoke))
         .route("/v1/mount", post(mount))
         .route("/v1/umount", post(umount))
         .route("/v1/sync", get(sync))
@@ -315,6 +316,11 @@ async fn volume_members(
     request: QueryOf<VolumeMembersRequest>,
 ) -> Reply {
     json(shared.backend.volume_members(query(request)?).await)
+}
+
+async fn volume_revoke(State(shared): State<Shared>, body: Bytes) -> Reply {
+    let request = parse::<VolumeRevoke>(&body)?;
+    json(shared.backend.volume_revoke(request).await)
 }
 
 async fn mount(State(shared): State<Shared>, body: Bytes) -> Reply {

@@ -1,11 +1,13 @@
 //! The JSON of the control API. Fields are only ever added.
 
+mod members;
 mod volumes;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::AdminError;
 
+pub use members::{VolumeEnd, VolumeRevoke, VolumeRevoked, VolumeTicketInfo};
 pub use volumes::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, HexPath,
     MountRequest, Mounted, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,

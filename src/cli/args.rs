@@ -212,6 +212,8 @@ pub(super) enum VolumeCommand {
     Open(VolumeOpenArgs),
     /// Tell who may read and write a volume, as far as this peer knows
     Members(VolumeMembersArgs),
+    /// End the part of a member, or a ticket: what it writes from now on nobody takes, what others write it cannot read
+    Revoke(VolumeRevokeArgs),
     /// Remove a volume, with all its files, from this machine
     Remove(VolumeRemoveArgs),
 }
@@ -250,6 +252,14 @@ pub(super) struct VolumeOpenArgs {
 pub(super) struct VolumeMembersArgs {
     /// Its name
     pub(super) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VolumeRevokeArgs {
+    /// Its name
+    pub(super) name: String,
+    /// A peer, or the id of a ticket, as `cairn volume members` prints it; the beginning of it will do
+    pub(super) member: String,
 }
 
 #[derive(Debug, Args)]

@@ -343,6 +343,18 @@ impl Standing {
         own.map(|(_, (last, _))| *last).max().unwrap_or(0)
     }
 
+    /// A subject, and if that is a device, the invitations by which it came: whoever is revoked has them, and could come
+    /// again.
+    pub fn with_invitations(&self, subject: Subject) -> BTreeSet<Subject> {
+        let mut all = BTreeSet::from([subject]);
+        if let Subject::Device(device) = &subject {
+            let ways = self.lineages(device).iter();
+            let invitations = ways.filter_map(|way| way.last()?.invitation);
+            all.extend(invitations.map(Subject::Invitation));
+        }
+        all
+    }
+
     /// Whether a member said who had come, and how far, when a subject was revoked.
     pub fn has_said(&self, member: &PeerId, subject: &Subject) -> bool {
         let said = self.heirs.get(subject);

@@ -13,7 +13,7 @@ use crate::admin::types::{
     Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
     SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
     VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
-    VolumeTicketRequest,
+    VolumeRevoke, VolumeRevoked, VolumeTicketRequest,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
 use crate::base::{ByteSize, EcProfile};
@@ -101,6 +101,10 @@ impl Backend for Node {
 
     fn volume_members(&self, request: VolumeMembersRequest) -> Answer<'_, VolumeMembers> {
         Box::pin(self.show_members(request))
+    }
+
+    fn volume_revoke(&self, request: VolumeRevoke) -> Answer<'_, VolumeRevoked> {
+        Box::pin(self.revoke(request))
     }
 
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {

@@ -143,6 +143,8 @@ impl Node {
         let begun = open.vfs.begin_sharing(share).await;
         begun.map_err(|error| AdminError::of(&error))?;
         open.share(self.begin_sharing(&open.vfs, record.id)).await;
+        let keeping = self.clone().keep_keys(Arc::clone(&open), record.id);
+        self.0.tasks.spawn(keeping);
         // What was written before is in no feed.
         let inner = &self.0;
         inner.tasks.spawn(async move { open.publish().await });

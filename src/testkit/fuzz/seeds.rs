@@ -13,7 +13,7 @@ use super::{joined, split};
 use crate::admin::types::{
     GetRequest, HexPath, InviteRequest, JoinRequest, Joined, Line, LsEntry, LsRequest,
     MountRequest, PeerInfo, PutRequest, SetQuota, Status, SyncProgress, VolumeInfo,
-    VolumeMemberInfo, VolumeMembers, VolumeOpened, VolumeShare, VolumeTicketRequest, VolumeUsage,
+    VolumeMemberInfo, VolumeMembers, VolumeOpened, VolumeRevoke, VolumeRevoked, VolumeTicketInfo, VolumeShare, VolumeTicketRequest, VolumeUsage,
 };
 use crate::base::wire;
 use crate::base::{
@@ -574,6 +574,12 @@ fn controls() -> Vec<Vec<u8>> {
     all.push(json(&VolumeMembers {
         name: "photos".to_owned(),
         members: vec![VolumeMemberInfo::default()],
+        tickets: vec![VolumeTicketInfo::default()],
     }));
+    all.push(json(&VolumeRevoke {
+        name: "photos".to_owned(),
+        member: "12D3".to_owned(),
+    }));
+    all.push(json(&VolumeRevoked::default()));
     all
 }

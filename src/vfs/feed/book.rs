@@ -88,6 +88,10 @@ impl Book {
             device: share.device.clone(),
             ticket: rules.ticket.clone(),
         };
+        // What it is itself it knows, also before that is a row.
+        if let Ok(way) = book.standing.read_proof(share.device.peer(), &share.proof, u64::MAX) {
+            book.standing.add_lineage(&way);
+        }
         book.choose();
         book
     }

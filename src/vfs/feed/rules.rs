@@ -92,6 +92,8 @@ pub struct KnownPart {
     pub part: Part,
     /// Who invited it; nobody invited the owner.
     pub invited_by: Option<PeerId>,
+    /// How many invitations it is away from the owner, at least.
+    pub depth: usize,
     /// How many changes of it are here that are refused: those behind the end of its feeds.
     pub refused: u64,
 }
@@ -471,20 +473,27 @@ impl Inner {
         let now_ms = self.now_ms();
         let (rulings, revoked) = {
             let mut book = shared.book().ok_or(RevokeError::Alone)?;
-            let revocation = Revocation {
-                volume: self.identity.id,
-                by: own,
-                subject,
-                at_ms: now_ms,
-            };
-            let revocation = Ruling::Revocation(Signed::sign(revocation, &shared.share.device)?);
             let before = book.standing.clone();
             check(&before, subject, own)?;
+            // Whoever is revoked still has the ticket by which it came.
+            let mut revocations = Vec::new();
+            for subject in before.with_invitations(subject) {
+                let revocation = Revocation {
+                    volume: self.identity.id,
+                    by: own,
+                    subject,
+                    at_ms: now_ms,
+                };
+                let signed = Signed::sign(revocation, &shared.share.device)?;
+                revocations.push(Ruling::Revocation(signed));
+            }
             // What follows from it is made as if it were known.
-            book.standing.add(&[own], &revocation, now_ms);
+            for revocation in &revocations {
+                book.standing.add(&[own], revocation, now_ms);
+            }
             let made = match book.standing.is_revoked(&subject) {
                 false => Err(RevokeError::NotAbove(subject)),
-                true => self.make_revocation(shared, &feeds, &mut book, subject, revocation),
+                true => self.make_revocation(shared, &feeds, &mut book, subject, revocations),
             };
             book.standing = before;
             made?
@@ -500,7 +509,7 @@ impl Inner {
         feeds: &Feeds,
         book: &mut Book,
         subject: Subject,
-        revocation: Ruling,
+        revocations: Vec<Ruling>,
     ) -> Result<(Vec<Ruling>, Revoked), RevokeError> {
         let heirs: Vec<PeerId> = book.standing.comers(&subject).into_iter().collect();
         let mut rulings = self.own_words(shared, feeds, book)?;
@@ -509,7 +518,7 @@ impl Inner {
             book.standing.add(&[self.writer.peer], ruling, self.now_ms());
         }
         let (epoch, keys, recipients) = self.rotation(shared, book)?;
-        rulings.push(revocation);
+        rulings.extend(revocations);
         rulings.extend(keys);
         let heirs = heirs.into_iter();
         let heirs = heirs.filter(|heir| book.standing.part(heir).is_member());
@@ -669,7 +678,8 @@ impl crate::vfs::Vfs {
             return Vec::new();
         };
         let known = book.standing.devices().map(|device| {
-            let way = book.standing.lineages(device).first();
+            let ways = book.standing.lineages(device).iter();
+            let way = ways.min_by_key(|way| way.len());
             let before = way.and_then(|way| way.iter().rev().nth(1));
             let refused = claims.iter().filter(|(writer, _)| writer.peer == *device);
             let beyond = |(writer, last): (&WriterId, &u64)| {
@@ -679,6 +689,7 @@ impl crate::vfs::Vfs {
                 device: *device,
                 part: book.standing.part(device),
                 invited_by: before.map(|step| step.device),
+                depth: way.map_or(0, Vec::len),
                 refused: refused.map(beyond).sum(),
             }
         });

@@ -16,7 +16,7 @@ pub use crate::common::hand::Hand;
 use crate::common::member::{ID, OWNER, options};
 
 pub const NOW: u64 = 1_767_225_600_000;
-const DAY: u64 = 24 * 3_600_000;
+pub const DAY: u64 = 24 * 3_600_000;
 
 /// What somebody needs to join: as a ticket has it.
 #[derive(Clone)]
