@@ -4,8 +4,8 @@
 //!     bytes -> [SealedDelta] -> [Feed] -> [Inbox] -> rows, counts, open files -> what the kernel has to forget
 //!
 //! * `points` makes and merges checkpoints for others to find.
-//! * `book` has who is a member and which keys there are, `rules` follows and keeps that, `keys` finds keys beside
-//!   checkpoints.
+//! * `book` has who is a member and which keys there are, `rules` follows and keeps that, `revoke` changes it,
+//!   `parts` tells it; `keys` finds keys beside checkpoints.
 //! * `store` has the rows of feeds, `outgoing` seals the own feed, `receive` takes others' deltas, `merge` merges
 //!   one, `files` brings what is open into line with it.
 //!
@@ -16,16 +16,19 @@ mod files;
 mod keys;
 mod merge;
 mod outgoing;
+mod parts;
 mod points;
 mod receive;
+mod revoke;
 mod rules;
 mod store;
 
 pub use book::{ShareRules, VolumeKeys};
 #[cfg(feature = "testkit")]
 pub use keys::rewritten_place;
+pub use parts::{KnownPart, KnownTicket, OwnEnd};
 pub use points::{Point, PointError};
-pub use rules::{KnownPart, KnownTicket, OwnEnd, RevokeError, Revoked};
+pub use revoke::{RevokeError, Revoked};
 
 pub(super) use files::decode_base;
 pub(super) use store::{add_outgoing, feeds as feed_ends};

@@ -3,23 +3,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::time::Duration;
 
-use super::book::{Book, VolumeKeys};
+use super::book::Book;
 use super::{Feeds, Rights, Shared};
 use crate::base::limits::RULING_NAMES_MAX;
-use crate::base::{Class, Classify, PeerId};
+use crate::base::PeerId;
 use crate::crypto::wrap::epoch_name;
 use crate::crypto::{ConvergenceSecret, EpochSecrets, Wrapping};
 use crate::feeds::{
-    Cut, Feed, FeedError, Heirs, Issued, Part, Revocation, Rotation, Ruling, RulingKind, Signed,
-    Subject,
+    Cut, Feed, FeedError, Heirs, Part, Rotation, Ruling, RulingKind, Signed, Subject,
 };
 use crate::namespace::{Delta, Key, Value, VersionVector, WriterId, state};
-use crate::vfs::VfsError;
 use crate::vfs::errno::{Step, Stop};
 use crate::vfs::inner::{Core, Inner};
 
@@ -27,100 +25,6 @@ use crate::vfs::inner::{Core, Inner};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Tickets that are to become rows.
 const PENDING_RULINGS_MAX: usize = 1024;
-
-/// Why nobody was revoked.
-#[derive(Debug, thiserror::Error)]
-pub enum RevokeError {
-    /// Others have no part in the volume, or nothing is known of how they came.
-    #[error("the volume has no members who could be revoked")]
-    Alone,
-    /// This device may only read, or was revoked itself.
-    #[error("this peer may only read the volume: it revokes nobody")]
-    Reader,
-    /// Nothing of the kind is known.
-    #[error("{0} is not known as a member, or as a ticket, of the volume")]
-    Unknown(Subject),
-    /// The owner.
-    #[error("nobody can revoke {0}: it made the volume")]
-    Owner(PeerId),
-    /// Somebody else invited it.
-    #[error("{0} was invited by others, and can be revoked only by them, those who invited them, or the owner")]
-    NotAbove(Subject),
-    /// It is done.
-    #[error("{0} is revoked already")]
-    Already(Subject),
-    /// Signing it.
-    #[error(transparent)]
-    Feed(#[from] FeedError),
-    /// Writing it down.
-    #[error("the revocation cannot be written down: {0}")]
-    Rows(cairnfs_fuse::Errno),
-    /// The local engine.
-    #[error(transparent)]
-    Vfs(#[from] VfsError),
-}
-
-impl Classify for RevokeError {
-    fn class(&self) -> Class {
-        match self {
-            RevokeError::Unknown(_) => Class::Missing,
-            RevokeError::Feed(error) => error.class(),
-            RevokeError::Vfs(error) => error.class(),
-            RevokeError::Rows(_) => Class::Retry,
-            _ => Class::Denied,
-        }
-    }
-}
-
-/// Somebody was revoked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Revoked {
-    /// Name of the epoch that begins with it.
-    pub epoch: u32,
-    /// How many members and holders of tickets were handed its keys.
-    pub recipients: usize,
-    /// Devices that came through it, and stay members.
-    pub heirs: Vec<PeerId>,
-}
-
-/// What is known of a device that is, or was, a member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownPart {
-    /// Which.
-    pub device: PeerId,
-    /// Its part.
-    pub part: Part,
-    /// Who invited it; nobody invited the owner.
-    pub invited_by: Option<PeerId>,
-    /// How many invitations it is away from the owner, at least.
-    pub depth: usize,
-    /// How many changes of it are here that are refused: those behind the end of its feeds.
-    pub refused: u64,
-}
-
-/// A ticket that can still be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownTicket {
-    /// Its id.
-    pub id: crate::crypto::member::InvitationId,
-    /// Who made it.
-    pub by: PeerId,
-    /// Whether it is for reading only.
-    pub read_only: bool,
-    /// Until when (ms since 1970).
-    pub expires_ms: u64,
-}
-
-/// This device has no part in the volume any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OwnEnd {
-    /// Who revoked it, or what it came through.
-    pub by: PeerId,
-    /// When (ms since 1970), by their clock; 0 if it was not revoked itself.
-    pub at_ms: u64,
-    /// Changes of it that the members did not take, as far as their words are here.
-    pub untaken: u64,
-}
 
 impl Shared {
     /// Who is a member and the keys; none where nothing is known of how members came.
@@ -130,12 +34,12 @@ impl Shared {
     }
 
     /// Documents that are to become rows, if they are none yet.
-    fn pending(&self) -> Vec<Ruling> {
+    pub(super) fn pending(&self) -> Vec<Ruling> {
         let pending = self.pending.lock();
         pending.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn add_pending(&self, ruling: Ruling) {
+    pub(super) fn add_pending(&self, ruling: Ruling) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         if !pending.contains(&ruling) && pending.len() < PENDING_RULINGS_MAX {
             pending.push(ruling);
@@ -298,7 +202,7 @@ impl Inner {
     }
 
     /// Makes documents rows, all at once.
-    fn write_down(&self, feeds: &mut Feeds, core: &mut Core, rulings: Vec<Ruling>) -> Step<()> {
+    pub(super) fn write_down(&self, feeds: &mut Feeds, core: &mut Core, rulings: Vec<Ruling>) -> Step<()> {
         if rulings.is_empty() {
             return Ok(());
         }
@@ -442,7 +346,7 @@ impl Inner {
     }
 
     /// New keys, for all who remain. Name of the epoch, the documents, and for how many.
-    fn rotation(
+    pub(super) fn rotation(
         &self,
         shared: &Shared,
         book: &mut Book,
@@ -457,77 +361,6 @@ impl Inner {
         let revoked = book.standing.revoked();
         let rulings = self.hand_keys_out(shared, (epoch, &secrets), &revoked, &recipients)?;
         Ok((epoch, rulings, recipients.len()))
-    }
-
-    /// What part others have, once more.
-    fn revoke(&self, subject: Subject) -> Result<Revoked, RevokeError> {
-        let shared = self.shared().ok_or(RevokeError::Alone)?;
-        if shared.share.read_only || shared.is_out() {
-            return Err(RevokeError::Reader);
-        }
-        let mut feeds = shared.feeds();
-        let mut core = self.core();
-        self.look_at_rules_with(&mut feeds, &core)
-            .map_err(|stop| RevokeError::Rows(errno_of(&stop)))?;
-        let own = self.writer.peer;
-        let now_ms = self.now_ms();
-        let (rulings, revoked) = {
-            let mut book = shared.book().ok_or(RevokeError::Alone)?;
-            let before = book.standing.clone();
-            check(&before, subject, own)?;
-            // Whoever is revoked still has the ticket by which it came.
-            let mut revocations = Vec::new();
-            for subject in before.with_invitations(subject) {
-                let revocation = Revocation {
-                    volume: self.identity.id,
-                    by: own,
-                    subject,
-                    at_ms: now_ms,
-                };
-                let signed = Signed::sign(revocation, &shared.share.device)?;
-                revocations.push(Ruling::Revocation(signed));
-            }
-            // What follows from it is made as if it were known.
-            for revocation in &revocations {
-                book.standing.add(&[own], revocation, now_ms);
-            }
-            let made = match book.standing.is_revoked(&subject) {
-                false => Err(RevokeError::NotAbove(subject)),
-                true => self.make_revocation(shared, &feeds, &mut book, subject, revocations),
-            };
-            book.standing = before;
-            made?
-        };
-        let written = self.write_down(&mut feeds, &mut core, rulings);
-        written.map_err(|stop| RevokeError::Rows(errno_of(&stop)))?;
-        Ok(revoked)
-    }
-
-    fn make_revocation(
-        &self,
-        shared: &Shared,
-        feeds: &Feeds,
-        book: &mut Book,
-        subject: Subject,
-        revocations: Vec<Ruling>,
-    ) -> Result<(Vec<Ruling>, Revoked), RevokeError> {
-        let heirs: Vec<PeerId> = book.standing.comers(&subject).into_iter().collect();
-        let mut rulings = self.own_words(shared, feeds, book)?;
-        // Those who had come get the new keys too: this member's word about them is one of the documents.
-        for ruling in &rulings {
-            book.standing.add(&[self.writer.peer], ruling, self.now_ms());
-        }
-        let (epoch, keys, recipients) = self.rotation(shared, book)?;
-        rulings.extend(revocations);
-        rulings.extend(keys);
-        let heirs = heirs.into_iter();
-        let heirs = heirs.filter(|heir| book.standing.part(heir).is_member());
-        let revoked = Revoked {
-            epoch,
-            recipients,
-            heirs: heirs.collect(),
-        };
-        Ok((rulings, revoked))
     }
 
     /// What blocks are sealed under.
@@ -562,21 +395,6 @@ impl Inner {
         }
     }
 
-    fn own_end(&self) -> Option<OwnEnd> {
-        let shared = self.shared()?;
-        let last = shared.feeds().known.get(&self.writer).map_or(0, Feed::last);
-        let _core = self.core();
-        let version = state::version(&self.rows()).unwrap_or_default();
-        let book = shared.book()?;
-        let (by, at_ms) = match book.standing.part(&self.writer.peer) {
-            Part::Revoked { by, at_ms, .. } => (by, at_ms),
-            Part::Late { by } => (by, 0),
-            _ => return None,
-        };
-        let last = last.max(version.get(&self.writer));
-        let untaken = last.saturating_sub(book.standing.end(&self.writer));
-        Some(OwnEnd { by, at_ms, untaken })
-    }
 }
 
 /// The positions of the feeds of a device in rows, those that are `wanted`.
@@ -609,240 +427,9 @@ fn apply_end(book: &Book, writer: &WriterId, feed: &mut Feed) {
     }
 }
 
-fn check(standing: &crate::feeds::Standing, subject: Subject, own: PeerId) -> Result<(), RevokeError> {
-    let is_known = match &subject {
-        Subject::Device(device) if *device == standing.owner() => {
-            return Err(RevokeError::Owner(*device));
-        }
-        Subject::Device(device) => standing.is_known(device),
-        Subject::Invitation(id) => {
-            standing.tickets().contains_key(id) || !standing.comers(&subject).is_empty()
-        }
-    };
-    if !is_known {
-        return Err(RevokeError::Unknown(subject));
-    }
-    if standing.is_revoked(&subject) {
-        return Err(RevokeError::Already(subject));
-    }
-    match subject == Subject::Device(own) {
-        true => Err(RevokeError::NotAbove(subject)),
-        false => Ok(()),
-    }
-}
-
-fn errno_of(stop: &Stop) -> cairnfs_fuse::Errno {
-    match stop {
-        Stop::Errno(errno) => *errno,
-        Stop::Busy => cairnfs_fuse::Errno::EAGAIN,
-    }
-}
-
 fn failed(error: FeedError) -> Stop {
     tracing::error!("what is to be said about members: {error}");
     Stop::Errno(cairnfs_fuse::Errno::EIO)
-}
-
-impl crate::vfs::Vfs {
-    /// Ends the part of a device, or an invitation, and begins a new epoch: its keys are handed to all who remain. All of
-    /// it is one change of the volume, which others take like any other.
-    ///
-    /// # Errors
-    /// If this device may not, there is nothing of the kind, or it cannot be written down.
-    pub async fn revoke(&self, subject: Subject) -> Result<Revoked, RevokeError> {
-        loop {
-            let inner = Arc::clone(&self.0);
-            let disk = &self.0.blocks.pools().disk;
-            match disk.run(move || inner.revoke(subject)).await {
-                Err(RevokeError::Rows(cairnfs_fuse::Errno::EAGAIN))
-                    if self.0.room().await.is_ok() => {}
-                other => return other,
-            }
-        }
-    }
-
-    /// Remembers a ticket that this device made, so that whoever makes new keys hands them to its holder as well.
-    pub fn note_ticket(&self, issued: Issued) {
-        if let Some(shared) = self.0.shared() {
-            shared.add_pending(Ruling::Issued(issued));
-        }
-    }
-
-    /// Everybody who is, or was, a member, as far as this replica knows; empty where nothing is known of how they came.
-    pub fn parts(&self) -> Vec<KnownPart> {
-        let Some(shared) = self.0.shared() else {
-            return Vec::new();
-        };
-        let claims = shared.feeds().refused.clone();
-        let Some(book) = shared.book() else {
-            return Vec::new();
-        };
-        let known = book.standing.devices().map(|device| {
-            let ways = book.standing.lineages(device).iter();
-            let way = ways.min_by_key(|way| way.len());
-            let before = way.and_then(|way| way.iter().rev().nth(1));
-            let refused = claims.iter().filter(|(writer, _)| writer.peer == *device);
-            let beyond = |(writer, last): (&WriterId, &u64)| {
-                last.saturating_sub(book.standing.end(writer))
-            };
-            KnownPart {
-                device: *device,
-                part: book.standing.part(device),
-                invited_by: before.map(|step| step.device),
-                depth: way.map_or(0, Vec::len),
-                refused: refused.map(beyond).sum(),
-            }
-        });
-        known.collect()
-    }
-
-    /// Tickets by which somebody could join now.
-    pub fn tickets(&self) -> Vec<KnownTicket> {
-        let Some(book) = self.0.shared().and_then(Shared::book) else {
-            return Vec::new();
-        };
-        let now_ms = self.0.now_ms();
-        let open = book.standing.tickets().values().filter(|ticket| {
-            let is_open = ticket.invitation.terms.expires_ms >= now_ms;
-            is_open && book.standing.part_by_ticket(ticket).is_member()
-        });
-        let known = open.map(|ticket| KnownTicket {
-            id: ticket.invitation.id,
-            by: ticket.invitation.inviter,
-            read_only: ticket.invitation.terms.read_only,
-            expires_ms: ticket.invitation.terms.expires_ms,
-        });
-        known.collect()
-    }
-
-    /// What is revoked.
-    pub fn revocations(&self) -> Vec<Subject> {
-        let book = self.0.shared().and_then(Shared::book);
-        book.map_or_else(Vec::new, |book| book.standing.revoked())
-    }
-
-    /// That this device has no part any more, if that is so.
-    pub fn own_end(&self) -> Option<OwnEnd> {
-        self.0.own_end()
-    }
-
-    /// The keys of the volume as they are known now; none where nothing is known of how members came.
-    pub fn keys(&self) -> Option<VolumeKeys> {
-        Some(self.0.shared()?.book()?.volume_keys())
-    }
-
-    /// A receiver that sees every time that something about members or keys was learned.
-    pub fn watch_keys(&self) -> Option<tokio::sync::watch::Receiver<u64>> {
-        Some(self.0.shared()?.learned.subscribe())
-    }
-
-    /// Whether deltas of a feed behind a dot are taken at all: not of a device that was revoked. What a peer claims to
-    /// have besides is remembered.
-    pub fn takes(&self, writer: WriterId, after: u64, claimed: u64) -> bool {
-        let Some(shared) = self.0.shared() else {
-            return true;
-        };
-        let mut feeds = shared.feeds();
-        let cut = feeds.known.get(&writer).and_then(Feed::revoked_at);
-        let is_taken = cut.is_none_or(|cut| after < cut);
-        if !is_taken && writer != self.0.writer {
-            let known = feeds.refused.entry(writer).or_insert(0);
-            *known = claimed.max(*known);
-        }
-        is_taken
-    }
-
-    /// What somebody who only reads has to say about itself, and about those who were revoked: it has no feed, so a
-    /// member that writes says it for it.
-    pub fn reader_words(&self) -> Vec<(u8, Bytes)> {
-        let inner = &self.0;
-        let Some(shared) = inner.shared().filter(|shared| shared.share.read_only) else {
-            return Vec::new();
-        };
-        let feeds = shared.feeds();
-        let _core = inner.core();
-        let Some(mut book) = shared.book() else {
-            return Vec::new();
-        };
-        let mut words = Vec::new();
-        if !book.has_proof(&shared.share.proof) {
-            words.push((0, shared.share.proof.clone()));
-        }
-        if shared.is_out() {
-            return words;
-        }
-        let rulings = inner.own_words(shared, &feeds, &mut book);
-        let mut pending = shared.pending();
-        pending.retain(|ruling| !book.has_row(ruling));
-        let rulings = rulings.unwrap_or_default().into_iter().chain(pending);
-        words.extend(rulings.map(|ruling| (ruling.kind() as u8, ruling.encode())));
-        words
-    }
-
-    /// Takes what somebody who only reads says: see [`Vfs::reader_words`](crate::vfs::Vfs::reader_words). What is wrong
-    /// is passed over.
-    pub async fn hear_reader(&self, from: PeerId, words: Vec<(u8, Bytes)>) {
-        let inner = Arc::clone(&self.0);
-        let disk = &self.0.blocks.pools().disk;
-        disk.run(move || inner.hear_reader(from, &words)).await;
-    }
-}
-
-impl Inner {
-    fn hear_reader(&self, from: PeerId, words: &[(u8, Bytes)]) {
-        let Some(shared) = self.shared() else { return };
-        if self.is_reader() {
-            return;
-        }
-        let now_ms = self.now_ms();
-        let mut feeds = shared.feeds();
-        let mut core = self.core();
-        let Some(book) = shared.book() else { return };
-        let mut proofs = Vec::new();
-        let mut rulings = Vec::new();
-        for (kind, bytes) in words {
-            if *kind == 0 {
-                let way = book.standing.read_proof(from, bytes, now_ms).ok();
-                let is_new = way.as_ref().is_some_and(|way| {
-                    !book.standing.lineages(&from).contains(way)
-                        && book.standing.part_with(&from, std::slice::from_ref(way)) == Part::Reader
-                });
-                if is_new {
-                    proofs.push(bytes.clone());
-                }
-                continue;
-            }
-            let Ok(ruling) = Ruling::decode(self.identity.id, *kind, bytes) else {
-                continue;
-            };
-            let is_own = match &ruling {
-                Ruling::Cut(cut) => cut.by == from,
-                Ruling::Heirs(heirs) => heirs.by == from,
-                Ruling::Issued(issued) => issued
-                    .verify(self.identity.id, book.standing.owner(), now_ms)
-                    .is_ok_and(|(invitation, _)| invitation.inviter == from),
-                Ruling::Revocation(_) | Ruling::Rotation(_) => false,
-            };
-            let is_member = book.standing.part(&from) == Part::Reader || !proofs.is_empty();
-            if is_own && is_member && !book.has_row(&ruling) {
-                rulings.push(ruling);
-            }
-        }
-        drop(book);
-        if !proofs.is_empty() {
-            let said = self.change(&mut core, |edit| {
-                proofs.iter().try_for_each(|proof| edit.set_member(from, proof.clone()))
-            });
-            if said.is_err() {
-                tracing::debug!(from = %from.short(), "that it is a member is said later");
-            }
-        }
-        if self.write_down(&mut feeds, &mut core, rulings).is_err()
-            || self.look_at_rules_with(&mut feeds, &core).is_err()
-        {
-            tracing::debug!(from = %from.short(), "what it says is written down later");
-        }
-    }
 }
 
 /// What a device may do that has a part.
