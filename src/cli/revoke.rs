@@ -60,8 +60,14 @@ pub(super) fn end_text(end: &VolumeEnd) -> String {
 pub(super) fn own_end_text(end: &VolumeEnd) -> String {
     match end.refused {
         0 => end_text(end),
-        1 => format!("{}; 1 change made here was not taken by others", end_text(end)),
-        left => format!("{}; {left} changes made here were not taken by others", end_text(end)),
+        1 => format!(
+            "{}; 1 change made here was not taken by others",
+            end_text(end)
+        ),
+        left => format!(
+            "{}; {left} changes made here were not taken by others",
+            end_text(end)
+        ),
     }
 }
 

@@ -17,7 +17,8 @@ use super::show::peers_text;
 use super::time::utc_time;
 use crate::admin::AdminError;
 use crate::admin::types::{
-    VolumeCreate, VolumeEnd, VolumeInfo, VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeTicketRequest,
+    VolumeCreate, VolumeEnd, VolumeInfo, VolumeMembersRequest, VolumeOpen, VolumeRemove,
+    VolumeTicketRequest,
 };
 
 type Done = Result<(), Failure>;

@@ -97,7 +97,11 @@ pub struct Wrapping(SigningKey);
 /// By which name `recipient` finds what is meant for it among what was sealed with the one-time key `once`.
 pub fn recipient_name(once: &PublicKey, recipient: &PublicKey) -> [u8; NAME_BYTES] {
     let mut hasher = blake3::Hasher::new_derive_key(NAME_CONTEXT);
-    let hash = *hasher.update(&once.0).update(&recipient.0).finalize().as_bytes();
+    let hash = *hasher
+        .update(&once.0)
+        .update(&recipient.0)
+        .finalize()
+        .as_bytes();
     let [a, b, c, d, e, f, g, h, ..] = hash;
     [a, b, c, d, e, f, g, h]
 }
@@ -170,7 +174,10 @@ mod tests {
         for secrets in [&secrets, &secrets.for_reading()] {
             let wrap = wrapping.wrap(&one.public(), b"header", secrets).unwrap();
             assert!(wrap.2.len() <= WRAP_MAX_BYTES);
-            assert_eq!(unwrap(&one, &once, b"header", &wrap).as_ref(), Some(secrets));
+            assert_eq!(
+                unwrap(&one, &once, b"header", &wrap).as_ref(),
+                Some(secrets)
+            );
             assert_eq!(unwrap(&one, &once, b"Header", &wrap), None);
             assert_eq!(unwrap(&two, &once, b"header", &wrap), None);
             assert_eq!(unwrap(&one, &two.public(), b"header", &wrap), None);

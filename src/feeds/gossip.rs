@@ -252,14 +252,18 @@ fn read_heads(wire: HeadsWire) -> Result<Message, FeedError> {
 
 fn read_words(wire: WordsWire) -> Result<Message, FeedError> {
     let WordsWire(_, _, volume, words) = wire;
-    let are_short = words.iter().all(|(_, bytes)| bytes.len() <= RULING_MAX_BYTES);
+    let are_short = words
+        .iter()
+        .all(|(_, bytes)| bytes.len() <= RULING_MAX_BYTES);
     if words.len() > GOSSIP_WORDS_MAX || !are_short {
         return Err("too many words in a message, or too long ones".into());
     }
     let words = words.into_iter();
     Ok(Message::Words {
         volume,
-        words: words.map(|(kind, bytes)| (kind, bytes.into_vec().into())).collect(),
+        words: words
+            .map(|(kind, bytes)| (kind, bytes.into_vec().into()))
+            .collect(),
     })
 }
 

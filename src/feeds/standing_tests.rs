@@ -49,7 +49,15 @@ fn chains() -> Vec<(u8, VolumeChain)> {
     let four = invited(&three, 3, 4, false);
     let five = invited(&two, 2, 5, true);
     let again = invited(&two, 2, 3, false);
-    vec![(0, zero), (1, one), (2, two), (3, three), (4, four), (5, five), (3, again)]
+    vec![
+        (0, zero),
+        (1, one),
+        (2, two),
+        (3, three),
+        (4, four),
+        (5, five),
+        (3, again),
+    ]
 }
 
 /// Something that becomes known.
@@ -63,7 +71,9 @@ fn tell(standing: &mut Standing, fact: &Fact) {
     match fact {
         Fact::Proof(at) => {
             let (tag, chain) = chains().swap_remove(*at);
-            let way = standing.read_proof(peer(tag), &chain.encode(), NOW).unwrap();
+            let way = standing
+                .read_proof(peer(tag), &chain.encode(), NOW)
+                .unwrap();
             standing.add_lineage(&way);
         }
         Fact::Said(author, ruling) => {
@@ -108,7 +118,10 @@ fn heirs(by: u8, of: u8, devices: &[u8]) -> Ruling {
 fn rotation(by: u8, without: &[u8], number: u16) -> Ruling {
     let secrets = EpochSecrets::generate(&Entropy::seeded(number.into()));
     let epoch = crate::crypto::wrap::epoch_name(number, &secrets.key);
-    let mut without: Vec<Subject> = without.iter().map(|tag| Subject::Device(peer(*tag))).collect();
+    let mut without: Vec<Subject> = without
+        .iter()
+        .map(|tag| Subject::Device(peer(*tag)))
+        .collect();
     without.sort_unstable();
     let all: Vec<(PublicKey, bool)> = vec![(peer(by).into(), false)];
     let wrapping = Wrapping::new(&Entropy::seeded(1));
@@ -135,7 +148,10 @@ fn outcome(standing: &Standing) -> String {
     safe.sort_unstable();
     let mut recipients = standing.recipients(NOW);
     recipients.sort_unstable();
-    format!("{parts:?} {ends:?} {safe:?} {:?} {recipients:?}", standing.revoked())
+    format!(
+        "{parts:?} {ends:?} {safe:?} {:?} {recipients:?}",
+        standing.revoked()
+    )
 }
 
 fn facts() -> impl Strategy<Value = Vec<Fact>> {
@@ -264,7 +280,9 @@ fn a_ticket_ends_by_time_by_word_and_with_who_made_it() {
         read_only: true,
         expires_ms: NOW + 10,
     };
-    let made = chain.invite(&key(tag), terms, NOW, &Entropy::seeded(7)).unwrap();
+    let made = chain
+        .invite(&key(tag), terms, NOW, &Entropy::seeded(7))
+        .unwrap();
     let issued = Issued {
         chain: chain.clone(),
         invitation: made.0.clone(),

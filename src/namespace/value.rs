@@ -8,9 +8,7 @@ use super::id::{Ino, Kind, Name};
 use super::key::{Key, ruling_name};
 use super::version::VersionVector;
 use crate::base::EcProfile;
-use crate::base::limits::{
-    INLINE_MAX_BYTES, MEMBER_MAX_BYTES, RULING_MAX_BYTES, XATTR_MAX_BYTES,
-};
+use crate::base::limits::{INLINE_MAX_BYTES, MEMBER_MAX_BYTES, RULING_MAX_BYTES, XATTR_MAX_BYTES};
 use crate::dag::directory::{MODE_MASK, check_target, check_time};
 use crate::dag::{FileContent, NodeAt, Timestamp};
 

@@ -90,9 +90,7 @@ pub(super) fn encode(value: &Value, writers: &mut WriterList) -> Vec<u8> {
             wire::encode::<XattrWire>(&(xattr.at, ByteBuf::from(xattr.value.to_vec())))
         }
         Value::Changed => wire::encode::<[u8; 0]>(&[]),
-        Value::Member(bytes) | Value::Ruling(bytes) => {
-            wire::encode(&ByteBuf::from(bytes.to_vec()))
-        }
+        Value::Member(bytes) | Value::Ruling(bytes) => wire::encode(&ByteBuf::from(bytes.to_vec())),
     }
 }
 

@@ -48,12 +48,12 @@ pub use checkpoint::{
 pub use conflicts::{
     Conflict, ConflictKind, ConflictRules, ConflictSide, Keep, Resolution, ResolveError,
 };
-pub use feed::{
-    Admit, KnownPart, KnownTicket, OwnEnd, Point, PointError, Progress, Received, RevokeError, Revoked,
-    Rights, ShareRules, Slice, VolumeKeys, VolumeShare,
-};
 #[cfg(feature = "testkit")]
 pub use feed::rewritten_place;
+pub use feed::{
+    Admit, KnownPart, KnownTicket, OwnEnd, Point, PointError, Progress, Received, RevokeError,
+    Revoked, Rights, ShareRules, Slice, VolumeKeys, VolumeShare,
+};
 pub use forsake::forsake;
 
 use std::sync::Arc;

@@ -14,7 +14,9 @@ impl Node {
             return;
         };
         match self.0.volumes.tickets(id).await {
-            Ok(tickets) => tickets.into_iter().for_each(|ticket| open.vfs.note_ticket(ticket)),
+            Ok(tickets) => tickets
+                .into_iter()
+                .for_each(|ticket| open.vfs.note_ticket(ticket)),
             Err(error) => tracing::warn!("tickets of the volume `{}`: {error}", open.name),
         }
         loop {

@@ -210,7 +210,9 @@ impl Record {
             Some(RECORD_VERSION) => {
                 let row: Result<Row, WireError> = wire::decode_canonical(bytes, RECORD_MAX_BYTES);
                 let (.., share) = row.as_ref().map_err(Clone::clone)?;
-                let of_guest = share.as_ref().map(|(.., ticket)| SigningKey::from_secret(ticket));
+                let of_guest = share
+                    .as_ref()
+                    .map(|(.., ticket)| SigningKey::from_secret(ticket));
                 // Without it, it is a record of the version before.
                 let ticket = of_guest.ok_or_else(|| malformed("a record without a ticket"))?;
                 let without = |(a, b, c, d, e, _): GuestRow| (a, b, c, d, e);

@@ -37,7 +37,9 @@ impl Volumes {
     /// Forgets all tickets of a volume.
     pub(super) async fn forget_tickets(&self, volume: VolumeId) -> Result<(), VolumesError> {
         let rows = self.store.kv_scan(TICKETS, &volume.0).await?.into_iter();
-        let gone: Vec<_> = rows.map(|(key, _)| (TICKETS.to_owned(), key, None)).collect();
+        let gone: Vec<_> = rows
+            .map(|(key, _)| (TICKETS.to_owned(), key, None))
+            .collect();
         match gone.is_empty() {
             true => Ok(()),
             false => Ok(self.store.kv_put(gone).await?),

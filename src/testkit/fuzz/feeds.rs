@@ -295,7 +295,9 @@ fn rulings() -> Vec<Ruling> {
         &[(by.into(), false), (device().public(), true)],
         &Wrapping::new(&entropy),
     );
-    let rotations = rotations.into_iter().map(|made| Ruling::Rotation(signed(made)));
+    let rotations = rotations
+        .into_iter()
+        .map(|made| Ruling::Rotation(signed(made)));
     let heirs = Heirs {
         volume: VOLUME,
         by,
@@ -389,7 +391,10 @@ pub(super) fn messages() -> Vec<Vec<u8>> {
     let messages = [
         Message::Words {
             volume: VOLUME,
-            words: vec![(0, bytes::Bytes::from_static(b"proof")), (3, bytes::Bytes::new())],
+            words: vec![
+                (0, bytes::Bytes::from_static(b"proof")),
+                (3, bytes::Bytes::new()),
+            ],
         },
         Message::Heads {
             volume: VOLUME,

@@ -13,7 +13,8 @@ use super::{joined, split};
 use crate::admin::types::{
     GetRequest, HexPath, InviteRequest, JoinRequest, Joined, Line, LsEntry, LsRequest,
     MountRequest, PeerInfo, PutRequest, SetQuota, Status, SyncProgress, VolumeInfo,
-    VolumeMemberInfo, VolumeMembers, VolumeOpened, VolumeRevoke, VolumeRevoked, VolumeTicketInfo, VolumeShare, VolumeTicketRequest, VolumeUsage,
+    VolumeMemberInfo, VolumeMembers, VolumeOpened, VolumeRevoke, VolumeRevoked, VolumeShare,
+    VolumeTicketInfo, VolumeTicketRequest, VolumeUsage,
 };
 use crate::base::wire;
 use crate::base::{

@@ -89,7 +89,10 @@ impl Book {
             ticket: rules.ticket.clone(),
         };
         // What it is itself it knows, also before that is a row.
-        if let Ok(way) = book.standing.read_proof(share.device.peer(), &share.proof, u64::MAX) {
+        if let Ok(way) = book
+            .standing
+            .read_proof(share.device.peer(), &share.proof, u64::MAX)
+        {
             book.standing.add_lineage(&way);
         }
         book.choose();
@@ -216,8 +219,13 @@ impl Book {
 
     /// What a delta is sealed under that hands out the keys `brings`: those that get them cannot have them yet.
     /// `before`: what the delta before it was sealed under.
-    pub(super) fn before(&self, brings: &BTreeSet<u32>, before: Option<u32>) -> Option<(u32, EpochKey)> {
-        let before = before.filter(|epoch| !brings.contains(epoch) && self.ring.contains_key(epoch));
+    pub(super) fn before(
+        &self,
+        brings: &BTreeSet<u32>,
+        before: Option<u32>,
+    ) -> Option<(u32, EpochKey)> {
+        let before =
+            before.filter(|epoch| !brings.contains(epoch) && self.ring.contains_key(epoch));
         let mut others = self.ring.keys().rev();
         let epoch = before.or_else(|| others.find(|epoch| !brings.contains(epoch)).copied())?;
         Some((epoch, self.ring.get(&epoch)?.first()?.key.clone()))
@@ -302,7 +310,11 @@ impl Book {
     }
 
     /// Documents that whoever was away needs: revocations, and keys, the newest first.
-    pub(super) fn page(&self, rows: Vec<(u8, Bytes)>, volume: crate::base::VolumeId) -> Vec<Ruling> {
+    pub(super) fn page(
+        &self,
+        rows: Vec<(u8, Bytes)>,
+        volume: crate::base::VolumeId,
+    ) -> Vec<Ruling> {
         let wanted = [RulingKind::Revocation as u8, RulingKind::Rotation as u8];
         let rows = rows.into_iter().filter(|(kind, _)| wanted.contains(kind));
         let read = rows.filter_map(|(kind, bytes)| Ruling::decode(volume, kind, &bytes).ok());

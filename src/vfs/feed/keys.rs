@@ -58,7 +58,8 @@ impl SealedPlace {
                 keys: None,
             });
         }
-        let (epoch, tag, text, keys) = wire::decode_canonical::<PlaceWire>(bytes, max_bytes).ok()?;
+        let (epoch, tag, text, keys) =
+            wire::decode_canonical::<PlaceWire>(bytes, max_bytes).ok()?;
         Some(SealedPlace {
             epoch,
             tag,
@@ -82,14 +83,23 @@ impl Inner {
         };
         match shared.book() {
             Some(book) => book.keys(epoch).cloned().collect(),
-            None => shared.share.epochs.get(&epoch).cloned().into_iter().collect(),
+            None => shared
+                .share
+                .epochs
+                .get(&epoch)
+                .cloned()
+                .into_iter()
+                .collect(),
         }
     }
 
     /// Keys that deltas hand out are kept at once: what comes behind them is sealed under those, and the deltas may wait
     /// for others.
     pub(super) fn learn_keys(&self, opened: &[(Delta, SealedDelta)]) {
-        let mut rotations = opened.iter().flat_map(|(delta, _)| rotations_in(delta)).peekable();
+        let mut rotations = opened
+            .iter()
+            .flat_map(|(delta, _)| rotations_in(delta))
+            .peekable();
         if rotations.peek().is_none() {
             return;
         }
@@ -114,7 +124,9 @@ impl Inner {
             return Ok(None);
         };
         let rulings = book.page(rows.collect(), self.identity.id);
-        let hands_out = rulings.iter().any(|ruling| matches!(ruling, Ruling::Rotation(_)));
+        let hands_out = rulings
+            .iter()
+            .any(|ruling| matches!(ruling, Ruling::Rotation(_)));
         let page = || ruling::encode_page(self.identity.id, &rulings).into();
         Ok(hands_out.then(page))
     }

@@ -44,10 +44,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Duration, Instant};
 
 use self::book::Book;
-use super::{VfsError, VolumeIdentity};
 use super::errno::{Step, Stop};
 use super::file::{FileCell, Totals};
 use super::inner::Inner;
+use super::{VfsError, VolumeIdentity};
 use crate::base::PeerId;
 use crate::crypto::EpochKey;
 use crate::crypto::sign::SigningKey;

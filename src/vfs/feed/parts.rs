@@ -75,9 +75,8 @@ impl crate::vfs::Vfs {
             let way = ways.min_by_key(|way| way.len());
             let before = way.and_then(|way| way.iter().rev().nth(1));
             let refused = claims.iter().filter(|(writer, _)| writer.peer == *device);
-            let beyond = |(writer, last): (&WriterId, &u64)| {
-                last.saturating_sub(book.standing.end(writer))
-            };
+            let beyond =
+                |(writer, last): (&WriterId, &u64)| last.saturating_sub(book.standing.end(writer));
             KnownPart {
                 device: *device,
                 part: book.standing.part(device),
@@ -240,7 +239,9 @@ impl Inner {
         drop(book);
         if !proofs.is_empty() {
             let said = self.change(&mut core, |edit| {
-                proofs.iter().try_for_each(|proof| edit.set_member(from, proof.clone()))
+                proofs
+                    .iter()
+                    .try_for_each(|proof| edit.set_member(from, proof.clone()))
             });
             if said.is_err() {
                 tracing::debug!(from = %from.short(), "that it is a member is said later");
@@ -253,4 +254,3 @@ impl Inner {
         }
     }
 }
-

@@ -371,7 +371,9 @@ impl Inner {
             let is_said_to_be_out = shared.book().is_some_and(|book| {
                 let read = |proof: &Bytes| book.standing.read_proof(device, proof, now_ms).ok();
                 let shown = proofs.iter().filter_map(read);
-                let ways: Vec<_> = shown.chain(book.standing.lineages(&device).to_vec()).collect();
+                let ways: Vec<_> = shown
+                    .chain(book.standing.lineages(&device).to_vec())
+                    .collect();
                 book.is_said_to_be_out(&device, &ways)
             });
             match part {

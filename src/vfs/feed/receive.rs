@@ -213,7 +213,10 @@ impl Inner {
             None => return Err(format!("{writer:?} is not known as a member").into()),
         }
         // Whoever remains says with each delta what it had merged of others.
-        if self.standing_of(writer.peer, &[]).is_some_and(|part| part.is_member()) {
+        if self
+            .standing_of(writer.peer, &[])
+            .is_some_and(|part| part.is_member())
+        {
             self.vouch(feeds, &delta.draft.context);
         }
         let feed = feeds.known.entry(writer);

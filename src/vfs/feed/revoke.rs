@@ -26,7 +26,9 @@ pub enum RevokeError {
     #[error("nobody can revoke {0}: it made the volume")]
     Owner(PeerId),
     /// Somebody else invited it.
-    #[error("{0} was invited by others, and can be revoked only by them, those who invited them, or the owner")]
+    #[error(
+        "{0} was invited by others, and can be revoked only by them, those who invited them, or the owner"
+    )]
     NotAbove(Subject),
     /// It is done.
     #[error("{0} is revoked already")]
@@ -122,7 +124,8 @@ impl Inner {
         let mut rulings = self.own_words(shared, feeds, book)?;
         // Those who had come get the new keys too: this member's word about them is one of the documents.
         for ruling in &rulings {
-            book.standing.add(&[self.writer.peer], ruling, self.now_ms());
+            book.standing
+                .add(&[self.writer.peer], ruling, self.now_ms());
         }
         let (epoch, keys, recipients) = self.rotation(shared, book)?;
         rulings.extend(revocations);
@@ -138,7 +141,11 @@ impl Inner {
     }
 }
 
-fn check(standing: &crate::feeds::Standing, subject: Subject, own: PeerId) -> Result<(), RevokeError> {
+fn check(
+    standing: &crate::feeds::Standing,
+    subject: Subject,
+    own: PeerId,
+) -> Result<(), RevokeError> {
     let is_known = match &subject {
         Subject::Device(device) if *device == standing.owner() => {
             return Err(RevokeError::Owner(*device));

@@ -10,8 +10,8 @@ use tokio::time::Duration;
 
 use super::book::Book;
 use super::{Feeds, Rights, Shared};
-use crate::base::limits::RULING_NAMES_MAX;
 use crate::base::PeerId;
+use crate::base::limits::RULING_NAMES_MAX;
 use crate::crypto::wrap::epoch_name;
 use crate::crypto::{ConvergenceSecret, EpochSecrets, Wrapping};
 use crate::feeds::{
@@ -61,8 +61,9 @@ fn brings(delta: &Delta) -> BTreeSet<u32> {
 /// Documents in a delta that hand out keys.
 pub(super) fn rotations_in(delta: &Delta) -> impl Iterator<Item = Signed<Rotation>> {
     let writes = delta.draft.writes.iter();
-    let of_kind =
-        writes.filter(|write| matches!(write.key, Key::Ruling(kind, _) if kind == RulingKind::Rotation as u8));
+    let of_kind = writes.filter(
+        |write| matches!(write.key, Key::Ruling(kind, _) if kind == RulingKind::Rotation as u8),
+    );
     let values = of_kind.flat_map(|write| write.values.iter());
     values.filter_map(|value| match value {
         Value::Ruling(bytes) => Signed::decode(bytes).ok(),
@@ -202,7 +203,12 @@ impl Inner {
     }
 
     /// Makes documents rows, all at once.
-    pub(super) fn write_down(&self, feeds: &mut Feeds, core: &mut Core, rulings: Vec<Ruling>) -> Step<()> {
+    pub(super) fn write_down(
+        &self,
+        feeds: &mut Feeds,
+        core: &mut Core,
+        rulings: Vec<Ruling>,
+    ) -> Step<()> {
         if rulings.is_empty() {
             return Ok(());
         }
@@ -291,8 +297,12 @@ impl Inner {
                 let by = book.standing.revoked_by(subject);
                 by.contains(&own)
             });
-            let is_any_safe = rotations.iter().any(|rotation| book.standing.is_safe(rotation));
-            let is_late = book.stuck_since.is_some_and(|since| since.elapsed() >= PATIENCE);
+            let is_any_safe = rotations
+                .iter()
+                .any(|rotation| book.standing.is_safe(rotation));
+            let is_late = book
+                .stuck_since
+                .is_some_and(|since| since.elapsed() >= PATIENCE);
             return match is_late || is_revoker && !is_any_safe {
                 true => Ok(self.rotation(shared, book)?.1),
                 false => Ok(Vec::new()),
@@ -333,7 +343,9 @@ impl Inner {
         recipients: &[(crate::crypto::sign::PublicKey, bool)],
     ) -> Result<Vec<Ruling>, FeedError> {
         if without.len() > RULING_NAMES_MAX {
-            return Err(FeedError::Impossible("more was revoked than a rotation can name"));
+            return Err(FeedError::Impossible(
+                "more was revoked than a rotation can name",
+            ));
         }
         let wrapping = Wrapping::new(&self.entropy);
         let of = (self.identity.id, self.writer.peer);
@@ -394,7 +406,6 @@ impl Inner {
             _ => None,
         }
     }
-
 }
 
 /// The positions of the feeds of a device in rows, those that are `wanted`.

@@ -13,9 +13,9 @@ use cairnfs::admin::types::{
     GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind,
     LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest,
     PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
-    VolumeCreate, VolumeEnd, VolumeInfo, VolumeInvited, VolumeRevoke, VolumeRevoked,
-    VolumeTicketInfo, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest,
-    VolumeOpen, VolumeOpened, VolumeRemove, VolumeShare, VolumeTicketRequest, VolumeUsage,
+    VolumeCreate, VolumeEnd, VolumeInfo, VolumeInvited, VolumeMemberInfo, VolumeMembers,
+    VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked,
+    VolumeShare, VolumeTicketInfo, VolumeTicketRequest, VolumeUsage,
 };
 use cairnfs::admin::{
     AdminError, AdminServer, Answer, Backend, ByteStream, DirLock, Download, ItemStream, serve,

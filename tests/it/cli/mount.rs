@@ -120,7 +120,14 @@ fn volumes_are_shared_opened_and_their_members_shown() {
     assert!(shown.contains("nothing of its tree is here yet"), "{shown}");
     let members = text(&ask(&["members", "photos"], 0).stdout);
     assert!(members.contains("12D3KooWother  own\u{20}"), "{members}");
-    assert!(members.contains("12D3KooWfake   write (this peer)  12D3KooWother"));
+    assert!(
+        members.contains("12D3KooWfake   write (this peer) "),
+        "{members}"
+    );
+    let gone =
+        "nothing: revoked by 12D3KooWother on 2023-11-14 22:13:20 UTC; 3 later changes are refused";
+    assert!(members.contains(gone), "{members}");
+    assert!(members.contains("0badcafe"), "{members}");
     assert!(members.contains("12D3KooWthird  read "), "{members}");
     assert_eq!(document(&["members", "x"])["members"][1]["own"], true);
     let alone = ask(&["members", "alone"], 0);

@@ -55,7 +55,10 @@ async fn what_a_revoked_writer_did_before_is_everywhere_and_what_it_does_later_n
     let written = club.hand(one).write_open(file, 0, b"2").await;
     assert_eq!(written, Err(Errno::EROFS));
     // And has all that it wrote.
-    assert_eq!(club.hand(one).names("").await, ["before", "between", "later"]);
+    assert_eq!(
+        club.hand(one).names("").await,
+        ["before", "between", "later"]
+    );
     // What others write from now on it does not even see.
     club.hand(two).write("secret", 0, b"x").await.unwrap();
     club.gather(&[0, two, reader]).await;
@@ -71,9 +74,15 @@ async fn what_a_revoked_writer_did_before_is_everywhere_and_what_it_does_later_n
     club.shut(0).await;
     club.open(0).await;
     club.tell(one, 0).await;
-    assert_eq!(club.names(&[0, two, reader]).await, ["before", "between", "secret"]);
+    assert_eq!(
+        club.names(&[0, two, reader]).await,
+        ["before", "between", "secret"]
+    );
     let parts = club.vfs(0).parts();
-    let known = parts.iter().find(|part| part.device == club.peer(one)).unwrap();
+    let known = parts
+        .iter()
+        .find(|part| part.device == club.peer(one))
+        .unwrap();
     assert!(matches!(known.part, Part::Revoked { .. }));
     assert!(known.refused > 0);
 }
@@ -86,7 +95,12 @@ async fn a_revoked_reader_reads_nothing_new() {
     club.hand(0).write("old", 0, b"1").await.unwrap();
     club.gather(&[0, writer, reader, other]).await;
     // Who only reads has no feed; others say that it is there.
-    assert!(club.vfs(writer).parts().iter().any(|part| part.device == club.peer(reader)));
+    assert!(
+        club.vfs(writer)
+            .parts()
+            .iter()
+            .any(|part| part.device == club.peer(reader))
+    );
     club.vfs(0).revoke(device(&club, reader)).await.unwrap();
     club.gather(&[0, writer, reader, other]).await;
     club.hand(writer).write("new", 0, b"2").await.unwrap();
@@ -110,7 +124,10 @@ async fn who_may_revoke_whom() {
         async move { vfs.revoke(subject).await.unwrap_err() }
     };
     assert!(matches!(refused(one, 0).await, RevokeError::Owner(_)));
-    assert!(matches!(refused(one, three).await, RevokeError::NotAbove(_)));
+    assert!(matches!(
+        refused(one, three).await,
+        RevokeError::NotAbove(_)
+    ));
     assert!(matches!(refused(two, one).await, RevokeError::NotAbove(_)));
     assert!(matches!(refused(one, one).await, RevokeError::NotAbove(_)));
     assert!(matches!(refused(reader, one).await, RevokeError::Reader));
@@ -194,18 +211,36 @@ async fn an_older_ticket_opens_the_volume_after_a_rotation_when_everybody_is_gon
     club.vfs(0).sync().await.unwrap();
     moment().await;
     let point = club.vfs(0).make_point().await.unwrap();
-    club.cluster.blocks(0).unwrap().publish_record(&point.record).await.unwrap();
-    club.hand(one).write("forged", 0, &[3; 50_000]).await.unwrap();
+    club.cluster
+        .blocks(0)
+        .unwrap()
+        .publish_record(&point.record)
+        .await
+        .unwrap();
+    club.hand(one)
+        .write("forged", 0, &[3; 50_000])
+        .await
+        .unwrap();
     club.vfs(one).sync().await.unwrap();
     moment().await;
     let point = club.vfs(one).make_point().await.unwrap();
-    club.cluster.blocks(1).unwrap().publish_record(&point.record).await.unwrap();
+    club.cluster
+        .blocks(1)
+        .unwrap()
+        .publish_record(&point.record)
+        .await
+        .unwrap();
     club.shut(0).await;
     club.shut(one).await;
     for (ticket, may_write) in [(&old, true), (&reading, false)] {
         let at = club.join(ticket).await;
         let vfs = club.vfs(at).clone();
-        let records = club.cluster.blocks(at).unwrap().find_records(crate::common::member::ID).await;
+        let records = club
+            .cluster
+            .blocks(at)
+            .unwrap()
+            .find_records(crate::common::member::ID)
+            .await;
         assert_eq!(records.len(), 2);
         vfs.look_beside(&records).await;
         let mut merged = 0;
@@ -227,9 +262,17 @@ async fn an_older_ticket_opens_the_volume_after_a_rotation_when_everybody_is_gon
     // The ticket that was ended opens nothing.
     let at = club.join(&ended).await;
     let vfs = club.vfs(at).clone();
-    let records = club.cluster.blocks(at).unwrap().find_records(crate::common::member::ID).await;
+    let records = club
+        .cluster
+        .blocks(at)
+        .unwrap()
+        .find_records(crate::common::member::ID)
+        .await;
     vfs.look_beside(&records).await;
-    let owner = records.iter().find(|record| record.writer.peer == club.peer(0)).unwrap();
+    let owner = records
+        .iter()
+        .find(|record| record.writer.peer == club.peer(0))
+        .unwrap();
     let error = vfs.join_point(owner).await.unwrap_err();
     assert!(error.to_string().contains("does not open"), "{error}");
 }
