@@ -380,6 +380,11 @@ impl Standing {
         found
     }
 
+    /// Whether anybody said that anything is revoked.
+    pub fn is_disputed(&self) -> bool {
+        !self.revocations.is_empty()
+    }
+
     /// What is revoked by somebody who may: ascending.
     pub fn revoked(&self) -> Vec<Subject> {
         let counts = |subject: &&Subject| self.is_revoked(subject);

@@ -83,7 +83,8 @@ impl Inner {
         loop {
             tokio::time::sleep_until(next).await;
             next = Instant::now() + INTERVAL;
-            if self.vfs.has_news()
+            if !self.vfs.is_reader()
+                && self.vfs.has_news()
                 && let Err(error) = self.publish().await
             {
                 tracing::warn!(volume = %self.volume, "no checkpoint was made: {error}");

@@ -17,6 +17,9 @@ use crate::feeds::{
 };
 use crate::namespace::WriterId;
 
+/// Keys that this device keeps at most: of a volume in good order a few.
+const KEYS_MAX: usize = 4096;
+
 /// What follows from the rules of a volume of which revocations are known.
 #[derive(Debug, Clone)]
 pub struct ShareRules {
@@ -42,8 +45,17 @@ pub(super) struct Book {
     seen: BTreeMap<(u8, [u8; 32]), usize>,
     /// Proofs that were looked at.
     proofs: BTreeSet<[u8; 32]>,
-    /// Keys that open. Two may have one name.
-    ring: BTreeMap<u32, Vec<EpochSecrets>>,
+    /// Keys that open something: also such as anybody may have handed to this device. Two may have one name.
+    ring: BTreeMap<u32, Vec<EpochKey>>,
+    /// Keys with which this device came, or that a document hands to it that is a row: those that count, ascending; by
+    /// key too, since two may have one name.
+    known: BTreeMap<(u32, [u8; 32]), EpochSecrets>,
+    /// What a document that is a row hands to this device.
+    opened: BTreeMap<[u8; 32], (u32, EpochSecrets)>,
+    /// Documents that somebody said of members and that are rows.
+    said: BTreeMap<PeerId, usize>,
+    /// When it was last looked what is to be said, and how much had been learned by then.
+    pub(super) kept: Option<(u64, Instant)>,
     /// What new data is sealed under.
     pub(super) current: Option<(u32, EpochSecrets)>,
     /// Since when there has been nothing to seal under, or somebody lacks it.
@@ -66,19 +78,26 @@ impl Book {
         secret: &ConvergenceSecret,
     ) -> Book {
         let last = share.epochs.last_key_value().map(|(epoch, _)| *epoch);
-        let mut ring: BTreeMap<u32, Vec<EpochSecrets>> = BTreeMap::new();
+        let mut ring: BTreeMap<u32, Vec<EpochKey>> = BTreeMap::new();
+        let mut known = BTreeMap::new();
         for (epoch, key) in &share.epochs {
+            ring.entry(*epoch).or_default().push(key.clone());
             let knows = Some(*epoch) == last && !share.read_only;
-            ring.entry(*epoch).or_default().push(EpochSecrets {
+            let secrets = EpochSecrets {
                 key: key.clone(),
                 secret: knows.then(|| secret.clone()),
-            });
+            };
+            known.insert((*epoch, *key.secret()), secrets);
         }
         let mut book = Book {
             standing: Standing::new(volume, rules.owner),
             seen: BTreeMap::new(),
             proofs: BTreeSet::new(),
             ring,
+            known,
+            opened: BTreeMap::new(),
+            said: BTreeMap::new(),
+            kept: None,
             current: None,
             stuck_since: None,
             lacking_since: None,
@@ -151,62 +170,103 @@ impl Book {
     }
 
     pub(super) fn add(&mut self, authors: &[PeerId], ruling: &Ruling, now_ms: u64) -> bool {
-        if let Ruling::Rotation(rotation) = ruling {
-            self.open(rotation);
+        let by = match ruling {
+            Ruling::Cut(cut) => Some(cut.by),
+            Ruling::Heirs(heirs) => Some(heirs.by),
+            Ruling::Issued(issued) => issued.invitation.read().ok().map(|made| made.inviter),
+            Ruling::Rotation(rotation) => {
+                self.open_row(rotation);
+                None
+            }
+            Ruling::Revocation(_) => None,
+        };
+        if let Some(by) = by {
+            *self.said.entry(by).or_insert(0) += 1;
         }
         self.standing.add(authors, ruling, now_ms)
     }
 
-    /// Keeps what a document hands to this device. Whether that was anything new.
-    pub(super) fn open(&mut self, rotation: &Rotation) -> bool {
-        let keys = [Some(self.device.clone()), self.ticket.clone()];
-        let mut found = false;
-        for own in keys.into_iter().flatten() {
-            if let Some(secrets) = rotation.open(&own) {
-                found |= self.keep(rotation.epoch, secrets);
-            }
+    /// How many documents somebody said that are rows.
+    pub(super) fn said_by(&self, device: &PeerId) -> usize {
+        self.said.get(device).copied().unwrap_or(0)
+    }
+
+    fn unwrap(&self, rotation: &Rotation) -> Option<EpochSecrets> {
+        let by_ticket = || self.ticket.as_ref().and_then(|own| rotation.open(own));
+        let opened = rotation.open(&self.device);
+        match &opened {
+            // As a member it may be told more than by its ticket, or less.
+            Some(EpochSecrets {
+                secret: Some(_), ..
+            }) => opened,
+            _ => by_ticket().or(opened),
         }
-        found
+    }
+
+    /// Keeps what a document that is a row hands to this device.
+    fn open_row(&mut self, rotation: &Signed<Rotation>) {
+        let Some(secrets) = self.unwrap(rotation) else {
+            return;
+        };
+        self.keep(rotation.epoch, &secrets.key);
+        let name = *blake3::hash(rotation.body()).as_bytes();
+        let place = (rotation.epoch, *secrets.key.secret());
+        let known = self.known.entry(place).or_insert_with(|| secrets.clone());
+        if known.secret.is_none() {
+            known.secret.clone_from(&secrets.secret);
+        }
+        self.opened.insert(name, (rotation.epoch, secrets));
+    }
+
+    /// Keeps a key that a document hands to this device, whoever made that: it opens, and nothing is sealed under it
+    /// before that is a row. Whether it is new.
+    pub(super) fn open(&mut self, rotation: &Rotation) -> bool {
+        let found = self.unwrap(rotation);
+        found.is_some_and(|secrets| self.keep(rotation.epoch, &secrets.key))
     }
 
     /// Whether that was new.
-    pub(super) fn keep(&mut self, epoch: u32, secrets: EpochSecrets) -> bool {
+    fn keep(&mut self, epoch: u32, key: &EpochKey) -> bool {
+        let count: usize = self.ring.values().map(Vec::len).sum();
         let known = self.ring.entry(epoch).or_default();
-        let same = known.iter_mut().find(|known| known.key == secrets.key);
-        match same {
-            Some(known) if known.secret.is_none() && secrets.secret.is_some() => {
-                known.secret = secrets.secret;
-                true
-            }
-            Some(_) => false,
-            None => {
-                known.push(secrets);
-                known.sort_by(|one, two| one.key.secret().cmp(two.key.secret()));
-                true
-            }
+        let is_new = !known.contains(key) && count < KEYS_MAX;
+        if is_new {
+            known.push(key.clone());
         }
+        is_new
     }
 
     /// Keys of a name.
     pub(super) fn keys(&self, epoch: u32) -> impl Iterator<Item = &EpochKey> {
-        let keys = self.ring.get(&epoch).into_iter().flatten();
-        keys.map(|secrets| &secrets.key)
+        self.ring.get(&epoch).into_iter().flatten()
     }
 
     /// Chooses what new data is sealed under: of what was handed out by members to nobody who was revoked the greatest;
     /// where nobody was revoked, of all. Whether that is another one than before.
     pub(super) fn choose(&mut self) -> bool {
-        let is_safe = |epoch: &u32| {
-            let mut rotations = self.standing.rotations().iter();
-            rotations.any(|rotation| rotation.epoch == *epoch && self.standing.is_safe(rotation))
-        };
+        let rotations = self.standing.rotations().iter();
+        let safe = rotations.filter(|rotation| self.standing.is_safe(rotation));
+        let mut names = BTreeSet::new();
+        let mut places = BTreeSet::new();
+        for rotation in safe {
+            names.insert(rotation.epoch);
+            let opened = self.opened.get(blake3::hash(rotation.body()).as_bytes());
+            places.extend(opened.map(|(epoch, secrets)| (*epoch, *secrets.key.secret())));
+        }
         let is_anybody_out = !self.standing.revoked().is_empty();
-        let mut names = self.ring.keys().rev();
-        let epoch = names.find(|epoch| !is_anybody_out || is_safe(epoch));
-        let chosen = epoch.and_then(|epoch| {
-            let secrets = self.ring.get(epoch)?.last()?;
-            Some((*epoch, secrets.clone()))
-        });
+        let from_rows: BTreeSet<_> = self
+            .opened
+            .values()
+            .map(|(epoch, secrets)| (*epoch, *secrets.key.secret()))
+            .collect();
+        let counts = |place: &(u32, [u8; 32])| {
+            // With what it came it came from a member whom it trusts.
+            let came_with = !from_rows.contains(place);
+            places.contains(place) || came_with && (!is_anybody_out || names.contains(&place.0))
+        };
+        let mut known = self.known.iter().rev();
+        let chosen = known.find(|(place, _)| counts(place));
+        let chosen = chosen.map(|((epoch, _), secrets)| (*epoch, secrets.clone()));
         let is_another = chosen != self.current;
         if chosen.is_some() {
             self.stuck_since = None;
@@ -224,16 +284,18 @@ impl Book {
         brings: &BTreeSet<u32>,
         before: Option<u32>,
     ) -> Option<(u32, EpochKey)> {
-        let before =
-            before.filter(|epoch| !brings.contains(epoch) && self.ring.contains_key(epoch));
-        let mut others = self.ring.keys().rev();
-        let epoch = before.or_else(|| others.find(|epoch| !brings.contains(epoch)).copied())?;
-        Some((epoch, self.ring.get(&epoch)?.first()?.key.clone()))
+        let others = self.known.iter().rev();
+        let mut others = others.filter(|((epoch, _), _)| !brings.contains(epoch));
+        let same = others
+            .clone()
+            .find(|((epoch, _), _)| Some(*epoch) == before);
+        let ((epoch, _), secrets) = same.or_else(|| others.next())?;
+        Some((*epoch, secrets.key.clone()))
     }
 
     /// A number for the next epoch.
     pub(super) fn next_number(&self) -> u16 {
-        let names = self.ring.keys().copied();
+        let names = self.known.keys().map(|(epoch, _)| *epoch);
         let handed = self.standing.rotations().iter();
         let names = names.chain(handed.map(|rotation| rotation.epoch));
         names.map(epoch_number).max().unwrap_or(0).saturating_add(1)
@@ -241,8 +303,8 @@ impl Book {
 
     /// For whoever keeps them.
     pub(super) fn volume_keys(&self) -> VolumeKeys {
-        let all = self.ring.iter();
-        let all = all.flat_map(|(epoch, keys)| keys.iter().map(|s| (*epoch, s.key.clone())));
+        let all = self.known.iter();
+        let all = all.map(|((epoch, _), secrets)| (*epoch, secrets.key.clone()));
         let current = self.current.as_ref();
         VolumeKeys {
             epochs: all.collect(),

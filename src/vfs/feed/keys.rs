@@ -162,3 +162,47 @@ impl Inner {
         Ok(book.hear(rulings))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{BlockId, BlockKey, BlockRef, EcProfile};
+    use crate::crypto::epoch::SEALING_BYTES;
+    use crate::vfs::checkpoint::{PagePart, PagePlace};
+
+    fn place(tag: u8) -> Bytes {
+        let place = PagePlace {
+            profile: EcProfile::new(32, 32).unwrap(),
+            parts: vec![PagePart {
+                block: BlockRef {
+                    id: BlockId([tag; 32]),
+                    key: BlockKey([tag; 32]),
+                    plain_len: 4 << 20,
+                },
+                offset: 0,
+                len: 4 << 20,
+            }],
+        };
+        place.encode()
+    }
+
+    #[test]
+    fn both_places_fit_into_a_record_and_the_older_form_is_read() {
+        let text = [place(0xff).as_ref(), &[0; SEALING_BYTES]].concat();
+        for keys in [None, Some(place(0xfe))] {
+            let sealed = SealedPlace {
+                epoch: u32::MAX,
+                tag: MessageTag([0xff; 32]),
+                text: text.clone(),
+                keys: keys.clone(),
+            };
+            let bytes = sealed.encode();
+            assert!(bytes.len() <= PAGE_PLACE_MAX_BYTES, "{}", bytes.len());
+            let read = SealedPlace::decode(&bytes, PAGE_PLACE_MAX_BYTES).unwrap();
+            assert_eq!((read.text, read.keys), (text.clone(), keys));
+            for end in 0..bytes.len() {
+                assert!(SealedPlace::decode(&bytes[..end], PAGE_PLACE_MAX_BYTES).is_none());
+            }
+        }
+    }
+}

@@ -14,6 +14,9 @@ use crate::feeds::{Feed, Issued, Part, Ruling, Subject};
 use crate::namespace::{WriterId, state};
 use crate::vfs::inner::Inner;
 
+/// Documents of somebody who only reads that become rows.
+const READER_WORDS_MAX: usize = 1024;
+
 /// What is known of a device that is, or was, a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownPart {
@@ -232,7 +235,9 @@ impl Inner {
                 Ruling::Revocation(_) | Ruling::Rotation(_) => false,
             };
             let is_member = book.standing.part(&from) == Part::Reader || !proofs.is_empty();
-            if is_own && is_member && !book.has_row(&ruling) {
+            // It writes nothing else, and this not without end.
+            let has_room = book.said_by(&from) + rulings.len() < READER_WORDS_MAX;
+            if is_own && is_member && has_room && !book.has_row(&ruling) {
                 rulings.push(ruling);
             }
         }

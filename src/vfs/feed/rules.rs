@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use super::book::Book;
 use super::{Feeds, Rights, Shared};
@@ -23,6 +23,8 @@ use crate::vfs::inner::{Core, Inner};
 
 /// How long it is left to others to hand out keys.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked at most whether anything is to be said.
+const TURN: Duration = Duration::from_secs(1);
 /// Tickets that are to become rows.
 const PENDING_RULINGS_MAX: usize = 1024;
 
@@ -157,6 +159,9 @@ impl Inner {
         let Some(mut book) = self.shared().and_then(Shared::book) else {
             return;
         };
+        if !book.standing.is_disputed() {
+            return;
+        }
         for (other, seen) in context.iter() {
             if let Part::Late { .. } = book.standing.part(&other.peer) {
                 book.standing.vouch(other.peer);
@@ -192,6 +197,13 @@ impl Inner {
             let Some(mut book) = shared.book() else {
                 return Ok(());
             };
+            // This is called whenever something was written.
+            let learned = *shared.learned.borrow();
+            let is_early = |(known, at): (u64, Instant)| known == learned && at.elapsed() < TURN;
+            if book.kept.is_some_and(is_early) {
+                return Ok(());
+            }
+            book.kept = Some((learned, Instant::now()));
             let mut rulings = self.own_words(shared, &feeds, &mut book).map_err(failed)?;
             rulings.extend(self.missing_keys(shared, &mut book).map_err(failed)?);
             let mut pending = shared.pending();
@@ -324,9 +336,7 @@ impl Inner {
             book.lacking_since = None;
             return Ok(Vec::new());
         }
-        let since = *book
-            .lacking_since
-            .get_or_insert_with(tokio::time::Instant::now);
+        let since = *book.lacking_since.get_or_insert_with(Instant::now);
         if maker != own && since.elapsed() < PATIENCE {
             return Ok(Vec::new());
         }
