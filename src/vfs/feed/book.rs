@@ -388,3 +388,7 @@ impl Book {
         rulings
     }
 }
+
+#[cfg(test)]
+#[path = "book_tests.rs"]
+mod tests;

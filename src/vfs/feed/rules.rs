@@ -166,6 +166,9 @@ impl Inner {
             if let Part::Late { .. } = book.standing.part(&other.peer) {
                 book.standing.vouch(other.peer);
                 feeds.members.remove(&other.peer);
+                if let Some(feed) = feeds.known.get_mut(other) {
+                    feed.readmit();
+                }
             }
             if let Some(feed) = feeds.known.get_mut(other) {
                 feed.vouch(seen);
