@@ -321,6 +321,7 @@ impl Backend for Fake {
                 role: role.to_owned(),
                 owner: "12D3KooWother".to_owned(),
                 awaited: true,
+                revoked: None,
             }),
             ..VolumeInfo::default()
         };
