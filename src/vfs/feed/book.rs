@@ -174,8 +174,13 @@ impl Book {
             Ruling::Cut(cut) => Some(cut.by),
             Ruling::Heirs(heirs) => Some(heirs.by),
             Ruling::Issued(issued) => issued.invitation.read().ok().map(|made| made.inviter),
-            Ruling::Rotation(rotation) => {
+            // In the feed of whoever signed it: so by somebody who may write.
+            Ruling::Rotation(rotation) if authors.contains(&rotation.by) => {
                 self.open_row(rotation);
+                None
+            }
+            Ruling::Rotation(rotation) => {
+                self.open(rotation);
                 None
             }
             Ruling::Revocation(_) => None,

@@ -114,6 +114,7 @@ fn what_a_stranger_hands_out_opens_and_nothing_is_sealed_under_it() {
     // In the feed of a member, but not in its own name.
     row(&mut book, 3, &Ruling::Rotation(made));
     assert_eq!(book.current, mine);
+    assert_eq!(book.volume_keys().epochs, [(1, first())]);
 }
 
 #[test]
