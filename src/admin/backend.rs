@@ -17,7 +17,8 @@ use super::types::{
     RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
     Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
     VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
-    VolumeOpened, VolumeRemove, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest,
+    VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
+    VolumeVotersRequest,
 };
 
 /// Bytes of a body, in pieces of any size. It ends with an error if its other end broke off.
@@ -113,6 +114,8 @@ pub trait Backend: Send + Sync + 'static {
     }
     /// Tells or says who decides on the locks of a mounted volume.
     fn volume_voters(&self, request: VolumeVotersRequest) -> Answer<'_, VolumeVoters>;
+    /// Ends the part of a member in a volume, or a ticket, and hands new keys to all others.
+    fn volume_revoke(&self, request: VolumeRevoke) -> Answer<'_, VolumeRevoked>;
     /// Mounts a volume. If the call is given up, it is unmounted again.
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted>;
     /// Unmounts what is mounted on a directory, and closes the volume.

@@ -31,7 +31,8 @@ use super::types::{
     RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
     Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
     VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
-    VolumeOpened, VolumeRemove, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest,
+    VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
+    VolumeVotersRequest,
 };
 
 /// How long a peer may take to greet: it answers that from memory.
@@ -303,6 +304,10 @@ impl Backend for Client {
 
     fn volume_voters(&self, request: VolumeVotersRequest) -> Answer<'_, VolumeVoters> {
         self.tell(Method::POST, "/v1/volumes/voters", &request)
+    }
+
+    fn volume_revoke(&self, request: VolumeRevoke) -> Answer<'_, VolumeRevoked> {
+        self.tell(Method::POST, "/v1/volumes/revoke", &request)
     }
 
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {

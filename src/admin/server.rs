@@ -30,8 +30,8 @@ use super::types::{
     ConflictResolve, ConflictsRequest, GetRequest, Hello, InviteRequest, JoinRequest,
     KeyExportRequest, Line, LinkRequest, LsRequest, MountRequest, PutRequest, SetQuota,
     SnapshotCreate, SnapshotRemove, SnapshotRestore, SnapshotsRequest, SyncRequest, UmountRequest,
-    VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeTicketRequest,
-    VolumeVotersRequest,
+    VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeRevoke,
+    VolumeTicketRequest, VolumeVotersRequest,
 };
 
 /// Header with the [`super::types::GetHead`] of a download.
@@ -227,6 +227,7 @@ fn router(shared: Shared) -> Router {
         .route("/v1/volumes/snapshots", get(snapshots))
         .route("/v1/volumes/restore", get(snapshot_restore))
         .route("/v1/volumes/voters", post(volume_voters))
+        .route("/v1/volumes/revoke", post(volume_revoke))
         .route("/v1/mount", post(mount))
         .route("/v1/umount", post(umount))
         .route("/v1/sync", get(sync))
@@ -348,6 +349,11 @@ async fn snapshot_restore(
 async fn volume_voters(State(shared): State<Shared>, body: Bytes) -> Reply {
     let request = parse::<VolumeVotersRequest>(&body)?;
     json(shared.backend.volume_voters(request).await)
+}
+
+async fn volume_revoke(State(shared): State<Shared>, body: Bytes) -> Reply {
+    let request = parse::<VolumeRevoke>(&body)?;
+    json(shared.backend.volume_revoke(request).await)
 }
 
 async fn mount(State(shared): State<Shared>, body: Bytes) -> Reply {

@@ -1,5 +1,6 @@
 //! The JSON of the control API. Fields are only ever added.
 
+mod members;
 mod snapshots;
 mod volumes;
 mod voters;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::AdminError;
 
+pub use members::{VolumeEnd, VolumeRevoke, VolumeRevoked, VolumeTicketInfo};
 pub use snapshots::{
     RestoreItem, RestoreLine, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
     Snapshots, SnapshotsRequest,

@@ -59,6 +59,18 @@ pub const SNAPSHOTS_MAX: usize = 4096;
 pub const SNAPSHOT_LABEL_MAX_BYTES: usize = 64;
 /// Most bytes of pages of snapshots that are kept in memory to be looked into again, for each volume.
 pub const SNAPSHOT_PAGES_MAX_BYTES: usize = 48 << 20;
+/// Largest document about members and keys of a volume: a cut of a device with many lives.
+pub const RULING_MAX_BYTES: usize = 17 << 10;
+/// Most devices or invitations that one such document names.
+pub const RULING_NAMES_MAX: usize = 256;
+/// Most recipients of keys in one document; more take several.
+pub const ROTATION_WRAPS_MAX: usize = 48;
+/// Most documents about members in one message.
+pub const GOSSIP_WORDS_MAX: usize = 64;
+/// Most revocations that are remembered from beside checkpoints before they are rows.
+pub const RULINGS_HEARD_MAX: usize = 4096;
+/// Largest page of documents beside a checkpoint, by which who was away finds newer keys.
+pub const RULINGS_PAGE_MAX_BYTES: usize = 1 << 20;
 /// Most conflicts of a volume that are told of or counted.
 pub const CONFLICTS_MAX: usize = 10_000;
 /// Most names that are looked at to find them.

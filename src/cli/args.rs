@@ -220,6 +220,8 @@ pub(super) enum VolumeCommand {
     Restore(VolumeRestoreArgs),
     /// Show or set the machines that decide on the locks of a mounted volume (mount.locks = "cluster")
     Voters(VolumeVotersArgs),
+    /// End the part of a member, or a ticket: what it writes from now on nobody takes, what others write it cannot read
+    Revoke(VolumeRevokeArgs),
     /// Remove a volume, with all its files, from this machine
     Remove(VolumeRemoveArgs),
 }
@@ -307,6 +309,14 @@ pub(super) struct VolumeVotersArgs {
     /// Nobody votes from now on, and nothing can be locked
     #[arg(long, conflicts_with = "peers")]
     pub(super) none: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VolumeRevokeArgs {
+    /// Its name
+    pub(super) name: String,
+    /// A peer, or the id of a ticket, as `cairn volume members` prints it; the beginning of it will do
+    pub(super) member: String,
 }
 
 #[derive(Debug, Args)]

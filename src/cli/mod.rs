@@ -20,6 +20,7 @@ pub mod output;
 mod peer;
 mod progress;
 mod put;
+mod revoke;
 pub mod session;
 mod show;
 mod signals;

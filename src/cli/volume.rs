@@ -1,4 +1,5 @@
-//! `volume create`, `list`, `ticket`, `open`, `members`, `voters`, `remove`.
+//! `volume create`, `list`, `ticket`, `open`, `members`, `voters`, `remove`; `revoke` and what is done with snapshots are modules
+//! of their own.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -11,14 +12,15 @@ use super::args::{
 use super::failure::Failure;
 use super::network::{milliseconds, ticket_of};
 use super::output::{Output, Table};
+use super::revoke;
 use super::session::Session;
 use super::show::peers_text;
 use super::snapshots;
 use super::time::utc_time;
 use crate::admin::AdminError;
 use crate::admin::types::{
-    VolumeCreate, VolumeInfo, VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeTicketRequest,
-    VolumeVotersRequest,
+    VolumeCreate, VolumeEnd, VolumeInfo, VolumeMembersRequest, VolumeOpen, VolumeRemove,
+    VolumeTicketRequest, VolumeVotersRequest,
 };
 
 type Done = Result<(), Failure>;
@@ -40,6 +42,7 @@ pub(super) async fn run(session: &Session, output: &Output, command: &VolumeComm
         VolumeCommand::Snapshots(args) => snapshots::list(session, output, args).await,
         VolumeCommand::Restore(args) => snapshots::restore(session, output, args).await,
         VolumeCommand::Voters(args) => voters(session, output, args).await,
+        VolumeCommand::Revoke(args) => revoke::run(session, output, args).await,
         VolumeCommand::Remove(args) => remove(session, output, args).await,
     }
 }
@@ -88,6 +91,10 @@ async fn list(session: &Session, output: &Output) -> Done {
 pub(super) fn place(volume: &VolumeInfo) -> String {
     match &volume.mounted_on {
         Some(dir) if volume.detached => format!("{dir} (unmounted, and still in use)"),
+        Some(dir) if is_revoked(volume).is_some() => {
+            let why = is_revoked(volume).map(revoke::own_end_text);
+            format!("{dir} (read only: {})", why.unwrap_or_default())
+        }
         Some(dir) if volume.read_only => format!("{dir} (read only)"),
         Some(dir) => dir.clone(),
         None if volume.share.as_ref().is_some_and(|share| share.awaited) => {
@@ -96,6 +103,10 @@ pub(super) fn place(volume: &VolumeInfo) -> String {
         None if volume.local => "-".to_owned(),
         None => "- (its tree is not on this machine)".to_owned(),
     }
+}
+
+fn is_revoked(volume: &VolumeInfo) -> Option<&VolumeEnd> {
+    volume.share.as_ref()?.revoked.as_ref()
 }
 
 /// What this peer is in a volume of several; none while it is its alone.
@@ -187,19 +198,16 @@ async fn members(session: &Session, output: &Output, args: &VolumeMembersArgs) -
     }
     let mut table = Table::new(&["peer", "may", "invited by"]);
     for member in &known.members {
-        let may = match member.role.as_str() {
-            "owner" => "own",
-            "reader" => "read",
-            _ => "write",
-        };
-        let own = if member.own { " (this peer)" } else { "" };
         table.row([
             member.peer.clone(),
-            format!("{may}{own}"),
+            revoke::may(member),
             member.invited_by.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
     }
     output.write(table.render().as_bytes())?;
+    if let Some(tickets) = revoke::tickets(&known.tickets) {
+        output.write(format!("\n{tickets}").as_bytes())?;
+    }
     if known.members.len() <= 1 {
         output.note(&format!(
             "nobody else is known to be a member: `cairn volume ticket {}` makes a ticket for another machine",

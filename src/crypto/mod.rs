@@ -17,6 +17,7 @@ pub mod sign;
 pub mod ticket;
 pub mod volume_member;
 pub mod volume_ticket;
+pub mod wrap;
 
 pub use epoch::{EpochKey, MessageTag};
 pub use keys::{ConvergenceSecret, NetworkSecrets};
@@ -30,6 +31,7 @@ pub use sign::{Purpose, Signature, SigningKey};
 pub use ticket::{Contact, Ticket};
 pub use volume_member::{VolumeChain, VolumeMember, VolumeTerms};
 pub use volume_ticket::{SharedVolume, VolumeTicket};
+pub use wrap::{EpochSecrets, Wrapping};
 
 #[cfg(test)]
 mod testing {

@@ -63,6 +63,12 @@ pub enum Purpose {
     VolumeInvitation,
     /// The holder of the key of an invitation to a volume names its device.
     VolumeCertificate,
+    /// A member of a volume ends the part of another, or an invitation.
+    VolumeRevocation,
+    /// A member says who had come to a volume by a revoked device or invitation.
+    VolumeHeirs,
+    /// A member hands the keys of an epoch of a volume to others.
+    VolumeRotation,
 }
 
 impl Purpose {
@@ -79,6 +85,9 @@ impl Purpose {
             Purpose::Voters => b"cairn v1 signature: voters\0",
             Purpose::VolumeInvitation => b"cairn v1 signature: volume invitation\0",
             Purpose::VolumeCertificate => b"cairn v1 signature: volume certificate\0",
+            Purpose::VolumeRevocation => b"cairn v1 signature: volume revocation\0",
+            Purpose::VolumeHeirs => b"cairn v1 signature: volume heirs\0",
+            Purpose::VolumeRotation => b"cairn v1 signature: volume rotation\0",
         }
     }
 
@@ -132,6 +141,20 @@ impl SigningKey {
     /// The peer whose device key this is.
     pub fn peer(&self) -> PeerId {
         PeerId(self.public().0)
+    }
+
+    /// What the holder of this key and that of `other` have in common, and nobody else knows: X25519 (RFC 7748)
+    /// of both keys in their Montgomery form. To be hashed before it is used as a key.
+    ///
+    /// # Errors
+    /// [`SignError::Key`] if `other` is no key, or one with which everybody has the same in common.
+    pub(super) fn agree(&self, other: &PublicKey) -> Result<[u8; 32], SignError> {
+        let other = VerifyingKey::from_bytes(&other.0).map_err(|_| SignError::Key)?;
+        let point = other.to_montgomery().mul_clamped(self.0.to_scalar_bytes());
+        match other.is_weak() || point.to_bytes() == [0; 32] {
+            true => Err(SignError::Key),
+            false => Ok(point.to_bytes()),
+        }
     }
 
     /// Signs `message` for `purpose`. Deterministic.
@@ -191,6 +214,20 @@ mod tests {
         identity[0] = 1;
         for key in [[0; 32], identity, [0xff; 32]] {
             assert!(verify(PublicKey(key), Purpose::PeerRecord, b"", &signature).is_err());
+        }
+    }
+
+    #[test]
+    fn two_keys_agree_on_what_no_third_has() {
+        let [one, two, three] = [1, 2, 3].map(|seed| SigningKey::generate(&Entropy::seeded(seed)));
+        let common = one.agree(&two.public()).unwrap();
+        assert_eq!(two.agree(&one.public()).unwrap(), common);
+        assert_ne!(three.agree(&one.public()).unwrap(), common);
+        assert_ne!(three.agree(&two.public()).unwrap(), common);
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        for weak in [[0; 32], identity, [0xff; 32]] {
+            assert_eq!(one.agree(&PublicKey(weak)), Err(SignError::Key));
         }
     }
 

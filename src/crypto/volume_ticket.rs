@@ -25,15 +25,14 @@ pub const VOLUME_TICKET_PREFIX: &str = "cairn-volume:";
 const BODY_MAX_BYTES: usize = 26 << 10;
 const TEXT_MAX_CHARS: usize = 40 << 10;
 
-/// The keys of a volume's epochs: at least one, ascending by epoch.
+/// The keys of a volume's epochs: at least one, ascending by epoch; two that were begun at the same time may have one
+/// name, and ascend by key then.
 pub type EpochKeys = Vec<(u32, EpochKey)>;
 
-/// Whether keys are as an [`EpochKeys`] must be: some, not too many, each epoch once and in order.
+/// Whether keys are as an [`EpochKeys`] must be: some, not too many, each once and in order.
 pub fn are_in_order(keys: &[(u32, EpochKey)]) -> bool {
-    let ascend = keys.windows(2).all(|pair| match pair {
-        [(one, _), (two, _)] => one < two,
-        _ => true,
-    });
+    let order = |(epoch, key): &(u32, EpochKey)| (*epoch, *key.secret());
+    let ascend = keys.is_sorted_by(|one, two| order(one) < order(two));
     ascend && (1..=VOLUME_KEYS_MAX).contains(&keys.len())
 }
 
@@ -156,6 +155,16 @@ impl VolumeTicket {
     /// On which terms one joins.
     pub const fn terms(&self) -> VolumeTerms {
         self.terms
+    }
+
+    /// The invitation in it.
+    pub const fn invitation(&self) -> &SignedVolumeInvitation {
+        &self.invitation
+    }
+
+    /// Its one-time key, to whose holder keys may be handed out. Handle with care.
+    pub fn key(&self) -> SigningKey {
+        SigningKey::from_secret(&self.key)
     }
 
     /// The ticket of the network in which the volume is.

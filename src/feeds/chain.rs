@@ -363,6 +363,23 @@ impl Feed {
         self.revoked_at = Some(dot);
     }
 
+    /// Up to where it goes since its device was revoked; none if it was not.
+    pub const fn revoked_at(&self) -> Option<u64> {
+        self.revoked_at
+    }
+
+    /// The device is a member after all: others invited it as well.
+    pub const fn readmit(&mut self) {
+        self.revoked_at = None;
+    }
+
+    /// A member that remains merged this feed up to `dot`: if the device was revoked, the feed goes so far at least.
+    pub fn vouch(&mut self, dot: u64) {
+        if let Some(end) = &mut self.revoked_at {
+            *end = dot.max(*end);
+        }
+    }
+
     /// Takes note of what the writer says of its feed.
     ///
     /// # Errors

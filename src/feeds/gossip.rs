@@ -14,8 +14,8 @@ use super::error::FeedError;
 use super::sealed::{FEED_VERSION, LinkHash, check_version};
 use super::signed::Signed;
 use crate::base::limits::{
-    GOSSIP_DELTAS_MAX, GOSSIP_FEEDS_MAX, GOSSIP_MESSAGES_MAX, MESSAGE_PAYLOAD_MAX_BYTES,
-    SEALED_DELTA_MAX_BYTES,
+    GOSSIP_DELTAS_MAX, GOSSIP_FEEDS_MAX, GOSSIP_MESSAGES_MAX, GOSSIP_WORDS_MAX,
+    MESSAGE_PAYLOAD_MAX_BYTES, RULING_MAX_BYTES, SEALED_DELTA_MAX_BYTES,
 };
 use crate::base::{VolumeId, wire};
 use crate::namespace::WriterId;
@@ -25,6 +25,8 @@ use crate::namespace::id::PENDING;
 pub const GOSSIP_MAX_BYTES: usize = MESSAGE_PAYLOAD_MAX_BYTES;
 /// Most bytes that a message has besides deltas and signed heads.
 const AROUND_BYTES: usize = 1 << 10;
+/// Largest message of words.
+const WORDS_MAX_BYTES: usize = GOSSIP_WORDS_MAX * (RULING_MAX_BYTES + 16) + 64;
 /// Most bytes of deltas in one message.
 pub const DELTAS_MAX_BYTES: usize = GOSSIP_MAX_BYTES - AROUND_BYTES;
 
@@ -78,6 +80,13 @@ pub enum Message {
         /// Sealed deltas as they are encoded.
         deltas: Vec<Bytes>,
     },
+    /// What somebody who has no feed says about members, itself first: `[1, 4, volume, [[kind, document], ..]]`.
+    Words {
+        /// Of which volume.
+        volume: VolumeId,
+        /// Kinds and bytes of documents; kind 0 is its proof of membership.
+        words: Vec<(u8, Bytes)>,
+    },
 }
 
 type ClaimWire = (WriterId, u64, LinkHash);
@@ -96,10 +105,13 @@ struct HeadsWire(
 struct WantWire(u8, u8, VolumeId, WriterId, u64, u32);
 #[derive(Serialize, Deserialize)]
 struct HaveWire(u8, u8, VolumeId, WriterId, u64, Vec<ByteBuf>);
+#[derive(Serialize, Deserialize)]
+struct WordsWire(u8, u8, VolumeId, Vec<(u8, ByteBuf)>);
 
 const HEADS: u8 = 1;
 const WANT: u8 = 2;
 const HAVE: u8 = 3;
+const WORDS: u8 = 4;
 
 impl Message {
     /// The canonical encoding.
@@ -154,6 +166,11 @@ impl Message {
                     deltas.collect(),
                 ))
             }
+            Message::Words { volume, words } => {
+                let words = words.iter();
+                let words = words.map(|(kind, bytes)| (*kind, ByteBuf::from(bytes.to_vec())));
+                wire::encode(&WordsWire(FEED_VERSION, WORDS, *volume, words.collect()))
+            }
         }
     }
 
@@ -171,6 +188,7 @@ impl Message {
             Some(&HEADS) => read_heads(wire::decode_canonical(bytes, GOSSIP_MAX_BYTES)?),
             Some(&WANT) => read_want(wire::decode_canonical(bytes, GOSSIP_MAX_BYTES)?),
             Some(&HAVE) => read_have(wire::decode_canonical(bytes, GOSSIP_MAX_BYTES)?),
+            Some(&WORDS) => read_words(wire::decode_canonical(bytes, WORDS_MAX_BYTES)?),
             _ => Err("a message of an unknown kind".into()),
         }
     }
@@ -179,7 +197,7 @@ impl Message {
     const fn signed_count(&self) -> usize {
         match self {
             Message::Heads { signed, .. } => signed.len(),
-            Message::Want { .. } | Message::Have { .. } => 0,
+            Message::Want { .. } | Message::Have { .. } | Message::Words { .. } => 0,
         }
     }
 
@@ -188,7 +206,8 @@ impl Message {
         match self {
             Message::Heads { volume, .. }
             | Message::Want { volume, .. }
-            | Message::Have { volume, .. } => *volume,
+            | Message::Have { volume, .. }
+            | Message::Words { volume, .. } => *volume,
         }
     }
 }
@@ -228,6 +247,23 @@ fn read_heads(wire: HeadsWire) -> Result<Message, FeedError> {
         is_last,
         claims,
         signed,
+    })
+}
+
+fn read_words(wire: WordsWire) -> Result<Message, FeedError> {
+    let WordsWire(_, _, volume, words) = wire;
+    let are_short = words
+        .iter()
+        .all(|(_, bytes)| bytes.len() <= RULING_MAX_BYTES);
+    if words.len() > GOSSIP_WORDS_MAX || !are_short {
+        return Err("too many words in a message, or too long ones".into());
+    }
+    let words = words.into_iter();
+    Ok(Message::Words {
+        volume,
+        words: words
+            .map(|(kind, bytes)| (kind, bytes.into_vec().into()))
+            .collect(),
     })
 }
 

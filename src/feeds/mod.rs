@@ -9,7 +9,10 @@
 //! Bounds are for each writer. A device has as many writers as it has had lives, so whoever opens feeds bounds
 //! those.
 //!
-//! Pure: bytes come in and values go out. Knows nothing of disk, network, blocks or who is a member.
+//! Who is a member, up to where and with which keys follows from documents that travel as rows: [`Ruling`], and
+//! [`Standing`] from all of them together.
+//!
+//! Pure: bytes come in and values go out. Knows nothing of disk, network or blocks.
 
 pub mod accord;
 pub mod chain;
@@ -18,8 +21,11 @@ pub mod error;
 pub mod gossip;
 pub mod inbox;
 pub mod revoke;
+pub mod rotate;
+pub mod ruling;
 pub mod sealed;
 pub mod signed;
+pub mod standing;
 pub mod voters;
 
 pub use accord::{Accord, LockMode, LockName, Vote, Want};
@@ -27,7 +33,10 @@ pub use chain::{Announced, Feed, ForkProof, Head, Promises, Truncated, Verdict};
 pub use error::FeedError;
 pub use gossip::{Answer, Claim, Message, Plan, Wish, decode_all, encode_all, plan};
 pub use inbox::{Ahead, Held, Inbox};
-pub use revoke::{Cut, Revocation};
+pub use revoke::{Cut, Heirs, Revocation, Subject};
+pub use rotate::Rotation;
+pub use ruling::{Issued, Ruling, RulingKind};
 pub use sealed::{Link, LinkHash, SealedDelta};
 pub use signed::Signed;
+pub use standing::{Lineage, Part, Standing, Step};
 pub use voters::{VOTERS_ROW, VoterList};

@@ -1,13 +1,18 @@
-//! Where the feeds of a revoked device end: at the furthest position that any remaining member had
-//! merged when it learned of the revocation. Each says so, signed; what is beyond comes from nobody who was
-//! trusted then.
+//! What is said, and signed, when a device or an invitation is revoked: that it is; and by each remaining member, what
+//! it had merged of the device's feeds when it learned of that, and who had come by then through the device or the
+//! invitation.
+//!
+//! The feeds end at the furthest position that anybody names, and those who came stay: what is beyond comes from nobody
+//! who was trusted then. What follows from all of it together: [`Standing`](super::Standing).
 
-use std::collections::BTreeMap;
+use std::fmt;
 
 use super::error::FeedError;
 use super::sealed::{FEED_VERSION, LinkHash, check_version};
-use super::signed::{Record, Signed};
+use super::signed::Record;
+use crate::base::limits::RULING_NAMES_MAX;
 use crate::base::{PeerId, VolumeId, wire};
+use crate::crypto::member::InvitationId;
 use crate::crypto::sign::Purpose;
 use crate::namespace::id::PENDING;
 
@@ -73,55 +78,143 @@ impl Record for Cut {
     }
 }
 
-/// The cuts of one device that members announced.
-#[derive(Clone, Debug)]
-pub struct Revocation {
-    volume: VolumeId,
-    device: PeerId,
-    cuts: BTreeMap<PeerId, Signed<Cut>>,
+/// What can be revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// A device.
+    Device(PeerId),
+    /// An invitation, with the ticket that has it.
+    Invitation(InvitationId),
 }
 
-impl Revocation {
-    /// Of a device, before anybody announced anything.
-    pub const fn new(volume: VolumeId, device: PeerId) -> Revocation {
-        Revocation {
+/// `[kind, name]`.
+pub(super) type SubjectWire = (u8, serde_bytes::ByteBuf);
+
+const DEVICE: u8 = 0;
+const INVITATION: u8 = 1;
+
+impl From<Subject> for SubjectWire {
+    fn from(subject: Subject) -> SubjectWire {
+        match subject {
+            Subject::Device(device) => (DEVICE, device.0.to_vec().into()),
+            Subject::Invitation(id) => (INVITATION, id.0.to_vec().into()),
+        }
+    }
+}
+
+impl TryFrom<SubjectWire> for Subject {
+    type Error = FeedError;
+
+    fn try_from((kind, name): SubjectWire) -> Result<Subject, FeedError> {
+        let wrong = |_| FeedError::Impossible("a revocation of what cannot be revoked");
+        match kind {
+            DEVICE => Ok(Subject::Device(PeerId(
+                name.into_vec().try_into().map_err(wrong)?,
+            ))),
+            INVITATION => Ok(Subject::Invitation(InvitationId(
+                name.into_vec().try_into().map_err(wrong)?,
+            ))),
+            _ => Err("a revocation of what cannot be revoked".into()),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Device(device) => write!(f, "{device}"),
+            Subject::Invitation(id) => write!(f, "the ticket {id}"),
+        }
+    }
+}
+
+/// A member's word that a device, or an invitation, has no part in the volume any more. Whether it may say so the
+/// chain shows on which the subject stands: see [`Standing`](super::Standing).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// Of which volume.
+    pub volume: VolumeId,
+    /// Who says so.
+    pub by: PeerId,
+    /// What is revoked.
+    pub subject: Subject,
+    /// When (ms since 1970), by its own clock.
+    pub at_ms: u64,
+}
+
+type RevocationWire = (u8, VolumeId, PeerId, SubjectWire, u64);
+
+impl Record for Revocation {
+    const PURPOSE: Purpose = Purpose::VolumeRevocation;
+    const MAX_BYTES: usize = 256;
+
+    fn signer(&self) -> PeerId {
+        self.by
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let subject = self.subject.into();
+        wire::encode::<RevocationWire>(&(FEED_VERSION, self.volume, self.by, subject, self.at_ms))
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Revocation, FeedError> {
+        let (version, volume, by, subject, at_ms) =
+            wire::decode_canonical::<RevocationWire>(bytes, Self::MAX_BYTES)?;
+        check_version(version)?;
+        Ok(Revocation {
             volume,
-            device,
-            cuts: BTreeMap::new(),
-        }
+            by,
+            subject: subject.try_into()?,
+            at_ms,
+        })
+    }
+}
+
+/// Who had come through a device or an invitation when a member learned that it is revoked: they stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heirs {
+    /// Of which volume.
+    pub volume: VolumeId,
+    /// The member.
+    pub by: PeerId,
+    /// What is revoked.
+    pub subject: Subject,
+    /// Those who come next after it on their chains, ascending.
+    pub devices: Vec<PeerId>,
+}
+
+type HeirsWire = (u8, VolumeId, PeerId, SubjectWire, Vec<PeerId>);
+
+impl Record for Heirs {
+    const PURPOSE: Purpose = Purpose::VolumeHeirs;
+    const MAX_BYTES: usize = 12 << 10;
+
+    fn signer(&self) -> PeerId {
+        self.by
     }
 
-    /// Takes the cut that a remaining member announced; the first that a member said stands. Whether that
-    /// was new. That the signer is a member is for the caller to know.
-    ///
-    /// # Errors
-    /// [`FeedError::OtherVolume`], [`FeedError::OtherWriter`].
-    pub fn add(&mut self, cut: Signed<Cut>) -> Result<bool, FeedError> {
-        if cut.volume != self.volume {
-            return Err(FeedError::OtherVolume);
-        }
-        if cut.device != self.device {
-            return Err(FeedError::OtherWriter);
-        }
-        let is_new = !self.cuts.contains_key(&cut.by);
-        self.cuts.entry(cut.by).or_insert(cut);
-        Ok(is_new)
+    fn encode(&self) -> Vec<u8> {
+        let subject = self.subject.into();
+        let devices = self.devices.clone();
+        wire::encode::<HeirsWire>(&(FEED_VERSION, self.volume, self.by, subject, devices))
     }
 
-    /// Where the feed of one of its lives ends, by what was announced so far: the last dot that is taken, for
-    /// [`Feed::revoke_at`](super::Feed::revoke_at), and the delta there. Later announcements only move it on.
-    pub fn end(&self, incarnation: u64) -> (u64, Option<LinkHash>) {
-        let positions = self.cuts.values().flat_map(|cut| cut.positions.iter());
-        let own = positions.filter(|(of, ..)| *of == incarnation);
-        let furthest = own.max_by_key(|(_, last, hash)| (*last, *hash));
-        furthest.map_or((0, None), |(_, last, hash)| (*last, Some(*hash)))
-    }
-
-    /// Those of `members` who have announced nothing yet.
-    pub fn awaited<'m>(&self, members: impl IntoIterator<Item = &'m PeerId>) -> Vec<PeerId> {
-        let members = members.into_iter().copied();
-        members
-            .filter(|member| *member != self.device && !self.cuts.contains_key(member))
-            .collect()
+    fn decode(bytes: &[u8]) -> Result<Heirs, FeedError> {
+        let (version, volume, by, subject, devices) =
+            wire::decode_canonical::<HeirsWire>(bytes, Self::MAX_BYTES)?;
+        check_version(version)?;
+        let subject = subject.try_into()?;
+        if devices.len() > RULING_NAMES_MAX || !devices.is_sorted_by(|one, two| one < two) {
+            return Err("too many devices, or devices out of order".into());
+        }
+        if subject == Subject::Device(by) {
+            return Err("a word of the device that was revoked".into());
+        }
+        Ok(Heirs {
+            volume,
+            by,
+            subject,
+            devices,
+        })
     }
 }

@@ -43,7 +43,9 @@ impl Write {
         covers: &dyn Fn(&Dot) -> bool,
     ) -> Vec<Sibling> {
         let stays = |sibling: &&Sibling| {
-            !covers(&sibling.dot) || self.keeps.binary_search(&sibling.stamp()).is_ok()
+            self.key.only_grows()
+                || !covers(&sibling.dot)
+                || self.keeps.binary_search(&sibling.stamp()).is_ok()
         };
         let mut after: Vec<Sibling> = before.iter().filter(stays).cloned().collect();
         after.extend_from_slice(added);

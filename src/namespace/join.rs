@@ -402,11 +402,11 @@ where
             None => Vec::new(),
         };
         if let Some(mut kept) = drafts::kept(work, &key)? {
-            kept.row = self.joined(&kept.row, &theirs)?;
+            kept.row = self.joined(&key, &kept.row, &theirs)?;
             drafts::put(work, &key, &kept);
         }
         let before = work.siblings(&key)?;
-        let after = self.joined(&before, &theirs)?;
+        let after = self.joined(&key, &before, &theirs)?;
         Ok(merge::set_row(
             work,
             &mut self.touched,
@@ -416,20 +416,27 @@ where
         )?)
     }
 
-    /// The values of both that neither removed. What drafts wrote is in no vector, and stays.
-    fn joined(&self, ours: &[Sibling], theirs: &[Sibling]) -> Result<Vec<Sibling>, JoinError<E>> {
+    /// The values of both that neither removed. What drafts wrote is in no vector, and stays; so does everything in a
+    /// row that only grows.
+    fn joined(
+        &self,
+        key: &Key,
+        ours: &[Sibling],
+        theirs: &[Sibling],
+    ) -> Result<Vec<Sibling>, JoinError<E>> {
         let find =
             |row: &[Sibling], dot| row.binary_search_by_key(&dot, |sibling| sibling.dot).ok();
         let mut after = Vec::new();
         for sibling in ours {
             match find(theirs, sibling.dot).and_then(|at| theirs.get(at)) {
                 Some(same) if same != sibling => return Err(JoinError::Forked(sibling.dot)),
-                None if self.theirs.covers(&sibling.dot) => {}
+                None if self.theirs.covers(&sibling.dot) && !key.only_grows() => {}
                 _ => after.push(sibling.clone()),
             }
         }
         for sibling in theirs {
-            if find(ours, sibling.dot).is_none() && !self.ours.covers(&sibling.dot) {
+            let is_new = key.only_grows() || !self.ours.covers(&sibling.dot);
+            if find(ours, sibling.dot).is_none() && is_new {
                 after.push(sibling.clone());
             }
         }

@@ -13,6 +13,7 @@ const ENTRY: u8 = 1;
 const FILE: u8 = 2;
 const MEMBER: u8 = 3;
 const SNAPSHOT: u8 = 8;
+const RULING: u8 = 4;
 const ATTRS: u8 = 0;
 const CONTENT: u8 = 1;
 const XATTR: u8 = 2;
@@ -36,6 +37,9 @@ pub enum Key {
     Member(PeerId),
     /// A snapshot that is kept.
     Snapshot(SnapshotId),
+    /// A document about members and keys: its kind, and the hash of its bytes. Such rows only grow: nothing removes a
+    /// value of one.
+    Ruling(u8, [u8; 32]),
 }
 
 impl Key {
@@ -49,7 +53,13 @@ impl Key {
             Key::Changed(ino) => parts(FILE, ino, &[&[CHANGED]]),
             Key::Member(device) => [&[MEMBER], &device.0[..]].concat(),
             Key::Snapshot(id) => [&[SNAPSHOT], &id.0[..]].concat(),
+            Key::Ruling(kind, name) => [&[RULING, *kind], &name[..]].concat(),
         }
+    }
+
+    /// Whether its row only grows.
+    pub const fn only_grows(&self) -> bool {
+        matches!(self, Key::Ruling(..))
     }
 
     /// Reads what [`Key::encode`] wrote.
@@ -63,6 +73,11 @@ impl Key {
         if *space == SNAPSHOT {
             let id = rest.try_into().map_err(|_| fail())?;
             return Ok(Key::Snapshot(SnapshotId(id)));
+        }
+        if *space == RULING {
+            let (kind, name) = rest.split_first().ok_or_else(fail)?;
+            let name = name.try_into().map_err(|_| fail())?;
+            return Ok(Key::Ruling(*kind, name));
         }
         let (ino, rest) = rest.split_first_chunk::<16>().ok_or_else(fail)?;
         let ino = Ino(*ino);
@@ -93,7 +108,15 @@ pub fn entries_of(dir: Ino) -> Vec<u8> {
 }
 
 /// What every key of a member begins with.
-pub(super) const MEMBERS: &[u8] = &[MEMBER];
+pub const MEMBERS: &[u8] = &[MEMBER];
+
+/// What every key of a document about members and keys begins with.
+pub const RULINGS: &[u8] = &[RULING];
+
+/// The name of a document about members and keys: BLAKE3-256 of its bytes.
+pub fn ruling_name(bytes: &[u8]) -> [u8; 32] {
+    *blake3::hash(bytes).as_bytes()
+}
 
 /// What every key of a snapshot begins with.
 pub(super) const SNAPSHOTS: &[u8] = &[SNAPSHOT];
@@ -257,6 +280,7 @@ mod tests {
             Key::Changed(ino),
             Key::Member(PeerId([8; 32])),
             Key::Snapshot(SnapshotId([9; 16])),
+            Key::Ruling(3, [9; 32]),
         ] {
             assert_eq!(Key::decode(&key.encode()).unwrap(), key);
         }

@@ -183,7 +183,7 @@ pub(super) fn set_row(
         Key::Attrs(ino) => {
             touched.others.insert(*ino);
         }
-        Key::Xattr(..) | Key::Changed(_) | Key::Member(_) | Key::Snapshot(_) => {}
+        Key::Xattr(..) | Key::Changed(_) | Key::Member(_) | Key::Snapshot(_) | Key::Ruling(..) => {}
     }
     work.put_siblings(key, after);
     Ok(())

@@ -72,7 +72,7 @@ pub(super) fn bytes_about(sibling: &Sibling) -> usize {
                 Body::Stored(_, Blocks::Manifest(_)) => EXTENT,
             },
             Value::Xattr(xattr) => xattr.value.len(),
-            Value::Member(bytes) | Value::Snapshot(bytes) => bytes.len(),
+            Value::Member(bytes) | Value::Snapshot(bytes) | Value::Ruling(bytes) => bytes.len(),
             Value::Attrs(_) | Value::Entry(_) | Value::Changed => 0,
         }
 }
@@ -167,6 +167,21 @@ pub(super) fn proofs(row: &[Sibling]) -> impl Iterator<Item = &bytes::Bytes> {
         Value::Member(proof) => Some(proof),
         _ => None,
     })
+}
+
+/// The document about members or keys that a row says, with the devices in whose feeds it came.
+pub fn ruling(row: &[Sibling]) -> Option<(bytes::Bytes, Vec<crate::base::PeerId>)> {
+    let documents = row.iter().filter_map(|sibling| match &sibling.value {
+        Value::Ruling(bytes) => Some((bytes, sibling.dot.writer.peer)),
+        _ => None,
+    });
+    let mut authors = Vec::new();
+    let mut found = None;
+    for (bytes, author) in documents {
+        found = Some(bytes.clone());
+        authors.push(author);
+    }
+    found.map(|bytes| (bytes, authors))
 }
 
 /// The value of an extended attribute.

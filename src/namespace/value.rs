@@ -5,11 +5,11 @@ use bytes::Bytes;
 use super::clock::{Hlc, Stamp};
 use super::error::FormatError;
 use super::id::{Ino, Kind, Name};
-use super::key::Key;
+use super::key::{Key, ruling_name};
 use super::version::VersionVector;
 use crate::base::EcProfile;
 use crate::base::limits::{
-    INLINE_MAX_BYTES, MEMBER_MAX_BYTES, SNAPSHOT_MAX_BYTES, XATTR_MAX_BYTES,
+    INLINE_MAX_BYTES, MEMBER_MAX_BYTES, RULING_MAX_BYTES, SNAPSHOT_MAX_BYTES, XATTR_MAX_BYTES,
 };
 use crate::dag::directory::{MODE_MASK, check_target, check_time};
 use crate::dag::{FileContent, NodeAt, Timestamp};
@@ -250,6 +250,8 @@ pub enum Value {
     Member(Bytes),
     /// What a snapshot is called, and where it is. Nothing here looks into it.
     Snapshot(Bytes),
+    /// A document about members and keys. Nothing here looks into it.
+    Ruling(Bytes),
 }
 
 impl Value {
@@ -272,6 +274,12 @@ impl Value {
             }
             (Value::Snapshot(record), Key::Snapshot(_)) if record.len() > SNAPSHOT_MAX_BYTES => {
                 Err("too long a record of a snapshot".into())
+            }
+            (Value::Ruling(bytes), Key::Ruling(_, name)) => {
+                match bytes.len() <= RULING_MAX_BYTES && ruling_name(bytes) == *name {
+                    true => Ok(()),
+                    false => Err("a document under another's name, or one that is too long".into()),
+                }
             }
             (Value::Xattr(_), Key::Xattr(..))
             | (Value::Changed, Key::Changed(_))

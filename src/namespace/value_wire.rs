@@ -90,7 +90,7 @@ pub(super) fn encode(value: &Value, writers: &mut WriterList) -> Vec<u8> {
             wire::encode::<XattrWire>(&(xattr.at, ByteBuf::from(xattr.value.to_vec())))
         }
         Value::Changed => wire::encode::<[u8; 0]>(&[]),
-        Value::Member(proof) => wire::encode(&ByteBuf::from(proof.to_vec())),
+        Value::Member(bytes) | Value::Ruling(bytes) => wire::encode(&ByteBuf::from(bytes.to_vec())),
         Value::Snapshot(record) => wire::encode(&(ByteBuf::from(record.to_vec()),)),
     }
 }
@@ -119,6 +119,10 @@ pub(super) fn decode(key: &Key, bytes: &[u8], writers: &Writers) -> Result<Value
         Key::Snapshot(_) => {
             let (record,): (ByteBuf,) = wire::decode(bytes, DELTA_MAX_BYTES)?;
             Value::Snapshot(record.into_vec().into())
+        }
+        Key::Ruling(..) => {
+            let document: ByteBuf = wire::decode(bytes, DELTA_MAX_BYTES)?;
+            Value::Ruling(document.into_vec().into())
         }
     };
     value.check(key)?;

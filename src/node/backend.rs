@@ -14,7 +14,8 @@ use crate::admin::types::{
     RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
     Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
     VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
-    VolumeOpened, VolumeRemove, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest,
+    VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
+    VolumeVotersRequest,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
 use crate::base::{ByteSize, EcProfile};
@@ -122,6 +123,10 @@ impl Backend for Node {
 
     fn volume_voters(&self, request: VolumeVotersRequest) -> Answer<'_, VolumeVoters> {
         Box::pin(self.volume_voters_of(request))
+    }
+
+    fn volume_revoke(&self, request: VolumeRevoke) -> Answer<'_, VolumeRevoked> {
+        Box::pin(self.revoke(request))
     }
 
     fn mount(&self, request: MountRequest) -> Answer<'_, Mounted> {

@@ -13,6 +13,7 @@ mod mounts;
 mod network;
 mod offer;
 mod quota;
+mod revoke;
 mod share;
 mod sharing;
 mod show;

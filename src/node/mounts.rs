@@ -1,6 +1,7 @@
 //! Volumes that are open, and where they are mounted: from `mount` to `umount`, whoever unmounts.
 
 mod conflicts;
+mod keys;
 mod list;
 mod snapshots;
 mod sync;
@@ -409,7 +410,8 @@ impl Node {
             tracing::warn!("the record of the volume `{name}`: {error}");
         }
         // Whatever was asked: no other member would take what is written here.
-        let is_read_only = request.read_only || record.is_read_only();
+        let is_reader = record.is_read_only() || vfs.own_end().is_some();
+        let is_read_only = request.read_only || is_reader;
         let options = mount_options(name, request, is_read_only);
         let started = {
             let (vfs, dir, runtime) = (Arc::clone(&vfs), dir.clone(), Handle::current());
@@ -440,6 +442,8 @@ impl Node {
         });
         if let Some(sharer) = sharer {
             open.share(sharer).await;
+            let keeping = self.clone().keep_keys(Arc::clone(&open), record.id);
+            self.0.tasks.spawn(keeping);
         }
         open.look_after_snapshots(self.0.options.config.snapshots.keep);
         mounts.insert(&open);

@@ -7,11 +7,13 @@ use crate::admin::types::{
     VolumeInvited, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened,
     VolumeTicketRequest,
 };
+use crate::base::PeerId;
 use crate::crypto::{SharedVolume, Terms, VolumeTerms, VolumeTicket};
+use crate::feeds::Issued;
 
 impl Node {
     /// The volume of a name, for who shares it or asks about it.
-    async fn record_of(&self, name: &str) -> Result<Record, AdminError> {
+    pub(super) async fn record_of(&self, name: &str) -> Result<Record, AdminError> {
         let found = self.0.volumes.find(name).await?;
         Ok(found.ok_or_else(|| VolumesError::NotFound(name.to_owned()))?)
     }
@@ -62,6 +64,11 @@ impl Node {
             secret: record.secret,
             keys: keys.keys,
         };
+        let open = self.0.mounts.find(&name);
+        if let Some(end) = open.as_ref().and_then(|open| open.vfs.own_end()) {
+            let error = format!("{} revoked this peer: it lets nobody into `{name}`", end.by);
+            return Err(AdminError::refused(error));
+        }
         let terms = VolumeTerms {
             read_only,
             expires_ms,
@@ -69,6 +76,14 @@ impl Node {
         let chain = &keys.chain;
         let ticket = VolumeTicket::issue(volume, chain, &device, terms, network, now_ms, entropy)
             .map_err(NodeError::from)?;
+        let issued = Issued {
+            chain: keys.chain,
+            invitation: ticket.invitation().clone(),
+        };
+        self.0.volumes.keep_ticket(&issued, now_ms).await?;
+        if let Some(open) = open {
+            open.vfs.note_ticket(issued);
+        }
         Ok(VolumeInvited {
             ticket: ticket.to_string(),
             name,
@@ -135,25 +150,38 @@ impl Node {
                 role: Role::Owner.name().to_owned(),
                 invited_by: None,
                 own: true,
+                revoked: None,
             }],
             Some(keys) => {
                 let chains = self.member_chains(&request.name, &record);
                 let now_ms = self.0.clock.now_ms();
-                let members = known_members(record.id, keys.owner, chains, now_ms).into_iter();
-                members
-                    .map(|member| VolumeMemberInfo {
+                let proved = || {
+                    let members = known_members(record.id, keys.owner, chains, now_ms).into_iter();
+                    let shown = members.map(|member| VolumeMemberInfo {
                         peer: member.device.to_string(),
                         role: member.role.name().to_owned(),
                         invited_by: member.invited_by.map(|peer| peer.to_string()),
                         own: member.device == own,
-                    })
-                    .collect()
+                        revoked: None,
+                    });
+                    shown.collect()
+                };
+                let known = self.parts_of(&request.name, keys.owner);
+                known.unwrap_or_else(proved)
             }
         };
+        let tickets = self.open_tickets(&request.name, &record).await?;
         Ok(VolumeMembers {
             name: request.name,
             members,
+            tickets,
         })
+    }
+
+    /// Members of a volume that is open.
+    fn parts_of(&self, name: &str, owner: PeerId) -> Option<Vec<VolumeMemberInfo>> {
+        let open = self.0.mounts.find(name)?;
+        self.known_parts(&open.vfs, owner)
     }
 
     /// The proofs of all members of which this peer has one: its own, which leads over all that are between

@@ -12,7 +12,7 @@ use crate::admin::AdminError;
 use crate::base::{PeerId, VolumeId};
 use crate::crypto::{SigningKey, VolumeChain};
 use crate::share::{Sharer, SharerParts};
-use crate::vfs::{Rights, Vfs, VolumeShare};
+use crate::vfs::{Rights, ShareRules, Vfs, VolumeShare};
 
 /// How long a mount waits for the first state of a volume that others made.
 const FIRST_STATE: Duration = Duration::from_secs(60);
@@ -47,6 +47,10 @@ pub(super) fn share_of(
         read_only: keys.read_only,
         is_guest,
         admit: Arc::new(admit),
+        rules: Some(ShareRules {
+            owner,
+            ticket: keys.ticket.clone(),
+        }),
     }
 }
 
@@ -140,6 +144,8 @@ impl Node {
         let begun = open.vfs.begin_sharing(share).await;
         begun.map_err(|error| AdminError::of(&error))?;
         open.share(self.begin_sharing(&open.vfs, record.id)).await;
+        let keeping = self.clone().keep_keys(Arc::clone(&open), record.id);
+        self.0.tasks.spawn(keeping);
         // What was written before is in no feed.
         let inner = &self.0;
         inner.tasks.spawn(async move { open.publish().await });

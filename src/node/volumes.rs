@@ -7,6 +7,7 @@
 
 mod record;
 mod share;
+mod tickets;
 
 use std::collections::BTreeSet;
 
@@ -263,6 +264,7 @@ impl Volumes {
             Ok(()) | Err(VolumeOpenError::NotFound(_)) => {}
             Err(error) => return Err(error.into()),
         }
+        self.forget_tickets(record.id).await?;
         self.write(name, None).await
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Inner;
 use crate::base::PeerId;
-use crate::base::limits::GOSSIP_FEEDS_MAX;
+use crate::base::limits::{GOSSIP_FEEDS_MAX, GOSSIP_WORDS_MAX};
 use crate::feeds::gossip::{DELTAS_MAX_BYTES, Plan};
 use crate::feeds::{Claim, Message, Wish, decode_all, plan};
 use crate::namespace::WriterId;
@@ -91,6 +91,24 @@ impl Inner {
         }
     }
 
+    /// What this replica has to say that has no feed to say it in. Peers of before anybody could be revoked do not
+    /// understand it.
+    async fn say_words(&self, peer: PeerId) -> Result<(), TalkError> {
+        let words = self.vfs.reader_words();
+        for words in words.chunks(GOSSIP_WORDS_MAX) {
+            let message = Message::Words {
+                volume: self.volume,
+                words: words.to_vec(),
+            };
+            match self.say(peer, &message).await {
+                Ok(_) => {}
+                Err(TalkError::NoPart) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Compares heads with a peer. What follows from it, and how far it has feeds.
     async fn hear_heads(&self, peer: PeerId) -> Result<(Plan, Vec<Claim>), TalkError> {
         let own = self.vfs.claims();
@@ -142,19 +160,27 @@ impl Inner {
 
     async fn compare_and_exchange(self: &Arc<Self>, peer: PeerId) -> Result<(), TalkError> {
         let (wanted, theirs) = self.hear_heads(peer).await?;
+        self.say_words(peer).await?;
         if !wanted.ask.is_empty() && self.peers.begin_pull(&peer) {
             let pulled = self.pull_all(peer, wanted.ask).await;
             self.peers.end_pull(&peer);
             pulled?;
         }
         // What it has and cannot give is in a checkpoint.
-        if !plan(&self.vfs.claims(), None, true, &theirs).ask.is_empty() {
+        let mut lacking = plan(&self.vfs.claims(), None, true, &theirs).ask;
+        self.leave_out_refused(&mut lacking);
+        if !lacking.is_empty() {
             self.lacks.notify_one();
         }
         for wish in wanted.offer {
             self.tell(peer, wish.writer, wish.after).await?;
         }
         Ok(())
+    }
+
+    /// Nobody is asked for what is refused: the rest of a feed that was cut.
+    fn leave_out_refused(&self, wishes: &mut Vec<Wish>) {
+        wishes.retain(|wish| self.vfs.takes(wish.writer, wish.after, wish.upto));
     }
 
     /// A peer said how far it has feeds: what follows from that.
@@ -167,6 +193,7 @@ impl Inner {
     ) -> Plan {
         self.peers.said(&peer, claims);
         let mut plan = plan(&self.vfs.claims(), after, is_last, claims);
+        self.leave_out_refused(&mut plan.ask);
         for writer in &plan.forked {
             tracing::warn!(
                 peer = %peer.short(),

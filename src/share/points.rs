@@ -83,7 +83,8 @@ impl Inner {
         loop {
             tokio::time::sleep_until(next).await;
             next = Instant::now() + INTERVAL;
-            if self.vfs.has_news()
+            if !self.vfs.is_reader()
+                && self.vfs.has_news()
                 && let Err(error) = self.publish().await
             {
                 tracing::warn!(volume = %self.volume, "no checkpoint was made: {error}");
@@ -114,6 +115,8 @@ impl Inner {
         let mut records = self.blocks.find_records(self.volume).boxed().await;
         // The newest says most.
         records.sort_by_key(|record| std::cmp::Reverse(record.hlc));
+        // Who was revoked, and keys that were handed out since, are known before anything is merged.
+        self.vfs.look_beside(&records).boxed().await;
         let mut merged = 0;
         for record in records {
             if bad.contains(&record.root) {

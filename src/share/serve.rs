@@ -125,6 +125,7 @@ impl Inner {
                     }
                 }
             }
+            Message::Words { words, .. } => self.vfs.hear_reader(from, words).await,
             Message::Have {
                 writer,
                 last,

@@ -69,7 +69,7 @@ impl Inner {
         let (changes, decoded, last) = match committed {
             Some(committed) => {
                 if let Some(shared) = self.shared() {
-                    if shared.share.read_only {
+                    if shared.share.read_only || shared.is_out() {
                         return Err(Errno::EROFS.into());
                     }
                     feed::add_outgoing(&mut group, &committed.delta);

@@ -231,9 +231,18 @@ impl Inner {
         self.shared.set(shared).is_ok()
     }
 
-    /// Whether this device may only read the volume.
+    /// Whether this device may only read the volume: it never might do more, or was revoked.
     pub(super) fn is_reader(&self) -> bool {
-        self.shared().is_some_and(|shared| shared.share.read_only)
+        let reads = |shared: &Shared| shared.share.read_only || shared.is_out();
+        self.shared().is_some_and(reads)
+    }
+
+    /// Refuses what would change a file of whoever may only read.
+    pub(super) fn check_writer(&self) -> Step<()> {
+        match self.is_reader() {
+            true => Err(Errno::EROFS.into()),
+            false => Ok(()),
+        }
     }
 
     /// Milliseconds since 1970, by this machine's clock.

@@ -154,6 +154,7 @@ impl Inner {
 
     /// Writes into memory. `Stop::Busy` if there is too much of it already.
     pub(super) fn write(&self, number: u64, write: &Write<'_>) -> Step<u32> {
+        self.check_writer()?;
         let len = write.bytes.len() as u64;
         end_of(write.offset, len)?;
         let cell = self.opened(number)?;
@@ -211,6 +212,7 @@ impl Inner {
         if size > SIZE_MAX {
             return Err(Errno::EFBIG.into());
         }
+        self.check_writer()?;
         let mut state = self.lock(cell);
         state.resize(size, now.time, now.hlc);
         state.unguard();
@@ -222,6 +224,7 @@ impl Inner {
         if len == 0 {
             return Err(Errno::EINVAL.into());
         }
+        self.check_writer()?;
         let end = end_of(at, len)?;
         let cell = self.opened(number)?;
         if mode != AllocMode::PunchHole && self.has_no_room(len) {
@@ -243,6 +246,7 @@ impl Inner {
 
     /// Copies what needs no reading: pieces in memory, blocks and holes. None if something has to be read.
     pub(super) fn copy(&self, copy: &CopyRange) -> Step<Option<u64>> {
+        self.check_writer()?;
         let (from, to) = (self.opened(copy.from.0.0)?, self.opened(copy.to.0.0)?);
         if Arc::ptr_eq(&from, &to) && copy.from_offset.abs_diff(copy.to_offset) < copy.len {
             let left = self.lock(&from).size().saturating_sub(copy.from_offset);

@@ -130,7 +130,7 @@ impl Inner {
     pub(super) async fn place(&self, bytes: Bytes) -> Result<Born, SealError> {
         let options = UploadOptions {
             profile: self.identity.profile,
-            secret: self.identity.secret.clone(),
+            secret: self.block_secret(),
             survive: None,
             owner: self.identity.owner,
         };

@@ -57,7 +57,12 @@ pub use checkpoint::{
 pub use conflicts::{
     Conflict, ConflictKind, ConflictRules, ConflictSide, Keep, Resolution, ResolveError,
 };
-pub use feed::{Admit, Point, PointError, Progress, Received, Rights, Slice, VolumeShare};
+#[cfg(feature = "testkit")]
+pub use feed::rewritten_place;
+pub use feed::{
+    Admit, KnownPart, KnownTicket, OwnEnd, Point, PointError, Progress, Received, RevokeError,
+    Revoked, Rights, ShareRules, Slice, VolumeKeys, VolumeShare,
+};
 pub use forsake::forsake;
 pub use snapshots::{
     RestoreAction, RestorePlan, RestoreProgress, RestoreRequest, RestoreStep, SnapshotError,

@@ -106,7 +106,7 @@ impl Inner {
         let is_guest = share.as_ref().is_some_and(|share| share.is_guest);
         let incarnation = incarnation(&volume, is_guest, clock.now_ms())?;
         let shared = match share {
-            Some(share) => Some(Shared::new(share, feed_ends(&volume)?)),
+            Some(share) => Some(Shared::new(share, &identity, feed_ends(&volume)?)),
             None => None,
         };
         let inner = Inner::new(

@@ -97,6 +97,7 @@ pub async fn open(
             read_only: device.rights == Rights::Read,
             is_guest: !device.is_founder,
             admit: Arc::new(admit),
+            rules: None,
             device: device.key.clone(),
             owner: secrets.owner.peer(),
         };

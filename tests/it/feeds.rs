@@ -7,6 +7,7 @@ mod checkpoint;
 mod format;
 mod gossip;
 mod inbox;
+mod rulings;
 mod sealed;
 mod steps;
 mod support;

@@ -1,5 +1,7 @@
 //! What several machines that mount one volume see of one another: real peers, each with a mount of its own.
 
+mod revoked;
+
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};

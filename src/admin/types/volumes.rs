@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Joined;
+use super::{Joined, VolumeEnd, VolumeTicketInfo};
 
 /// A path, in hexadecimal since paths are bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -69,6 +69,9 @@ pub struct VolumeShare {
     pub owner: String,
     /// Whether nothing of its tree is here yet.
     pub awaited: bool,
+    /// That this peer was revoked, if it was; known while it is mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<VolumeEnd>,
 }
 
 /// What of a mounted volume waits, and what is there.
@@ -164,8 +167,11 @@ pub struct VolumeMembersRequest {
 pub struct VolumeMembers {
     /// Name of the volume.
     pub name: String,
-    /// Its members, the owner first.
+    /// Its members, the owner first, and those who were revoked.
     pub members: Vec<VolumeMemberInfo>,
+    /// Tickets that are open.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tickets: Vec<VolumeTicketInfo>,
 }
 
 /// One member of a volume.
@@ -180,6 +186,9 @@ pub struct VolumeMemberInfo {
     pub invited_by: Option<String>,
     /// Whether it is this peer.
     pub own: bool,
+    /// That it was revoked, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<VolumeEnd>,
 }
 
 /// `cairn mount`

@@ -186,6 +186,15 @@ impl Edit<'_> {
         self.clear(key)
     }
 
+    /// Adds a document about members and keys.
+    ///
+    /// # Errors
+    /// [`OpError::Invalid`] if it is too long.
+    pub fn add_ruling(&mut self, kind: u8, document: Bytes) -> Result<(), OpError> {
+        let key = Key::Ruling(kind, super::key::ruling_name(&document));
+        self.put(key, vec![Value::Ruling(document)])
+    }
+
     /// Says that a content lies elsewhere now; it stays the same content.
     ///
     /// # Errors

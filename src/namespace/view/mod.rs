@@ -482,6 +482,22 @@ impl<'a> View<'a> {
         Ok(found)
     }
 
+    /// Documents about members and keys: the kind and bytes of each, with the devices in whose feeds it came.
+    ///
+    /// # Errors
+    /// If rows cannot be read.
+    pub fn rulings(&self) -> Result<Vec<(u8, Bytes, Vec<PeerId>)>, StateError> {
+        let mut rulings = Vec::new();
+        for key in state::keys_below(self.rows, key::RULINGS, usize::MAX)? {
+            let key = Key::decode(&key).map_err(|why| StateError::corrupt("a key", why))?;
+            if let Key::Ruling(kind, _) = key {
+                let row = self.rows.siblings(&key)?;
+                rulings.extend(row::ruling(&row).map(|(bytes, authors)| (kind, bytes, authors)));
+            }
+        }
+        Ok(rulings)
+    }
+
     /// The value of an extended attribute.
     ///
     /// # Errors

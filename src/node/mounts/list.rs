@@ -2,10 +2,11 @@
 
 use super::check_name;
 use crate::admin::AdminError;
-use crate::admin::types::{VolumeCreate, VolumeInfo, VolumeRemove, VolumeShare};
+use crate::admin::types::{VolumeCreate, VolumeEnd, VolumeInfo, VolumeRemove, VolumeShare};
 use crate::base::EcProfile;
 use crate::node::Node;
 use crate::node::volumes::{Record, Role, Share};
+use crate::vfs::OwnEnd;
 
 impl Node {
     /// All volumes, with what is known of those that are mounted.
@@ -38,15 +39,20 @@ impl Node {
             local,
             mounted_on: open.as_ref().map(|open| open.dir.display().to_string()),
             detached: open.as_ref().is_some_and(|open| open.is_detached()),
-            read_only: open.as_ref().is_some_and(|open| open.is_read_only),
-            share: record.share.as_ref().map(|share| self.share_info(share)),
+            read_only: open
+                .as_ref()
+                .is_some_and(|open| open.is_read_only || open.vfs.is_reader()),
+            share: record.share.as_ref().map(|share| {
+                let end = open.as_ref().and_then(|open| open.vfs.own_end());
+                self.share_info(share, end)
+            }),
             usage: open.as_ref().map(|open| open.usage()),
             conflicts: open.as_ref().map(|open| open.count_conflicts()),
             name,
         }
     }
 
-    fn share_info(&self, share: &Share) -> VolumeShare {
+    fn share_info(&self, share: &Share, end: Option<OwnEnd>) -> VolumeShare {
         let role = match share.keys.owner == self.own() {
             true => Role::Owner,
             false if share.keys.read_only => Role::Reader,
@@ -56,6 +62,11 @@ impl Node {
             role: role.name().to_owned(),
             owner: share.keys.owner.to_string(),
             awaited: share.is_awaited,
+            revoked: end.map(|end| VolumeEnd {
+                by: end.by.to_string(),
+                at_ms: end.at_ms,
+                refused: end.untaken,
+            }),
         }
     }
 

@@ -7,10 +7,13 @@ use crate::base::limits::VOLUME_KEYS_MAX;
 use crate::base::wire::{self, WireError};
 use crate::base::{Clock, EcProfile, Entropy, OwnerId, PeerId, VolumeId};
 use crate::crypto::volume_ticket::{EpochKeys, are_in_order};
-use crate::crypto::{ConvergenceSecret, EpochKey, SharedVolume, VolumeChain};
+use crate::crypto::wrap::{epoch_name, epoch_number};
+use crate::crypto::{ConvergenceSecret, EpochKey, SharedVolume, SigningKey, VolumeChain};
 
 /// Version written by this program.
-const RECORD_VERSION: u8 = 2;
+const RECORD_VERSION: u8 = 3;
+/// Version of a record without the key of a ticket.
+const SHARED_VERSION: u8 = 2;
 /// Version of before volumes were shared; still read.
 const LOCAL_VERSION: u8 = 1;
 /// Longest row that is read: a chain and keys at their largest, and the rest.
@@ -40,7 +43,7 @@ pub(in crate::node) struct Share {
 }
 
 /// What a member needs to take part in a shared volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(in crate::node) struct ShareKeys {
     /// This device's proof that it is a member.
     pub chain: VolumeChain,
@@ -50,7 +53,23 @@ pub(in crate::node) struct ShareKeys {
     pub keys: EpochKeys,
     /// Whether this device may write nothing.
     pub read_only: bool,
+    /// The one-time key of the ticket by which it came: keys may be handed out to its holder. None of the owner, and
+    /// of who came before anybody could be revoked.
+    pub ticket: Option<SigningKey>,
 }
+
+impl PartialEq for ShareKeys {
+    fn eq(&self, other: &Self) -> bool {
+        let secret = |keys: &Self| keys.ticket.as_ref().map(SigningKey::secret);
+        self.chain == other.chain
+            && self.owner == other.owner
+            && self.keys == other.keys
+            && self.read_only == other.read_only
+            && secret(self) == secret(other)
+    }
+}
+
+impl Eq for ShareKeys {}
 
 impl ShareKeys {
     /// Takes over what a newer ticket knows more. Whether that was anything.
@@ -59,7 +78,16 @@ impl ShareKeys {
     pub fn learn(&mut self, keys: &[(u32, EpochKey)]) -> bool {
         let before = self.keys.clone();
         for (epoch, key) in keys {
-            if let Err(at) = self.keys.binary_search_by_key(epoch, |(epoch, _)| *epoch) {
+            // Two that were begun at the same time may have one name, if it is really that of both.
+            let mut known = self.keys.iter();
+            let is_taken = known.any(|(other, known)| other == epoch && known != key);
+            if is_taken && epoch_name(epoch_number(*epoch), key) != *epoch {
+                continue;
+            }
+            let place = |(other, known): &(u32, EpochKey)| {
+                (*other, known.secret()).cmp(&(*epoch, key.secret()))
+            };
+            if let Err(at) = self.keys.binary_search_by(place) {
                 self.keys.insert(at, (*epoch, key.clone()));
             }
         }
@@ -74,7 +102,7 @@ impl ShareKeys {
 type LocalRow = (u8, VolumeId, OwnerId, ByteArray<32>, EcProfile, u64, bool);
 
 /// `[version, id, owner, secret or null, redundancy, created ms, settled, share or null]`.
-type Row = (
+type RowOf<Share> = (
     u8,
     VolumeId,
     OwnerId,
@@ -82,11 +110,22 @@ type Row = (
     EcProfile,
     u64,
     bool,
-    Option<ShareRow>,
+    Option<Share>,
 );
+type Row = RowOf<GuestRow>;
 
 /// `[own chain, owner device, [[epoch, key], ..], read_only, awaited]`.
 type ShareRow = (ByteBuf, PeerId, Vec<(u32, ByteArray<32>)>, bool, bool);
+
+/// `[own chain, owner device, [[epoch, key], ..], read_only, awaited, one-time key]`.
+type GuestRow = (
+    ByteBuf,
+    PeerId,
+    Vec<(u32, ByteArray<32>)>,
+    bool,
+    bool,
+    ByteArray<32>,
+);
 
 impl Record {
     pub fn new(profile: EcProfile, clock: &Clock, entropy: &Entropy) -> Self {
@@ -105,7 +144,7 @@ impl Record {
     pub fn adopted(
         volume: &SharedVolume,
         chain: VolumeChain,
-        read_only: bool,
+        (read_only, ticket): (bool, Option<SigningKey>),
         now_ms: u64,
     ) -> Self {
         let keys = ShareKeys {
@@ -113,6 +152,7 @@ impl Record {
             owner: volume.owner,
             keys: volume.keys.clone(),
             read_only,
+            ticket,
         };
         Record {
             id: volume.id,
@@ -139,32 +179,63 @@ impl Record {
     }
 
     pub fn encode(&self) -> Vec<u8> {
-        let row: Row = (
-            RECORD_VERSION,
+        match self.share.as_ref().and_then(Share::guest_row) {
+            Some(share) => wire::encode(&self.row(RECORD_VERSION, Some(share))),
+            None => {
+                let share = self.share.as_ref().map(Share::row);
+                wire::encode(&self.row(SHARED_VERSION, share))
+            }
+        }
+    }
+
+    fn row<S>(&self, version: u8, share: Option<S>) -> RowOf<S> {
+        let secret = self.secret.as_ref();
+        (
+            version,
             self.id,
             self.owner,
-            self.secret
-                .as_ref()
-                .map(|secret| ByteArray::new(*secret.secret())),
+            secret.map(|secret| ByteArray::new(*secret.secret())),
             self.profile,
             self.created_ms,
             self.is_settled,
-            self.share.as_ref().map(Share::row),
-        );
-        wire::encode(&row)
+            share,
+        )
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         if version(bytes) == Some(LOCAL_VERSION) {
             return Self::decode_local(bytes);
         }
-        let row: Result<Row, WireError> = wire::decode_canonical(bytes, RECORD_MAX_BYTES);
-        let (version, id, owner, secret, profile, created_ms, is_settled, share) =
-            row.map_err(|error| newer(bytes).unwrap_or(error))?;
-        if version != RECORD_VERSION {
-            return Err(unknown(version));
+        match version(bytes) {
+            Some(RECORD_VERSION) => {
+                let row: Result<Row, WireError> = wire::decode_canonical(bytes, RECORD_MAX_BYTES);
+                let (.., share) = row.as_ref().map_err(Clone::clone)?;
+                let of_guest = share
+                    .as_ref()
+                    .map(|(.., ticket)| SigningKey::from_secret(ticket));
+                // Without it, it is a record of the version before.
+                let ticket = of_guest.ok_or_else(|| malformed("a record without a ticket"))?;
+                let without = |(a, b, c, d, e, _): GuestRow| (a, b, c, d, e);
+                let (version, id, owner, secret, profile, made, settled, share) = row?;
+                let share = share.map(without);
+                let row = (version, id, owner, secret, profile, made, settled, share);
+                Self::of(row, Some(ticket))
+            }
+            _ => {
+                let row: Result<RowOf<ShareRow>, WireError> =
+                    wire::decode_canonical(bytes, RECORD_MAX_BYTES);
+                let row = row.map_err(|error| newer(bytes).unwrap_or(error))?;
+                match row.0 {
+                    SHARED_VERSION => Self::of(row, None),
+                    other => Err(unknown(other)),
+                }
+            }
         }
-        let share = share.map(|row| Share::of(id, row)).transpose()?;
+    }
+
+    fn of(row: RowOf<ShareRow>, ticket: Option<SigningKey>) -> Result<Self, WireError> {
+        let (_, id, owner, secret, profile, created_ms, is_settled, share) = row;
+        let share = share.map(|row| Share::of(id, row, ticket)).transpose()?;
         let is_reader = share.as_ref().is_some_and(|share| share.keys.read_only);
         if secret.is_none() && !is_reader {
             return Err(malformed("a volume to be written to, without its secret"));
@@ -208,7 +279,14 @@ impl Share {
         )
     }
 
-    fn of(id: VolumeId, row: ShareRow) -> Result<Self, WireError> {
+    fn guest_row(&self) -> Option<GuestRow> {
+        let ticket = self.keys.ticket.as_ref()?;
+        let (chain, owner, keys, read_only, is_awaited) = self.row();
+        let ticket = ByteArray::new(ticket.secret());
+        Some((chain, owner, keys, read_only, is_awaited, ticket))
+    }
+
+    fn of(id: VolumeId, row: ShareRow, ticket: Option<SigningKey>) -> Result<Self, WireError> {
         let (chain, owner, keys, read_only, is_awaited) = row;
         let chain = VolumeChain::decode(&chain).map_err(|error| malformed(error.to_string()))?;
         if chain.volume() != id || chain.owner() != owner {
@@ -227,6 +305,7 @@ impl Share {
                 owner,
                 keys,
                 read_only,
+                ticket,
             },
             is_awaited,
         })

@@ -33,6 +33,7 @@ fn shared() -> Record {
             (2, EpochKey::from_bytes([5; 32])),
         ],
         read_only: false,
+        ticket: None,
     };
     Record {
         share: Some(Share {
@@ -128,16 +129,42 @@ fn a_record_of_version_1_is_one_of_a_volume_that_nobody_shares() {
 }
 
 #[test]
+fn a_record_with_the_key_of_a_ticket_is_of_version_3() {
+    let mut record = reader();
+    assert_eq!(record.encode()[1], 2);
+    record.share.as_mut().unwrap().keys.ticket = Some(SigningKey::from_secret(&[8; 32]));
+    let bytes = record.encode();
+    assert_eq!(bytes[..2], [0x88, 3]);
+    // It is all of the other, and the key at the end.
+    let mut other = reader().encode();
+    other[1] = 3;
+    let differs = bytes.iter().zip(&other).filter(|(a, b)| a != b).count();
+    assert_eq!(differs, 1, "the number of items of the share");
+    assert_eq!(bytes[other.len()..], [&[0x58, 32][..], &[8; 32]].concat());
+    assert!(Record::decode(&bytes).unwrap() == record);
+    for len in 0..bytes.len() {
+        assert!(Record::decode(&bytes[..len]).is_err());
+    }
+    // Neither version passes for the other.
+    assert!(Record::decode(&other).is_err());
+    other[1] = 2;
+    assert!(Record::decode(&other).is_ok());
+    let mut wrong = bytes;
+    wrong[1] = 2;
+    assert!(Record::decode(&wrong).is_err());
+}
+
+#[test]
 fn a_record_of_a_later_version_is_said_to_be_one() {
     let mut later = local().encode();
-    later[1] = 3;
+    later[1] = 4;
     assert!(matches!(
         Record::decode(&later),
-        Err(WireError::Version { found: 3, known: 2 })
+        Err(WireError::Version { found: 4, known: 3 })
     ));
     assert!(matches!(
-        Record::decode(&[0x82, 4, 0]),
-        Err(WireError::Version { found: 4, .. })
+        Record::decode(&[0x82, 5, 0]),
+        Err(WireError::Version { found: 5, .. })
     ));
 }
 

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use super::record::{Record, Share, ShareKeys};
 use super::{Volumes, VolumesError};
 use crate::base::{Entropy, PeerId, VolumeId};
-use crate::crypto::{EpochKey, SigningKey, VolumeChain, VolumeMember, VolumeTicket};
+use crate::crypto::{
+    ConvergenceSecret, EpochKey, SigningKey, VolumeChain, VolumeMember, VolumeTicket,
+};
 
 /// The epoch with which a shared volume begins.
 const FIRST_EPOCH: u32 = 1;
@@ -47,6 +49,7 @@ impl Volumes {
             owner: device.peer(),
             keys: vec![(FIRST_EPOCH, EpochKey::generate(entropy))],
             read_only: false,
+            ticket: None,
         };
         record.share = Some(Share {
             keys: keys.clone(),
@@ -71,7 +74,8 @@ impl Volumes {
             // Needs nobody's invitation.
             chain = VolumeChain::found(volume.id, device);
         }
-        let record = Record::adopted(volume, chain, ticket.terms().read_only, now_ms);
+        let rights = (ticket.terms().read_only, Some(ticket.key()));
+        let record = Record::adopted(volume, chain, rights, now_ms);
         if let Some((name, known)) = self.by_id(volume.id).await? {
             return self.improve(name, known, record, device.peer()).await;
         }
@@ -90,6 +94,32 @@ impl Volumes {
         Ok(())
     }
 
+    /// Keys of a volume that were handed out to this device, and the secret that belongs to the last of them. Whether
+    /// that was anything new.
+    pub async fn learn(
+        &self,
+        name: &str,
+        keys: &[(u32, EpochKey)],
+        secret: Option<&ConvergenceSecret>,
+    ) -> Result<bool, VolumesError> {
+        let Some(mut record) = self.find(name).await? else {
+            return Ok(false);
+        };
+        let before = record.clone();
+        let Some(share) = &mut record.share else {
+            return Ok(false);
+        };
+        share.keys.learn(keys);
+        if let (Some(secret), false) = (secret, share.keys.read_only) {
+            record.secret = Some(secret.clone());
+        }
+        let is_new = record != before;
+        if is_new {
+            self.write(name, Some(&record)).await?;
+        }
+        Ok(is_new)
+    }
+
     /// Takes over what a `fresh` record of the same volume has more.
     async fn improve(
         &self,
@@ -101,10 +131,20 @@ impl Volumes {
         let mut record = before.clone();
         match (&mut record.share, fresh.share) {
             (Some(share), Some(fresh_share)) if share.keys.owner == fresh_share.keys.owner => {
+                let last = |keys: &ShareKeys| keys.keys.last().map(|(epoch, _)| *epoch);
+                let is_newer = last(&fresh_share.keys) > last(&share.keys);
                 share.keys.learn(&fresh_share.keys.keys);
+                // The secret belongs to the last of the keys.
+                if is_newer && !share.keys.read_only && fresh.secret.is_some() {
+                    record.secret.clone_from(&fresh.secret);
+                }
+                if share.keys.ticket.is_none() || is_newer {
+                    share.keys.ticket.clone_from(&fresh_share.keys.ticket);
+                }
                 if share.keys.read_only && !fresh_share.keys.read_only {
                     share.keys.chain = fresh_share.keys.chain;
                     share.keys.read_only = false;
+                    share.keys.ticket = fresh_share.keys.ticket;
                     record.secret = fresh.secret;
                 }
             }

@@ -14,6 +14,9 @@ pub(super) fn page_place(data: &[u8]) {
             assert!(part.len > 0 && part.offset + part.len <= part.block.plain_len);
         }
     }
+    if let Some(again) = crate::vfs::rewritten_place(data) {
+        assert_eq!(again, data);
+    }
 }
 
 /// A row that says which checkpoint is kept.
@@ -58,7 +61,14 @@ fn a_place(parts: u8) -> PagePlace {
 
 pub(super) fn places() -> Vec<Vec<u8>> {
     let places = [a_place(1), a_place(2)];
-    places.iter().map(|place| place.encode().to_vec()).collect()
+    let places = places.iter().map(|place| place.encode().to_vec());
+    let mut all: Vec<Vec<u8>> = places.collect();
+    // As in records: the place of the root sealed, with and without that of keys.
+    let text = serde_bytes::ByteBuf::from(vec![4; 120]);
+    let tag = crate::crypto::MessageTag([3; 32]);
+    all.push(crate::base::wire::encode(&(9u32, tag, &text)));
+    all.push(crate::base::wire::encode(&(1u32 << 16, tag, &text, &text)));
+    all
 }
 
 pub(super) fn kept() -> Vec<Vec<u8>> {

@@ -2,16 +2,20 @@
 
 use super::names;
 use super::{joined, split};
-use crate::base::{PeerId, VolumeId};
+use crate::base::{Entropy, PeerId, VolumeId};
 use crate::blocks::PointerRow;
-use crate::crypto::{EpochKey, SigningKey};
+use crate::crypto::member::InvitationId;
+use crate::crypto::wrap::epoch_name;
+use crate::crypto::{EpochKey, EpochSecrets, SigningKey, VolumeChain, VolumeTerms, Wrapping};
 use crate::feeds::checkpoint::page::{self, Items};
 use crate::feeds::checkpoint::{PageHash, PageRef, Record, Root, Tree, Walk, Walked};
+use crate::feeds::ruling::{decode_page, encode_page};
 use crate::feeds::sealed::TextHash;
 use crate::feeds::signed::Record as Signable;
 use crate::feeds::{
-    Accord, Claim, Cut, ForkProof, Head, Link, LockMode, LockName, Message, SealedDelta, Signed,
-    Vote, VoterList, Want, decode_all, encode_all, plan,
+    Accord, Claim, Cut, ForkProof, Head, Heirs, Issued, Link, LockMode, LockName, Message,
+    Revocation, Rotation, Ruling, SealedDelta, Signed, Subject, Vote, VoterList, Want, decode_all,
+    encode_all, plan,
 };
 use crate::namespace::{
     Delta, Hlc, Join, Key, MemRows, Page, Rows, Shared, VersionVector, WriterId, row, state,
@@ -68,6 +72,19 @@ pub(super) fn feed_record(data: &[u8]) {
     record::<Cut>(data);
     record::<Record>(data);
     record::<VoterList>(data);
+    record::<Revocation>(data);
+    record::<Heirs>(data);
+    record::<Rotation>(data);
+    for kind in 0..=6 {
+        if let Ok(ruling) = Ruling::decode(VOLUME, kind, data) {
+            assert_eq!(ruling.encode(), data);
+            assert_eq!(ruling.kind() as u8, kind);
+        }
+    }
+    if let Ok(rulings) = decode_page(VOLUME, data) {
+        let again = decode_page(VOLUME, &encode_page(VOLUME, &rulings));
+        assert_eq!(again.as_ref(), Ok(&rulings));
+    }
     if let Ok(proof) = ForkProof::decode(data) {
         assert_eq!(proof.encode(), data);
         let (one, two) = proof.links();
@@ -337,6 +354,49 @@ fn page_ref(tag: u8) -> PageRef {
     }
 }
 
+fn rulings() -> Vec<Ruling> {
+    let by = device().peer();
+    let subject = Subject::Invitation(InvitationId([4; 16]));
+    let entropy = Entropy::seeded(1);
+    let secrets = EpochSecrets::generate(&entropy);
+    let rotations = Rotation::hand_out(
+        (VOLUME, by),
+        (epoch_name(1, &secrets.key), &secrets),
+        &[Subject::Device(PeerId([2; 32]))],
+        &[(by.into(), false), (device().public(), true)],
+        &Wrapping::new(&entropy),
+    );
+    let rotations = rotations
+        .into_iter()
+        .map(|made| Ruling::Rotation(signed(made)));
+    let heirs = Heirs {
+        volume: VOLUME,
+        by,
+        subject,
+        devices: vec![PeerId([2; 32]), PeerId([3; 32])],
+    };
+    let revocation = Revocation {
+        volume: VOLUME,
+        by,
+        subject,
+        at_ms: 5,
+    };
+    let mut all = vec![
+        Ruling::Revocation(signed(revocation)),
+        Ruling::Heirs(signed(heirs)),
+    ];
+    all.extend(rotations);
+    let chain = VolumeChain::found(VOLUME, &device());
+    let terms = VolumeTerms {
+        read_only: false,
+        expires_ms: 9,
+    };
+    let invited = chain.invite(&device(), terms, 1, &entropy);
+    let issued = invited.map(|(invitation, _)| Ruling::Issued(Issued { chain, invitation }));
+    all.extend(issued);
+    all
+}
+
 pub(super) fn records() -> Vec<Vec<u8>> {
     let feed = feed();
     let Some(first) = feed.first() else {
@@ -365,6 +425,9 @@ pub(super) fn records() -> Vec<Vec<u8>> {
         record.body().to_vec(),
     ];
     all.extend([head.encode(), cut.encode(), record.encode()]);
+    let rulings = rulings();
+    all.extend(rulings.iter().map(|ruling| ruling.encode().to_vec()));
+    all.push(encode_page(VOLUME, &rulings));
     let Ok(mut delta) = first.open(&SECRET) else {
         return all;
     };
@@ -397,6 +460,13 @@ pub(super) fn messages() -> Vec<Vec<u8>> {
         incarnation: 3,
     };
     let messages = [
+        Message::Words {
+            volume: VOLUME,
+            words: vec![
+                (0, bytes::Bytes::from_static(b"proof")),
+                (3, bytes::Bytes::new()),
+            ],
+        },
         Message::Heads {
             volume: VOLUME,
             after: None,

@@ -13,7 +13,8 @@ use super::{joined, split};
 use crate::admin::types::{
     GetRequest, HexPath, InviteRequest, JoinRequest, Joined, Line, LsEntry, LsRequest,
     MountRequest, PeerInfo, PutRequest, SetQuota, Status, SyncProgress, VolumeInfo,
-    VolumeMemberInfo, VolumeMembers, VolumeOpened, VolumeShare, VolumeTicketRequest, VolumeUsage,
+    VolumeMemberInfo, VolumeMembers, VolumeOpened, VolumeRevoke, VolumeRevoked, VolumeShare,
+    VolumeTicketInfo, VolumeTicketRequest, VolumeUsage,
 };
 use crate::base::wire;
 use crate::base::{
@@ -577,6 +578,12 @@ fn controls() -> Vec<Vec<u8>> {
     all.push(json(&VolumeMembers {
         name: "photos".to_owned(),
         members: vec![VolumeMemberInfo::default()],
+        tickets: vec![VolumeTicketInfo::default()],
     }));
+    all.push(json(&VolumeRevoke {
+        name: "photos".to_owned(),
+        member: "12D3".to_owned(),
+    }));
+    all.push(json(&VolumeRevoked::default()));
     all
 }

@@ -11,7 +11,8 @@ use crate::admin::types::{
     HexPath, InviteRequest, JoinRequest, KeyExportRequest, Line, LinkRequest, LsEntry, LsRequest,
     MountRequest, Mounted, PeerInfo, PutRequest, PutResult, SetQuota, Stat, Status, SyncProgress,
     SyncRequest, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers,
-    VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeTicketRequest,
+    VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked,
+    VolumeTicketRequest,
 };
 use crate::base::units::{format_duration, parse_duration};
 use crate::base::{ByteSize, EcProfile, PeerId};
@@ -168,6 +169,8 @@ pub(super) fn control_request(data: &[u8]) {
     json::<VolumeOpened>(data);
     json::<VolumeMembersRequest>(data);
     json::<VolumeMembers>(data);
+    json::<VolumeRevoke>(data);
+    json::<VolumeRevoked>(data);
     json::<MountRequest>(data);
     json::<UmountRequest>(data);
     json::<Mounted>(data);

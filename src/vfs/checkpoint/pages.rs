@@ -152,6 +152,12 @@ impl Inner {
         }
     }
 
+    /// The same at a place as it is encoded.
+    pub(in crate::vfs) async fn fetch_encoded(&self, place: &[u8]) -> Result<Bytes, PageError> {
+        let place = PagePlace::decode(place).ok_or(PageError::Place)?;
+        self.fetch_place(&place).await
+    }
+
     /// The root at a place: the one with this hash, checked.
     pub(in crate::vfs) async fn fetch_root(
         &self,

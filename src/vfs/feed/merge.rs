@@ -81,7 +81,7 @@ impl Inner {
                     affected.has_acls |= matches!(name.bytes(), acl::ACCESS | acl::DEFAULT);
                     affected.files.insert(*ino);
                 }
-                Key::Member(_) | Key::Snapshot(_) => {}
+                Key::Member(_) | Key::Snapshot(_) | Key::Ruling(..) => {}
             }
         }
         affected.files.extend(affected.were_named.iter().copied());

@@ -4,25 +4,38 @@
 //!     bytes -> [SealedDelta] -> [Feed] -> [Inbox] -> rows, counts, open files -> what the kernel has to forget
 //!
 //! * `points` makes and merges checkpoints for others to find.
+//! * `book` has who is a member and which keys there are, `rules` follows and keeps that, `revoke` changes it,
+//!   `parts` tells it; `keys` finds keys beside checkpoints.
 //! * `store` has the rows of feeds, `outgoing` seals the own feed, `receive` takes others' deltas, `merge` merges
 //!   one, `files` brings what is open into line with it.
 //!
 //! Order of locks: feeds, then core and what follows it. A volume that nobody shared has no feed.
 
+mod book;
 mod files;
+mod keys;
 mod merge;
 mod outgoing;
+mod parts;
 mod points;
 mod receive;
+mod revoke;
+mod rules;
 mod store;
 
+pub use book::{ShareRules, VolumeKeys};
+#[cfg(feature = "testkit")]
+pub use keys::rewritten_place;
+pub use parts::{KnownPart, KnownTicket, OwnEnd};
 pub use points::{Point, PointError};
+pub use revoke::{RevokeError, Revoked};
 
 pub(super) use files::decode_base;
 pub(super) use store::{add_outgoing, feeds as feed_ends};
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -30,15 +43,16 @@ use cairnfs_fuse::kernel::Notice;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Duration, Instant};
 
-use super::VfsError;
+use self::book::Book;
 use super::agree::Agreement;
 use super::errno::{Step, Stop};
 use super::file::{FileCell, Totals};
 use super::inner::Inner;
+use super::{VfsError, VolumeIdentity};
 use crate::base::PeerId;
 use crate::crypto::EpochKey;
 use crate::crypto::sign::SigningKey;
-use crate::feeds::{Ahead, Claim, Feed, Inbox, VOTERS_ROW};
+use crate::feeds::{Ahead, Claim, Feed, Inbox, Ruling, VOTERS_ROW};
 use crate::namespace::WriterId;
 
 /// How long an operation waits for a file's content: where the pool takes nothing, others learn of the name alone.
@@ -73,6 +87,8 @@ pub struct VolumeShare {
     pub is_guest: bool,
     /// Tells who else is a member.
     pub admit: Admit,
+    /// What revocations follow from; none where proofs are no chains of invitations, and nobody can be revoked.
+    pub rules: Option<ShareRules>,
 }
 
 impl fmt::Debug for VolumeShare {
@@ -133,6 +149,8 @@ pub(super) struct Feeds {
     durable: Option<Claim>,
     /// How far feeds were in the last checkpoint of this device that others can find.
     point: Vec<(WriterId, u64)>,
+    /// How far others claim to have feeds that are cut here.
+    refused: BTreeMap<WriterId, u64>,
 }
 
 /// The end of a feed.
@@ -182,6 +200,14 @@ pub(super) struct Shared {
     watcher: OnceLock<Watcher>,
     /// Asks the others.
     others: OnceLock<Arc<dyn Agreement>>,
+    /// Who is a member and which keys there are. Locked last.
+    book: Option<Mutex<Book>>,
+    /// This device was revoked.
+    is_out: AtomicBool,
+    /// Counts what was learned of members and keys.
+    learned: watch::Sender<u64>,
+    /// Documents that are to become rows.
+    pending: Mutex<Vec<Ruling>>,
     /// Operations that give files another name, by their first dots: they wait until the files are described.
     gates: Mutex<BTreeMap<u64, Gate>>,
 }
@@ -199,8 +225,18 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(super) fn new(share: VolumeShare, known: BTreeMap<WriterId, Feed>) -> Shared {
+    pub(super) fn new(
+        share: VolumeShare,
+        identity: &VolumeIdentity,
+        known: BTreeMap<WriterId, Feed>,
+    ) -> Shared {
+        let rules = share.rules.as_ref();
+        let book = rules.map(|rules| Book::new(&share, rules, identity.id, &identity.secret));
         Shared {
+            book: book.map(Mutex::new),
+            is_out: AtomicBool::new(false),
+            learned: watch::Sender::new(0),
+            pending: Mutex::default(),
             share,
             feeds: Mutex::new(Feeds {
                 known,
@@ -209,6 +245,7 @@ impl Shared {
                 doubted: BTreeMap::new(),
                 durable: None,
                 point: Vec::new(),
+                refused: BTreeMap::new(),
             }),
             outgoing: Notify::new(),
             grown: watch::Sender::new(0),
@@ -294,7 +331,9 @@ impl Inner {
 
     /// Says in the own feed that this device is a member, which begins the feed.
     pub(super) fn introduce(&self) -> Step<()> {
-        let Some(shared) = self.shared().filter(|shared| !shared.share.read_only) else {
+        self.look_at_rules()?;
+        let may_write = |shared: &&Shared| !shared.share.read_only && !shared.is_out();
+        let Some(shared) = self.shared().filter(may_write) else {
             return Ok(());
         };
         let (own, proof) = (self.writer.peer, shared.share.proof.clone());
@@ -306,7 +345,8 @@ impl Inner {
         if !is_known {
             self.change(&mut core, |edit| edit.set_member(own, proof))?;
         }
-        Ok(())
+        drop(core);
+        self.look_at_rules()
     }
 }
 
@@ -375,7 +415,7 @@ impl super::Vfs {
         let disk = &self.0.blocks.pools().disk;
         let known = disk.run(move || store::feeds(&inner.volume)).await?;
         let inner = &self.0;
-        if inner.share(Shared::new(share, known)) {
+        if inner.share(Shared::new(share, &inner.identity, known)) {
             inner.tasks.spawn(Arc::clone(inner).seal_feed_always());
         }
         loop {

@@ -9,6 +9,7 @@ use crate::feeds::{Feed, SealedDelta};
 use crate::namespace::{Delta, WriterId};
 use crate::store::{Group, VolumeError};
 use crate::vfs::VfsError;
+use crate::vfs::errno::Stop;
 use crate::vfs::inner::Inner;
 
 /// Bytes of deltas that are sealed in one group of the journal.
@@ -42,7 +43,15 @@ impl Inner {
         }
         loop {
             let inner = Arc::clone(&self);
-            let sealed = self.blocks.pools().disk.run(move || inner.seal_groups());
+            let sealed = self.blocks.pools().disk.run(move || {
+                match inner.keep_rules() {
+                    Ok(()) | Err(Stop::Busy) => {}
+                    Err(Stop::Errno(errno)) => {
+                        tracing::warn!("what is to be said about members is said later: {errno}");
+                    }
+                }
+                inner.seal_groups()
+            });
             let turn = match sealed.await {
                 // Whoever makes a checkpoint seals as well.
                 Ok(0) if shared.feeds().is_all_durable(self.writer) => Ok(0),
@@ -119,9 +128,6 @@ impl Inner {
         let Some(shared) = self.shared() else {
             return Ok(0);
         };
-        let Some((epoch, key)) = shared.share.epochs.last_key_value() else {
-            return Ok(0);
-        };
         // Before it is read what waits: two may seal at once.
         let mut feeds = shared.feeds();
         let mut waiting = store::outgoing(&self.volume, TURN_BYTES)?;
@@ -140,11 +146,16 @@ impl Inner {
         let mut previous = feed.head().cloned();
         for (first, bytes) in &waiting {
             let delta = Delta::decode(bytes)?;
+            let before = previous.as_ref().map(|link| link.epoch);
+            // Where nothing is known that nobody has who was revoked, it waits.
+            let Some((epoch, key)) = self.seal_key(shared, &delta, before) else {
+                break;
+            };
             let sealed = SealedDelta::seal(
                 &delta,
                 volume,
                 previous.as_ref(),
-                (*epoch, key),
+                (epoch, &key),
                 &shared.share.device,
             )?;
             store::add_sealed(&mut group, &sealed);
@@ -152,11 +163,14 @@ impl Inner {
             previous = Some(sealed.link().clone());
             links.push(sealed.link().clone());
         }
-        self.volume.apply(&group)?;
+        let count = links.len();
+        if count > 0 {
+            self.volume.apply(&group)?;
+        }
         for link in links {
             feed.advance(link)?;
         }
-        Ok(waiting.len())
+        Ok(count)
     }
 
     /// See [`Vfs::deltas`](crate::vfs::Vfs::deltas).

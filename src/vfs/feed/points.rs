@@ -12,12 +12,13 @@ use cairnfs_fuse::kernel::Notice;
 use futures::FutureExt;
 use tokio::time::Duration;
 
+use super::keys::SealedPlace;
 use super::{Rights, Shared, store};
-use crate::base::{Class, Classify, wire};
-use crate::crypto::epoch::MessageError;
-use crate::crypto::{EpochKey, MessageTag};
+use crate::base::limits::PAGE_PLACE_MAX_BYTES;
+use crate::base::{Class, Classify, PeerId};
+use crate::crypto::EpochKey;
 use crate::feeds::checkpoint::{Record, Root};
-use crate::feeds::{Feed, FeedError, Link, Signed};
+use crate::feeds::{Feed, FeedError, Link, Part, Signed};
 use crate::namespace::state::decode_row;
 use crate::namespace::{Hlc, Key, Value, VersionVector, WriterId, state};
 use crate::store::{Group, VolumeError, VolumeSnapshot};
@@ -28,8 +29,6 @@ use crate::vfs::inner::Inner;
 const TURNS_MAX: usize = 1000;
 /// Between them.
 const TURN: Duration = Duration::from_millis(15);
-/// Longest sealed place.
-const PLACE_MAX_BYTES: usize = 256;
 
 /// Why a checkpoint was not published or merged.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +45,9 @@ pub enum PointError {
     /// It is sealed under a key that this device has not got, or by somebody who has none.
     #[error("the checkpoint of {0:?} does not open with a key of this volume")]
     Sealed(WriterId),
+    /// Whoever made it was revoked.
+    #[error("the checkpoint of {0:?}, who was revoked, is not merged")]
+    Revoked(WriterId),
     /// It names a writer who is none.
     #[error(
         "the checkpoint of {of:?} has changes of {writer:?}, who is not known to be allowed to write"
@@ -70,7 +72,10 @@ impl Classify for PointError {
             PointError::Checkpoint(error) => error.class(),
             PointError::Feed(error) => error.class(),
             PointError::Volume(error) => error.class(),
-            PointError::Sealed(_) | PointError::Writer { .. } | PointError::None => Class::Denied,
+            PointError::Sealed(_)
+            | PointError::Revoked(_)
+            | PointError::Writer { .. }
+            | PointError::None => Class::Denied,
             PointError::Restless => Class::Retry,
         }
     }
@@ -84,9 +89,6 @@ pub struct Point {
     /// How far it has each feed, ascending by writer.
     pub upto: Vec<(WriterId, u64)>,
 }
-
-/// `[epoch, tag, text]`.
-type PlaceWire = (u32, MessageTag, serde_bytes::ByteBuf);
 
 /// What a place is sealed together with.
 fn header(writer: WriterId, root: &[u8; 32]) -> Vec<u8> {
@@ -103,9 +105,16 @@ fn seal_place(
     writer: WriterId,
     root: &[u8; 32],
     place: &[u8],
-) -> Result<Vec<u8>, MessageError> {
+    keys: Option<Bytes>,
+) -> Result<Vec<u8>, FeedError> {
     let (tag, text) = key.seal(&header(writer, root), place)?;
-    Ok(wire::encode::<PlaceWire>(&(epoch, tag, text.into())))
+    let place = SealedPlace {
+        epoch,
+        tag,
+        text,
+        keys,
+    };
+    Ok(place.encode())
 }
 
 impl Inner {
@@ -145,7 +154,7 @@ impl Inner {
     }
 
     pub(super) async fn make_point(self: &Arc<Self>) -> Result<Point, PointError> {
-        let Some(shared) = self.shared().filter(|shared| !shared.share.read_only) else {
+        let Some(shared) = self.shared().filter(|_| !self.is_reader()) else {
             return Err(PointError::None);
         };
         let (snapshot, heads, hlc) = self.stand_still(shared).await?;
@@ -153,14 +162,23 @@ impl Inner {
         // Boxed here and below, so that the compiler sees that they can go from thread to thread.
         let made = self.make_checkpoint(snapshot, heads, hlc, None);
         let made = made.boxed().await?;
-        let Some((epoch, key)) = shared.share.epochs.last_key_value() else {
-            return Err(PointError::None);
+        let keys = self.keys_page(shared).map_err(|_| PointError::Restless)?;
+        let keys = match keys {
+            None => None,
+            Some(page) => {
+                let stored = self.store_pages(made.number, &[page]).boxed().await?;
+                stored.into_iter().next()
+            }
+        };
+        let Some((epoch, key)) = self.place_key(shared) else {
+            return Err(PointError::Restless);
         };
         let place = seal_place(
-            (*epoch, key),
+            (epoch, &key),
             self.writer,
             &made.root_hash.0,
             &made.record_place,
+            keys,
         );
         let record = Record {
             volume: self.identity.id,
@@ -168,7 +186,7 @@ impl Inner {
             hlc,
             root: made.root_hash,
             root_bytes: made.root_bytes,
-            place: place.map_err(FeedError::from)?.into(),
+            place: place?.into(),
         };
         let record = Signed::sign(record, &shared.share.device)?;
         Ok(Point { record, upto })
@@ -185,7 +203,12 @@ impl Inner {
         if record.volume != self.identity.id {
             return Err(FeedError::OtherVolume.into());
         }
-        let place = open_place(shared, record)?;
+        let place = match self.open_place(record) {
+            Err(PointError::Sealed(_)) if self.look_beside(record).boxed().await? => {
+                self.open_place(record)?
+            }
+            place => place?,
+        };
         let root = self
             .fetch_root(&place, record.root, record.root_bytes)
             .await?;
@@ -200,6 +223,8 @@ impl Inner {
         self.check_writers(shared, record, &root).boxed().await?;
         self.join_checkpoint(&root).boxed().await?;
         self.skip_to(shared, &root)?;
+        self.look_at_rules().map_err(|_| PointError::Restless)?;
+        shared.outgoing.notify_one();
         let everything = {
             let core = self.core();
             core.inodes.known().into_iter().map(Notice::Inode)
@@ -218,6 +243,9 @@ impl Inner {
     ) -> Result<(), PointError> {
         let opened = OpenedCheckpoint::new(Arc::clone(self), root.clone());
         let writers = root.heads.iter().map(|link| link.writer);
+        if shared.book().is_some() {
+            return self.check_parts(shared, record, root, &opened).await;
+        }
         let writers: BTreeSet<WriterId> = writers.chain([record.writer]).collect();
         for writer in writers {
             let device = writer.peer;
@@ -262,7 +290,7 @@ impl Inner {
         group.cleanup();
         let mut known = Vec::new();
         for link in &root.heads {
-            let empty = || Feed::new(self.identity.id, link.writer);
+            let empty = || self.new_feed(link.writer);
             let mut feed = feeds.known.get(&link.writer).cloned().unwrap_or_else(empty);
             if link.last > feed.last() {
                 feed.skip_to(link.clone())?;
@@ -278,13 +306,96 @@ impl Inner {
     }
 }
 
-fn open_place(shared: &Shared, record: &Signed<Record>) -> Result<Bytes, PointError> {
-    let refused = || PointError::Sealed(record.writer);
-    let (epoch, tag, text) = wire::decode_canonical::<PlaceWire>(&record.place, PLACE_MAX_BYTES)
-        .map_err(|_| refused())?;
-    let key = shared.share.epochs.get(&epoch).ok_or_else(refused)?;
-    let opened = key.open(&header(record.writer, &record.root.0), &tag, &text);
-    Ok(opened.map_err(|_| refused())?.into())
+impl Inner {
+    fn open_place(&self, record: &Signed<Record>) -> Result<Bytes, PointError> {
+        let refused = || PointError::Sealed(record.writer);
+        let place = SealedPlace::decode(&record.place, PAGE_PLACE_MAX_BYTES).ok_or_else(refused)?;
+        let header = header(record.writer, &record.root.0);
+        let keys = self.keys_of(place.epoch);
+        let mut opened = keys
+            .iter()
+            .filter_map(|key| key.open(&header, &place.tag, &place.text).ok());
+        Ok(opened.next().ok_or_else(refused)?.into())
+    }
+
+    /// What the place of a checkpoint is sealed under.
+    fn place_key(&self, shared: &Shared) -> Option<(u32, EpochKey)> {
+        match shared.book() {
+            Some(book) => {
+                let (epoch, secrets) = book.current.as_ref()?;
+                Some((*epoch, secrets.key.clone()))
+            }
+            None => {
+                let (epoch, key) = shared.share.epochs.last_key_value()?;
+                Some((*epoch, key.clone()))
+            }
+        }
+    }
+
+    /// The same as [`Inner::check_writers`] where revocations are known: whoever made the checkpoint has to be a member
+    /// who may write now; what it merged of others who were revoked since counts.
+    async fn check_parts(
+        self: &Arc<Self>,
+        shared: &Shared,
+        record: &Signed<Record>,
+        root: &Root,
+        opened: &OpenedCheckpoint,
+    ) -> Result<(), PointError> {
+        let writers = root.heads.iter().map(|link| link.writer);
+        let writers: BTreeSet<WriterId> = writers.chain([record.writer]).collect();
+        let mut devices: BTreeSet<PeerId> = writers.iter().map(|writer| writer.peer).collect();
+        devices.remove(&self.writer.peer);
+        let mut late = Vec::new();
+        for device in devices {
+            let is_maker = device == record.writer.peer;
+            let of = record.writer;
+            let writer = writers.iter().find(|writer| writer.peer == device);
+            let writer = *writer.unwrap_or(&of);
+            let mut proofs = Vec::new();
+            let known = self.standing_of(device, &[]).unwrap_or(Part::None);
+            if known != Part::Writer {
+                let key = Key::Member(device);
+                let row = opened
+                    .look(|rows| rows.get(&key.encode()))
+                    .await?
+                    .map(|bytes| decode_row(&key, &bytes));
+                let row = row.transpose().map_err(CheckpointFailure::from)?;
+                let row = row.iter().flat_map(|row| row.iter());
+                proofs.extend(row.filter_map(|sibling| match &sibling.value {
+                    Value::Member(proof) => Some(proof.clone()),
+                    _ => None,
+                }));
+            }
+            let part = self.standing_of(device, &proofs).unwrap_or(Part::None);
+            let now_ms = self.now_ms();
+            let is_said_to_be_out = shared.book().is_some_and(|book| {
+                let read = |proof: &Bytes| book.standing.read_proof(device, proof, now_ms).ok();
+                let shown = proofs.iter().filter_map(read);
+                let ways: Vec<_> = shown
+                    .chain(book.standing.lineages(&device).to_vec())
+                    .collect();
+                book.is_said_to_be_out(&device, &ways)
+            });
+            match part {
+                Part::Writer if is_maker && is_said_to_be_out => {
+                    return Err(PointError::Revoked(of));
+                }
+                Part::Writer => {}
+                Part::Revoked { .. } | Part::Late { .. } if is_maker => {
+                    return Err(PointError::Revoked(of));
+                }
+                Part::Revoked { .. } => {}
+                Part::Late { .. } => late.push(device),
+                Part::None | Part::Reader => return Err(PointError::Writer { of, writer }),
+            }
+        }
+        if let Some(mut book) = shared.book() {
+            for device in late {
+                book.standing.vouch(device);
+            }
+        }
+        Ok(())
+    }
 }
 
 impl crate::vfs::Vfs {
@@ -295,6 +406,16 @@ impl crate::vfs::Vfs {
     /// If it cannot be made, or this device only reads.
     pub async fn make_point(&self) -> Result<Point, PointError> {
         self.0.make_point().await
+    }
+
+    /// Looks at what is beside the checkpoints of records, before any is merged: keys that were handed out to this
+    /// device, and who was revoked. What cannot be fetched is passed over.
+    pub async fn look_beside(&self, records: &[Signed<Record>]) {
+        for record in records {
+            if let Err(error) = self.0.look_beside(record).boxed().await {
+                tracing::debug!(of = ?record.writer, "keys beside a checkpoint: {error}");
+            }
+        }
     }
 
     /// Merges the checkpoint that a record names. False if there is nothing new in it.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::merge::Merged;
+use super::rules::{is_about_members, rights_of};
 use super::{Feeds, Received, Rights, Shared};
 use crate::base::PeerId;
-use crate::feeds::{Feed, FeedError, Held, SealedDelta, Verdict};
+use crate::feeds::{Feed, FeedError, Held, Part, SealedDelta, Verdict};
 use crate::namespace::{Delta, Key, StateError, Value, VersionVector};
 use crate::vfs::errno::Stop;
 use crate::vfs::inner::Inner;
@@ -25,6 +26,20 @@ const DOTS_BEFORE: u64 = 64;
 pub(super) fn before_fork(feed: &Feed) -> Option<u64> {
     let oldest = feed.links().next().filter(|_| feed.fork().is_none())?;
     Some(oldest.first.saturating_sub(1 + DOTS_BEFORE))
+}
+
+/// Why a delta is not taken.
+enum Refused {
+    /// Its feed is cut before it.
+    Cut(u64),
+    /// It, or its writer, is at fault.
+    Fault(String),
+}
+
+impl From<String> for Refused {
+    fn from(why: String) -> Refused {
+        Refused::Fault(why)
+    }
 }
 
 /// What came of a turn.
@@ -106,6 +121,7 @@ impl Inner {
     /// Opens deltas that another peer sent. What does not open is named, and left out.
     fn open_all(&self, from: PeerId, deltas: Vec<Bytes>) -> Vec<(Delta, SealedDelta)> {
         let mut opened = Vec::with_capacity(deltas.len());
+        let mut closed: Vec<SealedDelta> = Vec::new();
         for bytes in deltas {
             let sealed = match SealedDelta::decode(&bytes) {
                 Ok(sealed) => sealed,
@@ -116,15 +132,23 @@ impl Inner {
             };
             match self.open_one(&sealed) {
                 Ok(Some(delta)) => opened.push((delta, sealed)),
-                Ok(None) => tracing::debug!(
-                    writer = ?sealed.link().writer,
-                    epoch = sealed.link().epoch,
-                    "a delta is sealed under a key that this device has not got"
-                ),
+                // What hands out the key may come behind it.
+                Ok(None) => closed.push(sealed),
                 Err(error) => tracing::warn!(
                     from = %from.short(),
                     writer = ?sealed.link().writer,
                     "a delta was refused: {error}"
+                ),
+            }
+        }
+        self.learn_keys(&opened);
+        for sealed in closed {
+            match self.open_one(&sealed) {
+                Ok(Some(delta)) => opened.push((delta, sealed)),
+                _ => tracing::debug!(
+                    writer = ?sealed.link().writer,
+                    epoch = sealed.link().epoch,
+                    "a delta is sealed under a key that this device has not got"
                 ),
             }
         }
@@ -136,9 +160,15 @@ impl Inner {
         if link.volume != self.identity.id {
             return Err(FeedError::OtherVolume);
         }
-        let shared = self.shared();
-        let key = shared.and_then(|shared| shared.share.epochs.get(&link.epoch));
-        key.map(|key| sealed.open(key)).transpose()
+        let mut found = None;
+        for key in self.keys_of(link.epoch) {
+            // Two keys may have one name.
+            match sealed.open(&key) {
+                Ok(delta) => return Ok(Some(delta)),
+                Err(error) => found = Some(error),
+            }
+        }
+        found.map_or(Ok(None), Err)
     }
 
     /// Puts deltas that were opened where they wait, if they are their writers' next ones or may become that.
@@ -146,8 +176,14 @@ impl Inner {
         let Some(shared) = self.shared() else { return };
         let mut feeds = shared.feeds();
         for (delta, sealed) in deltas {
-            if let Err(why) = self.hold(shared, &mut feeds, delta, sealed) {
-                tracing::warn!("a delta was refused: {why}");
+            let writer = delta.writer;
+            match self.hold(shared, &mut feeds, delta, sealed) {
+                Ok(()) => {}
+                Err(Refused::Cut(at)) if self.name_cut(writer) => tracing::warn!(
+                    "{writer:?} was revoked: what it wrote after change {at} is refused from now on"
+                ),
+                Err(Refused::Cut(_)) => {}
+                Err(Refused::Fault(why)) => tracing::warn!("a delta was refused: {why}"),
             }
         }
     }
@@ -158,27 +194,33 @@ impl Inner {
         feeds: &mut Feeds,
         delta: Delta,
         sealed: SealedDelta,
-    ) -> Result<(), String> {
+    ) -> Result<(), Refused> {
         let writer = delta.writer;
         if writer == self.writer {
             // The own feed is here already; what is not was lost, and its numbers may be taken since.
             let own = feeds.known.get(&writer).map_or(0, Feed::last);
             return match delta.first > own {
-                true => Err(format!(
+                true => Err(Refused::Fault(format!(
                     "{writer:?} is this device, which knows nothing of it"
-                )),
+                ))),
                 false => Ok(()),
             };
         }
         let rights = self.rights(shared, feeds, &delta);
         match rights.map_err(|error| error.to_string())? {
             Some(Rights::Write) => {}
-            Some(Rights::Read) => return Err(format!("{writer:?} may only read")),
-            None => return Err(format!("{writer:?} is not known as a member")),
+            Some(Rights::Read) => return Err(format!("{writer:?} may only read").into()),
+            None => return Err(format!("{writer:?} is not known as a member").into()),
         }
-        let volume = self.identity.id;
+        // Whoever remains says with each delta what it had merged of others.
+        if self
+            .standing_of(writer.peer, &[])
+            .is_some_and(|part| part.is_member())
+        {
+            self.vouch(feeds, &delta.draft.context);
+        }
         let feed = feeds.known.entry(writer);
-        let feed = feed.or_insert_with(|| Feed::new(volume, writer));
+        let feed = feed.or_insert_with(|| self.new_feed(writer));
         match feed
             .check(sealed.link())
             .map_err(|error| error.to_string())?
@@ -199,17 +241,20 @@ impl Inner {
             Verdict::Forked(proof) => {
                 let recorded = feed.record_fork(*proof);
                 recorded.map_err(|error| error.to_string())?;
-                Err(format!("{writer:?} forked: two feeds go by its name"))
+                Err(format!("{writer:?} forked: two feeds go by its name").into())
             }
             Verdict::Branch => {
                 if let Some(after) = before_fork(feed) {
                     feeds.doubted.insert(writer, after);
                 }
-                Err(format!(
-                    "{writer:?} goes on from another delta than is here"
-                ))
+                Err(format!("{writer:?} goes on from another delta than is here").into())
             }
-            Verdict::Cut { at } => Err(format!("the feed of {writer:?} ends at {at}")),
+            Verdict::Cut { at } if feed.fork().is_none() => {
+                let known = feeds.refused.entry(writer).or_insert(0);
+                *known = delta.last().max(*known);
+                Err(Refused::Cut(at))
+            }
+            Verdict::Cut { at } => Err(format!("the feed of {writer:?} ends at {at}").into()),
         }
     }
 
@@ -242,6 +287,13 @@ impl Inner {
                     proofs.push(proof.clone());
                 }
             }
+        }
+        if let Some(part) = self.standing_of(device, &proofs) {
+            let rights = rights_of(part);
+            if part == Part::Writer {
+                feeds.members.insert(device, Rights::Write);
+            }
+            return Ok(rights);
         }
         let mut found = None;
         for proof in proofs {
@@ -297,6 +349,12 @@ impl Inner {
                         }
                     }
                     turn.merged += 1;
+                    let mut writes = delta.draft.writes.iter();
+                    if writes.any(|write| is_about_members(&write.key))
+                        && self.look_at_rules_with(&mut feeds, &core).is_err()
+                    {
+                        tracing::error!("rows about members cannot be read");
+                    }
                 }
                 Ok(Merged::Not(why)) => tracing::warn!("a delta of {:?}: {why}", delta.writer),
                 Err(stop) => {

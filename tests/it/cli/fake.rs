@@ -13,8 +13,9 @@ use cairnfs::admin::types::{
     GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind,
     LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest,
     PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
-    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest,
-    VolumeOpen, VolumeOpened, VolumeRemove, VolumeShare, VolumeTicketRequest, VolumeUsage,
+    VolumeCreate, VolumeEnd, VolumeInfo, VolumeInvited, VolumeMemberInfo, VolumeMembers,
+    VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked,
+    VolumeShare, VolumeTicketInfo, VolumeTicketRequest, VolumeUsage,
 };
 use cairnfs::admin::{
     AdminError, AdminServer, Answer, Backend, ByteStream, DirLock, Download, ItemStream, serve,
@@ -320,6 +321,7 @@ impl Backend for Fake {
                 role: role.to_owned(),
                 owner: "12D3KooWother".to_owned(),
                 awaited: true,
+                revoked: None,
             }),
             ..VolumeInfo::default()
         };
@@ -357,6 +359,7 @@ impl Backend for Fake {
             role: role.to_owned(),
             invited_by: invited_by.map(ToOwned::to_owned),
             own: peer == "12D3KooWfake",
+            revoked: None,
         };
         let mut members = vec![
             member("12D3KooWother", "owner", None),
@@ -366,9 +369,39 @@ impl Backend for Fake {
         if request.name == "alone" {
             members.truncate(1);
         }
+        let mut tickets = Vec::new();
+        if request.name != "alone" {
+            let mut gone = member("12D3KooWgone", "writer", Some("12D3KooWother"));
+            gone.revoked = Some(VolumeEnd {
+                by: "12D3KooWother".to_owned(),
+                at_ms: 1_700_000_000_000,
+                refused: 3,
+            });
+            members.push(gone);
+            tickets.push(VolumeTicketInfo {
+                id: "0badcafe".to_owned(),
+                by: "12D3KooWfake".to_owned(),
+                read_only: true,
+                expires_ms: 1_700_000_000_000,
+            });
+        }
         ready(VolumeMembers {
             name: request.name,
             members,
+            tickets,
+        })
+    }
+
+    fn volume_revoke(&self, request: VolumeRevoke) -> Answer<'_, VolumeRevoked> {
+        if let Some(refusal) = self.refusal.lock().unwrap().take() {
+            return async { Err(refusal) }.boxed();
+        }
+        ready(VolumeRevoked {
+            is_ticket: !request.member.starts_with("12D3"),
+            name: request.name,
+            member: request.member,
+            stay: vec!["12D3KooWthird".to_owned()],
+            handed: 2,
         })
     }
 

@@ -120,9 +120,27 @@ fn volumes_are_shared_opened_and_their_members_shown() {
     assert!(shown.contains("nothing of its tree is here yet"), "{shown}");
     let members = text(&ask(&["members", "photos"], 0).stdout);
     assert!(members.contains("12D3KooWother  own\u{20}"), "{members}");
-    assert!(members.contains("12D3KooWfake   write (this peer)  12D3KooWother"));
+    assert!(
+        members.contains("12D3KooWfake   write (this peer) "),
+        "{members}"
+    );
+    let gone =
+        "nothing: revoked by 12D3KooWother on 2023-11-14 22:13 UTC; 3 later changes are refused";
+    assert!(members.contains(gone), "{members}");
+    assert!(members.contains("0badcafe"), "{members}");
     assert!(members.contains("12D3KooWthird  read "), "{members}");
     assert_eq!(document(&["members", "x"])["members"][1]["own"], true);
+    let revoked = ask(&["revoke", "photos", "12D3KooWgone"], 0);
+    let told = text(&revoked.stderr);
+    assert!(revoked.stdout.is_empty() && told.contains("has no part in `photos` any more"));
+    assert!(told.contains("stays a member: 12D3KooWthird"), "{told}");
+    let ended = text(&ask(&["revoke", "photos", "0badcafe"], 0).stderr);
+    assert!(
+        ended.contains("Nobody joins `photos` by that ticket"),
+        "{ended}"
+    );
+    assert_eq!(document(&["revoke", "x", "0badcafe"])["is_ticket"], true);
+    ask(&["revoke", "photos"], 2);
     let alone = ask(&["members", "alone"], 0);
     assert!(text(&alone.stderr).contains("cairn volume ticket alone"));
     // What else is told of a shared volume.

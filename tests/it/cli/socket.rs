@@ -244,6 +244,7 @@ impl Backend for NeverReads {
         volume_open(cairnfs::admin::types::VolumeOpen) -> cairnfs::admin::types::VolumeOpened;
         volume_members(cairnfs::admin::types::VolumeMembersRequest) -> cairnfs::admin::types::VolumeMembers;
         volume_voters(cairnfs::admin::types::VolumeVotersRequest) -> cairnfs::admin::types::VolumeVoters;
+        volume_revoke(cairnfs::admin::types::VolumeRevoke) -> cairnfs::admin::types::VolumeRevoked;
         mount(cairnfs::admin::types::MountRequest) -> cairnfs::admin::types::Mounted;
         umount(cairnfs::admin::types::UmountRequest) -> cairnfs::admin::types::Mounted;
         sync(cairnfs::admin::types::SyncRequest) -> cairnfs::admin::ItemStream<cairnfs::admin::types::SyncProgress>;

@@ -3,7 +3,7 @@
 use cairnfs::base::VolumeId;
 use cairnfs::crypto::SigningKey;
 use cairnfs::feeds::{
-    Announced, Cut, Feed, FeedError, ForkProof, Promises, Revocation, SealedDelta, Signed, Verdict,
+    Announced, Cut, Feed, FeedError, ForkProof, Promises, SealedDelta, Signed, Verdict,
 };
 
 use super::support::{VOLUME, delta, device, epoch_key, feed, head, seal, writer};
@@ -195,7 +195,7 @@ fn a_peer_is_held_to_what_it_announced() {
 }
 
 #[test]
-fn a_revoked_device_is_cut_where_the_last_of_the_others_had_it() {
+fn the_feed_of_a_revoked_device_ends_where_others_say_and_that_only_moves_on() {
     let deltas = feed(1, 6, 9);
     let device_of = |tag: u8| device(tag).peer();
     let cut = |tag: u8, upto: usize, key: &SigningKey| {
@@ -208,23 +208,19 @@ fn a_revoked_device_is_cut_where_the_last_of_the_others_had_it() {
         Signed::sign(cut, key)
     };
     assert!(cut(2, 3, &device(3)).is_err(), "in another's name");
-    let mut revocation = Revocation::new(VOLUME, device_of(1));
-    assert_eq!(revocation.end(0), (0, None));
     let two = cut(2, 3, &device(2)).unwrap();
-    let two = Signed::<Cut>::decode(&two.encode()).unwrap();
-    assert!(revocation.add(two.clone()).unwrap());
-    assert!(!revocation.add(two).unwrap());
-    assert_eq!(revocation.end(0), (3, Some(deltas[2].hash())));
-    let members = [1, 2, 3].map(device_of);
-    assert_eq!(revocation.awaited(&members), [device_of(3)]);
-    assert!(revocation.add(cut(3, 5, &device(3)).unwrap()).unwrap());
-    // The first word stands.
-    assert!(!revocation.add(cut(3, 6, &device(3)).unwrap()).unwrap());
-    assert_eq!(revocation.end(0).0, 5);
-    assert_eq!(revocation.end(1), (0, None), "a life that nobody knew");
-    assert!(revocation.awaited(&members).is_empty());
+    assert_eq!(Signed::<Cut>::decode(&two.encode()).unwrap(), two);
     let mut known = taken(&deltas[..3]);
-    known.revoke_at(revocation.end(0).0);
+    assert_eq!(known.revoked_at(), None);
+    known.vouch(9);
+    assert_eq!(known.revoked_at(), None, "nobody was revoked");
+    known.revoke_at(3);
+    assert_eq!(
+        known.check(deltas[3].link()).unwrap(),
+        Verdict::Cut { at: 3 }
+    );
+    known.vouch(5);
+    known.vouch(4);
     known.advance(deltas[3].link().clone()).unwrap();
     known.advance(deltas[4].link().clone()).unwrap();
     assert_eq!(
@@ -245,4 +241,6 @@ fn a_revoked_device_is_cut_where_the_last_of_the_others_had_it() {
         known.check(again.link()).unwrap(),
         Verdict::Gap { after: 5 }
     );
+    known.readmit();
+    assert_eq!(known.check(deltas[5].link()).unwrap(), Verdict::Next);
 }

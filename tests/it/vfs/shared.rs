@@ -1,7 +1,9 @@
 //! Several members who write one volume.
 
+mod club;
 mod conflicts;
 mod random;
+mod revoked;
 pub mod team;
 
 use cairnfs::vfs::Rights;

@@ -173,6 +173,66 @@ fn changes_that_fill_a_group_leave_those_behind_them_alone() {
     });
 }
 
+/// What a small file had is in its row; when it grows, a crash at any moment leaves at least that.
+#[test]
+fn a_file_that_grows_keeps_what_it_had_at_every_moment() {
+    for ms in (0..3000).step_by(150) {
+        block_on(async {
+            let options = ClusterOptions {
+                peers: 1,
+                quota_bytes: 256 << 20,
+                limits: Limits::default(),
+                ..ClusterOptions::default()
+            };
+            let mut twin = Twin::with(options, "4+2", ms).await;
+            let ino = make(&twin, "file", &[7; 200]).await;
+            close(&twin, ino).await;
+            twin.vfs().sync().await.unwrap();
+            let ino = Hand(twin.vfs()).open("file").await.unwrap();
+            for at in 0..12u64 {
+                write(&twin, ino, 200 + (at << 20), &vec![8; 1 << 20]).await;
+            }
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            // Another file's sync writes down what the journal was told of this one.
+            let other = make(&twin, "other", b"x").await;
+            close(&twin, other).await;
+            Hand(twin.vfs()).fsync("other").await.unwrap();
+            twin.crash().await;
+            let found = content(&twin, "file").await;
+            assert!(
+                found.starts_with(&[7; 200]),
+                "after {ms} ms: {:?}",
+                &found[..8]
+            );
+        });
+    }
+}
+
+/// One write over more pieces than a group of the journal takes.
+#[test]
+fn a_large_write_over_very_many_small_ones_is_synced() {
+    block_on(async {
+        let options = ClusterOptions {
+            peers: 1,
+            quota_bytes: 256 << 20,
+            limits: Limits::default(),
+            ..ClusterOptions::default()
+        };
+        let mut twin = Twin::with(options, "4+2", 8).await;
+        let ino = make(&twin, "file", b"").await;
+        for at in 0..30_000u64 {
+            write(&twin, ino, 128 * at, &[1; 100]).await;
+        }
+        Hand(twin.vfs()).fsync("file").await.unwrap();
+        for at in 0..4u64 {
+            write(&twin, ino, at << 20, &vec![2; 1 << 20]).await;
+        }
+        assert_eq!(Hand(twin.vfs()).fsync("file").await, Ok(()));
+        twin.crash().await;
+        assert!(content(&twin, "file").await == vec![2; 4 << 20]);
+    });
+}
+
 #[test]
 fn writes_of_all_sizes_that_are_synced_now_and_then_stay() {
     for seed in 0..scaled(4) as u64 {

@@ -1,0 +1,399 @@
+//! Who has part in a volume, and its keys, as an open volume knows them: what its rows say, what other members' deltas
+//! show besides, and what this device could open of the keys that were handed out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::VolumeShare;
+use crate::base::PeerId;
+use crate::base::limits::RULINGS_HEARD_MAX;
+use crate::crypto::sign::SigningKey;
+use crate::crypto::wrap::epoch_number;
+use crate::crypto::{ConvergenceSecret, EpochKey, EpochSecrets};
+use crate::feeds::{
+    Lineage, Part, Revocation, Rotation, Ruling, RulingKind, Signed, Standing, Subject,
+};
+use crate::namespace::WriterId;
+
+/// Keys that this device keeps at most: of a volume in good order a few.
+const KEYS_MAX: usize = 4096;
+
+/// What follows from the rules of a volume of which revocations are known.
+#[derive(Debug, Clone)]
+pub struct ShareRules {
+    /// The device that made the volume.
+    pub owner: PeerId,
+    /// The one-time key of the ticket by which this device came: keys may be handed out to its holder.
+    pub ticket: Option<SigningKey>,
+}
+
+/// The keys of a volume, for whoever keeps them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeKeys {
+    /// All keys with the names of their epochs, ascending.
+    pub epochs: Vec<(u32, EpochKey)>,
+    /// What new blocks are sealed under; none if this device is not told.
+    pub secret: Option<ConvergenceSecret>,
+}
+
+/// See the module.
+pub(super) struct Book {
+    pub(super) standing: Standing,
+    /// Rows that were looked at, with in whose feeds they came.
+    seen: BTreeMap<(u8, [u8; 32]), usize>,
+    /// Proofs that were looked at.
+    proofs: BTreeSet<[u8; 32]>,
+    /// Keys that open something: also such as anybody may have handed to this device. Two may have one name.
+    ring: BTreeMap<u32, Vec<EpochKey>>,
+    /// Keys with which this device came, or that a document hands to it that is a row: those that count, ascending; by
+    /// key too, since two may have one name.
+    known: BTreeMap<(u32, [u8; 32]), EpochSecrets>,
+    /// What a document that is a row hands to this device.
+    opened: BTreeMap<[u8; 32], (u32, EpochSecrets)>,
+    /// Documents that somebody said of members and that are rows.
+    said: BTreeMap<PeerId, usize>,
+    /// When it was last looked what is to be said, and how much had been learned by then.
+    pub(super) kept: Option<(u64, Instant)>,
+    /// What new data is sealed under.
+    pub(super) current: Option<(u32, EpochSecrets)>,
+    /// Since when there has been nothing to seal under, or somebody lacks it.
+    pub(super) stuck_since: Option<Instant>,
+    pub(super) lacking_since: Option<Instant>,
+    /// What was found beside checkpoints, before it is a row here.
+    heard: Vec<Revocation>,
+    pub(super) pages: BTreeSet<[u8; 32]>,
+    /// Feeds of which it was said that they are cut.
+    pub(super) named: BTreeSet<WriterId>,
+    device: SigningKey,
+    ticket: Option<SigningKey>,
+}
+
+impl Book {
+    pub(super) fn new(
+        share: &VolumeShare,
+        rules: &ShareRules,
+        volume: crate::base::VolumeId,
+        secret: &ConvergenceSecret,
+    ) -> Book {
+        let last = share.epochs.last_key_value().map(|(epoch, _)| *epoch);
+        let mut ring: BTreeMap<u32, Vec<EpochKey>> = BTreeMap::new();
+        let mut known = BTreeMap::new();
+        for (epoch, key) in &share.epochs {
+            ring.entry(*epoch).or_default().push(key.clone());
+            let knows = Some(*epoch) == last && !share.read_only;
+            let secrets = EpochSecrets {
+                key: key.clone(),
+                secret: knows.then(|| secret.clone()),
+            };
+            known.insert((*epoch, *key.secret()), secrets);
+        }
+        let mut book = Book {
+            standing: Standing::new(volume, rules.owner),
+            seen: BTreeMap::new(),
+            proofs: BTreeSet::new(),
+            ring,
+            known,
+            opened: BTreeMap::new(),
+            said: BTreeMap::new(),
+            kept: None,
+            current: None,
+            stuck_since: None,
+            lacking_since: None,
+            heard: Vec::new(),
+            pages: BTreeSet::new(),
+            named: BTreeSet::new(),
+            device: share.device.clone(),
+            ticket: rules.ticket.clone(),
+        };
+        // What it is itself it knows, also before that is a row.
+        if let Ok(way) = book
+            .standing
+            .read_proof(share.device.peer(), &share.proof, u64::MAX)
+        {
+            book.standing.add_lineage(&way);
+        }
+        book.choose();
+        book
+    }
+
+    /// A proof that is a row. Whether it is one that was not known.
+    pub(super) fn add_proof(&mut self, device: PeerId, proof: &[u8], now_ms: u64) -> bool {
+        if !self.proofs.insert(*blake3::hash(proof).as_bytes()) {
+            return false;
+        }
+        match self.standing.read_proof(device, proof, now_ms) {
+            Ok(lineage) => {
+                self.standing.add_lineage(&lineage);
+                true
+            }
+            Err(why) => {
+                tracing::warn!(device = %device.short(), "no proof of membership: {why}");
+                false
+            }
+        }
+    }
+
+    /// A document that is a row, which came in the feeds of `authors`. Whether anything may follow from it that did
+    /// not before.
+    pub(super) fn add_row(
+        &mut self,
+        volume: crate::base::VolumeId,
+        (kind, bytes): (u8, &Bytes),
+        authors: &[PeerId],
+        now_ms: u64,
+    ) -> bool {
+        let name = crate::namespace::key::ruling_name(bytes);
+        let before = self.seen.insert((kind, name), authors.len());
+        if before.is_some_and(|before| before >= authors.len()) {
+            return false;
+        }
+        match Ruling::decode(volume, kind, bytes) {
+            Ok(ruling) => self.add(authors, &ruling, now_ms),
+            Err(why) => {
+                tracing::warn!("a document about members was passed over: {why}");
+                false
+            }
+        }
+    }
+
+    /// Whether a proof is a row.
+    pub(super) fn has_proof(&self, proof: &[u8]) -> bool {
+        self.proofs.contains(blake3::hash(proof).as_bytes())
+    }
+
+    /// Whether a document is a row.
+    pub(super) fn has_row(&self, ruling: &Ruling) -> bool {
+        let name = crate::namespace::key::ruling_name(&ruling.encode());
+        self.seen.contains_key(&(ruling.kind() as u8, name))
+    }
+
+    pub(super) fn add(&mut self, authors: &[PeerId], ruling: &Ruling, now_ms: u64) -> bool {
+        let by = match ruling {
+            Ruling::Cut(cut) => Some(cut.by),
+            Ruling::Heirs(heirs) => Some(heirs.by),
+            Ruling::Issued(issued) => issued.invitation.read().ok().map(|made| made.inviter),
+            // In the feed of whoever signed it: so by somebody who may write.
+            Ruling::Rotation(rotation) if authors.contains(&rotation.by) => {
+                self.open_row(rotation);
+                None
+            }
+            Ruling::Rotation(rotation) => {
+                self.open(rotation);
+                None
+            }
+            Ruling::Revocation(_) => None,
+        };
+        if let Some(by) = by {
+            *self.said.entry(by).or_insert(0) += 1;
+        }
+        self.standing.add(authors, ruling, now_ms)
+    }
+
+    /// How many documents somebody said that are rows.
+    pub(super) fn said_by(&self, device: &PeerId) -> usize {
+        self.said.get(device).copied().unwrap_or(0)
+    }
+
+    fn unwrap(&self, rotation: &Rotation) -> Option<EpochSecrets> {
+        let by_ticket = || self.ticket.as_ref().and_then(|own| rotation.open(own));
+        let opened = rotation.open(&self.device);
+        match &opened {
+            // As a member it may be told more than by its ticket, or less.
+            Some(EpochSecrets {
+                secret: Some(_), ..
+            }) => opened,
+            _ => by_ticket().or(opened),
+        }
+    }
+
+    /// Keeps what a document that is a row hands to this device.
+    fn open_row(&mut self, rotation: &Signed<Rotation>) {
+        let Some(secrets) = self.unwrap(rotation) else {
+            return;
+        };
+        self.keep(rotation.epoch, &secrets.key);
+        let name = *blake3::hash(rotation.body()).as_bytes();
+        let place = (rotation.epoch, *secrets.key.secret());
+        let known = self.known.entry(place).or_insert_with(|| secrets.clone());
+        if known.secret.is_none() {
+            known.secret.clone_from(&secrets.secret);
+        }
+        self.opened.insert(name, (rotation.epoch, secrets));
+    }
+
+    /// Keeps a key that a document hands to this device, whoever made that: it opens, and nothing is sealed under it
+    /// before that is a row. Whether it is new.
+    pub(super) fn open(&mut self, rotation: &Rotation) -> bool {
+        let found = self.unwrap(rotation);
+        found.is_some_and(|secrets| self.keep(rotation.epoch, &secrets.key))
+    }
+
+    /// Whether that was new.
+    fn keep(&mut self, epoch: u32, key: &EpochKey) -> bool {
+        let count: usize = self.ring.values().map(Vec::len).sum();
+        let known = self.ring.entry(epoch).or_default();
+        let is_new = !known.contains(key) && count < KEYS_MAX;
+        if is_new {
+            known.push(key.clone());
+        }
+        is_new
+    }
+
+    /// Keys of a name.
+    pub(super) fn keys(&self, epoch: u32) -> impl Iterator<Item = &EpochKey> {
+        self.ring.get(&epoch).into_iter().flatten()
+    }
+
+    /// Chooses what new data is sealed under: of what was handed out by members to nobody who was revoked the greatest;
+    /// where nobody was revoked, of all. Whether that is another one than before.
+    pub(super) fn choose(&mut self) -> bool {
+        let rotations = self.standing.rotations().iter();
+        let safe = rotations.filter(|rotation| self.standing.is_safe(rotation));
+        let mut names = BTreeSet::new();
+        let mut places = BTreeSet::new();
+        for rotation in safe {
+            names.insert(rotation.epoch);
+            let opened = self.opened.get(blake3::hash(rotation.body()).as_bytes());
+            places.extend(opened.map(|(epoch, secrets)| (*epoch, *secrets.key.secret())));
+        }
+        let is_anybody_out = !self.standing.revoked().is_empty();
+        let from_rows: BTreeSet<_> = self
+            .opened
+            .values()
+            .map(|(epoch, secrets)| (*epoch, *secrets.key.secret()))
+            .collect();
+        let counts = |place: &(u32, [u8; 32])| {
+            // With what it came it came from a member whom it trusts.
+            let came_with = !from_rows.contains(place);
+            places.contains(place) || came_with && (!is_anybody_out || names.contains(&place.0))
+        };
+        let mut known = self.known.iter().rev();
+        let chosen = known.find(|(place, _)| counts(place));
+        let chosen = chosen.map(|((epoch, _), secrets)| (*epoch, secrets.clone()));
+        let is_another = chosen != self.current;
+        if chosen.is_some() {
+            self.stuck_since = None;
+        } else {
+            self.stuck_since.get_or_insert_with(Instant::now);
+        }
+        self.current = chosen;
+        is_another
+    }
+
+    /// What a delta is sealed under that hands out the keys `brings`: those that get them cannot have them yet.
+    /// `before`: what the delta before it was sealed under.
+    pub(super) fn before(
+        &self,
+        brings: &BTreeSet<u32>,
+        before: Option<u32>,
+    ) -> Option<(u32, EpochKey)> {
+        let others = self.known.iter().rev();
+        let mut others = others.filter(|((epoch, _), _)| !brings.contains(epoch));
+        let same = others
+            .clone()
+            .find(|((epoch, _), _)| Some(*epoch) == before);
+        let ((epoch, _), secrets) = same.or_else(|| others.next())?;
+        Some((*epoch, secrets.key.clone()))
+    }
+
+    /// A number for the next epoch.
+    pub(super) fn next_number(&self) -> u16 {
+        let names = self.known.keys().map(|(epoch, _)| *epoch);
+        let handed = self.standing.rotations().iter();
+        let names = names.chain(handed.map(|rotation| rotation.epoch));
+        names.map(epoch_number).max().unwrap_or(0).saturating_add(1)
+    }
+
+    /// For whoever keeps them.
+    pub(super) fn volume_keys(&self) -> VolumeKeys {
+        let all = self.known.iter();
+        let all = all.map(|((epoch, _), secrets)| (*epoch, secrets.key.clone()));
+        let current = self.current.as_ref();
+        VolumeKeys {
+            epochs: all.collect(),
+            secret: current.and_then(|(_, secrets)| secrets.secret.clone()),
+        }
+    }
+
+    /// What part a device has, also by proofs that it brings itself.
+    pub(super) fn part(&self, device: PeerId, proofs: &[Bytes], now_ms: u64) -> Part {
+        let known = self.standing.part(&device);
+        if known == Part::Writer {
+            return known;
+        }
+        let read = |proof: &Bytes| self.standing.read_proof(device, proof, now_ms).ok();
+        let more: Vec<Lineage> = proofs.iter().filter_map(read).collect();
+        self.standing.part_with(&device, &more)
+    }
+
+    /// Documents were found beside a checkpoint: keys are kept, revocations remembered. Whether a key is new.
+    pub(super) fn hear(&mut self, rulings: Vec<Ruling>) -> bool {
+        let mut found = false;
+        for ruling in rulings {
+            match ruling {
+                Ruling::Rotation(rotation) => found |= self.open(&rotation),
+                Ruling::Revocation(revocation) => self.hear_revocation(revocation),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    fn hear_revocation(&mut self, revocation: Signed<Revocation>) {
+        let is_known = self.heard.iter().any(|heard| heard == revocation.record());
+        if !is_known && self.heard.len() < RULINGS_HEARD_MAX {
+            self.heard.push(revocation.record().clone());
+        }
+    }
+
+    /// Whether somebody who may says that a device is revoked, though that is no row here yet: somebody who stands above
+    /// it on all of these ways, and of whom nobody says the same.
+    pub(super) fn is_said_to_be_out(&self, device: &PeerId, ways: &[Lineage]) -> bool {
+        let owner = self.standing.owner();
+        let is_above = |by: &PeerId, way: &Lineage| {
+            let before = way.iter().take_while(|step| step.device != *device);
+            let mut before = before.filter(|step| !step.read_only);
+            before.any(|step| step.device == *by)
+        };
+        let mut about = self.heard_about(device);
+        about.any(|by| {
+            let is_doubtful = matches!(
+                self.standing.part(&by),
+                Part::Late { .. } | Part::Revoked { .. }
+            ) || self.heard_about(&by).next().is_some();
+            let all_above = !ways.is_empty() && ways.iter().all(|way| is_above(&by, way));
+            by == owner || !is_doubtful && all_above
+        })
+    }
+
+    fn heard_about(&self, device: &PeerId) -> impl Iterator<Item = PeerId> {
+        let subject = Subject::Device(*device);
+        let is_owner = *device == self.standing.owner();
+        let heard = self.heard.iter();
+        let about = heard.filter(move |heard| heard.subject == subject && !is_owner);
+        about.map(|heard| heard.by)
+    }
+
+    /// Documents that whoever was away needs: revocations, and keys, the newest first.
+    pub(super) fn page(
+        &self,
+        rows: Vec<(u8, Bytes)>,
+        volume: crate::base::VolumeId,
+    ) -> Vec<Ruling> {
+        let wanted = [RulingKind::Revocation as u8, RulingKind::Rotation as u8];
+        let rows = rows.into_iter().filter(|(kind, _)| wanted.contains(kind));
+        let read = rows.filter_map(|(kind, bytes)| Ruling::decode(volume, kind, &bytes).ok());
+        let mut rulings: Vec<Ruling> = read.collect();
+        rulings.sort_by_key(|ruling| match ruling {
+            Ruling::Rotation(rotation) => (1, u32::MAX - rotation.epoch),
+            _ => (0, 0),
+        });
+        rulings
+    }
+}
+
+#[cfg(test)]
+#[path = "book_tests.rs"]
+mod tests;
