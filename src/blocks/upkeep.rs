@@ -8,7 +8,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::Blocks;
 use super::peers::Work;
-use crate::base::{BlockId, Clock, EcProfile, Group, IndexSet, PeerId};
+use crate::base::{BlockId, Clock, Group, IndexSet, PeerId};
 use crate::erasure::VerifiedShard;
 use crate::net::{NetError, Reach, Request, Response};
 
@@ -75,6 +75,16 @@ impl Blocks {
         timeout: Duration,
     ) -> Result<Response, NetError> {
         self.ask(to, Request::Upkeep { body }, timeout).await
+    }
+
+    /// Whether somebody waits for a block or a part of one now.
+    pub fn has_readers(&self) -> bool {
+        self.shared.has_flights()
+    }
+
+    /// A peer did not take a shard for lack of room: it is left alone for a while.
+    pub fn note_full(&self, peer: &PeerId) {
+        self.stats.is_full(peer);
     }
 
     /// The wall clock in use.
@@ -190,19 +200,5 @@ impl Blocks {
     ) -> Result<Vec<VerifiedShard>, crate::erasure::StripeError> {
         let work = move || crate::erasure::rebuild(&shards, wanted);
         self.pools.cpu.run(work).await
-    }
-
-    /// What a stripe of this profile survives when its shards lie so.
-    pub fn survives(held: &[(PeerId, IndexSet)], profile: EcProfile) -> Option<usize> {
-        let mut seen = IndexSet::EMPTY;
-        let all = IndexSet::first(profile.total_shards());
-        let counts = held.iter().map(|(peer, held)| {
-            // A shard that several peers hold counts for the first only.
-            let fresh = IndexSet(held.0 & all.0).minus(seen);
-            seen = seen.union(fresh);
-            (*peer, fresh.len())
-        });
-        let counts: Vec<_> = counts.collect();
-        crate::placement::survives(counts, profile.data_shards())
     }
 }
