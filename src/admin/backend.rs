@@ -13,10 +13,10 @@ use super::transfer::{frames_of, into_file};
 use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
-    Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
+    Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs,
     SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
     VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
-    VolumeTicketRequest,
+    VolumeTicketRequest, WorkerChange, WorkerStatus,
 };
 
 /// Bytes of a body, in pieces of any size. It ends with an error if its other end broke off.
@@ -46,6 +46,10 @@ pub trait Backend: Send + Sync + 'static {
     fn quota(&self) -> Answer<'_, QuotaInfo>;
     /// Changes the quota, at once and for later starts.
     fn set_quota(&self, request: SetQuota) -> Answer<'_, QuotaInfo>;
+    /// Has a background job rest or go on; all jobs afterwards.
+    fn set_worker(&self, request: WorkerChange) -> Answer<'_, Vec<WorkerStatus>>;
+    /// What this peer is going to repair.
+    fn repairs(&self) -> Answer<'_, Repairs>;
     /// Makes a ticket; the first one founds the network if there is none.
     fn invite(&self, request: InviteRequest) -> Answer<'_, Invited>;
     /// Joins the network of a ticket.

@@ -1,11 +1,13 @@
 //! The JSON of the control API. Fields are only ever added.
 
+mod upkeep;
 mod volumes;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::AdminError;
 
+pub use upkeep::{HealthInfo, RepairInfo, Repairs, WorkerChange};
 pub use volumes::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, HexPath,
     MountRequest, Mounted, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
@@ -61,6 +63,9 @@ pub struct Status {
     /// Whether it would serve a mount. One that ends with a command, or is about to end, does not.
     #[serde(default)]
     pub serves_mounts: bool,
+    /// How well everything is kept; none: the peer is of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthInfo>,
 }
 
 /// What look-ups in the DHT cost, all together.
@@ -85,6 +90,9 @@ pub struct WorkerStatus {
     pub name: String,
     /// What it is doing.
     pub status: String,
+    /// Whether somebody has it rest.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// `cairn quota`

@@ -102,6 +102,15 @@ keys! {
     mount.conflict, "list of { glob, keep }, the first glob that matches counts",
         "What becomes of a file that two machines changed at the same time. { glob = \"*.log\", keep = \"newest\" } lets the older content go; \"keep-both\", as where no glob matches, makes it a file beside the other. A glob with `/` is compared with the path in the volume, one without with the name.";
 
+    repair.suspect, "duration, more than 0, at most repair.dead",
+        "How long a peer may be away before `cairn status` counts what it holds as away. It is read around at once.";
+    repair.dead, "duration, more than 0",
+        "How long a peer may be away before what it holds is made anew elsewhere. Only time during which this peer runs counts.";
+    repair.rate, "size per second, 0 for none",
+        "Most bytes that repairs read or move in a second; less while somebody reads.";
+    repair.scrub, "duration, more than 0",
+        "Every shard on this disk is read again once in this time, at 64 KiB per second or more; a damaged one is taken out and made anew.";
+
     cache.memory, "size, at least 16 MiB",
         "Most memory for data that was read lately and may be read again.";
     cache.disk, "size, 0 for none",
@@ -126,6 +135,10 @@ const TABLES: &[(&str, &str)] = &[
     ("put", "How new data is stored."),
     ("fetch", "How data is read."),
     ("mount", "How mounted volumes behave."),
+    (
+        "repair",
+        "What becomes of what peers that are gone or bad disks held.",
+    ),
     ("cache", "What it keeps of data that was read."),
     ("limits", "Bounds on this process."),
     ("log", "What it tells."),
