@@ -7,7 +7,7 @@
 mod absence;
 mod carry;
 mod health;
-mod message;
+pub(crate) mod message;
 mod pattern;
 pub mod plan;
 mod proof;

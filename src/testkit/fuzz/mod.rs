@@ -13,6 +13,7 @@ mod seeds;
 mod store;
 mod stored;
 mod text;
+mod upkeep;
 mod volume;
 mod wire;
 
@@ -68,6 +69,8 @@ targets! {
     feeds::checkpoint_page,
     checkpoint::page_place,
     checkpoint::kept_checkpoint,
+    upkeep::upkeep_ask,
+    upkeep::upkeep_say,
     store::segment,
     store::version_file,
     volume::journal,
