@@ -13,7 +13,7 @@ use crate::base::{BlockId, Class, Classify, ClaimId, IndexSet, PeerId};
 use crate::blocks::Blocks;
 use crate::erasure::VerifiedShard;
 use crate::net::{Refusal, Response};
-use crate::store::{KEEPERS_MAX, Keeper};
+use crate::store::{KEEPERS_MAX, Keeper, StoreError};
 
 /// What came of some repairs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,20 +45,27 @@ pub(super) async fn carry(
     blocks: &Blocks,
     options: &RepairOptions,
     tasks: Vec<Rebuild>,
-) -> Carried {
+) -> (Carried, Vec<(BlockId, PeerId)>) {
     let keepers = keepers(blocks, &tasks).await;
     let mut under_way: FuturesUnordered<_> = tasks
         .iter()
         .map(|task| {
             let keepers = keepers.get(&task.block).cloned().unwrap_or_default();
-            rebuild(blocks, options, task, keepers)
+            async move {
+                let mut refused = Vec::new();
+                let one = rebuild(blocks, options, task, keepers, &mut refused).await;
+                (one, task.block, refused)
+            }
         })
         .collect();
     let mut carried = Carried::default();
-    while let Some(one) = under_way.next().await {
+    let mut refusals = Vec::new();
+    while let Some((one, block, refused)) = under_way.next().await {
         carried.add(one);
+        refusals.extend(refused.into_iter().map(|peer| (block, peer)));
     }
-    carried
+    drop(under_way);
+    (carried, refusals)
 }
 
 /// The claims on these blocks, as all of their holders know them.
@@ -115,6 +122,7 @@ async fn rebuild(
     options: &RepairOptions,
     task: &Rebuild,
     keepers: Vec<Keeper>,
+    refused: &mut Vec<PeerId>,
 ) -> Carried {
     let mut carried = Carried::default();
     // Given up since it was planned.
@@ -146,37 +154,50 @@ async fn rebuild(
         let Some((_, target)) = target else { continue };
         let bytes = shard.data().len() as u64;
         match place(blocks, options, shard, *target, &keepers).await {
-            true => {
+            Placed::Done => {
                 carried.made += 1;
                 carried.made_bytes += bytes;
                 if *target != blocks.net().own() {
                     carried.moved_bytes += bytes;
                 }
             }
-            false => carried.failed += 1,
+            Placed::Refused => {
+                carried.failed += 1;
+                refused.push(*target);
+            }
+            Placed::Failed => carried.failed += 1,
         }
     }
     carried
 }
 
-/// Makes a shard durable at a peer; whether it is.
+/// What came of handing a shard on.
+enum Placed {
+    Done,
+    /// There everything that keeps the block was given up.
+    Refused,
+    Failed,
+}
+
+/// Makes a shard durable at a peer.
 async fn place(
     blocks: &Blocks,
     options: &RepairOptions,
     shard: VerifiedShard,
     target: PeerId,
     keepers: &[Keeper],
-) -> bool {
+) -> Placed {
     if target == blocks.net().own() {
         let stored = serve::restore(blocks, &options.serving, shard, keepers.to_vec()).await;
         return match stored {
-            Ok(()) => true,
+            Ok(()) => Placed::Done,
+            Err(StoreError::ClaimGone) => Placed::Refused,
             Err(error) => {
                 tracing::debug!(class = ?error.class(), "the own store took no shard: {error}");
                 if error.class() == Class::Full {
                     blocks.note_full(&target);
                 }
-                false
+                Placed::Failed
             }
         };
     }
@@ -190,18 +211,22 @@ async fn place(
     drop(shard);
     let timeout: Duration = blocks.limits().request_timeout;
     match ask(blocks, target, &question, timeout).await {
-        Some(Ok(Say::Done)) => true,
+        Some(Ok(Say::Done)) => Placed::Done,
+        Some(Err(Response::Refused {
+            reason: Refusal::Denied,
+            ..
+        })) => Placed::Refused,
         Some(Err(Response::Refused {
             reason: Refusal::Full,
             ..
         })) => {
             blocks.note_full(&target);
-            false
+            Placed::Failed
         }
         other => {
             let what: String = format!("{other:?}").chars().take(60).collect();
             tracing::debug!(peer = %target.short(), "took no shard: {what}");
-            false
+            Placed::Failed
         }
     }
 }

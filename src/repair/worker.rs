@@ -14,7 +14,7 @@ use super::serve::{SharedGroups, SharedTally};
 use super::survey::{Findings, Inquiry, Looked, Root, ask, digests, inquire, roots};
 use super::{Repair, RepairOptions};
 use crate::base::worker::{Next, Worker};
-use crate::base::{ByteSize, Classify, Group, IndexSet, PeerId};
+use crate::base::{BlockId, ByteSize, Classify, Group, IndexSet, PeerId, ShardId};
 use crate::blocks::{Blocks, GroupPeer};
 use crate::net::Reach;
 use crate::store::{Digest, StoreError};
@@ -23,6 +23,10 @@ use crate::store::{Digest, StoreError};
 const GROUPS_PER_STEP: usize = 64;
 /// Most repairs that are planned; more are found again when these are done.
 const QUEUE_MAX: usize = 4096;
+/// Intervals for which a plan is carried out before it is made anew.
+const QUEUE_PATIENCE: u32 = 10;
+/// Most refusals that are remembered.
+const REFUSALS_MAX: usize = 4096;
 /// Most shards planned to be let go in one sweep.
 const SURPLUS_MAX: usize = 1024;
 /// Repairs carried out beside one another.
@@ -64,8 +68,10 @@ pub struct Repairer {
     settled: Option<u128>,
     next_sweep: Instant,
     /// Least redundant first.
-    queue: BTreeMap<(usize, crate::base::BlockId), Rebuild>,
+    queue: BTreeMap<(usize, BlockId), Rebuild>,
     surplus: Vec<Surplus>,
+    /// Peers that do not take a shard of a block: they know its claims as given up.
+    refusals: BTreeSet<(BlockId, PeerId)>,
     /// Repaired bytes for each second of late.
     speed: f64,
     failed: u64,
@@ -88,6 +94,7 @@ impl Repairer {
             next_sweep: Instant::now(),
             queue: BTreeMap::new(),
             surplus: Vec::new(),
+            refusals: BTreeSet::new(),
             speed: 0.0,
             failed: 0,
         }
@@ -117,7 +124,12 @@ impl Repairer {
         if self.sweep.is_some() {
             return self.advance().await.map(|()| Next::Again);
         }
-        if now >= self.next_sweep {
+        // While there is much to repair it is planned anew less often.
+        let patience = match self.queue.is_empty() {
+            true => Duration::ZERO,
+            false => QUEUE_PATIENCE * self.options.interval(),
+        };
+        if now >= self.next_sweep + patience {
             self.begin_sweep().await?;
             return Ok(Next::Again);
         }
@@ -128,7 +140,7 @@ impl Repairer {
             self.let_go(surplus).await;
             return Ok(Next::Again);
         }
-        Ok(Next::Idle(self.next_sweep - now))
+        Ok(Next::Idle(self.next_sweep.saturating_duration_since(now)))
     }
 
     // ---- looking -----------------------------------------------------------------------------
@@ -137,6 +149,9 @@ impl Repairer {
         self.next_sweep = Instant::now() + self.options.interval();
         self.silent.clear();
         let members = self.blocks.net().members();
+        if self.roots.len() > ALL_ASKED_MAX {
+            self.roots.retain(|peer, _| members.get(peer).is_some());
+        }
         let own = self.own();
         let few = members.list.len() <= ALL_ASKED_MAX;
         let asked = members.list.iter().filter(|member| {
@@ -386,7 +401,7 @@ impl Repairer {
         let mut is_settled = true;
         let mut tally = Tally::default();
         for Looked { state, brief } in findings.blocks {
-            let judgement = judge(&state, candidates);
+            let judgement = judge(&state, &self.takers(state.block, candidates));
             let shard_bytes = state.shard_bytes;
             if brief.is_empty() {
                 tally.add_block(&judgement, shard_bytes);
@@ -395,9 +410,10 @@ impl Repairer {
                 shown.holders.extend(brief);
                 tally.add_block(&judge(&shown, candidates), shard_bytes);
             }
+            // Once somebody has room, what has found no place is to be looked at again.
+            is_settled &= judgement.missing == 0;
             match judgement.verdict {
                 Verdict::Rebuild(rebuild) => {
-                    is_settled = false;
                     self.queue.insert((rebuild.survives, rebuild.block), rebuild);
                     if self.queue.len() > QUEUE_MAX {
                         self.queue.pop_last();
@@ -427,6 +443,15 @@ impl Repairer {
             }
         }
         led.seen.extend(findings.seen);
+    }
+
+    /// The candidates, but for those who would not take a shard of this block.
+    fn takers(&self, block: BlockId, candidates: &[Candidate]) -> Vec<Candidate> {
+        let taker = |candidate: &Candidate| Candidate {
+            has_room: candidate.has_room && !self.refusals.contains(&(block, candidate.peer)),
+            ..*candidate
+        };
+        candidates.iter().map(taker).collect()
     }
 
     fn end_sweep(&mut self) {
@@ -462,8 +487,13 @@ impl Repairer {
             tasks.push(task);
         }
         let begun = Instant::now();
-        let carried = carry(&self.blocks, &self.options, tasks).await;
+        let (carried, refusals) = carry(&self.blocks, &self.options, tasks).await;
         self.failed += carried.failed;
+        for refusal in refusals {
+            if self.refusals.len() < REFUSALS_MAX {
+                self.refusals.insert(refusal);
+            }
+        }
         self.shown
             .add_made(carried.made, carried.made_bytes, carried.read_bytes);
         let mut pause = match self.options.rate {
@@ -505,7 +535,7 @@ impl Repairer {
             other,
         } = surplus;
         if at == self.own() {
-            let id = crate::base::ShardId { block, index };
+            let id = ShardId { block, index };
             let entropy = &self.options.entropy;
             if super::proof::is_surplus(&self.blocks, entropy, id, other).await
                 && let Err(error) = self.blocks.store().give_up(id).await
