@@ -74,7 +74,9 @@ impl Absences {
             match member.state {
                 Reach::Away { .. } => {
                     let absence = self.away.entry(member.peer).or_default();
-                    absence.ms = absence.ms.saturating_add(step_ms);
+                    // Beyond that nothing changes any more.
+                    let most_ms = self.dead_ms.saturating_mul(2).max(absence.ms);
+                    absence.ms = absence.ms.saturating_add(step_ms).min(most_ms);
                 }
                 Reach::Own | Reach::Connected(_) => {
                     if let Some(absence) = self.away.remove(&member.peer)

@@ -166,11 +166,14 @@ impl Repairer {
         self.ask_roots(&asked).await;
         let (digest, mut groups) = self.groups.list(&self.blocks).await?;
         let fingerprint = self.fingerprint_of_all(digest);
-        let is_open = |led: &Led| led.fingerprint.is_none();
-        if self.settled == Some(fingerprint)
-            && self.queue.is_empty()
-            && !self.led.values().any(is_open)
-        {
+        if self.settled == Some(fingerprint) {
+            // Nothing has changed: only what was left open is looked at again.
+            let open = self.led.iter().filter(|(_, led)| led.fingerprint.is_none());
+            let open: VecDeque<Group> = open.map(|(group, _)| *group).collect();
+            if !open.is_empty() {
+                self.queue.clear();
+                self.sweep = Some(open);
+            }
             return Ok(());
         }
         self.settled = Some(fingerprint);

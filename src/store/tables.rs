@@ -310,3 +310,23 @@ fn raw<T: Stored>(key: &[u8], row: &Option<T>) -> RawRow<'static> {
     let value = row.as_ref().map(|row| Cow::Owned(row.encode()));
     (Cow::Owned(key.to_vec()), value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemDisk;
+
+    #[test]
+    fn tables_of_another_version_are_not_read() {
+        let disk = MemDisk::new(1 << 24);
+        let tables = Tables::open(&disk, "tables", 1 << 20).unwrap();
+        let old = (Cow::Borrowed(&[1u8][..]), Some(Cow::Owned(vec![0; 20])));
+        let written = tables.0.commit(|batch| batch.put(META, std::iter::once(old)));
+        written.unwrap();
+        drop(tables);
+        match Tables::open(&disk, "tables", 1 << 20) {
+            Err(IndexError::Damaged(why)) => assert!(why.contains("another version")),
+            other => panic!("{other:?}"),
+        }
+    }
+}

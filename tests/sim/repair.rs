@@ -147,7 +147,7 @@ fn what_two_dead_peers_held_is_made_anew_again_and_again() {
         assert!(is_whole(&cluster, &puts).await);
         assert_eq!(sum(&cluster).0, 0, "nothing to repair");
         // The only owner is the first to go, with another one.
-        for pair in [[0, 1], [2, 3]] {
+        for (away, pair) in [(2, [0, 1]), (4, [2, 3])] {
             let before = held(&cluster, &puts).await;
             let gone: Vec<PeerId> = pair.iter().map(|at| cluster.id(*at).unwrap()).collect();
             let of_block = |of: &BTreeMap<PeerId, IndexSet>| {
@@ -160,7 +160,7 @@ fn what_two_dead_peers_held_is_made_anew_again_and_again() {
             tokio::time::sleep(DEAD - 30 * MINUTE).await;
             assert_eq!(sum(&cluster).0, made);
             let health = cluster.repair(4).unwrap().health();
-            assert_eq!((health.away, health.tally.waiting), (pair[1], lost));
+            assert_eq!((health.away, health.tally.waiting), (away, lost));
             let took = wait_whole(&cluster, &puts, 90 * MINUTE).await;
             let after = sum(&cluster);
             assert_eq!(after.0 - made, lost, "each once");
