@@ -6,6 +6,7 @@
 
 mod absence;
 mod carry;
+mod fingerprint;
 mod health;
 pub(crate) mod message;
 mod pattern;

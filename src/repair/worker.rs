@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::absence::Absences;
 use super::carry::{Carried, carry};
+use super::fingerprint::Fingerprint;
 use super::health::Shown;
 use super::message::{Ask, GroupSet, Tally};
 use super::plan::{BlockState, Candidate, Rebuild, Standing, Surplus, Verdict, judge, leader};
@@ -590,20 +591,5 @@ impl Worker for Repairer {
             text.push_str(&format!("; {} shards found no place so far", self.failed));
         }
         text
-    }
-}
-
-#[derive(Default)]
-struct Fingerprint(blake3::Hasher);
-
-impl Fingerprint {
-    fn add(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    fn end(&self) -> u128 {
-        let hash = self.0.finalize();
-        let first = hash.as_bytes().first_chunk::<16>();
-        first.map_or(0, |half| u128::from_le_bytes(*half))
     }
 }

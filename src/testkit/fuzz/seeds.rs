@@ -155,9 +155,6 @@ fn requests() -> Vec<Outgoing> {
         Request::Published {
             volume: VolumeId([4; 16]),
         },
-        Request::Upkeep {
-            body: Bytes::from_static(b"message"),
-        },
     ];
     let encoded = requests.iter().map(|request| encode_request(7, request));
     encoded.map(sent).collect()
