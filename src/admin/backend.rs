@@ -13,10 +13,10 @@ use super::transfer::{frames_of, into_file};
 use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
-    Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs,
-    SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
-    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
-    VolumeTicketRequest, WorkerChange, WorkerStatus,
+    Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
+    Repairs, SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate,
+    VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened,
+    VolumeRemove, VolumeTicketRequest, WorkerChange, WorkerStatus,
 };
 
 /// Bytes of a body, in pieces of any size. It ends with an error if its other end broke off.

@@ -27,10 +27,10 @@ use super::socket;
 use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetRequest, Hello,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Line, LinkRequest,
-    Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs,
-    SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
-    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
-    VolumeTicketRequest, WorkerChange, WorkerStatus,
+    Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
+    Repairs, SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate,
+    VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened,
+    VolumeRemove, VolumeTicketRequest, WorkerChange, WorkerStatus,
 };
 
 /// How long a peer may take to greet: it answers that from memory.

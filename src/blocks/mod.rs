@@ -18,8 +18,8 @@ mod pointers;
 mod range;
 mod serve;
 mod shared;
-mod upload;
 mod upkeep;
+mod upload;
 
 use std::ops::Deref;
 use std::sync::Arc;

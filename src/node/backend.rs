@@ -10,10 +10,10 @@ use super::{Node, quota, show};
 use crate::admin::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
-    Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs,
-    SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
-    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
-    VolumeTicketRequest, WorkerChange, WorkerStatus,
+    Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
+    Repairs, SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest, VolumeCreate,
+    VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened,
+    VolumeRemove, VolumeTicketRequest, WorkerChange, WorkerStatus,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
 use crate::base::{ByteSize, EcProfile};

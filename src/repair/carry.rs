@@ -9,7 +9,7 @@ use super::message::{Ask, KEPT_MAX, Say};
 use super::plan::Rebuild;
 use super::survey::ask;
 use super::{RepairOptions, serve};
-use crate::base::{BlockId, Class, Classify, ClaimId, IndexSet, PeerId};
+use crate::base::{BlockId, ClaimId, Class, Classify, IndexSet, PeerId};
 use crate::blocks::Blocks;
 use crate::erasure::VerifiedShard;
 use crate::net::{Refusal, Response};
@@ -113,7 +113,9 @@ async fn keepers(blocks: &Blocks, tasks: &[Rebuild]) -> BTreeMap<BlockId, Vec<Ke
         keepers.truncate(KEEPERS_MAX);
         keepers
     };
-    let lists = merged.into_iter().map(|(block, known)| (block, list(known)));
+    let lists = merged
+        .into_iter()
+        .map(|(block, known)| (block, list(known)));
     lists.collect()
 }
 

@@ -212,7 +212,11 @@ mod tests {
             "everything survives the loss of any 1 of 6 peers, 1 away; 14 GiB being repaired, done in about 6 min"
         );
         health.tally.unreadable = 2;
-        assert!(health.line().starts_with("2 of 10 blocks cannot be read now"));
+        assert!(
+            health
+                .line()
+                .starts_with("2 of 10 blocks cannot be read now")
+        );
         assert!(!health.tally.is_whole());
     }
 }

@@ -93,7 +93,10 @@ pub(crate) enum Ask {
     /// What is the digest of each of these groups?
     Groups { groups: Vec<Group> },
     /// Which blocks of this group do you know, behind this one?
-    List { group: Group, after: Option<BlockId> },
+    List {
+        group: Group,
+        after: Option<BlockId>,
+    },
     /// Who keeps these blocks?
     Keepers { blocks: Vec<BlockId> },
     /// Keep this shard, which was made anew, for whoever kept its siblings.
@@ -124,10 +127,7 @@ pub(crate) enum Say {
     /// To [`Ask::Groups`], in their order.
     Groups { digests: Vec<Digest> },
     /// To [`Ask::List`]: a page, and whether there is more.
-    List {
-        blocks: Vec<Holding>,
-        is_all: bool,
-    },
+    List { blocks: Vec<Holding>, is_all: bool },
     /// To [`Ask::Keepers`], in their order.
     Keepers { keepers: Vec<Vec<Keeper>> },
     /// To [`Ask::Restore`] and [`Ask::Surplus`].
@@ -258,7 +258,10 @@ impl Ask {
             }
             AskRow::Restore(block, index, keepers, header) => {
                 check(index < 64, "shard index out of range")?;
-                check(header.len() <= STRIPE_HEADER_MAX_BYTES, "the header's length")?;
+                check(
+                    header.len() <= STRIPE_HEADER_MAX_BYTES,
+                    "the header's length",
+                )?;
                 Ask::Restore {
                     block,
                     index,
@@ -337,7 +340,9 @@ impl Say {
                 check(bytes.len() % 16 == 0, "a digest that is cut off")?;
                 check(bytes.len() <= 16 * GROUPS_MAX, "too many digests")?;
                 let (digests, _) = bytes.as_chunks::<16>();
-                let digests = digests.iter().map(|half| Digest(u128::from_be_bytes(*half)));
+                let digests = digests
+                    .iter()
+                    .map(|half| Digest(u128::from_be_bytes(*half)));
                 Say::Groups {
                     digests: digests.collect(),
                 }

@@ -220,7 +220,10 @@ fn surplus(state: &BlockState, candidates: &[Candidate]) -> Option<Surplus> {
     };
     let before = survives(&state.holders, state.profile);
     for index in 0..state.profile.total_shards() as u8 {
-        let has = state.holders.iter().filter(|(_, held)| held.contains(index));
+        let has = state
+            .holders
+            .iter()
+            .filter(|(_, held)| held.contains(index));
         let mut has: Vec<(PeerId, usize)> = has.map(|(peer, held)| (*peer, held.len())).collect();
         if has.len() < 2 {
             continue;

@@ -121,10 +121,16 @@ impl Scrubber {
             ..pass
         };
         self.pass = Some(pass);
-        let is_due = self.written.is_none_or(|written| written.elapsed() >= WRITTEN);
+        let is_due = self
+            .written
+            .is_none_or(|written| written.elapsed() >= WRITTEN);
         if is_done || is_due {
             self.written = Some(Instant::now());
-            let row = (UPKEEP.to_owned(), SCRUB.to_vec(), Some(wire::encode(&pass).into()));
+            let row = (
+                UPKEEP.to_owned(),
+                SCRUB.to_vec(),
+                Some(wire::encode(&pass).into()),
+            );
             store.kv_put(vec![row]).await?;
         }
         if is_done {

@@ -48,7 +48,11 @@ impl SharedGroups {
     /// Lists the groups, unless nothing has changed since it was last done.
     pub(super) async fn list(&self, blocks: &Blocks) -> Result<(Digest, GroupSet), StoreError> {
         let (digest, _) = blocks.store().digest();
-        let known = self.0.lock().unwrap_or_else(|poison| poison.into_inner()).clone();
+        let known = self
+            .0
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+            .clone();
         if let Some(known) = known.filter(|(of, _)| *of == digest) {
             return Ok(known);
         }

@@ -122,7 +122,9 @@ pub(super) async fn own_list(blocks: &Blocks, group: Group) -> Option<Vec<Holdin
     let mut all = Vec::new();
     let mut after = None;
     loop {
-        let page = blocks.store().holdings(Some(group), after, BATCH_BLOCKS_MAX);
+        let page = blocks
+            .store()
+            .holdings(Some(group), after, BATCH_BLOCKS_MAX);
         let (page, next) = page.await.ok()?;
         all.extend(page);
         after = next;

@@ -235,7 +235,9 @@ impl Repairer {
         match self.standing(peer, reach) {
             Standing::Live => [0, 0, u8::from(self.is_old(peer))],
             Standing::Away => {
-                let brief = absences.is_some_and(|absences| absences.is_brief(peer));
+                // Who is there and says nothing is no matter of a moment.
+                let brief = absences.is_some_and(|absences| absences.is_brief(peer))
+                    && !self.silent.contains(peer);
                 [1, u8::from(brief), 0]
             }
             Standing::Dead => [2, 0, 0],
@@ -371,13 +373,16 @@ impl Repairer {
             some.map(|c| c.peer)
         };
         let brief = self.absences.as_ref().map_or_else(BTreeSet::new, |known| {
-            is(Standing::Away).filter(|peer| known.is_brief(peer)).collect()
+            let away = is(Standing::Away).filter(|peer| !self.silent.contains(peer));
+            away.filter(|peer| known.is_brief(peer)).collect()
         });
         let inquiry = Inquiry {
             group,
             candidates: &candidates,
             digests: &theirs,
-            old: &is(Standing::Live).filter(|peer| self.is_old(peer)).collect(),
+            old: &is(Standing::Live)
+                .filter(|peer| self.is_old(peer))
+                .collect(),
             remembered: &remembered,
             brief: &brief,
             timeout: self.timeout(),
@@ -418,7 +423,8 @@ impl Repairer {
             is_settled &= judgement.missing == 0;
             match judgement.verdict {
                 Verdict::Rebuild(rebuild) => {
-                    self.queue.insert((rebuild.survives, rebuild.block), rebuild);
+                    self.queue
+                        .insert((rebuild.survives, rebuild.block), rebuild);
                     if self.queue.len() > QUEUE_MAX {
                         self.queue.pop_last();
                     }

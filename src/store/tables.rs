@@ -36,9 +36,7 @@ const SEGMENTS: Table = table(5, "segments");
 const META: Table = table(6, "meta");
 const GROUPS: Table = table(7, "groups");
 const SHORTS: Table = table(8, "shorts");
-const ALL: [Table; 8] = [
-    BLOCKS, CLAIMS, MEMBERS, KV, SEGMENTS, META, GROUPS, SHORTS,
-];
+const ALL: [Table; 8] = [BLOCKS, CLAIMS, MEMBERS, KV, SEGMENTS, META, GROUPS, SHORTS];
 
 /// The open index database.
 #[derive(Debug)]
@@ -321,7 +319,9 @@ mod tests {
         let disk = MemDisk::new(1 << 24);
         let tables = Tables::open(&disk, "tables", 1 << 20).unwrap();
         let old = (Cow::Borrowed(&[1u8][..]), Some(Cow::Owned(vec![0; 20])));
-        let written = tables.0.commit(|batch| batch.put(META, std::iter::once(old)));
+        let written = tables
+            .0
+            .commit(|batch| batch.put(META, std::iter::once(old)));
         written.unwrap();
         drop(tables);
         match Tables::open(&disk, "tables", 1 << 20) {

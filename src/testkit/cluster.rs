@@ -327,8 +327,14 @@ impl Cluster {
             let repair = Repair::new(blocks.clone(), options);
             let (repairer, scrubber) = repair.workers();
             tasks.push(tokio::spawn(repair.serve(stop.clone())));
-            tasks.push(tokio::spawn(drive(repairer, stop.clone().cancelled_owned())));
-            tasks.push(tokio::spawn(drive(scrubber, stop.clone().cancelled_owned())));
+            tasks.push(tokio::spawn(drive(
+                repairer,
+                stop.clone().cancelled_owned(),
+            )));
+            tasks.push(tokio::spawn(drive(
+                scrubber,
+                stop.clone().cancelled_owned(),
+            )));
             repair
         });
         peer.running = Some(Running {

@@ -16,7 +16,9 @@ fn health(net: &Devnet, at: usize) -> Value {
 }
 
 fn number(value: &Value, name: &str) -> u64 {
-    value[name].as_u64().unwrap_or_else(|| panic!("{name} of {value}"))
+    value[name]
+        .as_u64()
+        .unwrap_or_else(|| panic!("{name} of {value}"))
 }
 
 /// Shards that are there, and that should be.
@@ -45,7 +47,11 @@ fn what_peers_held_that_are_gone_is_made_anew_by_the_others() {
     random_file(&file, scaled(24) << 20, 21);
     let link = net.put(0, &file);
     wait_until("all is as it should be", PATIENCE, || {
-        net.cairn(2).args(["status", "--check"]).status().unwrap().success()
+        net.cairn(2)
+            .args(["status", "--check"])
+            .status()
+            .unwrap()
+            .success()
     });
     let mut living: Vec<usize> = (0..PEERS).collect();
     // While the job rests, nothing is made.
@@ -53,7 +59,9 @@ fn what_peers_held_that_are_gone_is_made_anew_by_the_others() {
     net.kill(0);
     net.kill(1);
     living.retain(|at| *at > 1);
-    wait_until("two are away", PATIENCE, || number(&health(&net, 2), "away") == 2);
+    wait_until("two are away", PATIENCE, || {
+        number(&health(&net, 2), "away") == 2
+    });
     std::thread::sleep(Duration::from_secs(5));
     let (present, all) = shards(&net, 2, &link);
     assert!(present < all, "{present} of {all}");
@@ -65,7 +73,8 @@ fn what_peers_held_that_are_gone_is_made_anew_by_the_others() {
     wait_until("every peer says so", PATIENCE, || {
         let status = net.cairn(3).args(["status", "--check"]).output().unwrap();
         status.status.success()
-            && String::from_utf8_lossy(&status.stdout).contains("survives the loss of any 2 of 8 peers, 2 away")
+            && String::from_utf8_lossy(&status.stdout)
+                .contains("survives the loss of any 2 of 8 peers, 2 away")
     });
     let (mut made, mut written, mut read) = (0, 0, 0);
     for at in &living {

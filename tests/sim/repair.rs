@@ -273,7 +273,10 @@ fn what_was_made_anew_is_let_go_with_the_rest() {
         let reference = pending.await.unwrap();
         let told = upload.finish(Vec::new()).await.unwrap().told;
         let puts = [Put { reference, content }];
-        let holder = *told.iter().find(|peer| **peer != blocks.net().own()).unwrap();
+        let holder = *told
+            .iter()
+            .find(|peer| **peer != blocks.net().own())
+            .unwrap();
         let at = (0..8).find(|at| cluster.id(*at) == Some(holder)).unwrap();
         cluster.crash(at);
         tokio::time::sleep(DEAD - 10 * MINUTE).await;

@@ -12,10 +12,10 @@ use cairnfs::admin::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, GetHead,
     GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind,
     LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest,
-    PutResult, QuotaInfo, Repairs, SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
-    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest,
-    VolumeOpen, VolumeOpened, VolumeRemove, VolumeShare, VolumeTicketRequest, VolumeUsage,
-    WorkerChange, WorkerStatus,
+    PutResult, QuotaInfo, Repairs, SetQuota, Stat, Status, SyncProgress, SyncRequest,
+    UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMemberInfo, VolumeMembers,
+    VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeShare, VolumeTicketRequest,
+    VolumeUsage, WorkerChange, WorkerStatus,
 };
 use cairnfs::admin::{
     AdminError, AdminServer, Answer, Backend, ByteStream, DirLock, Download, ItemStream, serve,

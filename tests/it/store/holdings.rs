@@ -39,7 +39,10 @@ async fn check(store: &Store, expected: &BTreeMap<BlockId, IndexSet>) {
     for (block, held) in &held {
         for index in held.iter() {
             whole.toggle(block, index);
-            groups.entry(block.group()).or_default().toggle(block, index);
+            groups
+                .entry(block.group())
+                .or_default()
+                .toggle(block, index);
         }
     }
     let count: usize = held.values().map(|held| held.len()).sum();
