@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::message::{Ask, Say};
-use crate::base::{ClaimId, Entropy, IndexSet, PeerId, ShardId};
+use super::plan::Surplus;
+use super::survey::ask;
+use crate::base::{ClaimId, Classify, Entropy, IndexSet, PeerId, ShardId};
 use crate::blocks::Blocks;
 use crate::erasure::Stripe;
 use crate::net::{Request, Response};
@@ -32,6 +34,32 @@ pub(super) async fn is_surplus(
     proves(blocks, entropy, &stripe, id, other).await
         && keeps(blocks, id, other).await
         && is_whole(blocks, &stripe, id, other).await
+}
+
+/// Tells somebody that its shard is there twice. It sees for itself, as this peer does if it is its own.
+pub(super) async fn let_go(blocks: &Blocks, entropy: &Entropy, surplus: Surplus) {
+    let Surplus {
+        block,
+        index,
+        at,
+        other,
+    } = surplus;
+    if at == blocks.net().own() {
+        let id = ShardId { block, index };
+        if is_surplus(blocks, entropy, id, other).await
+            && let Err(error) = blocks.store().give_up(id).await
+        {
+            tracing::debug!(class = ?error.class(), "a surplus shard stays: {error}");
+        }
+        return;
+    }
+    let question = Ask::Surplus {
+        block,
+        index,
+        other,
+    };
+    // Whether it does shows in its digest.
+    let _ = ask(blocks, at, &question, blocks.limits().request_timeout).await;
 }
 
 /// Has `other` show a part of the shard that it could not foresee.

@@ -9,13 +9,13 @@ use super::absence::Absences;
 use super::carry::{Carried, carry};
 use super::fingerprint::Fingerprint;
 use super::health::Shown;
-use super::message::{Ask, GroupSet, Tally};
+use super::message::{GroupSet, Tally};
 use super::plan::{BlockState, Candidate, Rebuild, Standing, Surplus, Verdict, judge, leader};
 use super::serve::{SharedGroups, SharedTally};
-use super::survey::{Findings, Inquiry, Looked, Root, ask, digests, inquire, roots};
-use super::{Repair, RepairOptions};
+use super::survey::{Findings, Inquiry, Looked, Root, digests, inquire, roots};
+use super::{Repair, RepairOptions, proof};
 use crate::base::worker::{Next, Worker};
-use crate::base::{BlockId, ByteSize, Classify, Group, IndexSet, PeerId, ShardId};
+use crate::base::{BlockId, ByteSize, Classify, Group, IndexSet, PeerId};
 use crate::blocks::{Blocks, GroupPeer};
 use crate::net::Reach;
 use crate::store::{Digest, StoreError};
@@ -138,7 +138,7 @@ impl Repairer {
             return Ok(self.repair_some().await);
         }
         if let Some(surplus) = self.surplus.pop() {
-            self.let_go(surplus).await;
+            proof::let_go(&self.blocks, &self.options.entropy, surplus).await;
             return Ok(Next::Again);
         }
         Ok(Next::Idle(self.next_sweep.saturating_duration_since(now)))
@@ -534,33 +534,6 @@ impl Repairer {
             true => Next::Again,
             false => Next::Idle(pause),
         }
-    }
-
-    /// Tells somebody that its shard is there twice. It sees for itself.
-    async fn let_go(&self, surplus: Surplus) {
-        let Surplus {
-            block,
-            index,
-            at,
-            other,
-        } = surplus;
-        if at == self.own() {
-            let id = ShardId { block, index };
-            let entropy = &self.options.entropy;
-            if super::proof::is_surplus(&self.blocks, entropy, id, other).await
-                && let Err(error) = self.blocks.store().give_up(id).await
-            {
-                tracing::debug!(class = ?error.class(), "a surplus shard stays: {error}");
-            }
-            return;
-        }
-        let question = Ask::Surplus {
-            block,
-            index,
-            other,
-        };
-        // Whether it does shows in its digest.
-        let _ = ask(&self.blocks, at, &question, self.timeout()).await;
     }
 }
 
