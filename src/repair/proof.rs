@@ -117,14 +117,14 @@ async fn keeps(blocks: &Blocks, id: ShardId, other: PeerId) -> bool {
     of(&ours).is_subset(&of(&theirs))
 }
 
-/// Whether all shards of the stripe are held by others.
+/// Whether all shards of the stripe are held by somebody, and this peer is the one of both to let go: who has more of the block,
+/// or else is ranked worse. So two that are told of one another never do it both.
 async fn is_whole(blocks: &Blocks, stripe: &Stripe, id: ShardId, other: PeerId) -> bool {
     let own = blocks.net().own();
-    let mut present = IndexSet::one(id.index);
-    if let Ok(held) = blocks.store().held(&[id.block]).await {
-        let held = held.first().copied().unwrap_or_default();
-        present = present.union(held);
-    }
+    let Ok(ours) = blocks.store().held(&[id.block]).await else {
+        return false;
+    };
+    let ours = ours.first().copied().unwrap_or_default();
     let candidates = blocks.group_peers(id.block.group()).await;
     let live = candidates.iter().filter(|candidate| candidate.is_live());
     let mut peers: BTreeSet<PeerId> = live.map(|candidate| candidate.peer).collect();
@@ -137,14 +137,25 @@ async fn is_whole(blocks: &Blocks, stripe: &Stripe, id: ShardId, other: PeerId) 
                 blocks: vec![id.block],
             };
             let timeout = blocks.limits().request_timeout;
-            async move { blocks.net().request(peer, request, timeout).await }
+            async move { (peer, blocks.net().request(peer, request, timeout).await) }
         })
         .collect();
-    while let Some(answer) = answers.next().await {
+    let mut theirs = IndexSet::EMPTY;
+    let mut present = ours;
+    while let Some((peer, answer)) = answers.next().await {
         if let Ok(Response::Held { held }) = answer {
-            present = present.union(held.first().copied().unwrap_or_default());
+            let held = held.first().copied().unwrap_or_default();
+            present = present.union(held);
+            if peer == other {
+                theirs = held;
+            }
         }
     }
+    let rank = |peer: &PeerId| {
+        let at = candidates.iter().position(|c| c.peer == *peer);
+        at.unwrap_or(usize::MAX)
+    };
+    let of = |peer: PeerId, held: IndexSet| (held.len(), rank(&peer), peer);
     let all = IndexSet::first(stripe.header().profile.total_shards());
-    all.minus(present).is_empty()
+    theirs.contains(id.index) && all.minus(present).is_empty() && of(own, ours) > of(other, theirs)
 }

@@ -47,11 +47,8 @@ fn what_peers_held_that_are_gone_is_made_anew_by_the_others() {
     random_file(&file, scaled(24) << 20, 21);
     let link = net.put(0, &file);
     wait_until("all is as it should be", PATIENCE, || {
-        net.cairn(2)
-            .args(["status", "--check"])
-            .status()
-            .unwrap()
-            .success()
+        let health = health(&net, 2);
+        health["whole"] == true && health["survives"] == 2
     });
     let mut living: Vec<usize> = (0..PEERS).collect();
     // While the job rests, nothing is made.
