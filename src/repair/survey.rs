@@ -314,6 +314,23 @@ pub(super) async fn inquire(blocks: &Blocks, inquiry: &Inquiry<'_>) -> Option<Fi
     Some(findings)
 }
 
+/// The shards that a peer may have by its place in the ranking: its own, or behind the first `total` those of the holders that are
+/// dead, which were made anew at the candidates that follow.
+fn by_rank(candidates: &[Candidate], rank: usize, total: usize) -> IndexSet {
+    if rank < total {
+        return IndexSet::one(rank as u8);
+    }
+    let is_dead = |candidate: &Candidate| candidate.standing == Standing::Dead;
+    let before = candidates.iter().take(rank);
+    let dead_count = before.filter(|candidate| is_dead(candidate)).count();
+    if rank >= total + dead_count {
+        return IndexSet::EMPTY;
+    }
+    let holders = candidates.iter().take(total).enumerate();
+    let dead = holders.filter(|(_, candidate)| is_dead(candidate));
+    dead.map(|(index, _)| index as u8).collect()
+}
+
 /// What those may hold of a block who are away and may come back: what they were last seen to have of this group, or else
 /// the shard that their place in the ranking gives them.
 fn absent(
@@ -329,8 +346,7 @@ fn absent(
         }
         let held = match inquiry.remembered.get(&candidate.peer) {
             Some(seen) => *seen,
-            None if rank < profile.total_shards() => IndexSet::one(rank as u8),
-            None => IndexSet::EMPTY,
+            None => by_rank(inquiry.candidates, rank, profile.total_shards()),
         };
         absent.push((candidate.peer, held));
     }
