@@ -12,7 +12,7 @@ fn keeper(number: u64) -> Keeper {
             writer: PeerId([2; 32]),
             number,
         },
-        is_closed: number % 2 == 0,
+        is_closed: number.is_multiple_of(2),
         expires_ms: 7,
     }
 }
