@@ -22,6 +22,7 @@ pub mod store;
 pub mod blocks;
 
 pub mod content;
+pub mod repair;
 
 pub mod vfs;
 

@@ -14,11 +14,11 @@ use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
     Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
+    Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
     Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
     VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
     VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
-    VolumeVotersRequest,
+    VolumeVotersRequest, WorkerChange, WorkerStatus,
 };
 
 /// Bytes of a body, in pieces of any size. It ends with an error if its other end broke off.
@@ -52,6 +52,10 @@ pub trait Backend: Send + Sync + 'static {
     fn quota(&self) -> Answer<'_, QuotaInfo>;
     /// Changes the quota, at once and for later starts.
     fn set_quota(&self, request: SetQuota) -> Answer<'_, QuotaInfo>;
+    /// Has a background job rest or go on; all jobs afterwards.
+    fn set_worker(&self, request: WorkerChange) -> Answer<'_, Vec<WorkerStatus>>;
+    /// What this peer is going to repair.
+    fn repairs(&self) -> Answer<'_, Repairs>;
     /// Makes a ticket; the first one founds the network if there is none.
     fn invite(&self, request: InviteRequest) -> Answer<'_, Invited>;
     /// Joins the network of a ticket.

@@ -28,11 +28,11 @@ use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetRequest, Hello,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Line, LinkRequest,
     Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
+    Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
     Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
     VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
     VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
-    VolumeVotersRequest,
+    VolumeVotersRequest, WorkerChange, WorkerStatus,
 };
 
 /// How long a peer may take to greet: it answers that from memory.
@@ -324,6 +324,14 @@ impl Backend for Client {
 
     fn conflicts(&self, request: ConflictsRequest) -> Answer<'_, ItemStream<ConflictInfo>> {
         self.items(format!("/v1/conflicts{}", to_query(&request)))
+    }
+
+    fn set_worker(&self, request: WorkerChange) -> Answer<'_, Vec<WorkerStatus>> {
+        self.tell(Method::POST, "/v1/workers", &request)
+    }
+
+    fn repairs(&self) -> Answer<'_, Repairs> {
+        self.ask("/v1/repairs")
     }
 
     fn conflict_resolve(&self, request: ConflictResolve) -> Answer<'_, ConflictResolved> {

@@ -31,7 +31,7 @@ use super::types::{
     KeyExportRequest, Line, LinkRequest, LsRequest, MountRequest, PutRequest, SetQuota,
     SnapshotCreate, SnapshotRemove, SnapshotRestore, SnapshotsRequest, SyncRequest, UmountRequest,
     VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeRevoke,
-    VolumeTicketRequest, VolumeVotersRequest,
+    VolumeTicketRequest, VolumeVotersRequest, WorkerChange,
 };
 
 /// Header with the [`super::types::GetHead`] of a download.
@@ -205,6 +205,11 @@ fn router(shared: Shared) -> Router {
             get(|State(s): State<Shared>| async move { json(s.backend.quota().await) })
                 .put(set_quota),
         )
+        .route("/v1/workers", post(set_worker))
+        .route(
+            "/v1/repairs",
+            get(|State(s): State<Shared>| async move { json(s.backend.repairs().await) }),
+        )
         .route("/v1/invite", post(invite))
         .route("/v1/join", post(join))
         .route("/v1/put", post(put))
@@ -274,6 +279,15 @@ async fn shutdown(State(shared): State<Shared>) -> Reply {
 
 async fn set_quota(State(shared): State<Shared>, body: Bytes) -> Reply {
     json(shared.backend.set_quota(parse::<SetQuota>(&body)?).await)
+}
+
+async fn set_worker(State(shared): State<Shared>, body: Bytes) -> Reply {
+    json(
+        shared
+            .backend
+            .set_worker(parse::<WorkerChange>(&body)?)
+            .await,
+    )
 }
 
 async fn invite(State(shared): State<Shared>, body: Bytes) -> Reply {

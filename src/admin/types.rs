@@ -2,6 +2,7 @@
 
 mod members;
 mod snapshots;
+mod upkeep;
 mod volumes;
 mod voters;
 
@@ -14,6 +15,7 @@ pub use snapshots::{
     RestoreItem, RestoreLine, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
     Snapshots, SnapshotsRequest,
 };
+pub use upkeep::{HealthInfo, RepairInfo, Repairs, WorkerChange};
 pub use volumes::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, HexPath,
     MountRequest, Mounted, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
@@ -70,6 +72,9 @@ pub struct Status {
     /// Whether it would serve a mount. One that ends with a command, or is about to end, does not.
     #[serde(default)]
     pub serves_mounts: bool,
+    /// How well everything is kept; none: the peer is of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthInfo>,
 }
 
 /// What look-ups in the DHT cost, all together.
@@ -94,6 +99,9 @@ pub struct WorkerStatus {
     pub name: String,
     /// What it is doing.
     pub status: String,
+    /// Whether somebody has it rest.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// `cairn quota`

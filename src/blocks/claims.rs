@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Blocks;
 use crate::base::error::Classify;
+use crate::base::limits::CANDIDATES;
 use crate::base::wire;
 use crate::base::worker::{Next, Worker};
 use crate::base::{ClaimId, OwnerId, PeerId};
@@ -158,6 +159,7 @@ impl Blocks {
     ) -> Result<(), StoreError> {
         let mut peers = peers.clone();
         peers.insert(self.net.own());
+        peers.extend(self.restored_to());
         let list = peers.iter().copied().collect();
         let debt = self.debt(claim.owner, State::Releasing, list);
         self.write_down(claim.number, &debt, extra).await?;
@@ -182,6 +184,19 @@ impl Blocks {
         };
         let peers = peers.into_iter().collect();
         self.release_claim(claim, &peers, Vec::new()).await
+    }
+
+    /// Those who may have got shards by a repair, of which the uploader was not told: in a network where everybody is a
+    /// candidate of everything, all who are there.
+    fn restored_to(&self) -> Vec<PeerId> {
+        let members = self.net.members();
+        if !members.complete || members.list.len() > CANDIDATES {
+            return Vec::new();
+        }
+        let live = members.list.iter().filter(|member| {
+            member.capacity_bytes > 0 && !matches!(member.state, Reach::Away { .. })
+        });
+        live.map(|member| member.peer).collect()
     }
 
     fn debt(&self, owner: OwnerId, state: State, peers: Vec<PeerId>) -> Debt {

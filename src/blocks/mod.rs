@@ -18,6 +18,7 @@ mod pointers;
 mod range;
 mod serve;
 mod shared;
+mod upkeep;
 mod upload;
 
 use std::ops::Deref;
@@ -31,9 +32,10 @@ pub use health::BlockHealth;
 pub use peers::PeerStats;
 pub use pointers::{FoundRecords, PointerError, PointerKeeper, PointerRow};
 pub use serve::{ServeOptions, serve};
+pub use upkeep::{Gathered, GroupPeer};
 pub use upload::{PendingRef, Upload, UploadOptions, UploadReport};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::base::{Clock, Limits, Pools};
 use crate::erasure::VerifiedShard;
@@ -83,6 +85,8 @@ pub struct Inner {
     counter: claims::Counter,
     debts: claims::Locks,
     pointers: pointers::Kept,
+    /// Where messages about upkeep go.
+    upkeep: FeedDoor,
     shared: shared::SharedReads,
     /// For writing fetched shards to the disk, beside the reads that brought them.
     keeping: Arc<Semaphore>,
@@ -117,6 +121,7 @@ impl Blocks {
                 counter: claims::Counter::default(),
                 debts: claims::Locks::default(),
                 pointers,
+                upkeep: FeedDoor::default(),
                 shared: shared::SharedReads::new(parts.memory_bytes),
                 keeping: Arc::new(Semaphore::new(KEEPING_MAX)),
             }),
@@ -170,6 +175,11 @@ impl Blocks {
     /// The network.
     pub fn net(&self) -> &NetHandle {
         &self.net
+    }
+
+    /// Messages of other peers about upkeep from now on. Until somebody takes them they are answered `Unsupported`.
+    pub fn take_upkeep_inbound(&self) -> mpsc::Receiver<FeedInbound> {
+        self.upkeep.open()
     }
 
     /// Experience with other peers.

@@ -45,6 +45,7 @@ pub async fn serve(
         pointers: blocks.pointers.clone(),
         options,
         feeds,
+        upkeep: blocks.upkeep.clone(),
     });
     drop(blocks);
     let slots = Arc::new(Semaphore::new(CONCURRENT));
@@ -85,6 +86,7 @@ struct Server {
     pointers: Kept,
     options: Arc<ServeOptions>,
     feeds: FeedDoor,
+    upkeep: FeedDoor,
 }
 
 impl Server {
@@ -157,6 +159,7 @@ impl Server {
                 self.done(released.map(drop), Response::Done)
             }
             Request::Feed { body } => self.feeds.answer(from, body).await,
+            Request::Upkeep { body } => self.upkeep.answer(from, body).await,
             Request::Publish { record } => self.publish(from, record).await,
             Request::Published { volume } => self.published(&volume).await,
             // The member list is the network's own business; it answers these itself.

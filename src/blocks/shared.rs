@@ -268,6 +268,12 @@ impl SharedReads {
         }))
     }
 
+    /// Whether anybody waits for a fetch.
+    pub(super) fn has_flights(&self) -> bool {
+        let state = self.lock();
+        !state.blocks.is_empty() || !state.frames.is_empty()
+    }
+
     /// A fetch is never dropped under this lock: its end takes it.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(|poison| poison.into_inner())

@@ -77,8 +77,12 @@ pub(super) enum Command {
     List,
     /// Back up or restore this peer's identity, secrets and list
     Key(KeyArgs),
-    /// Tell how this peer is
-    Status,
+    /// Tell how this peer is, and how safe everything is that the network keeps
+    Status(StatusArgs),
+    /// Tell what this peer is going to repair
+    Repair(RepairArgs),
+    /// Tell what this peer does in the background, and have a part of it rest
+    Workers(WorkersArgs),
     /// Tell which peers this one knows, and how it reaches them
     Peers,
     /// Tell or change how much disk this peer may use
@@ -421,6 +425,41 @@ pub(super) struct KeyFileArgs {
     /// Read the passphrase from the first line of this file instead of asking; `-`: the standard input
     #[arg(long, value_name = "FILE")]
     pub(super) passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Print one line about the safety of everything, and fail unless all of it is as redundant as it should be:
+    /// with 3 if something cannot be read now, else with 1
+    #[arg(long)]
+    pub(super) check: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RepairArgs {
+    /// Only tell which blocks come next, which of their shards, and where they go
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WorkersArgs {
+    #[command(subcommand)]
+    pub(super) command: Option<WorkersCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum WorkersCommand {
+    /// Have a job rest until it is resumed or the peer starts again
+    Pause {
+        /// Its name
+        name: String,
+    },
+    /// Let a job go on
+    Resume {
+        /// Its name
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -28,6 +28,7 @@ mod snapshots;
 mod survey;
 mod time;
 mod umount;
+mod upkeep;
 mod volume;
 mod walk;
 
@@ -230,7 +231,9 @@ async fn ask(
         Command::Ls(args) => show::ls(session, output, &args).await,
         Command::Stat(args) => show::stat(session, output, args).await,
         Command::List => show::list(session, output).await,
-        Command::Status => show::status(session, output).await,
+        Command::Status(args) => show::status(session, output, &args).await,
+        Command::Repair(args) => upkeep::repair(session, output, &args).await,
+        Command::Workers(args) => upkeep::workers(session, output, &args).await,
         Command::Peers => show::peers(session, output).await,
         Command::Quota(args) => show::quota(session, output, &args).await,
         Command::Volume(args) => volume::run(session, output, &args.command).await,

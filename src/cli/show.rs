@@ -6,11 +6,12 @@ use std::os::unix::ffi::OsStrExt;
 use futures::StreamExt;
 use serde::Serialize;
 
-use super::args::{LinkArgs, LsArgs, QuotaArgs};
+use super::args::{LinkArgs, LsArgs, QuotaArgs, StatusArgs};
 use super::failure::Failure;
 use super::output::{Output, Table, printable};
 use super::session::Session;
 use super::time::utc_time;
+use super::upkeep;
 use super::volume::{part, place};
 use crate::admin::types::{
     Kind, LinkRequest, Listed, LookupInfo, LsEntry, LsRequest, PeerInfo, QuotaInfo, SetQuota,
@@ -22,8 +23,12 @@ use crate::config::Quota;
 
 type Done = Result<(), Failure>;
 
-pub(super) async fn status(session: &Session, output: &Output) -> Done {
+pub(super) async fn status(session: &Session, output: &Output, args: &StatusArgs) -> Done {
     let status = session.backend().status().await?;
+    if args.check {
+        let health = status.health.unwrap_or_default();
+        return upkeep::check(output, &health);
+    }
     if output.json {
         return Ok(output.document(&status)?);
     }
@@ -52,6 +57,9 @@ pub(super) async fn status(session: &Session, output: &Output) -> Done {
             format!("{} known, {} connected", status.members, status.connected),
         ),
     ];
+    if let Some(health) = &status.health {
+        rows.push(("safety", health.line.clone()));
+    }
     if status.lookups.count > 0 {
         let LookupInfo {
             count,
@@ -73,7 +81,7 @@ pub(super) async fn status(session: &Session, output: &Output) -> Done {
         rows.push(("volume", volume_text(volume)));
     }
     for worker in &status.workers {
-        rows.push(("job", format!("{}: {}", worker.name, worker.status)));
+        rows.push(("job", upkeep::worker_text(worker)));
     }
     Ok(print_rows(output, &rows)?)
 }

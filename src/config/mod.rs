@@ -47,6 +47,8 @@ pub struct Config {
     pub mount: Mount,
     /// `[snapshots]`: which are made and kept.
     pub snapshots: Snapshots,
+    /// `[repair]`: what becomes of what peers that are gone held.
+    pub repair: Repair,
     /// `[cache]`: what is kept of data that was read.
     pub cache: Cache,
     /// `[limits]`: bounds on this process.
@@ -126,6 +128,19 @@ pub struct Mount {
     pub read_timeout: Duration,
     /// What becomes of contents of one file that were written at the same time: the first rule that matches counts.
     pub conflict: Vec<ConflictRule>,
+}
+
+/// `[repair]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repair {
+    /// A peer that is away for longer is told of.
+    pub suspect: Duration,
+    /// What a peer holds that is away for longer is made anew elsewhere.
+    pub dead: Duration,
+    /// Most bytes per second that repairs read or move; 0: no limit.
+    pub rate: ByteSize,
+    /// Every shard of the own disk is read once in this time.
+    pub scrub: Duration,
 }
 
 /// `[cache]`
@@ -219,6 +234,17 @@ impl Default for Mount {
             dirty_max: ByteSize::mib(256),
             read_timeout: Duration::from_secs(30),
             conflict: Vec::new(),
+        }
+    }
+}
+
+impl Default for Repair {
+    fn default() -> Self {
+        Repair {
+            suspect: Duration::from_secs(10 * 60),
+            dead: Duration::from_secs(12 * 3600),
+            rate: ByteSize::mib(16),
+            scrub: Duration::from_secs(30 * 24 * 3600),
         }
     }
 }

@@ -160,10 +160,19 @@ impl Reader<'_> {
             ("fetch.timeout", config.fetch.timeout),
             ("mount.commit_interval", config.mount.commit_interval),
             ("mount.read_timeout", config.mount.read_timeout),
+            ("repair.suspect", config.repair.suspect),
+            ("repair.dead", config.repair.dead),
+            ("repair.scrub", config.repair.scrub),
         ] {
             if time.is_zero() {
                 self.cross(path, "it must be longer than 0".to_owned());
             }
+        }
+        if config.repair.suspect > config.repair.dead {
+            self.cross(
+                "repair.suspect",
+                "it must not be longer than repair.dead".to_owned(),
+            );
         }
         for peer in &config.network.deny {
             if config.network.allow.contains(peer) {

@@ -108,6 +108,14 @@ keys! {
 
     snapshots.keep, "{ last, hourly, daily, weekly, monthly, yearly }: how many of each, in UTC",
         "Which snapshots of mounted volumes are kept: the last ones, and the last one of each hour, day, week, month and year. One is made when the shortest of these that is named has none yet, and those that no part of the rule keeps are let go. Snapshots with a label stay, and so do those of other machines; with {} none are made and none are let go.";
+    repair.suspect, "duration, more than 0, at most repair.dead",
+        "How long a peer may be away before `cairn status` counts what it holds as away. It is read around at once.";
+    repair.dead, "duration, more than 0",
+        "How long a peer may be away before what it holds is made anew elsewhere. Only time during which this peer runs counts.";
+    repair.rate, "size per second, 0 for none",
+        "Most bytes that repairs read or move in a second; less while somebody reads.";
+    repair.scrub, "duration, more than 0",
+        "Every shard on this disk is read again once in this time, at 64 KiB per second or more; a damaged one is taken out and made anew.";
 
     cache.memory, "size, at least 16 MiB",
         "Most memory for data that was read lately and may be read again.";
@@ -134,6 +142,10 @@ const TABLES: &[(&str, &str)] = &[
     ("fetch", "How data is read."),
     ("mount", "How mounted volumes behave."),
     ("snapshots", "The past of mounted volumes."),
+    (
+        "repair",
+        "What becomes of what peers that are gone or bad disks held.",
+    ),
     ("cache", "What it keeps of data that was read."),
     ("limits", "Bounds on this process."),
     ("log", "What it tells."),

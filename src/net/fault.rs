@@ -108,6 +108,7 @@ const fn is_later(request: &Request) -> bool {
             | Request::Feed { .. }
             | Request::Publish { .. }
             | Request::Published { .. }
+            | Request::Upkeep { .. }
     )
 }
 
@@ -117,7 +118,8 @@ fn flip(response: &mut Response) {
     }
     if let Response::Shard { data, .. }
     | Response::Range { data, .. }
-    | Response::Feed { body: data } = response
+    | Response::Feed { body: data }
+    | Response::Upkeep { body: data } = response
     {
         flip_bit(data);
     }

@@ -95,6 +95,11 @@ pub enum Request {
         /// The volume.
         volume: VolumeId,
     },
+    /// A message about what is held and what is missing. What it says is for those who look after redundancy.
+    Upkeep {
+        /// One encoded message (payload).
+        body: Bytes,
+    },
     /// A request of a later version: answered `Unsupported`.
     Unknown {
         /// Its operation code.
@@ -155,6 +160,11 @@ pub enum Response {
     Published {
         /// Signed checkpoint records as they are encoded.
         records: Vec<Bytes>,
+    },
+    /// To `Upkeep`: what the peer says to it.
+    Upkeep {
+        /// One encoded message (payload).
+        body: Bytes,
     },
     /// Not done, and why.
     Refused {

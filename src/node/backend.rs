@@ -11,11 +11,11 @@ use crate::admin::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
     Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
+    Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
     Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
     VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
     VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
-    VolumeVotersRequest,
+    VolumeVotersRequest, WorkerChange, WorkerStatus,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
 use crate::base::{ByteSize, EcProfile};
@@ -43,6 +43,14 @@ impl Backend for Node {
 
     fn set_quota(&self, request: SetQuota) -> Answer<'_, QuotaInfo> {
         Box::pin(self.change_quota(request))
+    }
+
+    fn set_worker(&self, request: WorkerChange) -> Answer<'_, Vec<WorkerStatus>> {
+        Box::pin(async move { self.change_worker(&request) })
+    }
+
+    fn repairs(&self) -> Answer<'_, Repairs> {
+        Box::pin(async { Ok(self.show_repairs()) })
     }
 
     fn invite(&self, request: InviteRequest) -> Answer<'_, Invited> {

@@ -18,7 +18,9 @@ mod share;
 mod sharing;
 mod show;
 mod thrift;
+mod upkeep;
 mod volumes;
+mod workers;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -41,13 +43,13 @@ use self::mounts::Mounts;
 use self::network::Network;
 use self::volumes::Volumes;
 use crate::admin::Backend;
-use crate::base::worker::{Worker, drive};
 use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
 use crate::blocks::{
     Blocks, ClaimSettler, FeedDoor, FeedInbound, Parts, PointerKeeper, ServeOptions, serve,
 };
 use crate::config::Config;
 use crate::net::{NetHandle, Offer};
+use crate::repair::{Repair, RepairOptions};
 use crate::store::{RealDisk, Store, StoreOptions};
 
 /// Threads that may wait for a disk at once.
@@ -87,7 +89,9 @@ struct Inner {
     serving: Arc<ServeOptions>,
     /// Where messages of other peers about feeds go.
     feeds: FeedDoor,
-    workers: Mutex<Vec<(&'static str, Arc<Mutex<String>>)>>,
+    workers: workers::Jobs,
+    /// Who looks after redundancy.
+    repair: Repair,
     started: Instant,
     uploads: AtomicU64,
     clock: Clock,
@@ -142,6 +146,19 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         feeds.clone(),
         stop.clone(),
     ));
+    let upkeep = &options.config.repair;
+    let repair = Repair::new(
+        blocks.clone(),
+        RepairOptions {
+            suspect: upkeep.suspect,
+            dead: upkeep.dead,
+            rate: upkeep.rate.0,
+            scrub: upkeep.scrub,
+            serving: Arc::clone(&serving),
+            entropy: entropy.fork(),
+        },
+    );
+    tasks.spawn(repair.serve(stop.clone()));
     let offer = Offer {
         capacity_bytes: 0,
         free_bytes: 0,
@@ -165,7 +182,8 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         mounts: Mounts::new(),
         serving,
         feeds,
-        workers: Mutex::new(Vec::new()),
+        workers: workers::Jobs::default(),
+        repair,
         started: Instant::now(),
         uploads: AtomicU64::new(0),
         clock,
@@ -273,42 +291,9 @@ impl Node {
         self.run_worker(compaction);
         self.run_worker(expiry);
         self.run_worker(offer::OfferKeeper::new(self.clone()));
+        let (repairer, scrubber) = self.0.repair.workers();
+        self.run_worker(repairer);
+        self.run_worker(scrubber);
         self.run_worker(thrift::Thrift::new(self.0.blocks.pools().clone()));
-    }
-
-    fn run_worker<W: Worker>(&self, worker: W) {
-        let status = Arc::new(Mutex::new(worker.status()));
-        self.0
-            .workers
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner())
-            .push((worker.name(), Arc::clone(&status)));
-        let stop = self.0.stop.clone().cancelled_owned();
-        self.0.tasks.spawn(drive(Watched { worker, status }, stop));
-    }
-}
-
-/// Keeps a worker's status where others can read it.
-struct Watched<W> {
-    worker: W,
-    status: Arc<Mutex<String>>,
-}
-
-impl<W: Worker> Worker for Watched<W> {
-    fn name(&self) -> &'static str {
-        self.worker.name()
-    }
-
-    async fn step(&mut self) -> crate::base::worker::Next {
-        let next = self.worker.step().await;
-        *self
-            .status
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner()) = self.worker.status();
-        next
-    }
-
-    fn status(&self) -> String {
-        self.worker.status()
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Node;
-use crate::admin::types::{LookupInfo, LsEntry, PeerInfo, QuotaInfo, Status, WorkerStatus};
+use crate::admin::types::{LookupInfo, LsEntry, PeerInfo, QuotaInfo, Status};
 use crate::base::ByteSize;
 use crate::dag::directory::printable;
 use crate::dag::{Entry, EntryKind, Meta, NodeAt, Timestamp};
@@ -20,19 +20,6 @@ impl Node {
             .filter(|member| matches!(member.state, Reach::Connected(_)))
             .count();
         let identity = self.identity().clone();
-        let workers = inner
-            .workers
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner())
-            .iter()
-            .map(|(name, status)| WorkerStatus {
-                name: (*name).to_owned(),
-                status: status
-                    .lock()
-                    .unwrap_or_else(|poison| poison.into_inner())
-                    .clone(),
-            })
-            .collect();
         Status {
             peer: self.own().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -50,12 +37,13 @@ impl Node {
             knows_all: members.complete,
             lookups: lookups(&inner.net.lookups()),
             storage: self.show_quota(),
-            workers,
+            workers: inner.workers.show(),
             volumes: self.show_volumes().await.unwrap_or_else(|error| {
                 tracing::warn!("{error}");
                 Vec::new()
             }),
             serves_mounts: self.serves_mounts(),
+            health: Some(self.show_health()),
         }
     }
 

@@ -3,12 +3,14 @@
 //! The same function is used when a record is written and when it is replayed, so the rows are a
 //! function of the log.
 
+use super::holdings::mark;
 use super::index::{Page, SharedIndex};
 use super::record::{ClaimEnd, Entry, Extent, KvKey, Position, Tomb};
 use super::rows::{BlockRow, ClaimRow, ClaimState, KvRow, Rows, SegmentRow, ShardRow, Totals};
 use super::segment::SEGMENT_HEADER_LEN;
 use super::tables::IndexError;
-use crate::base::{BlockId, ClaimId};
+use crate::base::{BlockId, ClaimId, EcProfile, IndexSet};
+use crate::erasure::StripeHeader;
 
 /// What a dead shard record still counts for when it may carry the only word of a live claim.
 const CLAIM_REMAINDER: u32 = 512;
@@ -108,13 +110,32 @@ impl Draft {
         let before = self.block(&id)?;
         let existed = before.is_some();
         let mut row = before.unwrap_or_default();
+        let held = row.indices();
         let result = edit(self, &mut row)?;
         let exists = !row.is_empty();
+        self.edit_digests(&id, IndexSet(held.0 ^ row.indices().0))?;
         self.totals.blocks = self.totals.blocks + u64::from(exists) - u64::from(existed);
         if exists || existed {
             self.rows.blocks.insert(id, exists.then_some(row));
         }
         Ok(result)
+    }
+
+    /// These shards of a block have come or gone.
+    fn edit_digests(&mut self, id: &BlockId, changed: IndexSet) -> Result<(), IndexError> {
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let marks = changed.iter().map(|index| mark(id, index));
+        let change = marks.fold(0, std::ops::BitXor::bitxor);
+        let group = id.group().0;
+        let digest = match self.rows.groups.get(&group) {
+            Some(changed) => *changed,
+            None => self.index.group(group)?,
+        };
+        self.rows.groups.insert(group, digest ^ change);
+        self.totals.digest ^= change;
+        Ok(())
     }
 
     /// Applies the record at `at`. Records are applied in the order of the log.
@@ -132,9 +153,9 @@ impl Draft {
             Entry::Shard {
                 block,
                 index,
+                header,
                 claim,
                 moved_from,
-                ..
             } => {
                 if moved_from.is_some() {
                     self.totals.victim = *moved_from;
@@ -147,7 +168,9 @@ impl Draft {
                     data_len: extent.data_len,
                     record_len: extent.record_len,
                 };
-                self.put_shard(*block, shard, *claim)
+                let header = StripeHeader::decode(header).ok();
+                let profile = header.map(|header| header.profile);
+                self.put_shard(*block, profile, shard, *claim)
             }
             Entry::Claim {
                 claim,
@@ -188,6 +211,7 @@ impl Draft {
     fn put_shard(
         &mut self,
         block: BlockId,
+        profile: Option<EcProfile>,
         shard: ShardRow,
         claim: Option<(ClaimId, u64)>,
     ) -> Result<(), IndexError> {
@@ -201,6 +225,7 @@ impl Draft {
                 draft.forget_shard(&old);
             }
             row.shards.push(shard);
+            row.profile = profile;
             draft.totals.shards += 1;
             draft.totals.shard_bytes += u64::from(shard.data_len);
             draft.edit_segment(shard.at.segment, |row| row.live += shard.record_len);
@@ -274,7 +299,7 @@ impl Draft {
             return Ok(None);
         }
         if before.is_none() {
-            self.totals.next_short += 1;
+            self.number(claim);
         }
         row.expires_ms = row.expires_ms.max(expires_ms);
         row.newest = row.newest.max(segment);
@@ -284,12 +309,18 @@ impl Draft {
         Ok(Some(row.short))
     }
 
+    /// Gives a new claim the next short number.
+    fn number(&mut self, claim: ClaimId) {
+        self.rows.shorts.insert(self.totals.next_short, Some(claim));
+        self.totals.next_short += 1;
+    }
+
     /// Adds `block` to what claim number `short` keeps.
     fn join(&mut self, short: u64, block: BlockId, row: &mut BlockRow) -> Result<(), IndexError> {
         // A block without a row is in no claim.
         let known = row.claims > 0 && self.is_member(short, &block)?;
         if !known {
-            row.claims += 1;
+            row.add_keeper(short);
             self.totals.members += 1;
             self.rows.members.insert((short, block), true);
         }
@@ -306,7 +337,7 @@ impl Draft {
             self.rows.members.insert((short, block), false);
             self.totals.members = self.totals.members.saturating_sub(1);
             self.edit_block(block, |_, row| {
-                row.claims = row.claims.saturating_sub(1);
+                row.drop_keeper(short);
                 Ok(())
             })?;
         }
@@ -323,7 +354,7 @@ impl Draft {
             newest: segment,
         });
         if before.is_none() {
-            self.totals.next_short += 1;
+            self.number(claim);
         }
         row.state = match (end, before.map(|row| row.state)) {
             (ClaimEnd::Closed, None | Some(ClaimState::Open | ClaimState::Closed)) => {

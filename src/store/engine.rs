@@ -13,7 +13,7 @@ use super::draft::Draft;
 use super::error::StoreError;
 use super::frame::Parts;
 use super::quota::Tier;
-use super::record::{Encoded, Entry, KvPair, Position, encode};
+use super::record::{Encoded, Entry, KvPair, Position, Tomb, encode};
 use super::rows::Totals;
 use super::segment::SEGMENT_HEADER_LEN;
 use super::shared::Shared;
@@ -41,6 +41,8 @@ pub(super) enum Work {
     /// Release those of these that have expired by now.
     Expire(Vec<ClaimId>),
     Kv(Vec<KvPair>),
+    /// Take these shards out, if they are still where this says.
+    Bury(Vec<Tomb>),
     Compact,
     /// Count what others have written to the data directory.
     Count,

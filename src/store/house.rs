@@ -100,6 +100,11 @@ impl Engine {
         }
         if removable.contains(&self.forgotten.segment) {
             let forgotten = std::mem::take(&mut self.forgotten);
+            for claim in &forgotten.claims {
+                if let Some(row) = self.shared.index.claim(claim)? {
+                    batch.draft.rows.shorts.insert(row.short, None);
+                }
+            }
             let rows = &mut batch.draft.rows;
             rows.claims
                 .extend(forgotten.claims.into_iter().map(|claim| (claim, None)));

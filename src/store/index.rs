@@ -219,6 +219,66 @@ impl Index {
         ))
     }
 
+    /// Rows of blocks of a group, or of all, in order.
+    pub(super) fn block_page(
+        &self,
+        group: Option<u16>,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Page<BlockId, BlockRow>, IndexError> {
+        let inner = self.read();
+        let base = inner.tables()?.block_page(group, after, limit)?;
+        let is_ours = |id: &BlockId| group.is_none_or(|group| id.group().0 == group);
+        let first = |group: u16| {
+            let mut first = BlockId([0; 32]);
+            for (byte, value) in first.0.iter_mut().zip(group.to_be_bytes()) {
+                *byte = value;
+            }
+            Bound::Included(first)
+        };
+        let from = match after {
+            Some(after) => Bound::Excluded(*after),
+            None => group.map_or(Bound::Unbounded, first),
+        };
+        let changes = inner.changes.blocks.range((from, Bound::Unbounded));
+        let changes = changes.take_while(|(id, _)| is_ours(id));
+        let mut page = overlay(base, limit, changes.map(|(id, row)| (*id, row.clone())));
+        for (id, row) in &mut page.rows {
+            inner.mark(id, row);
+        }
+        Ok(page)
+    }
+
+    /// The digest of a group.
+    pub(super) fn group(&self, group: u16) -> Result<u128, IndexError> {
+        let inner = self.read();
+        match inner.changes.groups.get(&group) {
+            Some(changed) => Ok(*changed),
+            None => inner.tables()?.group(group),
+        }
+    }
+
+    /// The digests of many groups, in their order.
+    pub(super) fn groups(&self, groups: &[u16]) -> Result<Vec<u128>, IndexError> {
+        let inner = self.read();
+        let mut digests = inner.tables()?.groups(groups)?;
+        for (digest, group) in digests.iter_mut().zip(groups) {
+            if let Some(changed) = inner.changes.groups.get(group) {
+                *digest = *changed;
+            }
+        }
+        Ok(digests)
+    }
+
+    /// Which claim a short number stands for.
+    pub(super) fn short(&self, short: u64) -> Result<Option<ClaimId>, IndexError> {
+        let inner = self.read();
+        match inner.changes.shorts.get(&short) {
+            Some(changed) => Ok(*changed),
+            None => inner.tables()?.short(short),
+        }
+    }
+
     pub(super) fn segment(&self, id: u32) -> Option<SegmentRow> {
         self.read().segments.get(&id).copied()
     }
@@ -263,6 +323,11 @@ impl Index {
     pub(super) fn report_damage(&self, shard: ShardId, at: Position) -> bool {
         let mut inner = self.write();
         inner.damaged.len() < DAMAGED_MAX && inner.damaged.insert(shard, at) != Some(at)
+    }
+
+    /// Shards that readers found damaged since the last flush.
+    pub(super) fn reported_damage(&self) -> Vec<ShardId> {
+        self.read().damaged.keys().copied().collect()
     }
 
     /// Writes all changes to the database, durably.

@@ -22,6 +22,7 @@ mod error;
 pub mod forge;
 mod frame;
 mod handle;
+mod holdings;
 mod house;
 mod index;
 #[cfg(any(test, feature = "testkit"))]
@@ -48,6 +49,7 @@ mod writer;
 pub use disk::{Disk, DiskEntry, DiskFile};
 pub use error::{OpenError, StoreError};
 pub use handle::{KvChange, Store};
+pub use holdings::{Digest, Examined, Holding, HoldingPage, KEEPERS_MAX, Keeper};
 #[cfg(any(test, feature = "testkit"))]
 pub use mem_disk::MemDisk;
 pub use parts::{FoundPart, PartError, PartReader};

@@ -105,6 +105,12 @@ impl Engine {
                 }
                 Ok(Answer::Done)
             }
+            Work::Bury(tombs) => {
+                for tombs in tombs.chunks(TOMBS_MAX) {
+                    self.emit(batch, &Entry::Tombs(tombs.to_vec()), Bytes::new())?;
+                }
+                Ok(Answer::Done)
+            }
             Work::Compact => self.compact(batch).map(Answer::Progress),
             Work::Flush | Work::Count | Work::Rebuild(_) => Ok(Answer::Done),
         }

@@ -11,7 +11,7 @@ use super::rows::Totals;
 use crate::base::VolumeId;
 
 /// Bytes that a block's row may take in the index file, with half-empty pages and their copies.
-pub(super) const BLOCK_ROW_COST: u64 = 220;
+pub(super) const BLOCK_ROW_COST: u64 = 230;
 /// Likewise for one member of a claim.
 pub(super) const MEMBER_ROW_COST: u64 = 160;
 /// The index file before it has rows, and what a flush needs besides.
@@ -262,6 +262,12 @@ impl Ledger {
 
     pub(super) fn set_totals(&self, totals: Totals) {
         self.amounts().totals = totals;
+    }
+
+    /// Digest and number of the shards held.
+    pub(super) fn digest(&self) -> (u128, u64) {
+        let totals = self.amounts().totals;
+        (totals.digest, totals.shards)
     }
 
     /// Bytes of `tier` that may still be written.

@@ -38,7 +38,10 @@ pub(super) struct Copy {
 
 impl Shared {
     /// Looks something up while no rebuild is going on.
-    fn look_up<T>(&self, look: impl FnOnce() -> Result<T, IndexError>) -> Result<T, ReadFail> {
+    pub(super) fn look_up<T>(
+        &self,
+        look: impl FnOnce() -> Result<T, IndexError>,
+    ) -> Result<T, ReadFail> {
         let _gate = self
             .gate
             .read()

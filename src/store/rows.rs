@@ -8,7 +8,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::record::{KvKey, Position};
-use crate::base::{BlockId, ClaimId, IndexSet, OwnerId, PeerId};
+use crate::base::{BlockId, ClaimId, EcProfile, IndexSet, OwnerId, PeerId};
+
+/// Most claims that the row of a block names. A block with more is kept by all of them; which the others are can be
+/// found in the table of members.
+pub(super) const KEEPERS_LISTED: usize = 16;
 
 /// Where one shard is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,10 +26,14 @@ pub(super) struct ShardRow {
     pub(super) record_len: u32,
 }
 
-/// One block: its shards here, and how many claims keep it.
+/// One block: its shards here, and which claims keep it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct BlockRow {
     pub(super) claims: u32,
+    /// How its stripe is coded; none while no shard of it was ever here.
+    pub(super) profile: Option<EcProfile>,
+    /// Short numbers of claims that keep it, at most [`KEEPERS_LISTED`] of them.
+    pub(super) keepers: Vec<u64>,
     pub(super) shards: Vec<ShardRow>,
 }
 
@@ -34,6 +42,30 @@ impl BlockRow {
     pub(super) fn held(&self) -> IndexSet {
         let sound = self.shards.iter().filter(|shard| !shard.damaged);
         sound.map(|shard| shard.index).collect()
+    }
+
+    /// Indices of all shards, damaged ones too.
+    pub(super) fn indices(&self) -> IndexSet {
+        self.shards.iter().map(|shard| shard.index).collect()
+    }
+
+    /// One more claim keeps it.
+    pub(super) fn add_keeper(&mut self, short: u64) {
+        self.claims += 1;
+        if self.keepers.len() < KEEPERS_LISTED {
+            self.keepers.push(short);
+        }
+    }
+
+    /// A claim keeps it no longer.
+    pub(super) fn drop_keeper(&mut self, short: u64) {
+        self.claims = self.claims.saturating_sub(1);
+        self.keepers.retain(|keeper| *keeper != short);
+    }
+
+    /// Whether the row names every claim that it names any of.
+    pub(super) const fn names_keepers(&self) -> bool {
+        self.keepers.len() == KEEPERS_LISTED || self.keepers.len() >= self.claims as usize
     }
 
     pub(super) fn shard(&self, index: u8) -> Option<&ShardRow> {
@@ -129,6 +161,8 @@ pub(super) struct Totals {
     pub(super) releases: u64,
     /// The segment that compaction is moving away, once a shard of it was moved.
     pub(super) victim: Option<u32>,
+    /// Digest of all shards, see `holdings`.
+    pub(super) digest: u128,
 }
 
 /// To which record the index is up to date, and of which store.
@@ -147,6 +181,10 @@ pub(super) struct Rows {
     pub(super) members: BTreeMap<(u64, BlockId), bool>,
     pub(super) kv: BTreeMap<KvKey, Option<KvRow>>,
     pub(super) segments: BTreeMap<u32, Option<SegmentRow>>,
+    /// Digests of the shards of each group; 0 where there are none.
+    pub(super) groups: BTreeMap<u16, u128>,
+    /// Which claim each short number stands for.
+    pub(super) shorts: BTreeMap<u64, Option<ClaimId>>,
 }
 
 impl Rows {
@@ -157,6 +195,8 @@ impl Rows {
         self.members.extend(later.members);
         self.kv.extend(later.kv);
         self.segments.extend(later.segments);
+        self.groups.extend(later.groups);
+        self.shorts.extend(later.shorts);
     }
 
     /// Number of changed rows.
@@ -194,12 +234,25 @@ fn position_at(bytes: &[u8], at: usize) -> Option<Position> {
     })
 }
 
+/// A digest as it is stored.
+pub(super) fn digest_at(bytes: &[u8], at: usize) -> Option<u128> {
+    let digest = bytes.get(at..at + 16)?.try_into().ok()?;
+    Some(u128::from_le_bytes(digest))
+}
+
 const SHARD_ROW_LEN: usize = 24;
 
 impl Stored for BlockRow {
     fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(4 + SHARD_ROW_LEN * self.shards.len());
+        let keepers = self.keepers.get(..KEEPERS_LISTED).unwrap_or(&self.keepers);
+        let len = 8 + 8 * keepers.len() + SHARD_ROW_LEN * self.shards.len();
+        let mut out = Vec::with_capacity(len);
         put(&mut out, &[self.claims]);
+        let (data, parity) = self.profile.map_or((0, 0), <(u8, u8)>::from);
+        out.extend_from_slice(&[data, parity, keepers.len() as u8, 0]);
+        for keeper in keepers {
+            out.extend_from_slice(&keeper.to_le_bytes());
+        }
         for shard in &self.shards {
             let flags = u32::from(shard.index) | u32::from(shard.damaged) << 8;
             put(
@@ -219,7 +272,16 @@ impl Stored for BlockRow {
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let claims = u32_at(bytes, 0)?;
-        let rows = bytes.get(4..)?;
+        let [data, parity, listed, 0] = <[u8; 4]>::try_from(bytes.get(4..8)?).ok()? else {
+            return None;
+        };
+        let profile = match (data, parity) {
+            (0, 0) => None,
+            (data, parity) => Some(EcProfile::new(data, parity).ok()?),
+        };
+        let rows = bytes.get(8 + 8 * usize::from(listed)..)?;
+        let keepers = (0..usize::from(listed)).map(|at| u64_at(bytes, 8 + 8 * at));
+        let keepers = keepers.collect::<Option<Vec<u64>>>()?;
         if rows.len() % SHARD_ROW_LEN != 0 {
             return None;
         }
@@ -238,7 +300,12 @@ impl Stored for BlockRow {
             .chunks(SHARD_ROW_LEN)
             .map(shard)
             .collect::<Option<_>>()?;
-        Some(BlockRow { claims, shards })
+        Some(BlockRow {
+            claims,
+            profile,
+            keepers,
+            shards,
+        })
     }
 }
 
@@ -332,6 +399,7 @@ impl Stored for Checkpoint {
         ] {
             out.extend_from_slice(&number.to_le_bytes());
         }
+        out.extend_from_slice(&totals.digest.to_le_bytes());
         out
     }
 
@@ -350,6 +418,7 @@ impl Stored for Checkpoint {
                 members: number(5)?,
                 releases: number(6)?,
                 victim: victim.map(u32::try_from).transpose().ok()?,
+                digest: digest_at(bytes, 88)?,
             },
         })
     }
@@ -404,6 +473,8 @@ mod tests {
         };
         let block = BlockRow {
             claims: 2,
+            profile: Some(EcProfile::DEFAULT),
+            keepers: vec![7, 1 << 40],
             shards: vec![
                 shard,
                 ShardRow {
@@ -438,6 +509,7 @@ mod tests {
                 totals: Totals {
                     next_seq: 1,
                     victim,
+                    digest: 1 << 100,
                     ..Totals::default()
                 },
             };

@@ -13,14 +13,14 @@ use super::disk::Disk;
 use super::record::KvKey;
 use super::rows::{
     BlockRow, Checkpoint, ClaimRow, KvRow, Rows, SegmentRow, Stored, claim_key, claim_of_key,
-    member_block, member_key,
+    digest_at, member_block, member_key,
 };
 use crate::base::{BlockId, ClaimId};
 
 pub(super) use super::database::DatabaseError as IndexError;
 
 /// Version of the tables. Another one found is answered by a rebuild.
-const INDEX_VERSION: u8 = 1;
+const INDEX_VERSION: u8 = 2;
 /// The only key of the table of totals.
 const CHECKPOINT_KEY: &[u8] = &[INDEX_VERSION];
 
@@ -34,7 +34,9 @@ const MEMBERS: Table = table(3, "members");
 const KV: Table = table(4, "kv");
 const SEGMENTS: Table = table(5, "segments");
 const META: Table = table(6, "meta");
-const ALL: [Table; 6] = [BLOCKS, CLAIMS, MEMBERS, KV, SEGMENTS, META];
+const GROUPS: Table = table(7, "groups");
+const SHORTS: Table = table(8, "shorts");
+const ALL: [Table; 8] = [BLOCKS, CLAIMS, MEMBERS, KV, SEGMENTS, META, GROUPS, SHORTS];
 
 /// The open index database.
 #[derive(Debug)]
@@ -65,7 +67,63 @@ impl Tables {
             is_checked: true,
             is_quick: false,
         };
-        Database::open(medium, how, &ALL).map(Tables)
+        let tables = Database::open(medium, how, &ALL).map(Tables)?;
+        // The rows of another version would be misread.
+        let snapshot = tables.0.snapshot(META)?;
+        let mut is_other = false;
+        snapshot.range(Bound::Unbounded, Bound::Unbounded, false, |key, _| {
+            is_other |= key != CHECKPOINT_KEY;
+            Ok(true)
+        })?;
+        if is_other {
+            return Err(IndexError::Damaged("it is of another version".to_owned()));
+        }
+        Ok(tables)
+    }
+
+    /// At most `limit` blocks of a group, or of all, after `after`, in order.
+    pub(super) fn block_page(
+        &self,
+        group: Option<u16>,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, BlockRow)>, IndexError> {
+        let prefix = group.map(u16::to_be_bytes);
+        // The prefix itself comes before all that begin with it.
+        let from = match (after, &prefix) {
+            (Some(after), _) => Some(after.0.as_slice()),
+            (None, Some(prefix)) => Some(prefix.as_slice()),
+            (None, None) => None,
+        };
+        self.page(BLOCKS, from, limit, |rows, key, value| {
+            if prefix.is_some_and(|prefix| !key.starts_with(&prefix)) {
+                return Ok(None);
+            }
+            let id = key.try_into().map_err(|_| rows.damaged())?;
+            Ok(Some((BlockId(id), unpack(rows, value)?)))
+        })
+    }
+
+    /// The digest of a group; 0 if there is no row.
+    pub(super) fn group(&self, group: u16) -> Result<u128, IndexError> {
+        let digests = self.groups(&[group])?;
+        Ok(digests.first().copied().unwrap_or(0))
+    }
+
+    /// The digests of many groups, in their order.
+    pub(super) fn groups(&self, groups: &[u16]) -> Result<Vec<u128>, IndexError> {
+        let snapshot = self.0.snapshot(GROUPS)?;
+        let digest = |group: &u16| {
+            let found = snapshot.get(&group.to_be_bytes(), |value| digest_at(value, 0))?;
+            Ok(found.unwrap_or(0))
+        };
+        groups.iter().map(digest).collect()
+    }
+
+    /// Which claim a short number stands for.
+    pub(super) fn short(&self, short: u64) -> Result<Option<ClaimId>, IndexError> {
+        let snapshot = self.0.snapshot(SHORTS)?;
+        snapshot.get(&short.to_be_bytes(), claim_of_key)
     }
 
     fn get<T: Stored>(&self, table: Table, key: &[u8]) -> Result<Option<T>, IndexError> {
@@ -229,6 +287,16 @@ impl Tables {
                 SEGMENTS,
                 segments.map(|(id, row)| raw(&id.to_be_bytes(), row)),
             )?;
+            let groups = rows.groups.iter().map(|(group, digest)| {
+                let value = (*digest != 0).then(|| Cow::Owned(digest.to_le_bytes().to_vec()));
+                (Cow::Owned(group.to_be_bytes().to_vec()), value)
+            });
+            batch.put(GROUPS, groups)?;
+            let shorts = rows.shorts.iter().map(|(short, claim)| {
+                let value = claim.map(|claim| Cow::Owned(claim_key(&claim).to_vec()));
+                (Cow::Owned(short.to_be_bytes().to_vec()), value)
+            });
+            batch.put(SHORTS, shorts)?;
             let value = Cow::Owned(checkpoint.encode());
             let meta = (Cow::Borrowed(CHECKPOINT_KEY), Some(value));
             batch.put(META, std::iter::once(meta))
@@ -239,4 +307,26 @@ impl Tables {
 fn raw<T: Stored>(key: &[u8], row: &Option<T>) -> RawRow<'static> {
     let value = row.as_ref().map(|row| Cow::Owned(row.encode()));
     (Cow::Owned(key.to_vec()), value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemDisk;
+
+    #[test]
+    fn tables_of_another_version_are_not_read() {
+        let disk = MemDisk::new(1 << 24);
+        let tables = Tables::open(&disk, "tables", 1 << 20).unwrap();
+        let old = (Cow::Borrowed(&[1u8][..]), Some(Cow::Owned(vec![0; 20])));
+        let written = tables
+            .0
+            .commit(|batch| batch.put(META, std::iter::once(old)));
+        written.unwrap();
+        drop(tables);
+        match Tables::open(&disk, "tables", 1 << 20) {
+            Err(IndexError::Damaged(why)) => assert!(why.contains("another version")),
+            other => panic!("{other:?}"),
+        }
+    }
 }

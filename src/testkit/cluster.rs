@@ -12,6 +12,7 @@ use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
 use crate::blocks::{Blocks, ClaimSettler, FeedDoor, Parts, PointerKeeper, ServeOptions, serve};
 use crate::net::fault::{Fault, inject};
 use crate::net::memory::{LinkFaults, MemoryHub, MemoryOptions, MemoryPeer};
+use crate::repair::{Repair, RepairOptions};
 use crate::store::mem_disk::Crash;
 use crate::store::{MemDisk, OpenError, Store, StoreError, StoreOptions};
 
@@ -37,6 +38,8 @@ pub struct ClusterOptions {
     pub ring_bytes: u64,
     /// How all of them misbehave.
     pub fault: Option<Fault>,
+    /// The upkeep of each; none: nobody looks after anything.
+    pub upkeep: Option<UpkeepTimes>,
     /// Whether the trace keeps its lines.
     pub keep_trace: bool,
 }
@@ -56,9 +59,23 @@ impl Default for ClusterOptions {
             memory_bytes: 16 << 20,
             ring_bytes: 0,
             fault: None,
+            upkeep: None,
             keep_trace: false,
         }
     }
+}
+
+/// When upkeep does what.
+#[derive(Debug, Clone, Copy)]
+pub struct UpkeepTimes {
+    /// A peer that is away for longer is told of.
+    pub suspect: Duration,
+    /// What a peer holds that is away for longer is made anew.
+    pub dead: Duration,
+    /// Every shard is read once in this time.
+    pub scrub: Duration,
+    /// Bytes of repair per second; 0: no limit.
+    pub rate: u64,
 }
 
 /// Why a simulated peer does not start.
@@ -95,6 +112,7 @@ struct SimPeer {
 struct Running {
     blocks: Blocks,
     feeds: FeedDoor,
+    repair: Option<Repair>,
     stop: CancellationToken,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -159,6 +177,16 @@ impl Cluster {
     pub fn feeds(&self, at: usize) -> Option<&FeedDoor> {
         let running = self.peers.get(at)?.running.as_ref()?;
         Some(&running.feeds)
+    }
+
+    /// The upkeep of a peer that runs, if there is any.
+    pub fn repair(&self, at: usize) -> Option<&Repair> {
+        self.peers.get(at)?.running.as_ref()?.repair.as_ref()
+    }
+
+    /// The disk of a peer, as it is now.
+    pub fn disk(&self, at: usize) -> Option<&MemDisk> {
+        self.peers.get(at).map(|peer| &peer.disk)
     }
 
     /// The wall clock of all peers.
@@ -267,13 +295,14 @@ impl Cluster {
         .await?;
         let stop = CancellationToken::new();
         let feeds = FeedDoor::default();
+        let serving = Arc::new(ServeOptions {
+            offer: AtomicBool::new(true),
+            claim_ttl_ms: self.options.limits.claim_ttl.as_millis() as u64,
+        });
         let served = serve(
             inbound,
             blocks.clone(),
-            Arc::new(ServeOptions {
-                offer: AtomicBool::new(true),
-                claim_ttl_ms: self.options.limits.claim_ttl.as_millis() as u64,
-            }),
+            Arc::clone(&serving),
             feeds.clone(),
             stop.clone(),
         );
@@ -281,15 +310,39 @@ impl Cluster {
         let settled = drive(settler, stop.clone().cancelled_owned());
         let keeper = PointerKeeper::new(blocks.clone());
         let kept = drive(keeper, stop.clone().cancelled_owned());
+        let mut tasks = vec![
+            tokio::spawn(served),
+            tokio::spawn(settled),
+            tokio::spawn(kept),
+        ];
+        let repair = self.options.upkeep.map(|times| {
+            let options = RepairOptions {
+                suspect: times.suspect,
+                dead: times.dead,
+                rate: times.rate,
+                scrub: times.scrub,
+                serving,
+                entropy: self.entropy.fork(),
+            };
+            let repair = Repair::new(blocks.clone(), options);
+            let (repairer, scrubber) = repair.workers();
+            tasks.push(tokio::spawn(repair.serve(stop.clone())));
+            tasks.push(tokio::spawn(drive(
+                repairer,
+                stop.clone().cancelled_owned(),
+            )));
+            tasks.push(tokio::spawn(drive(
+                scrubber,
+                stop.clone().cancelled_owned(),
+            )));
+            repair
+        });
         peer.running = Some(Running {
             blocks,
             feeds,
+            repair,
             stop,
-            tasks: vec![
-                tokio::spawn(served),
-                tokio::spawn(settled),
-                tokio::spawn(kept),
-            ],
+            tasks,
         });
         Ok(())
     }

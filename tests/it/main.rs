@@ -32,6 +32,7 @@ mod placement;
 mod pointers;
 mod power;
 mod pure;
+mod repair;
 mod settings;
 mod store;
 mod support;

@@ -11,6 +11,8 @@ mod fault;
 #[cfg(feature = "testkit")]
 mod fixture;
 #[cfg(feature = "testkit")]
+mod holdings;
+#[cfg(feature = "testkit")]
 mod model;
 #[cfg(feature = "testkit")]
 mod parts;

@@ -13,6 +13,7 @@ mod claims;
 mod common;
 mod pointers;
 mod ranges;
+mod repair;
 mod shared;
 
 use std::ops::Range;

@@ -115,14 +115,20 @@ impl Outgoing {
 
 /// Whether this request may carry a payload.
 pub const fn request_has_payload(code: u16) -> bool {
-    matches!(code, opcode::request::STORE | opcode::request::FEED)
+    matches!(
+        code,
+        opcode::request::STORE | opcode::request::FEED | opcode::request::UPKEEP
+    )
 }
 
 /// Whether this response may carry a payload.
 pub const fn response_has_payload(code: u16) -> bool {
     matches!(
         code,
-        opcode::response::SHARD | opcode::response::RANGE | opcode::response::FEED
+        opcode::response::SHARD
+            | opcode::response::RANGE
+            | opcode::response::FEED
+            | opcode::response::UPKEEP
     )
 }
 
@@ -256,6 +262,7 @@ pub fn encode_request(id: u64, request: &Request) -> Result<Outgoing, CodecError
             let meta = meta::Published { volume: *volume };
             (op::PUBLISHED, wire::encode(&meta), none())
         }
+        Request::Upkeep { body } => (op::UPKEEP, Vec::new(), body.clone()),
         Request::Unknown { opcode } => (*opcode, Vec::new(), none()),
     };
     finish(Kind::Request, code, id, &meta, payload)
@@ -316,6 +323,7 @@ pub fn encode_response(id: u64, response: &Response) -> Result<Outgoing, CodecEr
             )
         }
         Response::Feed { body } => (op::FEED, Vec::new(), body.clone()),
+        Response::Upkeep { body } => (op::UPKEEP, Vec::new(), body.clone()),
         Response::Published { records } => {
             check_pointers(records)?;
             (
@@ -444,6 +452,7 @@ pub fn decode_request(code: u16, meta: &[u8], payload: Bytes) -> Result<Request,
             let meta::Published { volume } = parse(code, meta)?;
             Request::Published { volume }
         }
+        op::UPKEEP => Request::Upkeep { body: payload },
         opcode => Request::Unknown { opcode },
     })
 }
@@ -500,6 +509,7 @@ pub fn decode_response(code: u16, meta: &[u8], payload: Bytes) -> Result<Respons
         op::BUSY => Response::Busy,
         op::UNSUPPORTED => Response::Unsupported,
         op::FEED => Response::Feed { body: payload },
+        op::UPKEEP => Response::Upkeep { body: payload },
         op::PUBLISHED => {
             let meta::Records { records } = parse(code, meta)?;
             check_pointers(&records)?;

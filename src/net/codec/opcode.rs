@@ -13,8 +13,9 @@ pub(super) mod request {
     pub(in crate::net::codec) const FEED: u16 = 10;
     pub(in crate::net::codec) const PUBLISH: u16 = 11;
     pub(in crate::net::codec) const PUBLISHED: u16 = 12;
+    pub(in crate::net::codec) const UPKEEP: u16 = 16;
     /// The last one.
-    pub(in crate::net::codec) const LAST: u16 = PUBLISHED;
+    pub(in crate::net::codec) const LAST: u16 = UPKEEP;
 }
 
 pub(super) mod response {
@@ -30,4 +31,5 @@ pub(super) mod response {
     pub(in crate::net::codec) const RANGE: u16 = 10;
     pub(in crate::net::codec) const FEED: u16 = 11;
     pub(in crate::net::codec) const PUBLISHED: u16 = 12;
+    pub(in crate::net::codec) const UPKEEP: u16 = 16;
 }

@@ -101,6 +101,12 @@ fn requests() -> Vec<(&'static str, Request)> {
                 volume: VolumeId([0x44; 16]),
             },
         ),
+        (
+            "upkeep",
+            Request::Upkeep {
+                body: Bytes::from_static(b"message"),
+            },
+        ),
     ]
 }
 
@@ -165,6 +171,12 @@ fn responses() -> Vec<(&'static str, Response)> {
             Response::Refused {
                 reason: Refusal::Stale,
                 free_bytes: 0,
+            },
+        ),
+        (
+            "upkeep",
+            Response::Upkeep {
+                body: Bytes::from_static(b"message"),
             },
         ),
     ]

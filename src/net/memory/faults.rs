@@ -52,6 +52,7 @@ fn damage(bytes: &Bytes, entropy: &Entropy) -> Bytes {
 pub(super) fn damage_request(request: &mut Request, entropy: &Entropy) {
     if let Request::Store { data, .. }
     | Request::Feed { body: data }
+    | Request::Upkeep { body: data }
     | Request::Publish { record: data } = request
     {
         *data = damage(data, entropy);
@@ -63,7 +64,8 @@ pub(super) fn damage_response(response: &mut Response, entropy: &Entropy) {
     match response {
         Response::Shard { data, .. }
         | Response::Range { data, .. }
-        | Response::Feed { body: data } => *data = damage(data, entropy),
+        | Response::Feed { body: data }
+        | Response::Upkeep { body: data } => *data = damage(data, entropy),
         Response::Published { records } => {
             for record in records {
                 *record = damage(record, entropy);

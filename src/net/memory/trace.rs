@@ -70,6 +70,7 @@ pub(super) const fn kind(request: &Request) -> &'static str {
         Request::Feed { .. } => "feed",
         Request::Publish { .. } => "publish",
         Request::Published { .. } => "published",
+        Request::Upkeep { .. } => "upkeep",
         Request::Unknown { .. } => "unknown",
     }
 }
@@ -86,6 +87,7 @@ pub(super) const fn answer_kind(response: &Response) -> &'static str {
         Response::Records { .. } => "records",
         Response::Feed { .. } => "feed",
         Response::Published { .. } => "published",
+        Response::Upkeep { .. } => "upkeep",
         Response::Refused { .. } => "refused",
         Response::Busy => "busy",
         Response::Unsupported => "unsupported",

@@ -216,8 +216,8 @@ impl Shared {
         let outcome = answer.await;
         drop(asked);
         let response = outcome.map_err(|_| NetError::Lost(self.peer))??;
-        // Whoever serves feeds takes its time, which says nothing of the way.
-        if !is_bulk && !matches!(request, Request::Feed { .. }) {
+        // Whoever serves feeds or upkeep takes its time, which says nothing of the way.
+        if !is_bulk && !matches!(request, Request::Feed { .. } | Request::Upkeep { .. }) {
             self.rtt.sample(began.elapsed());
         }
         Ok(response)
@@ -550,7 +550,7 @@ impl State {
 const fn is_bulk(request: &Request) -> bool {
     match request {
         Request::Store { .. } | Request::Fetch { .. } | Request::FetchRange { .. } => true,
-        Request::Feed { body } => body.len() > INLINE_MAX_BYTES,
+        Request::Feed { body } | Request::Upkeep { body } => body.len() > INLINE_MAX_BYTES,
         _ => false,
     }
 }
@@ -559,6 +559,9 @@ const fn is_bulk(request: &Request) -> bool {
 const fn brings_payload(request: &Request) -> bool {
     matches!(
         request,
-        Request::Fetch { .. } | Request::FetchRange { .. } | Request::Feed { .. }
+        Request::Fetch { .. }
+            | Request::FetchRange { .. }
+            | Request::Feed { .. }
+            | Request::Upkeep { .. }
     )
 }

@@ -13,6 +13,7 @@ mod seeds;
 mod store;
 mod stored;
 mod text;
+mod upkeep;
 mod volume;
 mod wire;
 
@@ -71,6 +72,8 @@ targets! {
     checkpoint::kept_checkpoint,
     checkpoint::snapshot_record,
     checkpoint::snapshot_root,
+    upkeep::upkeep_ask,
+    upkeep::upkeep_say,
     store::segment,
     store::version_file,
     volume::journal,

@@ -8,6 +8,7 @@ use super::format::KEY;
 use super::names;
 use super::store::version_text;
 use super::stored;
+use super::upkeep;
 use super::wire::{AdmissionEnd, NOBODY, NOW_MS, admission_end, founder};
 use super::{joined, split};
 use crate::admin::types::{
@@ -58,6 +59,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "volume_record" => volume_records(),
         "namespace_delta" => names::deltas(),
         "namespace_row" => names::rows(),
+        "upkeep_ask" => upkeep::asks(),
+        "upkeep_say" => upkeep::says(),
         "sealed_delta" => feeds::sealed(),
         "feed_record" => feeds::records(),
         "feed_message" => feeds::messages(),

@@ -12,10 +12,11 @@ use cairnfs::admin::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, GetHead,
     GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind,
     LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest,
-    PutResult, QuotaInfo, SetQuota, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
-    VolumeCreate, VolumeEnd, VolumeInfo, VolumeInvited, VolumeMemberInfo, VolumeMembers,
-    VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked,
-    VolumeShare, VolumeTicketInfo, VolumeTicketRequest, VolumeUsage,
+    PutResult, QuotaInfo, Repairs, SetQuota, Stat, Status, SyncProgress, SyncRequest,
+    UmountRequest, VolumeCreate, VolumeEnd, VolumeInfo, VolumeInvited, VolumeMemberInfo,
+    VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke,
+    VolumeRevoked, VolumeShare, VolumeTicketInfo, VolumeTicketRequest, VolumeUsage, WorkerChange,
+    WorkerStatus,
 };
 use cairnfs::admin::{
     AdminError, AdminServer, Answer, Backend, ByteStream, DirLock, Download, ItemStream, serve,
@@ -491,6 +492,18 @@ impl Backend for Fake {
             removed,
             ..ConflictResolved::default()
         })
+    }
+
+    fn set_worker(&self, request: WorkerChange) -> Answer<'_, Vec<WorkerStatus>> {
+        ready(vec![WorkerStatus {
+            name: request.name,
+            status: "looks".to_owned(),
+            paused: request.paused,
+        }])
+    }
+
+    fn repairs(&self) -> Answer<'_, Repairs> {
+        ready(Repairs::default())
     }
 
     fn umount(&self, request: UmountRequest) -> Answer<'_, Mounted> {

@@ -230,6 +230,8 @@ impl Backend for NeverReads {
         peers() -> Vec<cairnfs::admin::types::PeerInfo>;
         quota() -> cairnfs::admin::types::QuotaInfo;
         set_quota(cairnfs::admin::types::SetQuota) -> cairnfs::admin::types::QuotaInfo;
+        set_worker(cairnfs::admin::types::WorkerChange) -> Vec<cairnfs::admin::types::WorkerStatus>;
+        repairs() -> cairnfs::admin::types::Repairs;
         invite(cairnfs::admin::types::InviteRequest) -> cairnfs::admin::types::Invited;
         join(cairnfs::admin::types::JoinRequest) -> cairnfs::admin::types::Joined;
         get(GetRequest) -> cairnfs::admin::Download;

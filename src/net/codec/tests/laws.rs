@@ -71,6 +71,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         records().prop_map(|records| Request::Announce { records }),
         any_bytes(999).prop_map(|body| Request::Feed { body }),
         any_bytes(999).prop_map(|record| Request::Publish { record }),
+        any_bytes(999).prop_map(|body| Request::Upkeep { body }),
         any::<[u8; 16]>().prop_map(|volume| Request::Published {
             volume: VolumeId(volume),
         }),
@@ -114,6 +115,7 @@ fn any_response() -> impl Strategy<Value = Response> {
         records().prop_map(|records| Response::Records { records }),
         records().prop_map(|records| Response::Published { records }),
         any_bytes(999).prop_map(|body| Response::Feed { body }),
+        any_bytes(999).prop_map(|body| Response::Upkeep { body }),
         (reason, any::<u64>())
             .prop_map(|(reason, free_bytes)| Response::Refused { reason, free_bytes }),
         Just(Response::Busy),
@@ -158,7 +160,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_never_panic(head: [u8; HEADER_BYTES], opcode in 0..14u16, bytes in any_bytes(300)) {
+    fn random_bytes_never_panic(head: [u8; HEADER_BYTES], opcode in 0..18u16, bytes in any_bytes(300)) {
         let _ = Header::decode(&head);
         let _ = decode_request(opcode, &bytes, bytes.clone());
         let _ = decode_response(opcode, &bytes, bytes.clone());

@@ -1,0 +1,199 @@
+//! How long members have been away, as far as this peer was there to see it.
+//!
+//! Counted is time during which this peer ran and could not reach the other one. What it slept through itself does not count: the
+//! other one may have been there.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::plan::Standing;
+use crate::base::PeerId;
+use crate::base::wire;
+use crate::net::{Members, Reach};
+use crate::store::{KvChange, Store, StoreError};
+
+/// Key-value space of absences.
+const ABSENCES: &str = "absences";
+/// Most time that counts between two looks: more means that this peer was stopped.
+const STEP_MAX: Duration = Duration::from_secs(300);
+/// A change of less than a 16th of the dead timer is not written down, or than this.
+const WRITTEN_MAX: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Absence {
+    ms: u64,
+    written_ms: u64,
+}
+
+/// Absences of all members that are away.
+#[derive(Debug)]
+pub(super) struct Absences {
+    suspect_ms: u64,
+    dead_ms: u64,
+    away: BTreeMap<PeerId, Absence>,
+    /// Written down, and back by now.
+    back: Vec<PeerId>,
+    seen: Option<Instant>,
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Absences {
+    /// With what was written down before.
+    pub(super) async fn load(
+        store: &Store,
+        suspect: Duration,
+        dead: Duration,
+    ) -> Result<Self, StoreError> {
+        let rows = store.kv_scan(ABSENCES, &[]).await?;
+        let away = rows.into_iter().filter_map(|(key, value)| {
+            let peer = PeerId(key.try_into().ok()?);
+            let ms = wire::decode::<u64>(&value, 16).ok()?;
+            let written_ms = ms;
+            Some((peer, Absence { ms, written_ms }))
+        });
+        Ok(Absences {
+            suspect_ms: millis(suspect),
+            dead_ms: millis(dead),
+            away: away.collect(),
+            back: Vec::new(),
+            seen: None,
+        })
+    }
+
+    /// Looks at the members again.
+    pub(super) fn look(&mut self, members: &Members, now: Instant) {
+        let since = self.seen.map_or(Duration::ZERO, |seen| now - seen);
+        self.seen = Some(now);
+        let step_ms = millis(since.min(STEP_MAX));
+        for member in &members.list {
+            match member.state {
+                Reach::Away { .. } => {
+                    let absence = self.away.entry(member.peer).or_default();
+                    // Beyond that nothing changes any more.
+                    let most_ms = self.dead_ms.saturating_mul(2).max(absence.ms);
+                    absence.ms = absence.ms.saturating_add(step_ms).min(most_ms);
+                }
+                Reach::Own | Reach::Connected(_) => {
+                    if let Some(absence) = self.away.remove(&member.peer)
+                        && absence.written_ms > 0
+                    {
+                        self.back.push(member.peer);
+                    }
+                }
+                // Nothing is known: neither here nor gone.
+                Reach::Idle => {}
+            }
+        }
+        if members.complete {
+            self.away.retain(|peer, _| members.get(peer).is_some());
+        }
+    }
+
+    /// What is to be expected of a peer that cannot be reached.
+    pub(super) fn standing(&self, peer: &PeerId) -> Standing {
+        match self.ms(peer) >= self.dead_ms {
+            true => Standing::Dead,
+            false => Standing::Away,
+        }
+    }
+
+    /// Whether it has been away for so short that nobody need be told.
+    pub(super) fn is_brief(&self, peer: &PeerId) -> bool {
+        self.ms(peer) < self.suspect_ms
+    }
+
+    fn ms(&self, peer: &PeerId) -> u64 {
+        self.away.get(peer).map_or(0, |absence| absence.ms)
+    }
+
+    /// Writes down what has changed by enough.
+    pub(super) async fn save(&mut self, store: &Store) -> Result<(), StoreError> {
+        let enough = (self.dead_ms / 16).clamp(1, millis(WRITTEN_MAX));
+        let row = |peer: &PeerId, value: Option<u64>| -> KvChange {
+            let value = value.map(|ms| wire::encode(&ms).into());
+            (ABSENCES.to_owned(), peer.0.to_vec(), value)
+        };
+        let due = |absence: &Absence| absence.ms >= absence.written_ms.saturating_add(enough);
+        let mut rows: Vec<KvChange> = self.back.iter().map(|peer| row(peer, None)).collect();
+        let changed = self.away.iter().filter(|(_, absence)| due(absence));
+        rows.extend(changed.map(|(peer, absence)| row(peer, Some(absence.ms))));
+        if rows.is_empty() {
+            return Ok(());
+        }
+        // A batch has its bound; what is left over is written the next time.
+        rows.truncate(1024);
+        store.kv_put(rows).await?;
+        self.back.clear();
+        for absence in self.away.values_mut().filter(|absence| due(absence)) {
+            absence.written_ms = absence.ms;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Member;
+
+    fn member(tag: u8, state: Reach) -> Member {
+        Member {
+            peer: PeerId([tag; 32]),
+            capacity_bytes: 1,
+            free_bytes: 1,
+            zone: String::new(),
+            invitation: String::new(),
+            storage_only: false,
+            program: String::new(),
+            addresses: Vec::new(),
+            state,
+            rtt: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_time_that_was_seen_counts() {
+        let mut absences = Absences {
+            suspect_ms: 60_000,
+            dead_ms: 3_600_000,
+            away: BTreeMap::new(),
+            back: Vec::new(),
+            seen: None,
+        };
+        let gone = PeerId([1; 32]);
+        let away = Members {
+            list: vec![member(1, Reach::Away { since_ms: 0 })],
+            complete: true,
+        };
+        let begun = Instant::now();
+        absences.look(&away, begun);
+        assert!(absences.is_brief(&gone));
+        absences.look(&away, begun + Duration::from_secs(61));
+        assert!(!absences.is_brief(&gone));
+        assert_eq!(absences.standing(&gone), Standing::Away);
+        // A night during which this peer slept.
+        absences.look(&away, begun + Duration::from_secs(36_000));
+        assert_eq!(absences.standing(&gone), Standing::Away);
+        for minute in 0..60 {
+            absences.look(&away, begun + Duration::from_secs(36_000 + 60 * minute));
+        }
+        assert_eq!(absences.standing(&gone), Standing::Dead);
+        let idle = Members {
+            list: vec![member(1, Reach::Idle)],
+            complete: true,
+        };
+        absences.look(&idle, begun + Duration::from_secs(40_000));
+        assert_eq!(absences.standing(&gone), Standing::Dead);
+        let back = Members {
+            list: vec![member(1, Reach::Connected(crate::net::Path::Memory))],
+            complete: true,
+        };
+        absences.look(&back, begun + Duration::from_secs(40_001));
+        assert!(absences.is_brief(&gone));
+    }
+}

@@ -1,0 +1,118 @@
+//! Upkeep: what is missing is found and made anew, what lies on the own disk is read again now and then.
+//!
+//! Knows blocks, shards, claims and peers; nothing of keys, files or volumes, so it works while every owner of the data is
+//! away. What is to be done is a function of what peers hold ([`plan`]); nothing about it is stored, so nothing can
+//! be stale after a restart.
+
+mod absence;
+mod carry;
+mod fingerprint;
+mod health;
+pub(crate) mod message;
+mod pattern;
+pub mod plan;
+mod proof;
+mod scrub;
+mod serve;
+mod survey;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+pub use health::Health;
+pub use message::Tally;
+pub use scrub::Scrubber;
+pub use worker::Repairer;
+
+use self::health::Shown;
+use self::plan::Rebuild;
+use self::serve::{Server, SharedGroups, SharedTally};
+use crate::base::Entropy;
+use crate::blocks::{Blocks, ServeOptions};
+use crate::net::Reach;
+
+/// How often holders compare what they have, at most and at least.
+const INTERVAL_MAX: Duration = Duration::from_secs(60);
+const INTERVAL_MIN: Duration = Duration::from_millis(200);
+
+/// How upkeep goes about it.
+#[derive(Debug, Clone)]
+pub struct RepairOptions {
+    /// A peer that is away for longer is told of.
+    pub suspect: Duration,
+    /// What a peer holds that is away for longer is made anew elsewhere.
+    pub dead: Duration,
+    /// Bytes per second that repairs may read or move; 0: as fast as it goes.
+    pub rate: u64,
+    /// Every shard of the own disk is read once in this time.
+    pub scrub: Duration,
+    /// Whether this peer takes shards, and for how long a claim may stay open.
+    pub serving: Arc<ServeOptions>,
+    /// For proofs that nobody foresees.
+    pub entropy: Entropy,
+}
+
+impl RepairOptions {
+    /// How often what is held is compared: ten times before anybody is suspect.
+    fn interval(&self) -> Duration {
+        (self.suspect / 10).clamp(INTERVAL_MIN, INTERVAL_MAX)
+    }
+}
+
+/// The upkeep of one peer. Cheap to clone; clones share it.
+#[derive(Debug, Clone)]
+pub struct Repair {
+    blocks: Blocks,
+    options: RepairOptions,
+    shown: Shown,
+    tally: SharedTally,
+    groups: SharedGroups,
+}
+
+impl Repair {
+    /// For this conductor. Does nothing by itself: see [`Repair::serve`] and [`Repair::workers`].
+    pub fn new(blocks: Blocks, options: RepairOptions) -> Self {
+        Repair {
+            blocks,
+            options,
+            shown: Shown::default(),
+            tally: SharedTally::default(),
+            groups: SharedGroups::default(),
+        }
+    }
+
+    /// Answers what others ask about upkeep, until `stop`. To be called once.
+    pub fn serve(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+        let inbound = self.blocks.take_upkeep_inbound();
+        let server = Server {
+            blocks: self.blocks.clone(),
+            serving: Arc::clone(&self.options.serving),
+            tally: self.tally.clone(),
+            groups: self.groups.clone(),
+            entropy: self.options.entropy.clone(),
+        };
+        server.run(inbound, stop)
+    }
+
+    /// Its background jobs.
+    pub fn workers(&self) -> (Repairer, Scrubber) {
+        (Repairer::new(self), Scrubber::new(self))
+    }
+
+    /// How well everything is kept, as far as is known. Does no I/O.
+    pub fn health(&self) -> Health {
+        let members = self.blocks.net().members();
+        let offering = members.list.iter().filter(|m| m.capacity_bytes > 0);
+        let is_away = |reach: &Reach| matches!(reach, Reach::Away { .. });
+        let away = offering.clone().filter(|m| is_away(&m.state)).count();
+        self.shown.health(self.tally.get(), offering.count(), away)
+    }
+
+    /// What this peer was going to repair when it last looked, the most urgent first. Does no I/O.
+    pub fn plan(&self) -> Vec<Rebuild> {
+        self.shown.plan()
+    }
+}

@@ -1,0 +1,256 @@
+//! The judgement of one block, as a function of what is known: what is missing, who makes it anew, and where it goes.
+//!
+//! Laws, each with a test: nothing is made that a peer may still have that may come back; nothing that is there; never
+//! more than is missing; where views agree there is one leader.
+
+use std::collections::BTreeMap;
+
+use crate::base::{BlockId, EcProfile, IndexSet, PeerId};
+use crate::placement;
+
+/// What is to be expected of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It answers.
+    Live,
+    /// It does not, and may come back: what it holds counts as kept.
+    Away,
+    /// It has been away for so long that what it holds counts as lost.
+    Dead,
+}
+
+/// A candidate of a block's group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// Who.
+    pub peer: PeerId,
+    /// What is to be expected of it.
+    pub standing: Standing,
+    /// Whether it takes new shards.
+    pub has_room: bool,
+}
+
+/// What is known of one block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockState {
+    /// The block.
+    pub block: BlockId,
+    /// How it is coded.
+    pub profile: EcProfile,
+    /// Whether somebody keeps it for good.
+    pub is_kept: bool,
+    /// Length of a shard.
+    pub shard_bytes: u32,
+    /// Live peers, and what each holds.
+    pub holders: Vec<(PeerId, IndexSet)>,
+    /// What peers that may come back hold, as far as is known or was to be expected.
+    pub absent: IndexSet,
+}
+
+/// Shards of one block to be made anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rebuild {
+    /// The block.
+    pub block: BlockId,
+    /// How it is coded.
+    pub profile: EcProfile,
+    /// Length of a shard.
+    pub shard_bytes: u32,
+    /// Live peers, and what each holds.
+    pub holders: Vec<(PeerId, IndexSet)>,
+    /// Each missing shard, and the peer that gets it.
+    pub missing: Vec<(u8, PeerId)>,
+    /// Lost peers that it survives as it is.
+    pub survives: usize,
+}
+
+/// A shard that somebody else has as well, while none is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Surplus {
+    /// The block.
+    pub block: BlockId,
+    /// Which shard.
+    pub index: u8,
+    /// Who may let it go.
+    pub at: PeerId,
+    /// Who keeps it.
+    pub other: PeerId,
+}
+
+/// What is to be done about a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing: it is whole, or as whole as it can be now.
+    Nothing,
+    /// Shards are to be made.
+    Rebuild(Rebuild),
+    /// Nothing yet: nobody keeps it for good so far.
+    NotKept,
+    /// It cannot be read now. Peers that are away may have what is missing.
+    Unreadable,
+    /// Too few shards are left although everybody who may have more is here: what somebody kept who did not
+    /// hear that it was given up.
+    Leftover,
+}
+
+/// The judgement of a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// What is to be done.
+    pub verdict: Verdict,
+    /// Lost peers that it survives now; none if it cannot be read.
+    pub survives: Option<usize>,
+    /// Shards that no live peer holds and that are to be made anew, even if there is no room for them.
+    pub missing: usize,
+    /// Shards that peers may bring back.
+    pub waiting: usize,
+    /// A shard that is there twice.
+    pub surplus: Option<Surplus>,
+}
+
+/// Who looks after a group: the first of its candidates, in order, that is live.
+pub fn leader(candidates: &[Candidate]) -> Option<PeerId> {
+    let live = |candidate: &&Candidate| candidate.standing == Standing::Live;
+    candidates.iter().find(live).map(|first| first.peer)
+}
+
+/// How many of a stripe's distinct shards each holder has, where a shard that several have counts for the one with
+/// the fewest.
+fn spread(holders: &[(PeerId, IndexSet)], all: IndexSet) -> Vec<(PeerId, usize)> {
+    let mut counts: BTreeMap<PeerId, usize> = BTreeMap::new();
+    let holders_of = |index: u8| {
+        let has = holders.iter().filter(move |(_, held)| held.contains(index));
+        has.map(|(peer, _)| *peer)
+    };
+    let mut indices: Vec<u8> = all.iter().collect();
+    // Those with no choice first.
+    indices.sort_by_key(|index| holders_of(*index).count());
+    for index in indices {
+        let least = holders_of(index).min_by_key(|peer| counts.get(peer).copied().unwrap_or(0));
+        if let Some(peer) = least {
+            *counts.entry(peer).or_default() += 1;
+        }
+    }
+    counts.into_iter().collect()
+}
+
+fn survives(holders: &[(PeerId, IndexSet)], profile: EcProfile) -> Option<usize> {
+    let all = IndexSet::first(profile.total_shards());
+    placement::survives(spread(holders, all), profile.data_shards())
+}
+
+/// Judges one block. `candidates` are those of its group, in order of preference.
+pub fn judge(state: &BlockState, candidates: &[Candidate]) -> Judgement {
+    let profile = state.profile;
+    let all = IndexSet::first(profile.total_shards());
+    let held = state.holders.iter().map(|(_, held)| *held);
+    let present = IndexSet(held.fold(IndexSet::EMPTY, IndexSet::union).0 & all.0);
+    let lost = all.minus(present);
+    let waiting = IndexSet(lost.0 & state.absent.0);
+    let mut judgement = Judgement {
+        verdict: Verdict::Nothing,
+        survives: survives(&state.holders, profile),
+        missing: 0,
+        waiting: waiting.len(),
+        surplus: None,
+    };
+    if !state.is_kept {
+        judgement.verdict = Verdict::NotKept;
+        return judgement;
+    }
+    if present.len() < profile.data_shards() {
+        let is_short = |candidate: &Candidate| candidate.standing != Standing::Live;
+        judgement.verdict = match !waiting.is_empty() || candidates.iter().any(is_short) {
+            true => Verdict::Unreadable,
+            false => Verdict::Leftover,
+        };
+        return judgement;
+    }
+    if lost.is_empty() {
+        judgement.surplus = surplus(state, candidates);
+        return judgement;
+    }
+    let is_live = |candidate: &&Candidate| candidate.standing == Standing::Live;
+    // Parity beside the data of a lone peer protects nothing.
+    if candidates.iter().filter(is_live).count() <= 1 {
+        return judgement;
+    }
+    let wanted = lost.minus(waiting);
+    judgement.missing = wanted.len();
+    let missing = targets(state, candidates, wanted);
+    if !missing.is_empty() {
+        judgement.verdict = Verdict::Rebuild(Rebuild {
+            block: state.block,
+            profile,
+            shard_bytes: state.shard_bytes,
+            holders: state.holders.clone(),
+            missing,
+            survives: judgement.survives.unwrap_or(0),
+        });
+    }
+    judgement
+}
+
+/// Each shard goes to the candidate that has the fewest of this block, the better ranked first.
+fn targets(state: &BlockState, candidates: &[Candidate], wanted: IndexSet) -> Vec<(u8, PeerId)> {
+    let mut load: BTreeMap<PeerId, usize> = BTreeMap::new();
+    for (peer, held) in &state.holders {
+        *load.entry(*peer).or_default() += held.len();
+    }
+    let mut found = Vec::with_capacity(wanted.len());
+    for index in wanted.iter() {
+        let usable = candidates
+            .iter()
+            .filter(|candidate| candidate.standing == Standing::Live && candidate.has_room);
+        let least = usable.min_by_key(|candidate| load.get(&candidate.peer).copied().unwrap_or(0));
+        let Some(target) = least.map(|candidate| candidate.peer) else {
+            break;
+        };
+        *load.entry(target).or_default() += 1;
+        found.push((index, target));
+    }
+    found
+}
+
+/// The first shard that two live peers have and one may let go without the block surviving less.
+fn surplus(state: &BlockState, candidates: &[Candidate]) -> Option<Surplus> {
+    let rank = |peer: &PeerId| {
+        let at = candidates.iter().position(|c| c.peer == *peer);
+        at.unwrap_or(usize::MAX)
+    };
+    let before = survives(&state.holders, state.profile);
+    for index in 0..state.profile.total_shards() as u8 {
+        let has = state
+            .holders
+            .iter()
+            .filter(|(_, held)| held.contains(index));
+        let mut has: Vec<(PeerId, usize)> = has.map(|(peer, held)| (*peer, held.len())).collect();
+        if has.len() < 2 {
+            continue;
+        }
+        // Who has most of the block lets go first, then who is ranked worse.
+        has.sort_by_key(|(peer, held)| (*held, rank(peer), *peer));
+        let (Some((at, _)), Some((other, _))) = (has.last().copied(), has.first().copied()) else {
+            continue;
+        };
+        let mut after = state.holders.clone();
+        for (peer, held) in &mut after {
+            if *peer == at {
+                held.remove(index);
+            }
+        }
+        if survives(&after, state.profile) >= before {
+            return Some(Surplus {
+                block: state.block,
+                index,
+                at,
+                other,
+            });
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+#[path = "plan_laws.rs"]
+mod laws;

@@ -1,0 +1,199 @@
+//! What holds of every judgement.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn peer(tag: usize) -> PeerId {
+    PeerId([tag as u8; 32])
+}
+
+/// A block of 4+2 among so many candidates, anything about it.
+fn any_case() -> impl Strategy<Value = (BlockState, Vec<Candidate>)> {
+    let candidate = (0..3u8, any::<bool>(), any::<u64>(), 0..4u8);
+    proptest::collection::vec(candidate, 1..12).prop_map(|rows| {
+        let all = IndexSet::first(6);
+        let mut candidates = Vec::new();
+        let mut state = BlockState {
+            block: BlockId([1; 32]),
+            profile: EcProfile::DEFAULT,
+            is_kept: true,
+            shard_bytes: 1000,
+            holders: Vec::new(),
+            absent: IndexSet::EMPTY,
+        };
+        for (tag, (standing, has_room, held, thin)) in rows.into_iter().enumerate() {
+            let standing = match standing {
+                0 => Standing::Live,
+                1 => Standing::Away,
+                _ => Standing::Dead,
+            };
+            // Few shards each, as it is; sometimes many.
+            let held = IndexSet(held & all.0 & if thin == 0 { u64::MAX } else { held >> 7 });
+            candidates.push(Candidate {
+                peer: peer(tag),
+                standing,
+                has_room,
+            });
+            match standing {
+                Standing::Live if !held.is_empty() => state.holders.push((peer(tag), held)),
+                Standing::Away => state.absent = state.absent.union(held),
+                _ => {}
+            }
+        }
+        (state, candidates)
+    })
+}
+
+fn present(state: &BlockState) -> IndexSet {
+    let held = state.holders.iter().map(|(_, held)| *held);
+    held.fold(IndexSet::EMPTY, IndexSet::union)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn only_what_is_missing_is_made_and_nothing_that_may_come_back((state, candidates) in any_case()) {
+        let judgement = judge(&state, &candidates);
+        let Verdict::Rebuild(rebuild) = &judgement.verdict else { return Ok(()) };
+        let made: IndexSet = rebuild.missing.iter().map(|(index, _)| *index).collect();
+        prop_assert_eq!(made.len(), rebuild.missing.len(), "each once");
+        prop_assert!(made.minus(IndexSet::first(6)).is_empty());
+        prop_assert_eq!(IndexSet(made.0 & present(&state).0), IndexSet::EMPTY);
+        prop_assert_eq!(IndexSet(made.0 & state.absent.0), IndexSet::EMPTY);
+        prop_assert!(made.len() <= judgement.missing);
+        prop_assert!(present(&state).len() >= 4, "it can be made");
+        for (_, target) in &rebuild.missing {
+            let target = candidates.iter().find(|c| c.peer == *target).unwrap();
+            prop_assert!(target.standing == Standing::Live && target.has_room);
+        }
+    }
+
+    #[test]
+    fn a_repair_never_makes_it_survive_less((state, candidates) in any_case()) {
+        let Verdict::Rebuild(rebuild) = judge(&state, &candidates).verdict else { return Ok(()) };
+        let mut after = state.holders.clone();
+        for (index, target) in &rebuild.missing {
+            match after.iter_mut().find(|(peer, _)| peer == target) {
+                Some((_, held)) => held.insert(*index),
+                None => after.push((*target, IndexSet::one(*index))),
+            }
+        }
+        prop_assert!(survives(&after, state.profile) >= survives(&state.holders, state.profile));
+    }
+
+    #[test]
+    fn a_surplus_is_let_go_only_where_all_are_there((state, candidates) in any_case()) {
+        let judgement = judge(&state, &candidates);
+        let Some(surplus) = judgement.surplus else { return Ok(()) };
+        prop_assert_eq!(present(&state), IndexSet::first(6));
+        prop_assert_ne!(surplus.at, surplus.other);
+        let mut after = state.clone();
+        for (peer, held) in &mut after.holders {
+            if *peer == surplus.at {
+                prop_assert!(held.contains(surplus.index));
+                held.remove(surplus.index);
+            }
+        }
+        prop_assert_eq!(present(&after), IndexSet::first(6), "never below n");
+        prop_assert!(survives(&after.holders, state.profile) >= judgement.survives);
+    }
+
+    #[test]
+    fn two_repairs_of_one_block_do_no_harm((state, candidates) in any_case()) {
+        // A second leader, whose view lacks one candidate, plans the same shards for other peers.
+        let Verdict::Rebuild(one) = judge(&state, &candidates).verdict else { return Ok(()) };
+        let fewer: Vec<Candidate> = candidates.iter().skip(1).copied().collect();
+        let Verdict::Rebuild(two) = judge(&state, &fewer).verdict else { return Ok(()) };
+        let indices = |rebuild: &Rebuild| -> BTreeSet<u8> {
+            rebuild.missing.iter().map(|(index, _)| *index).collect()
+        };
+        prop_assert!(indices(&two).is_subset(&indices(&one)) || indices(&one).is_subset(&indices(&two)));
+    }
+
+    #[test]
+    fn there_is_one_leader_and_it_is_live((_, candidates) in any_case()) {
+        let found = leader(&candidates);
+        let live = candidates.iter().filter(|c| c.standing == Standing::Live);
+        prop_assert_eq!(found, live.map(|c| c.peer).next());
+        // Whoever is not live changes nothing about it.
+        let only: Vec<Candidate> =
+            candidates.iter().filter(|c| c.standing == Standing::Live).copied().collect();
+        prop_assert_eq!(leader(&only), found);
+    }
+}
+
+fn live(tag: usize) -> Candidate {
+    Candidate {
+        peer: peer(tag),
+        standing: Standing::Live,
+        has_room: true,
+    }
+}
+
+fn state(holders: &[(usize, u64)]) -> BlockState {
+    BlockState {
+        block: BlockId([1; 32]),
+        profile: EcProfile::DEFAULT,
+        is_kept: true,
+        shard_bytes: 1000,
+        holders: holders
+            .iter()
+            .map(|(tag, held)| (peer(*tag), IndexSet(*held)))
+            .collect(),
+        absent: IndexSet::EMPTY,
+    }
+}
+
+#[test]
+fn missing_shards_go_to_the_next_candidates() {
+    let mut candidates: Vec<Candidate> = (0..9).map(live).collect();
+    candidates[1].standing = Standing::Dead;
+    candidates[4].standing = Standing::Dead;
+    candidates[6].has_room = false;
+    let state = state(&[(0, 1), (2, 4), (3, 8), (5, 32)]);
+    let judgement = judge(&state, &candidates);
+    let Verdict::Rebuild(rebuild) = judgement.verdict else {
+        panic!("{judgement:?}");
+    };
+    assert_eq!(rebuild.missing, [(1, peer(7)), (4, peer(8))]);
+    assert_eq!((judgement.survives, rebuild.survives), (Some(0), 0));
+    // One of the two may come back.
+    candidates[4].standing = Standing::Away;
+    let waits = BlockState {
+        absent: IndexSet::one(4),
+        ..state
+    };
+    let judgement = judge(&waits, &candidates);
+    assert_eq!((judgement.missing, judgement.waiting), (1, 1));
+}
+
+#[test]
+fn with_fewer_peers_than_shards_some_get_several() {
+    let candidates: Vec<Candidate> = (0..5).map(live).collect();
+    let judgement = judge(&state(&[(0, 1), (1, 2), (2, 4), (3, 8)]), &candidates);
+    let Verdict::Rebuild(rebuild) = judgement.verdict else {
+        panic!("{judgement:?}");
+    };
+    assert_eq!(rebuild.missing, [(4, peer(4)), (5, peer(0))]);
+    // A lone peer needs no parity.
+    let lone = judge(&state(&[(0, 15)]), &[live(0)]);
+    assert_eq!((lone.verdict, lone.missing), (Verdict::Nothing, 0));
+}
+
+#[test]
+fn too_few_shards_are_unreadable_or_left_over() {
+    let mut candidates: Vec<Candidate> = (0..6).map(live).collect();
+    let few = state(&[(0, 1), (1, 2), (2, 4)]);
+    assert_eq!(judge(&few, &candidates).verdict, Verdict::Leftover);
+    candidates[5].standing = Standing::Dead;
+    assert_eq!(judge(&few, &candidates).verdict, Verdict::Unreadable);
+    let open = BlockState {
+        is_kept: false,
+        ..few
+    };
+    assert_eq!(judge(&open, &candidates).verdict, Verdict::NotKept);
+}

@@ -1,0 +1,161 @@
+//! Whether a shard of the own store may be let go because somebody else has it too. Whoever says so is not believed.
+
+use std::collections::BTreeSet;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+
+use super::message::{Ask, Say};
+use super::plan::Surplus;
+use super::survey::ask;
+use crate::base::{ClaimId, Classify, Entropy, IndexSet, PeerId, ShardId};
+use crate::blocks::Blocks;
+use crate::erasure::Stripe;
+use crate::net::{Request, Response};
+use crate::store::Keeper;
+
+/// Whether `other` proves that it has the shard, keeps its block for all for whom it is kept here, and every other shard
+/// of the stripe is held by somebody who can be reached.
+pub(super) async fn is_surplus(
+    blocks: &Blocks,
+    entropy: &Entropy,
+    id: ShardId,
+    other: PeerId,
+) -> bool {
+    if other == blocks.net().own() {
+        return false;
+    }
+    let Ok(Some((shard, _))) = blocks.store().get(id.block, IndexSet::one(id.index)).await else {
+        return false;
+    };
+    let Ok(stripe) = Stripe::new(id.block, shard.header().clone()) else {
+        return false;
+    };
+    drop(shard);
+    proves(blocks, entropy, &stripe, id, other).await
+        && keeps(blocks, id, other).await
+        && is_whole(blocks, &stripe, id, other).await
+}
+
+/// Tells somebody that its shard is there twice. It sees for itself, as this peer does if it is its own.
+pub(super) async fn let_go(blocks: &Blocks, entropy: &Entropy, surplus: Surplus) {
+    let Surplus {
+        block,
+        index,
+        at,
+        other,
+    } = surplus;
+    if at == blocks.net().own() {
+        let id = ShardId { block, index };
+        if is_surplus(blocks, entropy, id, other).await
+            && let Err(error) = blocks.store().give_up(id).await
+        {
+            tracing::debug!(class = ?error.class(), "a surplus shard stays: {error}");
+        }
+        return;
+    }
+    let question = Ask::Surplus {
+        block,
+        index,
+        other,
+    };
+    // Whether it does shows in its digest.
+    let _ = ask(blocks, at, &question, blocks.limits().request_timeout).await;
+}
+
+/// Has `other` show a part of the shard that it could not foresee.
+async fn proves(
+    blocks: &Blocks,
+    entropy: &Entropy,
+    stripe: &Stripe,
+    id: ShardId,
+    other: PeerId,
+) -> bool {
+    let start = entropy.below(u64::from(stripe.header().shard_len)) as u32;
+    let request = Request::FetchRange {
+        block: id.block,
+        index: id.index,
+        start,
+        end: start.saturating_add(1),
+    };
+    let timeout = blocks.limits().request_timeout;
+    match blocks.net().request(other, request, timeout).await {
+        Ok(Response::Range {
+            start: at,
+            proof,
+            data,
+            ..
+        }) => {
+            let part = stripe.verify(id.index, at as usize, data, &proof);
+            part.is_ok_and(|part| part.get(&(start..start.saturating_add(1))).is_some())
+        }
+        _ => false,
+    }
+}
+
+fn closed(keepers: &[Keeper]) -> BTreeSet<ClaimId> {
+    let closed = keepers.iter().filter(|keeper| keeper.is_closed);
+    closed.map(|keeper| keeper.claim).collect()
+}
+
+/// Whether everybody for whom the block is kept here is one for whom `other` keeps it.
+async fn keeps(blocks: &Blocks, id: ShardId, other: PeerId) -> bool {
+    let ask = Ask::Keepers {
+        blocks: vec![id.block],
+    };
+    let timeout = blocks.limits().request_timeout;
+    let answer = blocks.ask_upkeep(other, ask.encode(), timeout).await;
+    let Ok(Response::Upkeep { body }) = answer else {
+        return false;
+    };
+    let Ok(Say::Keepers { keepers: theirs }) = Say::decode(&body) else {
+        return false;
+    };
+    let Ok(ours) = blocks.store().keepers(vec![id.block]).await else {
+        return false;
+    };
+    let of = |list: &[Vec<Keeper>]| closed(list.first().map_or(&[], Vec::as_slice));
+    of(&ours).is_subset(&of(&theirs))
+}
+
+/// Whether all shards of the stripe are held by somebody, and this peer is the one of both to let go: who has more of the block,
+/// or else is ranked worse. So two that are told of one another never do it both.
+async fn is_whole(blocks: &Blocks, stripe: &Stripe, id: ShardId, other: PeerId) -> bool {
+    let own = blocks.net().own();
+    let Ok(ours) = blocks.store().held(&[id.block]).await else {
+        return false;
+    };
+    let ours = ours.first().copied().unwrap_or_default();
+    let candidates = blocks.group_peers(id.block.group()).await;
+    let live = candidates.iter().filter(|candidate| candidate.is_live());
+    let mut peers: BTreeSet<PeerId> = live.map(|candidate| candidate.peer).collect();
+    peers.insert(other);
+    peers.remove(&own);
+    let mut answers: FuturesUnordered<_> = peers
+        .into_iter()
+        .map(|peer| {
+            let request = Request::Have {
+                blocks: vec![id.block],
+            };
+            let timeout = blocks.limits().request_timeout;
+            async move { (peer, blocks.net().request(peer, request, timeout).await) }
+        })
+        .collect();
+    let mut theirs = IndexSet::EMPTY;
+    let mut present = ours;
+    while let Some((peer, answer)) = answers.next().await {
+        if let Ok(Response::Held { held }) = answer {
+            let held = held.first().copied().unwrap_or_default();
+            present = present.union(held);
+            if peer == other {
+                theirs = held;
+            }
+        }
+    }
+    let rank = |peer: &PeerId| {
+        let at = candidates.iter().position(|c| c.peer == *peer);
+        at.unwrap_or(usize::MAX)
+    };
+    let of = |peer: PeerId, held: IndexSet| (held.len(), rank(&peer), peer);
+    let all = IndexSet::first(stripe.header().profile.total_shards());
+    theirs.contains(id.index) && all.minus(present).is_empty() && of(own, ours) > of(other, theirs)
+}

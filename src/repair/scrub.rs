@@ -1,0 +1,193 @@
+//! Reading the own shards again, slowly: what the disk no longer has as it was is taken out, and others make it anew.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::Repair;
+use crate::base::wire;
+use crate::base::worker::{Next, Worker};
+use crate::base::{BlockId, ByteSize, Classify, ShardId};
+use crate::blocks::Blocks;
+use crate::store::StoreError;
+
+/// Key-value space of upkeep.
+const UPKEEP: &str = "upkeep";
+/// How far the present pass is.
+const SCRUB: &[u8] = b"scrub";
+/// Shards looked up at once.
+const PAGE: usize = 64;
+/// Slowest and fastest that a disk is read.
+const RATE_MIN: u64 = 64 << 10;
+const RATE_MAX: u64 = 64 << 20;
+/// Longest pause between two looks at what reads found damaged.
+const REST_MAX: Duration = Duration::from_secs(10);
+/// The place of a pass is written down so often.
+const WRITTEN: Duration = Duration::from_secs(60);
+/// Pause after a failure of the own store.
+const TROUBLE: Duration = Duration::from_secs(30);
+
+/// What is written down of a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Pass {
+    /// All blocks up to this one were looked at.
+    after: Option<BlockId>,
+    begun_ms: u64,
+    /// Whether all were.
+    is_done: bool,
+}
+
+/// Reads all shards of the own store once in a while.
+#[derive(Debug)]
+pub struct Scrubber {
+    blocks: Blocks,
+    period: Duration,
+    pass: Option<Pass>,
+    page: Vec<ShardId>,
+    /// Where the pass goes on when the page is done.
+    next: Option<BlockId>,
+    written: Option<Instant>,
+    examined: u64,
+    bytes: u64,
+    damaged: u64,
+}
+
+impl Scrubber {
+    pub(super) fn new(repair: &Repair) -> Self {
+        Scrubber {
+            blocks: repair.blocks.clone(),
+            period: repair.options.scrub,
+            pass: None,
+            page: Vec::new(),
+            next: None,
+            written: None,
+            examined: 0,
+            bytes: 0,
+            damaged: 0,
+        }
+    }
+
+    async fn turn(&mut self) -> Result<Next, StoreError> {
+        let store = self.blocks.store().clone();
+        // What somebody who reads stumbled upon comes first.
+        for id in store.damaged_shards() {
+            self.examine(id).await?;
+        }
+        let now_ms = self.blocks.clock().now_ms();
+        let period_ms = u64::try_from(self.period.as_millis()).unwrap_or(u64::MAX);
+        let new = Pass {
+            after: None,
+            begun_ms: now_ms,
+            is_done: false,
+        };
+        let pass = match self.pass {
+            Some(pass) => pass,
+            None => {
+                let row = store.kv_get(UPKEEP, SCRUB).await?;
+                let row = row.and_then(|row| wire::decode::<Pass>(&row, 256).ok());
+                row.unwrap_or(new)
+            }
+        };
+        self.pass = Some(pass);
+        if pass.is_done {
+            let age_ms = now_ms.saturating_sub(pass.begun_ms);
+            if age_ms < period_ms {
+                return Ok(Next::Idle(REST_MAX));
+            }
+            self.pass = Some(new);
+            return Ok(Next::Again);
+        }
+        if let Some(id) = self.page.pop() {
+            let bytes = self.examine(id).await?;
+            return Ok(self.pause(bytes));
+        }
+        self.turn_page(pass).await?;
+        Ok(Next::Again)
+    }
+
+    async fn turn_page(&mut self, pass: Pass) -> Result<(), StoreError> {
+        let store = self.blocks.store().clone();
+        let after = self.next.take().or(pass.after);
+        let (mut page, next) = store.shards_after(after, PAGE).await?;
+        page.reverse();
+        let is_done = next.is_none() && page.is_empty();
+        // The last page: what is behind its last block is nothing.
+        self.next = next.or_else(|| page.first().map(|id| id.block));
+        self.page = page;
+        let pass = Pass {
+            after,
+            is_done,
+            ..pass
+        };
+        self.pass = Some(pass);
+        let is_due = self
+            .written
+            .is_none_or(|written| written.elapsed() >= WRITTEN);
+        if is_done || is_due {
+            self.written = Some(Instant::now());
+            let row = (
+                UPKEEP.to_owned(),
+                SCRUB.to_vec(),
+                Some(wire::encode(&pass).into()),
+            );
+            store.kv_put(vec![row]).await?;
+        }
+        if is_done {
+            self.next = None;
+        }
+        Ok(())
+    }
+
+    async fn examine(&mut self, id: ShardId) -> Result<u64, StoreError> {
+        let examined = self.blocks.store().examine(id).await?;
+        self.examined += 1;
+        self.bytes += examined.bytes;
+        if examined.was_damaged {
+            self.damaged += 1;
+            tracing::warn!(block = %id.block, index = id.index, "a damaged shard was taken out");
+        }
+        Ok(examined.bytes)
+    }
+
+    /// All of the store in one period, within what a disk should bear.
+    fn pause(&self, bytes: u64) -> Next {
+        let all = self.blocks.store().usage().shard_bytes as f64;
+        let rate = (all / self.period.as_secs_f64().max(1.0)) as u64;
+        let rate = rate.clamp(RATE_MIN, RATE_MAX);
+        let pause = Duration::from_secs_f64(bytes as f64 / rate as f64);
+        Next::Idle(pause.min(REST_MAX))
+    }
+}
+
+impl Worker for Scrubber {
+    fn name(&self) -> &'static str {
+        "scrub"
+    }
+
+    async fn step(&mut self) -> Next {
+        match self.turn().await {
+            Ok(next) => next,
+            Err(StoreError::Closed | StoreError::Poisoned(_)) => Next::Done,
+            Err(error) => {
+                tracing::warn!(class = ?error.class(), "scrubbing waits: {error}");
+                Next::Idle(TROUBLE)
+            }
+        }
+    }
+
+    fn status(&self) -> String {
+        let mut text = format!(
+            "{} shards read again ({})",
+            self.examined,
+            ByteSize(self.bytes)
+        );
+        if self.damaged > 0 {
+            text.push_str(&format!(", {} damaged ones taken out", self.damaged));
+        }
+        if self.pass.is_some_and(|pass| pass.is_done) {
+            text.push_str("; all were, until the next time");
+        }
+        text
+    }
+}
