@@ -135,7 +135,10 @@ fn volumes_are_shared_opened_and_their_members_shown() {
     assert!(revoked.stdout.is_empty() && told.contains("has no part in `photos` any more"));
     assert!(told.contains("stays a member: 12D3KooWthird"), "{told}");
     let ended = text(&ask(&["revoke", "photos", "0badcafe"], 0).stderr);
-    assert!(ended.contains("Nobody joins `photos` by that ticket"), "{ended}");
+    assert!(
+        ended.contains("Nobody joins `photos` by that ticket"),
+        "{ended}"
+    );
     assert_eq!(document(&["revoke", "x", "0badcafe"])["is_ticket"], true);
     ask(&["revoke", "photos"], 2);
     let alone = ask(&["members", "alone"], 0);
