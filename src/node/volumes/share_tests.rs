@@ -200,7 +200,7 @@ async fn a_crash_in_the_middle_of_adopting_is_cleared() {
     let volumes = to.volumes().await;
     let good = ticket(&record, &key(1), false);
     let chain = good.accept(key(2).peer(), NOW).unwrap();
-    let half = Record::adopted(good.volume(), chain, false, NOW);
+    let half = Record::adopted(good.volume(), chain, (false, None), NOW);
     volumes.write("a", Some(&half)).await.unwrap();
     volumes.store.create_volume(half.id).await.unwrap();
     // Whoever comes first clears it: the next opening under that name, or the next start.
