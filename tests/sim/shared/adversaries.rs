@@ -286,7 +286,7 @@ fn who_has_less_of_a_feed_than_it_says_is_named() {
                 deltas: Vec::new(),
             }],
             Message::Heads { .. } => vec![heads(far.clone())],
-            Message::Have { .. } => Vec::new(),
+            Message::Have { .. } | Message::Words { .. } => Vec::new(),
         });
         for to in 0..ALL.len() {
             world.say(at, to, heads(claims.clone()).encode()).await;
