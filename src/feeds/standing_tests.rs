@@ -62,6 +62,7 @@ fn chains() -> Vec<(u8, VolumeChain)> {
 
 /// Something that becomes known.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)]
 enum Fact {
     Proof(usize),
     Said(u8, Ruling),
@@ -287,7 +288,7 @@ fn a_ticket_ends_by_time_by_word_and_with_who_made_it() {
         .invite(&key(tag), terms, NOW, &Entropy::seeded(7))
         .unwrap();
     let issued = Issued {
-        chain: chain.clone(),
+        chain,
         invitation: made.0.clone(),
     };
     let id = made.0.read().unwrap().id;

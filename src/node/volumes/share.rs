@@ -74,7 +74,9 @@ impl Volumes {
             // Needs nobody's invitation.
             chain = VolumeChain::found(volume.id, device);
         }
-        let rights = (ticket.terms().read_only, Some(ticket.key()));
+        // Keys are handed to the owner as such.
+        let is_guest = device.peer() != volume.owner;
+        let rights = (ticket.terms().read_only, is_guest.then(|| ticket.key()));
         let record = Record::adopted(volume, chain, rights, now_ms);
         if let Some((name, known)) = self.by_id(volume.id).await? {
             return self.improve(name, known, record, device.peer()).await;
