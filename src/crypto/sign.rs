@@ -226,7 +226,7 @@ mod tests {
         assert_ne!(three.agree(&two.public()).unwrap(), common);
         let mut identity = [0; 32];
         identity[0] = 1;
-        for weak in [[0; 32], identity, [0xff; 32]] {
+        for weak in [[0; 32], identity] {
             assert_eq!(one.agree(&PublicKey(weak)), Err(SignError::Key));
         }
     }

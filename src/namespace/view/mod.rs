@@ -15,6 +15,7 @@
 mod disputes;
 mod names;
 pub(super) mod place;
+mod records;
 mod resolve;
 
 use std::collections::BTreeSet;
@@ -23,14 +24,13 @@ use bytes::Bytes;
 
 use super::clock::{Hlc, Stamp};
 use super::error::StateError;
-use super::id::{Ino, Name, SnapshotId};
+use super::id::{Ino, Name};
 use super::key::{self, Key};
 use super::row;
 use super::state::{self, Rows, Totals};
-use super::value::{Attrs, Body, Content, Field, Home, Node, Value};
+use super::value::{Attrs, Body, Content, Field, Home, Node};
 use super::version::VersionVector;
 use crate::base::PeerId;
-use crate::base::limits::SNAPSHOTS_MAX;
 use crate::dag::Timestamp;
 
 pub use disputes::{CONFLICT_XATTR, Dispute, DisputeKind, Disputes, Party};
@@ -444,58 +444,6 @@ impl<'a> View<'a> {
         }
         let row = self.rows.siblings(&Key::Content(ino))?;
         Ok(row::contents(&row).len() > 1)
-    }
-
-    /// Devices that are members, with what proves it.
-    ///
-    /// # Errors
-    /// If rows cannot be read.
-    pub fn members(&self) -> Result<Vec<(PeerId, Vec<Bytes>)>, StateError> {
-        let mut members = Vec::new();
-        for key in state::keys_below(self.rows, key::MEMBERS, usize::MAX)? {
-            let key = Key::decode(&key).map_err(|why| StateError::corrupt("a key", why))?;
-            if let Key::Member(device) = key {
-                let row = self.rows.siblings(&key)?;
-                members.push((device, row::proofs(&row).cloned().collect()));
-            }
-        }
-        Ok(members)
-    }
-
-    /// The snapshots that are kept, the oldest first, with what is said of each.
-    ///
-    /// # Errors
-    /// If rows cannot be read.
-    pub fn snapshots(&self) -> Result<Vec<(SnapshotId, Bytes)>, StateError> {
-        let mut found = Vec::new();
-        for key in state::keys_below(self.rows, key::SNAPSHOTS, SNAPSHOTS_MAX)? {
-            let key = Key::decode(&key).map_err(|why| StateError::corrupt("a key", why))?;
-            if let Key::Snapshot(id) = key {
-                let row = self.rows.siblings(&key)?;
-                let mut values = row.iter().map(|sibling| &sibling.value);
-                found.extend(values.find_map(|value| match value {
-                    Value::Snapshot(record) => Some((id, record.clone())),
-                    _ => None,
-                }));
-            }
-        }
-        Ok(found)
-    }
-
-    /// Documents about members and keys: the kind and bytes of each, with the devices in whose feeds it came.
-    ///
-    /// # Errors
-    /// If rows cannot be read.
-    pub fn rulings(&self) -> Result<Vec<(u8, Bytes, Vec<PeerId>)>, StateError> {
-        let mut rulings = Vec::new();
-        for key in state::keys_below(self.rows, key::RULINGS, usize::MAX)? {
-            let key = Key::decode(&key).map_err(|why| StateError::corrupt("a key", why))?;
-            if let Key::Ruling(kind, _) = key {
-                let row = self.rows.siblings(&key)?;
-                rulings.extend(row::ruling(&row).map(|(bytes, authors)| (kind, bytes, authors)));
-            }
-        }
-        Ok(rulings)
     }
 
     /// The value of an extended attribute.

@@ -63,7 +63,8 @@ async fn fill(store: &Store, watch: &mut Watch<'_>, first: u64, len: usize) -> u
                 }
                 Err(StoreError::Full { .. }) => {
                     let left = store.usage().intake_left;
-                    assert!(left < 2 * len as u64 + 8192, "{left} left");
+                    // What others that came at the same time reserved and did not need.
+                    assert!(left < 2 * len as u64 + 16384, "{left} left");
                     return seed - first;
                 }
                 Err(error) => panic!("{error}"),
