@@ -17,6 +17,9 @@ use crate::vfs::rows::{FEED_HEADS, FEEDS, OUTGOING, pages};
 const WRITER_BYTES: usize = 40;
 /// Rows read at once.
 const PAGE: usize = 64;
+/// Bytes that a delta takes in a group of the journal besides what waited to be sealed, rounded up: its link and
+/// signature, the keys of its row in the feed and of the one that goes.
+pub(super) const DELTA_COST: usize = 700;
 /// Rows removed at once.
 const DROP_PAGE: usize = 1024;
 
@@ -63,19 +66,20 @@ pub(super) fn remove_outgoing(group: &mut Group, first: u64, len: usize) {
     remove_long(group, OUTGOING, &first.to_be_bytes(), len);
 }
 
-/// A delta is in its feed, as the last one.
-pub(super) fn add_sealed(group: &mut Group, sealed: &SealedDelta) {
+/// A delta is in its feed; others of the same group may follow it.
+pub(super) fn add_delta(group: &mut Group, sealed: &SealedDelta) {
     let link = sealed.link();
-    put_long(
-        group,
-        FEEDS,
-        &feed_key(link.writer, link.first),
-        &sealed.encode(),
-    );
-    group.put(FEED_HEADS, &writer_key(link.writer), &link.encode());
+    let key = feed_key(link.writer, link.first);
+    put_long(group, FEEDS, &key, &sealed.encode());
 }
 
-/// A feed ends with a link whose delta is not here.
+/// A delta is in its feed, as the last one.
+pub(super) fn add_sealed(group: &mut Group, sealed: &SealedDelta) {
+    add_delta(group, sealed);
+    put_head(group, sealed.link());
+}
+
+/// A feed ends with a link, whether its delta is here or not.
 pub(super) fn put_head(group: &mut Group, link: &Signed<Link>) {
     group.put(FEED_HEADS, &writer_key(link.writer), &link.encode());
 }
@@ -157,14 +161,15 @@ fn read_long(
     }
 }
 
-/// Deltas that are to be sealed, in order: as many as `limit_bytes`, one at least. Each with its first dot.
+/// Deltas that are to be sealed, in order: as many as `limit_bytes` with what each takes besides, one at least. Each
+/// with its first dot.
 pub(super) fn outgoing(
     volume: &Volume,
     limit_bytes: usize,
 ) -> Result<Vec<(u64, Bytes)>, VolumeError> {
     let (mut found, mut bytes) = (Vec::new(), 0);
     read_long(volume, OUTGOING, &[], 0, |key, delta| {
-        bytes += delta.len();
+        bytes += delta.len() + DELTA_COST;
         if let Ok(first) = key.try_into() {
             found.push((u64::from_be_bytes(first), delta.clone()));
         }
