@@ -7,6 +7,7 @@
 mod ask;
 mod candidates;
 mod claims;
+mod debts;
 mod error;
 mod feed_door;
 mod fetch;
@@ -18,6 +19,7 @@ mod pointers;
 mod range;
 mod serve;
 mod shared;
+mod survival;
 mod upload;
 
 use std::ops::Deref;
