@@ -12,10 +12,10 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::Blocks;
 use super::debts::{Debt, PEERS_MAX, State};
-use crate::base::error::{Class, Classify};
+use crate::base::error::Classify;
 use crate::base::wire;
 use crate::base::worker::{Next, Worker};
-use crate::base::{ClaimId, OwnerId, PeerId};
+use crate::base::{ClaimId, Class, OwnerId, PeerId};
 use crate::net::{Reach, Refusal, Request, Response};
 use crate::store::{KvChange, StoreError};
 
@@ -178,13 +178,12 @@ impl Blocks {
         self.release_claim(claim, &peers, Vec::new()).await
     }
 
-    fn debt(&self, owner: OwnerId, state: State, mut peers: Vec<PeerId>) -> Debt {
-        peers.truncate(PEERS_MAX);
+    fn debt(&self, owner: OwnerId, state: State, peers: Vec<PeerId>) -> Debt {
         Debt {
             owner,
             since_ms: self.clock.now_ms(),
             state,
-            peers,
+            peers: peers.into_iter().take(PEERS_MAX).collect(),
         }
     }
 
