@@ -19,7 +19,6 @@ mod pointers;
 mod range;
 mod serve;
 mod shared;
-mod survival;
 mod upload;
 
 use std::ops::Deref;

@@ -1,5 +1,7 @@
 //! One upload: chunks go in, references come out, and in the end all of it is durable or none.
 
+mod survival;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +11,7 @@ use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::survival::Survival;
+use self::survival::Survival;
 use super::{Blocks, PutError};
 use crate::base::limits::CHUNK_MAX_BYTES;
 use crate::base::{BlockId, BlockRef, Chunk, ClaimId, Classify, EcProfile, OwnerId, PeerId};

@@ -134,11 +134,7 @@ impl Inner {
     }
 
     /// Compares heads with a peer. What follows from it, and how far it has feeds.
-    async fn hear_heads(
-        &self,
-        peer: PeerId,
-        patience: &Patience,
-    ) -> Result<(Plan, Vec<Claim>), TalkError> {
+    async fn hear_heads(&self, peer: PeerId) -> Result<(Plan, Vec<Claim>), TalkError> {
         let own = self.vfs.claims();
         let mut wanted = Plan::default();
         let mut theirs: Vec<Claim> = Vec::new();
@@ -150,7 +146,6 @@ impl Inner {
                 claims: claims.to_vec(),
                 signed: Vec::new(),
             };
-            patience.check()?;
             for message in self.say(peer, &heads).await? {
                 if let Message::Heads {
                     after,
@@ -176,7 +171,7 @@ impl Inner {
         peer: PeerId,
     ) -> Result<(Vec<Claim>, bool), TalkError> {
         let patience = Patience::new();
-        let (wanted, theirs) = self.hear_heads(peer, &patience).await?;
+        let (wanted, theirs) = self.hear_heads(peer).await?;
         if wanted.ask.is_empty() {
             return Ok((theirs, true));
         }
@@ -190,7 +185,7 @@ impl Inner {
 
     async fn compare_and_exchange(self: &Arc<Self>, peer: PeerId) -> Result<(), TalkError> {
         let mut patience = Patience::new();
-        let (wanted, theirs) = self.hear_heads(peer, &patience).await?;
+        let (wanted, theirs) = self.hear_heads(peer).await?;
         if !wanted.ask.is_empty() && self.peers.begin_pull(&peer) {
             let pulled = self.pull_within(peer, wanted.ask, patience).await;
             self.peers.end_pull(&peer);

@@ -161,7 +161,7 @@ fn a_put_of_which_too_few_promise_to_keep_it_is_no_success_though_nothing_was_de
 #[test]
 fn claims_that_have_expired_are_not_closed() {
     simulate(async {
-        let (cluster, upload) = placed(42).await;
+        let (_cluster, upload) = placed(42).await;
         let ttl = ClusterOptions::default().limits.claim_ttl;
         tokio::time::sleep(ttl + Duration::from_secs(3600)).await;
         let finished = upload.finish(Vec::new()).await;

@@ -155,20 +155,19 @@ impl Inner {
             if size > GROUP_BYTES && !links.is_empty() {
                 break;
             }
-            store::add_delta(&mut group, &sealed);
+            store::add_sealed(&mut group, &sealed);
             store::remove_outgoing(&mut group, *first, bytes.len());
             previous = Some(sealed.link().clone());
             links.push(sealed.link().clone());
         }
-        if let Some(end) = links.last() {
-            store::put_head(&mut group, end);
+        let count = links.len();
+        if count > 0 {
+            self.volume.apply(&group)?;
         }
-        self.volume.apply(&group)?;
-        let sealed = links.len();
         for link in links {
             feed.advance(link)?;
         }
-        Ok(sealed)
+        Ok(count)
     }
 
     /// See [`Vfs::deltas`](crate::vfs::Vfs::deltas).

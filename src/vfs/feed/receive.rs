@@ -9,7 +9,6 @@ use bytes::Bytes;
 use super::merge::Merged;
 use super::{Feeds, Received, Rights, Shared};
 use crate::base::PeerId;
-use crate::base::limits::ROW_GROUP_MAX_BYTES;
 use crate::feeds::{Feed, FeedError, Held, SealedDelta, Verdict};
 use crate::namespace::{Delta, Key, StateError, Value, VersionVector};
 use crate::vfs::errno::Stop;
@@ -161,13 +160,7 @@ impl Inner {
         sealed: SealedDelta,
     ) -> Result<(), String> {
         let writer = delta.writer;
-        let size = sealed.len_bytes();
-        if size > ROW_GROUP_MAX_BYTES {
-            // Its writer had it in one group together with what it changes.
-            return Err(format!(
-                "one of {writer:?} has {size} bytes, more than any operation makes"
-            ));
-        }
+        check_size(&sealed)?;
         if writer == self.writer {
             // The own feed is here already; what is not was lost, and its numbers may be taken since.
             let own = feeds.known.get(&writer).map_or(0, Feed::last);
@@ -334,5 +327,17 @@ impl Inner {
         drop(core);
         shared.tell(notices);
         turn
+    }
+}
+
+/// Its writer had a delta in one group together with what it changes.
+fn check_size(sealed: &SealedDelta) -> Result<(), String> {
+    let size = sealed.len_bytes();
+    match size > crate::base::limits::ROW_GROUP_MAX_BYTES {
+        true => Err(format!(
+            "one of {:?} has {size} bytes, more than any operation makes",
+            sealed.link().writer
+        )),
+        false => Ok(()),
     }
 }

@@ -18,7 +18,7 @@ const WRITER_BYTES: usize = 40;
 /// Rows read at once.
 const PAGE: usize = 64;
 /// Bytes that a delta takes in a group of the journal besides what waited to be sealed, rounded up: its link and
-/// signature, the keys of its row in the feed and of the one that goes.
+/// signature twice (with it, and as the end of the feed), and the keys of rows that come and go.
 pub(super) const DELTA_COST: usize = 700;
 /// Rows removed at once.
 const DROP_PAGE: usize = 1024;
@@ -66,20 +66,19 @@ pub(super) fn remove_outgoing(group: &mut Group, first: u64, len: usize) {
     remove_long(group, OUTGOING, &first.to_be_bytes(), len);
 }
 
-/// A delta is in its feed; others of the same group may follow it.
-pub(super) fn add_delta(group: &mut Group, sealed: &SealedDelta) {
-    let link = sealed.link();
-    let key = feed_key(link.writer, link.first);
-    put_long(group, FEEDS, &key, &sealed.encode());
-}
-
 /// A delta is in its feed, as the last one.
 pub(super) fn add_sealed(group: &mut Group, sealed: &SealedDelta) {
-    add_delta(group, sealed);
-    put_head(group, sealed.link());
+    let link = sealed.link();
+    put_long(
+        group,
+        FEEDS,
+        &feed_key(link.writer, link.first),
+        &sealed.encode(),
+    );
+    group.put(FEED_HEADS, &writer_key(link.writer), &link.encode());
 }
 
-/// A feed ends with a link, whether its delta is here or not.
+/// A feed ends with a link whose delta is not here.
 pub(super) fn put_head(group: &mut Group, link: &Signed<Link>) {
     group.put(FEED_HEADS, &writer_key(link.writer), &link.encode());
 }

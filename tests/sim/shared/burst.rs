@@ -4,7 +4,6 @@ use cairnfs_fuse::{Caller, FileSystem, SetAttr};
 
 use super::run;
 use super::world::{SECOND, World};
-use crate::common::look::Fs;
 
 /// So many small operations that what they take in the journal, were they sealed by their own lengths, would be more
 /// than one group may have.
