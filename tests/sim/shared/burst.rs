@@ -5,8 +5,7 @@ use cairnfs_fuse::{Caller, FileSystem, SetAttr};
 use super::run;
 use super::world::{SECOND, World};
 
-/// So many small operations that what they take in the journal, were they sealed by their own lengths, would be more
-/// than one group may have.
+/// More than one group of the journal has room for.
 const MANY: u32 = 4000;
 
 #[test]
