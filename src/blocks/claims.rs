@@ -8,61 +8,49 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
-use serde::{Deserialize, Serialize};
 
 use super::Blocks;
+use super::debts::{Debt, PEERS_MAX, State};
 use crate::base::error::Classify;
 use crate::base::limits::CANDIDATES;
 use crate::base::wire;
 use crate::base::worker::{Next, Worker};
-use crate::base::{ClaimId, OwnerId, PeerId};
-use crate::net::{Reach, Request, Response};
+use crate::base::{ClaimId, Class, OwnerId, PeerId};
+use crate::net::{Reach, Refusal, Request, Response};
 use crate::store::{KvChange, StoreError};
 
-/// Key-value space of uploads that owe something to holders.
-const UPLOADS: &str = "uploads";
 /// Key-value space of single counters.
 const COUNTERS: &str = "counters";
 /// The greatest upload number ever used.
 const UPLOAD_NUMBER: &[u8] = b"upload-number";
-/// Largest encoded row: a peer id for each of some thousand holders.
-const ROW_MAX_BYTES: usize = 1 << 20;
 /// How often debts that could not be paid are tried again.
 const RETRY: Duration = Duration::from_secs(10);
-
-/// One row of [`UPLOADS`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Debt {
-    owner: OwnerId,
-    since_ms: u64,
-    state: State,
-    /// Holders that have yet to be told.
-    peers: Vec<PeerId>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum State {
-    /// Under way. Found at start-up: it was interrupted and is released.
-    Open,
-    Closing,
-    Releasing,
-}
+/// Uploads whose holders are told at once.
+const TOGETHER: usize = 8;
+/// What is owed is forgotten after so many times that a claim may live without being closed: all is over by then at a
+/// holder that was not told of a close, or was away.
+const OVERDUE: u64 = 2;
+/// The same, for holders that are there and do not take a release.
+const HOPELESS: u64 = 8;
 
 /// Numbers for this peer's uploads.
 #[derive(Debug, Default)]
-pub(super) struct Counter(AtomicU64);
+pub(super) struct Counter {
+    last: AtomicU64,
+    /// The last of earlier runs: what these left open was interrupted.
+    before: AtomicU64,
+}
 
 impl Counter {
     /// Greater than all before, and at least the time: a peer that was restored from a backup has
     /// forgotten its numbers, and must not use one again that holders know as another upload.
     fn next(&self, now_ms: u64) -> u64 {
-        let mut last = self.0.load(Ordering::Relaxed);
+        let mut last = self.last.load(Ordering::Relaxed);
         loop {
             let next = now_ms.max(last.saturating_add(1));
             let swap =
-                self.0
+                self.last
                     .compare_exchange_weak(last, next, Ordering::Relaxed, Ordering::Relaxed);
             match swap {
                 Ok(_) => return next,
@@ -94,48 +82,55 @@ impl Locks {
 }
 
 impl Blocks {
-    /// Reads the counter, and turns uploads that a crash interrupted into releases.
+    /// Reads the counter, and lets go of what uploads that a crash interrupted keep here. How many there are; others are
+    /// told of them when it is known who is there.
     pub(super) async fn recover_claims(&self) -> Result<usize, StoreError> {
         let last = self.store.kv_get(COUNTERS, UPLOAD_NUMBER).await?;
         let last = last
             .and_then(|bytes| wire::decode::<u64>(&bytes, 16).ok())
             .unwrap_or(0);
-        self.counter.0.store(last, Ordering::Relaxed);
+        self.counter.last.store(last, Ordering::Relaxed);
+        self.counter.before.store(last, Ordering::Relaxed);
         let mut interrupted = 0;
         for (number, debt) in self.debts().await? {
             if debt.state == State::Open {
                 interrupted += 1;
-                let everybody = self.net.members().list.iter().map(|m| m.peer).collect();
-                let debt = self.debt(debt.owner, State::Releasing, everybody);
-                self.write_down(number, &debt, Vec::new()).await?;
+                let claim = self.claim_of(debt.owner, number);
+                if let Err(error) = self.store.release_claim(claim).await {
+                    tracing::warn!("an interrupted upload is not cleaned up yet: {error}");
+                }
             }
         }
         Ok(interrupted)
     }
 
-    /// Opens a new claim, durably.
-    pub(super) async fn open_claim(&self, owner: OwnerId) -> Result<ClaimId, StoreError> {
-        let number = self.counter.next(self.clock.now_ms());
-        let row = Bytes::from(wire::encode(&self.debt(owner, State::Open, Vec::new())));
-        self.store
-            .kv_put(vec![
-                (UPLOADS.to_owned(), key(number), Some(row)),
-                (
-                    COUNTERS.to_owned(),
-                    UPLOAD_NUMBER.to_vec(),
-                    Some(wire::encode(&number).into()),
-                ),
-            ])
-            .await?;
-        Ok(ClaimId {
+    fn claim_of(&self, owner: OwnerId, number: u64) -> ClaimId {
+        ClaimId {
             owner,
             writer: self.net.own(),
             number,
-        })
+        }
     }
 
-    /// Makes the claim permanent at `peers`; together with it, `extra` rows become durable.
-    /// Returns the peers that could not be told yet; they will be.
+    /// Opens a new claim, durably.
+    pub(super) async fn open_claim(&self, owner: OwnerId) -> Result<ClaimId, StoreError> {
+        let number = self.counter.next(self.clock.now_ms());
+        let mut rows = self.debt(owner, State::Open, Vec::new()).first_rows(number);
+        rows.push((
+            COUNTERS.to_owned(),
+            UPLOAD_NUMBER.to_vec(),
+            Some(wire::encode(&number).into()),
+        ));
+        self.store.kv_put(rows).await?;
+        Ok(self.claim_of(owner, number))
+    }
+
+    /// Makes the claim permanent at `peers`; together with the decision, `extra` rows become durable. Returns the peers
+    /// that did not say that they keep what they have: some could not be told yet, and will be, and some have nothing
+    /// of it any more.
+    ///
+    /// # Errors
+    /// If the decision is not durable.
     pub(super) async fn close_claim(
         &self,
         claim: ClaimId,
@@ -144,9 +139,12 @@ impl Blocks {
     ) -> Result<BTreeSet<PeerId>, StoreError> {
         let debt = self.debt(claim.owner, State::Closing, peers.iter().copied().collect());
         self.write_down(claim.number, &debt, extra).await?;
-        let left = self.tell(claim, State::Closing, peers).await;
-        self.settle(claim, &debt, &left).await?;
-        Ok(left)
+        let mut answers = self.tell(claim, State::Closing, peers).await;
+        if let Err(error) = self.settle(claim, &debt, &answers.left).await {
+            tracing::warn!("holders are told once more of a complete upload: {error}");
+        }
+        answers.left.append(&mut answers.gone);
+        Ok(answers.left)
     }
 
     /// Frees what only this claim kept, at `peers` and at the own store; together with the
@@ -163,8 +161,8 @@ impl Blocks {
         let list = peers.iter().copied().collect();
         let debt = self.debt(claim.owner, State::Releasing, list);
         self.write_down(claim.number, &debt, extra).await?;
-        let left = self.tell(claim, State::Releasing, &peers).await;
-        self.settle(claim, &debt, &left).await
+        let answers = self.tell(claim, State::Releasing, &peers).await;
+        self.settle(claim, &debt, &answers.left).await
     }
 
     /// Lets go of what only a finished upload of this peer kept; `peers` are those that may know of it.
@@ -177,11 +175,7 @@ impl Blocks {
         number: u64,
         peers: Vec<PeerId>,
     ) -> Result<(), StoreError> {
-        let claim = ClaimId {
-            owner,
-            writer: self.net.own(),
-            number,
-        };
+        let claim = self.claim_of(owner, number);
         let peers = peers.into_iter().collect();
         self.release_claim(claim, &peers, Vec::new()).await
     }
@@ -204,7 +198,7 @@ impl Blocks {
             owner,
             since_ms: self.clock.now_ms(),
             state,
-            peers,
+            peers: peers.into_iter().take(PEERS_MAX).collect(),
         }
     }
 
@@ -215,45 +209,28 @@ impl Blocks {
         debt: &Debt,
         extra: Vec<KvChange>,
     ) -> Result<(), StoreError> {
-        let row = Bytes::from(wire::encode(debt));
-        let mut rows = vec![(UPLOADS.to_owned(), key(number), Some(row))];
-        rows.extend(extra);
         let _locked = self.debts.lock(number).await;
-        self.store.kv_put(rows).await
+        self.put_debt(number, Some(debt), extra).await
     }
 
-    async fn debts(&self) -> Result<Vec<(u64, Debt)>, StoreError> {
-        let rows = self.store.kv_scan(UPLOADS, &[]).await?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|(key, value)| {
-                let number = u64::from_be_bytes(key.as_slice().try_into().ok()?);
-                Some((number, wire::decode(&value, ROW_MAX_BYTES).ok()?))
-            })
-            .collect())
-    }
-
-    /// Tells all `peers`; returns those that did not acknowledge.
-    async fn tell(
-        &self,
-        claim: ClaimId,
-        state: State,
-        peers: &BTreeSet<PeerId>,
-    ) -> BTreeSet<PeerId> {
-        let mut answers: FuturesUnordered<_> = peers
+    /// Tells all `peers`; those that did not acknowledge.
+    async fn tell(&self, claim: ClaimId, state: State, peers: &BTreeSet<PeerId>) -> Answers {
+        let mut told: FuturesUnordered<_> = peers
             .iter()
             .map(|peer| async move { (*peer, self.tell_one(claim, state, *peer).await) })
             .collect();
-        let mut left = BTreeSet::new();
-        while let Some((peer, told)) = answers.next().await {
-            if !told {
-                left.insert(peer);
-            }
+        let mut answers = Answers::default();
+        while let Some((peer, told)) = told.next().await {
+            match told {
+                Told::Done => false,
+                Told::Gone => answers.gone.insert(peer),
+                Told::Not => answers.left.insert(peer),
+            };
         }
-        left
+        answers
     }
 
-    async fn tell_one(&self, claim: ClaimId, state: State, peer: PeerId) -> bool {
+    async fn tell_one(&self, claim: ClaimId, state: State, peer: PeerId) -> Told {
         let closing = state == State::Closing;
         if peer == self.net.own() {
             let done = if closing {
@@ -261,15 +238,27 @@ impl Blocks {
             } else {
                 self.store.release_claim(claim).await
             };
-            return done.is_ok();
+            return match done {
+                Ok(false) if closing => Told::Gone,
+                Ok(_) => Told::Done,
+                Err(error) if closing && error.class() == Class::Denied => Told::Gone,
+                Err(_) => Told::Not,
+            };
         }
         let request = if closing {
             Request::CloseClaim { claim }
         } else {
             Request::ReleaseClaim { claim }
         };
-        let answer = self.ask(peer, request, self.limits.request_timeout);
-        matches!(answer.await, Ok(Response::Done))
+        match self.ask(peer, request, self.limits.request_timeout).await {
+            Ok(Response::Done) => Told::Done,
+            // It is of no use to say it again: the claim has expired there, or was never known.
+            Ok(Response::Refused {
+                reason: Refusal::Denied,
+                ..
+            }) if closing => Told::Gone,
+            Ok(_) | Err(_) => Told::Not,
+        }
     }
 
     /// What was owed is paid, but for `left`. Where something else is owed by now, that stays as it is: a
@@ -281,21 +270,75 @@ impl Blocks {
         left: &BTreeSet<PeerId>,
     ) -> Result<(), StoreError> {
         let _locked = self.debts.lock(claim.number).await;
-        let now = self.store.kv_get(UPLOADS, &key(claim.number)).await?;
-        if now.is_none_or(|now| *now != *wire::encode(told)) {
+        let now = self.debt_of(claim.number).await?;
+        let is_unchanged = !left.is_empty() && left.len() == told.peers.len();
+        if now.as_ref() != Some(told) || is_unchanged {
             return Ok(());
         }
-        let rest = (!left.is_empty()).then(|| {
-            let list = left.iter().copied().collect();
-            Bytes::from(wire::encode(&self.debt(claim.owner, told.state, list)))
+        let rest = (!left.is_empty()).then(|| Debt {
+            peers: left.iter().copied().collect(),
+            ..told.clone()
         });
-        let row = (UPLOADS.to_owned(), key(claim.number), rest);
-        self.store.kv_put(vec![row]).await
+        self.put_debt(claim.number, rest.as_ref(), Vec::new()).await
+    }
+
+    /// Tells those who can be reached now what an upload owes them. `is_up` says that it is known who is there.
+    async fn pay(&self, number: u64, mut debt: Debt, is_up: bool) -> Result<(), StoreError> {
+        let (members, own) = (self.net.members(), self.net.own());
+        let age_ms = self.clock.now_ms().saturating_sub(debt.since_ms);
+        let is_older_than = |lives: u64| age_ms > lives * self.limits.claim_ttl.as_millis() as u64;
+        if debt.state == State::Open {
+            if number > self.counter.before.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let mut peers: BTreeSet<PeerId> = members.list.iter().map(|m| m.peer).collect();
+            let is_alone = !peers.iter().any(|peer| *peer != own);
+            if (is_alone || !is_up) && !is_older_than(OVERDUE) {
+                return Ok(());
+            }
+            peers.insert(own);
+            debt.state = State::Releasing;
+            debt.peers = peers.into_iter().take(PEERS_MAX).collect();
+            self.write_down(number, &debt, Vec::new()).await?;
+        }
+        // One that is no member of a list that is not whole may be reached all the same.
+        let may_answer = |peer: &PeerId| match members.get(peer) {
+            Some(member) => !matches!(member.state, Reach::Away { .. }),
+            None => *peer == own || !members.complete,
+        };
+        let (reachable, rest): (BTreeSet<_>, BTreeSet<_>) =
+            debt.peers.iter().copied().partition(may_answer);
+        let is_overdue = is_older_than(OVERDUE);
+        if reachable.is_empty() && !is_overdue {
+            return Ok(());
+        }
+        let claim = self.claim_of(debt.owner, number);
+        let mut left = self.tell(claim, debt.state, &reachable).await.left;
+        if !is_overdue {
+            left.extend(rest);
+        } else if debt.state == State::Closing || is_older_than(HOPELESS) {
+            left.clear();
+        }
+        self.settle(claim, &debt, &left).await
     }
 }
 
-fn key(number: u64) -> Vec<u8> {
-    number.to_be_bytes().to_vec()
+/// What one holder said to a close or a release.
+enum Told {
+    Done,
+    /// There is nothing of it any more that could be closed.
+    Gone,
+    /// It has to be told again.
+    Not,
+}
+
+/// Those who did not say that it is done.
+#[derive(Default)]
+struct Answers {
+    /// They have to be told again.
+    left: BTreeSet<PeerId>,
+    /// They have nothing that could be closed.
+    gone: BTreeSet<PeerId>,
 }
 
 /// Pays what could not be paid at once, for as long as the claim may live at a holder.
@@ -303,47 +346,38 @@ fn key(number: u64) -> Vec<u8> {
 pub struct ClaimSettler {
     blocks: Blocks,
     owed: usize,
+    /// Passes so far, up to a few: at the first one it is not known yet who is there.
+    passes: u8,
 }
 
 impl ClaimSettler {
     /// A worker for `blocks`.
     pub const fn new(blocks: Blocks) -> Self {
-        ClaimSettler { blocks, owed: 0 }
+        ClaimSettler {
+            blocks,
+            owed: 0,
+            passes: 0,
+        }
     }
 
     async fn pass(&mut self) -> Result<(), StoreError> {
         let blocks = &self.blocks;
         let debts = blocks.debts().await?;
         self.owed = debts.len();
-        for (number, debt) in debts {
-            if debt.state == State::Open {
-                continue;
+        let is_up = self.passes > 0;
+        self.passes = self.passes.saturating_add(1);
+        let mut waiting = debts.into_iter();
+        let mut paying = FuturesUnordered::new();
+        loop {
+            let room = TOGETHER.saturating_sub(paying.len());
+            for (number, debt) in waiting.by_ref().take(room) {
+                paying.push(blocks.pay(number, debt, is_up));
             }
-            let claim = ClaimId {
-                owner: debt.owner,
-                writer: blocks.net.own(),
-                number,
-            };
-            let members = blocks.net.members();
-            // One that is no member of a list that is not whole may be reached all the same.
-            let may_answer = |peer: &PeerId| match members.get(peer) {
-                Some(member) => !matches!(member.state, Reach::Away { .. }),
-                None => !members.complete,
-            };
-            let (reachable, rest): (BTreeSet<_>, BTreeSet<_>) =
-                debt.peers.iter().copied().partition(may_answer);
-            let overdue = blocks.clock.now_ms().saturating_sub(debt.since_ms)
-                > 2 * blocks.limits.claim_ttl.as_millis() as u64;
-            if reachable.is_empty() && !overdue {
-                continue;
+            match paying.next().await {
+                Some(paid) => paid?,
+                None => return Ok(()),
             }
-            let mut left = blocks.tell(claim, debt.state, &reachable).await;
-            if !overdue {
-                left.extend(rest);
-            }
-            blocks.settle(claim, &debt, &left).await?;
         }
-        Ok(())
     }
 }
 

@@ -49,13 +49,13 @@ pub enum PutError {
     /// Holders went away between storing their shards and promising to keep them.
     #[error(
         "{lost} of the holders did not confirm that they keep their shards; there are others, {}",
-        shortfall(Some(*survives), *demanded)
+        shortfall(*survives, *demanded)
     )]
     Unconfirmed {
         /// Such peers.
         lost: usize,
-        /// Losses that the others survive.
-        survives: usize,
+        /// Losses that the others survive; none: they are too few to read it.
+        survives: Option<usize>,
         /// Losses that had to be survived.
         demanded: usize,
     },

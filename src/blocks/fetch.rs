@@ -70,6 +70,9 @@ struct Fetching<'a> {
     raw: BTreeMap<u8, Raw>,
     queue: VecDeque<Ask>,
     asked: BTreeSet<PeerId>,
+    /// Indices about which a peer has answered, with the shard or without: it is not asked for these again, so
+    /// that one that says it has them and gives none costs no more questions than a stripe has shards.
+    answered: BTreeMap<PeerId, IndexSet>,
     pending: Vec<Pending>,
     /// Questions asked so far.
     questions: u64,
@@ -97,6 +100,7 @@ impl Blocks {
             raw: BTreeMap::new(),
             queue: VecDeque::new(),
             asked: BTreeSet::new(),
+            answered: BTreeMap::new(),
             pending: Vec::new(),
             questions: 0,
             damaged: 0,
@@ -285,11 +289,11 @@ impl Fetching<'_> {
                 .map(|pending| pending.wanted)
                 .filter(|wanted| wanted.len() == 1)
                 .fold(IndexSet::EMPTY, IndexSet::union);
-            let at_hand = self.at_hand();
+            let useless = self.at_hand().union(self.answered_by(&ask.peer));
             // The expected index first; a displaced shard may turn out to be any other.
-            let expected = ask.wanted.minus(at_hand);
+            let expected = ask.wanted.minus(useless);
             let rest = IndexSet::first(self.profile.total_shards())
-                .minus(at_hand)
+                .minus(useless)
                 .minus(under_way);
             let wanted = if expected.len() == 1 && !self.asked.contains(&ask.peer) {
                 expected
@@ -329,9 +333,10 @@ impl Fetching<'_> {
     fn take(&mut self, ask: Ask, number: u64, answer: Result<Response, NetError>) {
         let peer = ask.peer;
         let answered = self.pending.iter().position(|p| p.number == number);
-        let Some(begun) = answered.map(|at| self.pending.remove(at).since) else {
+        let Some(pending) = answered.map(|at| self.pending.remove(at)) else {
             return;
         };
+        let (begun, wanted) = (pending.since, pending.wanted);
         let stats = &self.blocks.stats;
         match answer {
             Ok(Response::Shard {
@@ -341,9 +346,15 @@ impl Fetching<'_> {
                 data,
             }) => {
                 stats.succeeded(&peer, Work::Fetch, begun.elapsed());
-                if usize::from(index) < self.profile.total_shards()
-                    && !self.at_hand().contains(index)
-                {
+                let is_new = usize::from(index) < self.profile.total_shards()
+                    && !self.at_hand().contains(index);
+                // What was not asked for, or is here by now, says that there is nothing better.
+                let about = match is_new && wanted.contains(index) {
+                    true => [index].into_iter().collect(),
+                    false => wanted,
+                };
+                self.has_answered(peer, about);
+                if is_new {
                     let raw = Raw {
                         peer,
                         index,
@@ -356,6 +367,7 @@ impl Fetching<'_> {
             }
             Ok(Response::Missing { held }) => {
                 stats.succeeded(&peer, Work::Fetch, begun.elapsed());
+                self.has_answered(peer, wanted);
                 self.ask_again(peer, held);
             }
             Ok(Response::Busy) | Err(NetError::Busy(_)) if ask.busy < BUSY_TRIES => {
@@ -382,13 +394,23 @@ impl Fetching<'_> {
         }
     }
 
+    fn answered_by(&self, peer: &PeerId) -> IndexSet {
+        self.answered.get(peer).copied().unwrap_or_default()
+    }
+
+    fn has_answered(&mut self, peer: PeerId, about: IndexSet) {
+        let answered = self.answered.entry(peer).or_default();
+        *answered = answered.union(about);
+    }
+
     /// A peer that holds further shards is asked for them before others are.
     fn ask_again(&mut self, peer: PeerId, held: IndexSet) {
         if self.liars.contains(&peer) {
             return;
         }
-        let wanted =
-            IndexSet(held.0 & IndexSet::first(self.profile.total_shards()).0).minus(self.at_hand());
+        let wanted = IndexSet(held.0 & IndexSet::first(self.profile.total_shards()).0)
+            .minus(self.at_hand())
+            .minus(self.answered_by(&peer));
         if !wanted.is_empty() {
             self.queue.push_front(Ask {
                 peer,

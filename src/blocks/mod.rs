@@ -7,6 +7,7 @@
 mod ask;
 mod candidates;
 mod claims;
+mod debts;
 mod error;
 mod feed_door;
 mod fetch;

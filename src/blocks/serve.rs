@@ -148,8 +148,11 @@ impl Server {
                 if claim.writer != from {
                     return refused(Refusal::Denied);
                 }
-                let closed = self.store.close_claim(claim).await;
-                self.done(closed.map(drop), Response::Done)
+                match self.store.close_claim(claim).await {
+                    // It has expired and is forgotten, with all that it kept: that is not done.
+                    Ok(false) => refused(Refusal::Denied),
+                    closed => self.done(closed.map(drop), Response::Done),
+                }
             }
             Request::ReleaseClaim { claim } => {
                 if claim.writer != from {

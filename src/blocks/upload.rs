@@ -1,5 +1,7 @@
 //! One upload: chunks go in, references come out, and in the end all of it is durable or none.
 
+mod survival;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +11,7 @@ use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
+use self::survival::Survival;
 use super::{Blocks, PutError};
 use crate::base::limits::CHUNK_MAX_BYTES;
 use crate::base::{BlockId, BlockRef, Chunk, ClaimId, Classify, EcProfile, OwnerId, PeerId};
@@ -80,10 +83,9 @@ struct State {
     seen: BTreeSet<BlockId>,
     /// Peers that may hold something, or know the claim.
     used: BTreeSet<PeerId>,
-    /// Peers that hold something for certain.
-    holders: BTreeSet<PeerId>,
+    /// What its stripes survive, by who holds them for certain.
+    survival: Survival,
     report: UploadReport,
-    survives: Option<usize>,
     failure: Option<PutError>,
 }
 
@@ -158,51 +160,16 @@ impl Upload {
     ///
     /// `extra` rows of the own store become durable at the same moment as the decision to keep
     /// the upload. On failure nothing is kept.
+    /// Dropped before the decision, it is released as an upload is that was dropped; after that it is carried out
+    /// though nobody hears of it.
     pub async fn finish(mut self, extra: ExtraRows) -> Result<UploadReport, PutError> {
+        self.session.tasks.close();
+        self.session.tasks.wait().await;
         self.finished = true;
         let session = Arc::clone(&self.session);
-        session.tasks.close();
-        session.tasks.wait().await;
-        let (failure, used) = {
-            let state = session.state();
-            (state.failure.clone(), state.used.clone())
-        };
-        if let Some(failure) = failure {
-            session.release(&used).await;
-            return Err(failure);
-        }
-        let unkept = extra
-            .iter()
-            .map(|(space, key, _)| (space.clone(), key.clone(), None))
-            .collect();
-        let store = |error: StoreError| PutError::Store(error.to_string(), error.class());
-        let unclosed = session
-            .blocks
-            .close_claim(session.claim, &used, extra)
-            .await
-            .map_err(store)?;
-        let mut report = session.state().report.clone();
-        let (survives, holders) = {
-            let state = session.state();
-            (state.survives.unwrap_or(0), state.holders.clone())
-        };
-        // A holder that has not closed the claim may let its shards expire: count it as lost.
-        let lost = unclosed.intersection(&holders).count();
-        report.survives = survives.saturating_sub(lost);
-        report.peers = holders.len();
-        report.told = used.iter().copied().collect();
-        let demanded = session.options.survive.unwrap_or(0);
-        if report.survives < demanded {
-            let blocks = &session.blocks;
-            let released = blocks.release_claim(session.claim, &used, unkept).await;
-            released.map_err(store)?;
-            return Err(PutError::Unconfirmed {
-                lost,
-                survives: report.survives,
-                demanded,
-            });
-        }
-        Ok(report)
+        // A task of its own: half a decision helps nobody.
+        let decided = tokio::spawn(async move { session.decide(extra).await });
+        decided.await.unwrap_or(Err(PutError::Stopped))
     }
 
     /// What keeps its blocks at their holders.
@@ -236,6 +203,52 @@ impl Session {
     /// Remembers that `peer` may hold something of this upload.
     pub fn uses(&self, peer: PeerId) {
         self.state().used.insert(peer);
+    }
+
+    /// Keeps what was placed, together with `extra` rows, if its holders promise to keep it as well; otherwise lets go of
+    /// everything.
+    async fn decide(&self, extra: ExtraRows) -> Result<UploadReport, PutError> {
+        let (failure, used) = {
+            let state = self.state();
+            (state.failure.clone(), state.used.clone())
+        };
+        if let Some(failure) = failure {
+            self.release(&used).await;
+            return Err(failure);
+        }
+        let unkept = extra
+            .iter()
+            .map(|(space, key, _)| (space.clone(), key.clone(), None))
+            .collect();
+        let store = |error: StoreError| PutError::Store(error.to_string(), error.class());
+        let unclosed = match self.blocks.close_claim(self.claim, &used, extra).await {
+            Ok(unclosed) => unclosed,
+            Err(error) => {
+                self.release(&used).await;
+                return Err(store(error));
+            }
+        };
+        let (mut report, survives, holders) = {
+            let state = self.state();
+            let survives = state.survival.without(&unclosed);
+            (state.report.clone(), survives, state.survival.holders())
+        };
+        // A holder that has not closed the claim lets its shards expire, unless it is told in time: what can be read with
+        // its help only is not kept.
+        let demanded = self.options.survive.unwrap_or(0);
+        if survives.is_none_or(|survives| survives < demanded) {
+            let released = self.blocks.release_claim(self.claim, &used, unkept).await;
+            released.map_err(store)?;
+            return Err(PutError::Unconfirmed {
+                lost: unclosed.intersection(&holders).count(),
+                survives,
+                demanded,
+            });
+        }
+        report.survives = survives.unwrap_or(0);
+        report.peers = holders.len();
+        report.told = used.iter().copied().collect();
+        Ok(report)
     }
 
     async fn abort(&self) {
@@ -312,9 +325,7 @@ impl Session {
                 state.report.blocks += 1;
                 state.report.stored_bytes += bytes * outcome.placed as u64 / outcome.total as u64;
                 state.report.new_bytes += outcome.new_bytes;
-                let least = state.survives.unwrap_or(usize::MAX).min(outcome.survives);
-                state.survives = Some(least);
-                state.holders.extend(outcome.holders);
+                state.survival.add(outcome.holders, outcome.survives);
             }
             Err(failure) => {
                 self.state().failure.get_or_insert(failure);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::Inner;
 use crate::base::PeerId;
@@ -17,6 +18,42 @@ use crate::net::{NetError, Request, Response};
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of deltas that are asked for or sent at once.
 const PART_BYTES: usize = 1 << 20;
+/// How long a talk goes on at most; what is missing then has its turn in the next one.
+const TALK: Duration = Duration::from_secs(60);
+/// How long answers may take in all that bring nothing of what the peer said it has, but for a second each: where feeds
+/// were dropped in favour of a checkpoint there are many of them, and they come at once.
+const EMPTY: Duration = Duration::from_secs(10);
+/// Feeds that one talk asks for at most: names of writers cost a liar nothing.
+const WISHES_MAX: usize = 1024;
+
+/// What one talk may take, so that a peer that wastes time wastes little.
+struct Patience {
+    end: Instant,
+    /// What is left for answers that bring nothing.
+    empty: Duration,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience {
+            end: Instant::now() + TALK,
+            empty: EMPTY,
+        }
+    }
+
+    fn check(&self) -> Result<(), TalkError> {
+        match Instant::now() >= self.end || self.empty.is_zero() {
+            true => Err(TalkError::Slow),
+            false => Ok(()),
+        }
+    }
+
+    /// An answer that was waited for since then brought nothing.
+    fn got_nothing(&mut self, since: Instant) {
+        let took = since.elapsed().saturating_sub(Duration::from_secs(1));
+        self.empty = self.empty.saturating_sub(took);
+    }
+}
 
 /// Why a talk broke off.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +64,8 @@ pub(super) enum TalkError {
     NoPart,
     #[error("it is busy")]
     Busy,
+    #[error("it takes too long for what it gives")]
+    Slow,
     #[error("it answered nonsense: {0}")]
     Nonsense(String),
     #[error("the own feeds cannot be read: {0}")]
@@ -85,6 +124,9 @@ impl Inner {
                 false
             }
             Err(error) => {
+                if matches!(error, TalkError::Slow) {
+                    self.soon.notify_one();
+                }
                 tracing::debug!(peer = %peer.short(), "feeds are compared later: {error}");
                 self.peers.has_part(&peer)
             }
@@ -146,6 +188,7 @@ impl Inner {
         self: &Arc<Self>,
         peer: PeerId,
     ) -> Result<(Vec<Claim>, bool), TalkError> {
+        let patience = Patience::new();
         let (wanted, theirs) = self.hear_heads(peer).await?;
         if wanted.ask.is_empty() {
             return Ok((theirs, true));
@@ -153,18 +196,19 @@ impl Inner {
         if !self.peers.begin_pull(&peer) {
             return Ok((theirs, false));
         }
-        let pulled = self.pull_all(peer, wanted.ask).await;
+        let pulled = self.pull_within(peer, wanted.ask, patience).await;
         self.peers.end_pull(&peer);
-        pulled.map(|()| (theirs, true))
+        pulled.map(|_| (theirs, true))
     }
 
     async fn compare_and_exchange(self: &Arc<Self>, peer: PeerId) -> Result<(), TalkError> {
+        let mut patience = Patience::new();
         let (wanted, theirs) = self.hear_heads(peer).await?;
         self.say_words(peer).await?;
         if !wanted.ask.is_empty() && self.peers.begin_pull(&peer) {
-            let pulled = self.pull_all(peer, wanted.ask).await;
+            let pulled = self.pull_within(peer, wanted.ask, patience).await;
             self.peers.end_pull(&peer);
-            pulled?;
+            patience = pulled?;
         }
         // What it has and cannot give is in a checkpoint.
         let mut lacking = plan(&self.vfs.claims(), None, true, &theirs).ask;
@@ -173,6 +217,7 @@ impl Inner {
             self.lacks.notify_one();
         }
         for wish in wanted.offer {
+            patience.check()?;
             self.tell(peer, wish.writer, wish.after).await?;
         }
         Ok(())
@@ -217,9 +262,26 @@ impl Inner {
         peer: PeerId,
         wishes: Vec<Wish>,
     ) -> Result<(), TalkError> {
+        let pulled = self.pull_within(peer, wishes, Patience::new()).await;
+        pulled.map(drop)
+    }
+
+    /// Takes what a peer said that it has. What is left of the patience with it.
+    async fn pull_within(
+        self: &Arc<Self>,
+        peer: PeerId,
+        mut wishes: Vec<Wish>,
+        mut patience: Patience,
+    ) -> Result<Patience, TalkError> {
+        if wishes.len() > WISHES_MAX {
+            // Others each time, so that true ones among many have their turn.
+            self.shuffle(&mut wishes);
+            wishes.truncate(WISHES_MAX);
+        }
         let mut waiting: Vec<(WriterId, u64)> = Vec::new();
         for wish in wishes {
-            waiting.extend(self.pull(peer, wish.writer, wish.after).await?);
+            let missing = self.pull(peer, wish.writer, wish.after, &mut patience);
+            waiting.extend(missing.await?);
         }
         // What came builds on what others wrote: this peer has it as well.
         waiting.sort_unstable();
@@ -227,10 +289,10 @@ impl Inner {
         for (writer, after) in waiting {
             let has = self.peers.known(&peer, writer);
             if has.is_some_and(|last| last > after) {
-                self.pull(peer, writer, after).await?;
+                self.pull(peer, writer, after, &mut patience).await?;
             }
         }
-        Ok(())
+        Ok(patience)
     }
 
     /// Takes what a peer has of a feed behind a dot. What is missing besides.
@@ -239,8 +301,11 @@ impl Inner {
         peer: PeerId,
         writer: WriterId,
         mut after: u64,
+        patience: &mut Patience,
     ) -> Result<Vec<(WriterId, u64)>, TalkError> {
         loop {
+            patience.check()?;
+            let asked = Instant::now();
             let want = Message::Want {
                 volume: self.volume,
                 writer,
@@ -259,6 +324,7 @@ impl Inner {
             });
             let (last, deltas) = found.unwrap_or_default();
             if deltas.is_empty() {
+                patience.got_nothing(asked);
                 let said = self.peers.known(&peer, writer);
                 if said.is_some_and(|said| said > after) {
                     tracing::warn!(

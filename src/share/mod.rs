@@ -259,10 +259,10 @@ impl Inner {
         done.into_iter().filter(|has_part| *has_part).count()
     }
 
-    fn shuffle(&self, peers: &mut [PeerId]) {
-        for at in (1..peers.len()).rev() {
+    fn shuffle<T>(&self, all: &mut [T]) {
+        for at in (1..all.len()).rev() {
             let other = self.entropy.below(at as u64 + 1) as usize;
-            peers.swap(at, other);
+            all.swap(at, other);
         }
     }
 }

@@ -21,6 +21,10 @@ use crate::erasure::VerifiedShard;
 const STEP_RECORDS: usize = 4096;
 /// Claims on blocks whose shard records are dead are gathered up to so many.
 const GATHERED_MAX: usize = 512;
+/// Small records looked at together when some of a segment cannot be read.
+const RESCUE_PAGE: usize = 1024;
+/// How often a segment is begun again because a shard in it could not be read, before that counts as lost.
+const READ_TRIES: u8 = 3;
 /// With less dead than this a segment is left alone even when room is short.
 const DEAD_MIN: u32 = 64 << 10;
 
@@ -42,6 +46,8 @@ pub(super) struct Cursor {
     /// Only counts what is live among the small records.
     counts_only: bool,
     counted: u32,
+    /// A record in it does not decode: what it said is known by the index only.
+    has_bad: bool,
     /// Claims whose word is in a dead shard record.
     gathered: BTreeMap<ClaimId, Vec<BlockId>>,
     forgotten: Forgotten,
@@ -105,6 +111,7 @@ impl Engine {
                     progress.moved_bytes += self.treat(batch, &mut cursor, at, &record)?;
                 }
                 Scanned::Bad(_) => {
+                    cursor.has_bad = true;
                     let resynced = cursor.scanner.resync();
                     resynced.map_err(|error| read_failed(&error))?;
                 }
@@ -144,6 +151,7 @@ impl Engine {
             scanner: scanner.map_err(|error| read_failed(&error))?,
             counts_only,
             counted: 0,
+            has_bad: false,
             gathered: BTreeMap::new(),
             forgotten: Forgotten {
                 segment: victim,
@@ -230,11 +238,20 @@ impl Engine {
         let data = cursor
             .file
             .read_bytes(data_at, record.extent.data_len as usize);
-        let verified = data
-            .ok()
-            .and_then(|data| VerifiedShard::verify(*block, *index, header.clone(), data).ok());
+        let verified = match data {
+            Ok(data) => VerifiedShard::verify(*block, *index, header.clone(), data).ok(),
+            Err(error) => {
+                let tries = self.unreadable.entry(cursor.victim).or_insert(0);
+                *tries = tries.saturating_add(1);
+                if *tries <= READ_TRIES {
+                    // The disk may have it another time: the segment is begun again later.
+                    return Err(read_failed(&error));
+                }
+                None
+            }
+        };
         let Some(shard) = verified else {
-            // What cannot be read or does not verify is as good as lost here.
+            // What does not verify, or cannot be read again and again, is as good as lost here.
             self.count_damage();
             batch.draft.drop_shard(*block, *index)?;
             return Ok(0);
@@ -246,6 +263,9 @@ impl Engine {
     fn finish(&mut self, batch: &mut Batch, cursor: &mut Cursor) -> Result<(), Fail> {
         for (claim, blocks) in std::mem::take(&mut cursor.gathered) {
             self.assert_claim(batch, claim, blocks)?;
+        }
+        if cursor.has_bad && !cursor.counts_only {
+            self.rescue_small(batch, cursor)?;
         }
         let (releases, counted) = (batch.draft.totals.releases, cursor.counted);
         if cursor.counts_only {
@@ -260,8 +280,34 @@ impl Engine {
                 row.small = 0;
             });
             self.forgotten = std::mem::take(&mut cursor.forgotten);
+            self.unreadable.remove(&cursor.victim);
         }
         Ok(())
+    }
+
+    /// Writes small records again that the index has from what cannot be read in a segment that is about to go.
+    fn rescue_small(&mut self, batch: &mut Batch, cursor: &Cursor) -> Result<(), Fail> {
+        let (all, mut after) = (KvKey(Vec::new()), None);
+        loop {
+            let page = self
+                .shared
+                .index
+                .kv_page(&all, after.as_ref(), RESCUE_PAGE)?;
+            for (key, _) in page.rows {
+                // As it is by now: what could be read is elsewhere already.
+                let row = batch.draft.kv(&key)?;
+                let row = row.filter(|row| row.at.segment == cursor.victim);
+                let Some(row) = row.filter(|_| !cursor.forgotten.kv.contains(&key)) else {
+                    continue;
+                };
+                let value = row.value;
+                self.emit(batch, &Entry::Kv(vec![KvPair { key, value }]), Bytes::new())?;
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Says again that a claim keeps these blocks.

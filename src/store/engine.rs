@@ -1,7 +1,7 @@
 //! The one writer: gathers the records of a group of operations, writes them with one call, makes
 //! them durable with one sync, and only then lets the index and the callers know.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -49,6 +49,8 @@ pub(super) enum Work {
     Flush,
     /// Rebuild the index, unless that was done since it had this generation.
     Rebuild(u64),
+    /// Small records that give room back in the end.
+    Free(Vec<KvPair>),
 }
 
 impl Work {
@@ -124,6 +126,8 @@ pub(super) struct Engine {
     pub(super) compaction: Option<Cursor>,
     /// What goes with the segment that compaction has just emptied.
     pub(super) forgotten: Forgotten,
+    /// How often a segment with a shard that cannot be read was begun to be moved.
+    pub(super) unreadable: BTreeMap<u32, u8>,
     /// Background work found no room; the next operation tries again.
     pub(super) stuck: bool,
 }

@@ -237,28 +237,27 @@ impl Store {
     /// `TooLarge` beyond [`KV_SPACE_MAX`], [`KV_KEY_MAX`], [`KV_VALUE_MAX`], or about 250 KiB in
     /// all. `Full` if there is no room; deletions alone are always taken.
     pub async fn kv_put(&self, batch: Vec<KvChange>) -> Result<(), StoreError> {
-        let mut pairs = Vec::with_capacity(batch.len());
-        for (space, key, value) in batch {
-            let key = kv_key(&space, &key)?;
-            check(
-                "a small record",
-                value.as_ref().map_or(0, Bytes::len),
-                KV_VALUE_MAX,
-            )?;
-            pairs.push(KvPair { key, value });
-        }
-        let len = |pair: &KvPair| 8 + pair.key.0.len() + pair.value.as_ref().map_or(0, Bytes::len);
-        check(
-            "a batch of small records",
-            pairs.iter().map(len).sum(),
-            META_MAX - 64,
-        )?;
+        let pairs = kv_pairs(batch)?;
         let adds = pairs.iter().any(|pair| pair.value.is_some());
         let reservation = match adds {
             true => Some(self.reserve(Tier::Claims, kv_cost(&pairs))?),
             false => None,
         };
         self.submit(Work::Kv(pairs), reservation).await.map(drop)
+    }
+
+    /// As [`Store::kv_put`], for what gives room back in the end: it is taken as long as the disk has any.
+    ///
+    /// # Errors
+    /// As [`Store::kv_put`]; `Full` if the disk is.
+    pub async fn kv_free(&self, batch: Vec<KvChange>) -> Result<(), StoreError> {
+        let pairs = kv_pairs(batch)?;
+        let adds = pairs.iter().any(|pair| pair.value.is_some());
+        let reservation = match adds {
+            true => Some(self.reserve(Tier::Cleanup, kv_cost(&pairs))?),
+            false => None,
+        };
+        self.submit(Work::Free(pairs), reservation).await.map(drop)
     }
 
     /// All small records of a space whose keys begin with `prefix`, in order of their keys.
@@ -418,6 +417,27 @@ const fn check(what: &'static str, size: usize, limit: usize) -> Result<(), Stor
         return Err(StoreError::TooLarge { what, size, limit });
     }
     Ok(())
+}
+
+/// The changes as they are stored, if they are within the bounds.
+fn kv_pairs(batch: Vec<KvChange>) -> Result<Vec<KvPair>, StoreError> {
+    let mut pairs = Vec::with_capacity(batch.len());
+    for (space, key, value) in batch {
+        let key = kv_key(&space, &key)?;
+        check(
+            "a small record",
+            value.as_ref().map_or(0, Bytes::len),
+            KV_VALUE_MAX,
+        )?;
+        pairs.push(KvPair { key, value });
+    }
+    let len = |pair: &KvPair| 8 + pair.key.0.len() + pair.value.as_ref().map_or(0, Bytes::len);
+    check(
+        "a batch of small records",
+        pairs.iter().map(len).sum(),
+        META_MAX - 64,
+    )?;
+    Ok(pairs)
 }
 
 fn kv_key(space: &str, key: &[u8]) -> Result<KvKey, StoreError> {

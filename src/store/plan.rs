@@ -91,7 +91,7 @@ impl Engine {
                 }
                 Ok(Answer::Done)
             }
-            Work::Kv(pairs) => {
+            Work::Kv(pairs) | Work::Free(pairs) => {
                 let mut needed = Vec::with_capacity(pairs.len());
                 for pair in pairs {
                     let known = batch.draft.kv(&pair.key)?;

@@ -2,7 +2,8 @@
 //!
 //! Counted are allocated bytes of everything in the directory. New data stops a reserve below the
 //! quota, so that deleting, compacting and the index always have room. Three tiers share the
-//! reserve: data stops first, claims and small records later, clean-up never.
+//! reserve: data stops first, claims and small records later, clean-up only where the disk is full: a quota that was
+//! lowered below what is used must not stand in the way of using less.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -154,7 +155,7 @@ impl Amounts {
         let reserve = match tier {
             Tier::Data => self.critical() + self.small(),
             Tier::Claims => self.critical() + self.small() / 2,
-            Tier::Cleanup => SLACK,
+            Tier::Cleanup => return self.left_for_cleanup(),
         };
         let by_quota = self.quota.saturating_sub(self.allocated());
         let disk_free = self.disk_free.saturating_add(self.ring);
@@ -162,6 +163,19 @@ impl Amounts {
         by_quota
             .min(by_disk)
             .saturating_sub(reserve + self.reserved)
+    }
+}
+
+impl Amounts {
+    /// Up to the quota; and where less than the reserve is left, or nothing at all, as much as the reserve would be
+    /// each time, on what the disk has.
+    fn left_for_cleanup(&self) -> u64 {
+        let by_quota = self.quota.saturating_sub(self.allocated() + SLACK);
+        let by_disk = self.disk_free.saturating_add(self.ring);
+        by_quota
+            .max(self.critical())
+            .min(by_disk.saturating_sub(SLACK))
+            .saturating_sub(self.reserved)
     }
 }
 
@@ -344,6 +358,9 @@ mod tests {
         assert!(ledger.left(Tier::Data) > 0);
         ledger.set_quota(40 << 20);
         assert_eq!(ledger.left(Tier::Data), 0);
+        assert_eq!(ledger.left(Tier::Claims), 0);
+        // What is to give room back finds some.
+        assert!(ledger.left(Tier::Cleanup) > 1 << 20);
         ledger.remove_segment(1);
         assert!(ledger.left(Tier::Data) > 0);
     }
@@ -368,6 +385,9 @@ mod tests {
         let ledger = Ledger::new(1 << 40, 1 << 30, None);
         ledger.set_disk_free(1 << 30);
         assert_eq!(ledger.left(Tier::Data), 0);
+        assert!(ledger.left(Tier::Cleanup) > 1 << 20);
+        ledger.set_disk_free(64 << 10);
+        assert_eq!(ledger.left(Tier::Cleanup), 0);
         ledger.set_disk_free(3 << 30);
         assert!(ledger.left(Tier::Data) > 1 << 30);
     }

@@ -3,7 +3,7 @@
 //! The log is replayed from the index's checkpoint. That is a short tail after a crash, nothing
 //! after a close in good order, and everything when the index is lost, damaged or another store's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -145,6 +145,7 @@ fn engine(shared: &Arc<Shared>, report: &mut OpenReport) -> Result<Engine, Recov
         punched: BTreeSet::new(),
         compaction: None,
         forgotten: super::compact::Forgotten::default(),
+        unreadable: BTreeMap::new(),
         stuck: false,
     };
     let mut batch = engine.begin();

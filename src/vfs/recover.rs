@@ -157,7 +157,14 @@ impl Inner {
         self.files.store(files, Ordering::Relaxed);
         let has_acls = self.volume.get(OWN, HAS_ACLS)?.is_some();
         self.acls.store(has_acls, Ordering::Relaxed);
-        self.promise_moments()
+        match self.promise_moments() {
+            // A full disk is no reason not to read what is there. It is tried again all the time.
+            Err(error) if crate::base::Classify::class(&error) == crate::base::Class::Full => {
+                tracing::warn!("the clock's promise is renewed later: {error}");
+                Ok(())
+            }
+            promised => promised,
+        }
     }
 
     /// Writes down a moment that is later than those used until this is called again.

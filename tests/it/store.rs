@@ -17,5 +17,7 @@ mod model;
 #[cfg(feature = "testkit")]
 mod parts;
 mod quota;
+#[cfg(feature = "testkit")]
+mod rescue;
 pub(crate) mod support;
 mod volume;

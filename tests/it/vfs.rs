@@ -9,6 +9,8 @@ mod many_blocks;
 #[cfg(feature = "testkit")]
 mod model;
 #[cfg(feature = "testkit")]
+mod over_quota;
+#[cfg(feature = "testkit")]
 mod shared;
 #[cfg(feature = "testkit")]
 mod snapshots;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairnfs::base::worker::Worker;
 use cairnfs::base::{EcProfile, OwnerId};
-use cairnfs::blocks::UploadOptions;
+use cairnfs::blocks::{ClaimSettler, PutError, Upload, UploadOptions};
 use cairnfs::crypto::ConvergenceSecret;
 use cairnfs::net::memory::LinkFaults;
 use cairnfs::testkit::{Cluster, ClusterOptions};
@@ -73,4 +74,158 @@ fn a_release_is_not_forgotten_that_comes_while_a_close_is_told() {
             .unwrap();
         runtime.block_on(released_while_it_is_closed(wait));
     }
+}
+
+fn simulate<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+/// A cluster, and an upload whose shards are at six peers and whose claim is open there.
+async fn placed(seed: u64) -> (Cluster, Upload) {
+    let cluster = Cluster::start(ClusterOptions::default(), seed)
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let options = UploadOptions {
+        profile: EcProfile::DEFAULT,
+        secret: ConvergenceSecret::from_bytes([7; 32]),
+        survive: None,
+        owner: OWNER,
+    };
+    let upload = cluster.blocks(0).unwrap().upload(options).await.unwrap();
+    let chunk = upload.submit(Bytes::from_static(b"kept by six peers"));
+    chunk.await.unwrap().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(all_shards(&cluster), 6);
+    (cluster, upload)
+}
+
+fn all_shards(cluster: &Cluster) -> u64 {
+    let stores = (0..cluster.len()).filter_map(|at| cluster.blocks(at));
+    stores.map(|blocks| blocks.store().usage().shards).sum()
+}
+
+/// What the first peer owes others.
+async fn owed(cluster: &Cluster) -> String {
+    let mut settler = ClaimSettler::new(cluster.blocks(0).unwrap().clone());
+    settler.step().await;
+    settler.step().await;
+    // What was owed when this began is counted.
+    settler.status()
+}
+
+const NOTHING: &str = "0 uploads owe a close or a release";
+
+fn cut(cluster: &Cluster, others: std::ops::Range<usize>, loss: f64) {
+    for other in others {
+        let faults = LinkFaults {
+            loss,
+            ..ClusterOptions::default().faults
+        };
+        let (a, b) = (cluster.id(0).unwrap(), cluster.id(other).unwrap());
+        cluster.hub.link(a, b, faults);
+    }
+}
+
+#[test]
+fn a_put_of_which_too_few_promise_to_keep_it_is_no_success_though_nothing_was_demanded() {
+    simulate(async {
+        // Two may be lost, not three.
+        for (deaf, is_kept) in [(2, true), (3, false), (5, false)] {
+            let (cluster, upload) = placed(41).await;
+            cut(&cluster, 1..1 + deaf, 1.0);
+            match upload.finish(Vec::new()).await {
+                Ok(report) => {
+                    assert!(is_kept, "{deaf} holders did not hear of it");
+                    assert_eq!(report.survives, 2 - deaf);
+                }
+                Err(PutError::Unconfirmed { lost, survives, .. }) => {
+                    assert!(!is_kept);
+                    assert_eq!((lost, survives), (deaf, None));
+                }
+                Err(error) => panic!("{error}"),
+            }
+            cut(&cluster, 1..1 + deaf, 0.0);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(all_shards(&cluster), if is_kept { 6 } else { 0 });
+            assert_eq!(owed(&cluster).await, NOTHING);
+        }
+    });
+}
+
+#[test]
+fn claims_that_have_expired_are_not_closed() {
+    simulate(async {
+        let (_cluster, upload) = placed(42).await;
+        let ttl = ClusterOptions::default().limits.claim_ttl;
+        tokio::time::sleep(ttl + Duration::from_secs(3600)).await;
+        let finished = upload.finish(Vec::new()).await;
+        let Err(PutError::Unconfirmed { lost, .. }) = finished else {
+            panic!("{finished:?}");
+        };
+        assert_eq!(lost, 6);
+    });
+}
+
+#[test]
+fn a_close_that_comes_too_late_is_owed_no_longer() {
+    simulate(async {
+        let (cluster, upload) = placed(43).await;
+        cut(&cluster, 1..2, 1.0);
+        assert_eq!(upload.finish(Vec::new()).await.unwrap().survives, 1);
+        assert_ne!(owed(&cluster).await, NOTHING);
+        let ttl = ClusterOptions::default().limits.claim_ttl;
+        // Not so late that it would be forgotten anyway.
+        tokio::time::sleep(ttl + Duration::from_secs(600)).await;
+        cut(&cluster, 1..2, 0.0);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(owed(&cluster).await, NOTHING);
+    });
+}
+
+#[test]
+fn what_nobody_hears_of_is_owed_for_a_while_only() {
+    simulate(async {
+        let (cluster, upload) = placed(44).await;
+        cut(&cluster, 1..2, 1.0);
+        upload.finish(Vec::new()).await.unwrap();
+        let ttl = ClusterOptions::default().limits.claim_ttl;
+        tokio::time::sleep(2 * ttl + Duration::from_secs(3600)).await;
+        assert_eq!(owed(&cluster).await, NOTHING);
+    });
+}
+
+#[test]
+fn an_upload_that_a_crash_interrupted_is_released_everywhere() {
+    simulate(async {
+        let (mut cluster, upload) = placed(45).await;
+        cluster.crash(0);
+        drop(upload);
+        cluster.restart(0).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(all_shards(&cluster), 0);
+        assert_eq!(owed(&cluster).await, NOTHING);
+    });
+}
+
+#[test]
+fn an_upload_that_is_given_up_while_it_is_finished_is_released() {
+    simulate(async {
+        let (cluster, upload) = placed(46).await;
+        // Something is on its way still, and will be for a while.
+        cut(&cluster, 1..6, 1.0);
+        let more = upload.submit(Bytes::from_static(b"and something else"));
+        more.await.unwrap().await.unwrap();
+        let finished = tokio::time::timeout(Duration::from_secs(1), upload.finish(Vec::new()));
+        assert!(finished.await.is_err(), "it was not done so soon");
+        cut(&cluster, 1..6, 0.0);
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_eq!(all_shards(&cluster), 0);
+        assert_eq!(owed(&cluster).await, NOTHING);
+    });
 }

@@ -11,6 +11,7 @@
 mod claims;
 #[path = "../common/mod.rs"]
 mod common;
+mod liars;
 mod pointers;
 mod ranges;
 mod repair;

@@ -3,8 +3,10 @@
 
 mod adversaries;
 mod agree;
+mod burst;
 mod forks;
 mod life;
+mod wasters;
 mod world;
 
 use world::World;

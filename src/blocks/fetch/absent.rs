@@ -46,6 +46,8 @@ impl Fetching<'_> {
             let back: Vec<PeerId> = away.iter().copied().filter(may_answer).collect();
             for peer in back {
                 away.remove(&peer);
+                // It may have got something meanwhile.
+                self.answered.remove(&peer);
                 if !self.liars.contains(&peer) {
                     self.queue.push_back(Ask {
                         peer,

@@ -12,8 +12,11 @@ use crate::vfs::VfsError;
 use crate::vfs::errno::Stop;
 use crate::vfs::inner::Inner;
 
-/// Bytes of deltas that are sealed in one group of the journal.
+/// Bytes of deltas that are sealed in one group of the journal, with what each takes besides.
 const TURN_BYTES: usize = 192 << 10;
+/// Bytes of one group of the journal, the last delta in it included: a delta itself came in a group with the rows
+/// that it changes, so that it has half of one at most.
+const GROUP_BYTES: usize = 768 << 10;
 /// Groups in one turn.
 const GROUPS_MAX: usize = 32;
 /// Between turns, so that many operations share one write of the journal.
@@ -144,6 +147,7 @@ impl Inner {
         group.cleanup();
         let mut links = Vec::new();
         let mut previous = feed.head().cloned();
+        let mut size = 0;
         for (first, bytes) in &waiting {
             let delta = Delta::decode(bytes)?;
             let before = previous.as_ref().map(|link| link.epoch);
@@ -158,6 +162,10 @@ impl Inner {
                 (epoch, &key),
                 &shared.share.device,
             )?;
+            size += sealed.encode().len() + store::DELTA_COST;
+            if size > GROUP_BYTES && !links.is_empty() {
+                break;
+            }
             store::add_sealed(&mut group, &sealed);
             store::remove_outgoing(&mut group, *first, bytes.len());
             previous = Some(sealed.link().clone());

@@ -196,6 +196,7 @@ impl Inner {
         sealed: SealedDelta,
     ) -> Result<(), Refused> {
         let writer = delta.writer;
+        check_size(&sealed)?;
         if writer == self.writer {
             // The own feed is here already; what is not was lost, and its numbers may be taken since.
             let own = feeds.known.get(&writer).map_or(0, Feed::last);
@@ -324,13 +325,17 @@ impl Inner {
         let mut feeds = shared.feeds();
         let mut core = self.core();
         let mut notices = Vec::new();
+        // Those that could not be merged, one of each writer at most: its later ones build on it. Others go on.
+        let mut set_aside = Vec::new();
+        turn.has_more = true;
         for _ in 0..TURN {
             let Ok(version) = crate::namespace::state::version(&self.rows()) else {
+                turn.has_more = false;
                 break;
             };
             let Some((delta, sealed)) = feeds.inbox.take(&version, self.now_ms()) else {
-                shared.tell(notices);
-                return turn;
+                turn.has_more = false;
+                break;
             };
             let Some(feed) = feeds.known.get_mut(&delta.writer) else {
                 continue;
@@ -357,18 +362,40 @@ impl Inner {
                     }
                 }
                 Ok(Merged::Not(why)) => tracing::warn!("a delta of {:?}: {why}", delta.writer),
-                Err(stop) => {
+                Err(Stop::Busy) => {
                     turn.is_busy = true;
-                    turn.has_more = matches!(stop, Stop::Busy);
                     feeds.inbox.hold(delta, sealed);
-                    shared.tell(notices);
-                    return turn;
+                    break;
+                }
+                Err(stop) => {
+                    tracing::warn!(
+                        writer = ?delta.writer,
+                        first = delta.first,
+                        "a delta cannot be merged now: {stop:?}"
+                    );
+                    set_aside.push((delta, sealed));
                 }
             }
         }
-        turn.has_more = true;
+        // Where nothing else can be merged either, they wait until more comes.
+        turn.has_more &= turn.is_busy || turn.merged > 0 || set_aside.is_empty();
+        for (delta, sealed) in set_aside {
+            feeds.inbox.hold(delta, sealed);
+        }
         drop(core);
         shared.tell(notices);
         turn
+    }
+}
+
+/// Its writer had a delta in one group together with what it changes.
+fn check_size(sealed: &SealedDelta) -> Result<(), String> {
+    let size = sealed.len_bytes();
+    match size > crate::base::limits::ROW_GROUP_MAX_BYTES {
+        true => Err(format!(
+            "one of {:?} has {size} bytes, more than any operation makes",
+            sealed.link().writer
+        )),
+        false => Ok(()),
     }
 }

@@ -17,6 +17,9 @@ use crate::vfs::rows::{FEED_HEADS, FEEDS, OUTGOING, pages};
 const WRITER_BYTES: usize = 40;
 /// Rows read at once.
 const PAGE: usize = 64;
+/// Bytes that a delta takes in a group of the journal besides what waited to be sealed, rounded up: its link and
+/// signature twice (with it, and as the end of the feed), and the keys of rows that come and go.
+pub(super) const DELTA_COST: usize = 700;
 /// Rows removed at once.
 const DROP_PAGE: usize = 1024;
 
@@ -157,14 +160,15 @@ fn read_long(
     }
 }
 
-/// Deltas that are to be sealed, in order: as many as `limit_bytes`, one at least. Each with its first dot.
+/// Deltas that are to be sealed, in order: as many as `limit_bytes` with what each takes besides, one at least. Each
+/// with its first dot.
 pub(super) fn outgoing(
     volume: &Volume,
     limit_bytes: usize,
 ) -> Result<Vec<(u64, Bytes)>, VolumeError> {
     let (mut found, mut bytes) = (Vec::new(), 0);
     read_long(volume, OUTGOING, &[], 0, |key, delta| {
-        bytes += delta.len();
+        bytes += delta.len() + DELTA_COST;
         if let Ok(first) = key.try_into() {
             found.push((u64::from_be_bytes(first), delta.clone()));
         }
@@ -219,4 +223,49 @@ pub(in crate::vfs) fn feeds(volume: &Volume) -> Result<BTreeMap<WriterId, Feed>,
         }
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::VolumeId;
+    use crate::crypto::EpochKey;
+    use crate::crypto::sign::SigningKey;
+    use crate::namespace::{Draft, Hlc, VersionVector};
+
+    /// Bytes of a row in a group besides its key and its value, its space included.
+    const ROW: usize = 7;
+
+    #[test]
+    fn what_a_delta_takes_besides_itself_is_counted() {
+        let (device, key) = (
+            SigningKey::from_secret(&[7; 32]),
+            EpochKey::from_bytes([5; 32]),
+        );
+        let writer = WriterId {
+            peer: device.peer(),
+            incarnation: u64::MAX,
+        };
+        let volume = VolumeId([255; 16]);
+        let draft = Draft {
+            context: VersionVector::default(),
+            hlc: Hlc(1 << 62),
+            writes: Vec::new(),
+        };
+        let seal = |seen, previous| {
+            let delta = draft.clone().enter(writer, seen);
+            let epoch = (u32::MAX, &key);
+            SealedDelta::seal(&delta, volume, previous, epoch, &device).unwrap()
+        };
+        let first = seal(1 << 61, None);
+        let second = seal((1 << 61) + 1, Some(first.link()));
+        let head = ROW + writer_key(writer).len() + second.link().encode().len();
+        let in_feed = ROW + feed_key(writer, u64::MAX).len() + 4 + 4;
+        let gone = ROW + 8 + 4;
+        let besides = head + in_feed + gone;
+        assert!(besides <= DELTA_COST, "{besides}");
+        // With the delta itself sealed, it is more than what waited by less than that as well: what is read to be
+        // sealed together fits, but for the last one.
+        assert!(second.encode().len() + besides < 2 * DELTA_COST);
+    }
 }

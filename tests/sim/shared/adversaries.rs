@@ -7,7 +7,7 @@ use cairnfs::base::{Clock, wire};
 use cairnfs::crypto::{Purpose, SigningKey};
 use cairnfs::feeds::signed::Record;
 use cairnfs::feeds::{Answer, Claim, Link, LinkHash, Message, SealedDelta};
-use cairnfs::namespace::{Delta, Key, Value, Write, WriterId};
+use cairnfs::namespace::{Delta, Field, Ino, Key, Name, Value, Write, WriterId};
 use cairnfs::net::Response;
 use cairnfs::vfs::Rights;
 use serde_bytes::ByteBuf;
@@ -487,5 +487,52 @@ fn what_is_no_message_is_refused() {
         // Whole messages among them were true.
         assert_eq!(world.standing(0), before);
         go_on(&world, &ALL, "after").await;
+    });
+}
+
+/// A first delta of a member, which gives the top directory so many extended attributes of 60,000 bytes.
+fn heavy_delta(world: &World, key: &SigningKey, count: usize) -> Bytes {
+    let made = making(world);
+    let mut draft = made.draft.clone();
+    draft.context = made.context();
+    draft.writes = vec![Write {
+        key: Key::Member(key.peer()),
+        keeps: Vec::new(),
+        values: vec![Value::Member(proof(key.peer(), Rights::Write))],
+    }];
+    for number in 0..count {
+        let name = Name::xattr(format!("user.heavy-{number}").as_bytes()).unwrap();
+        draft.writes.push(Write {
+            key: Key::Xattr(Ino::ROOT, name),
+            keeps: Vec::new(),
+            values: vec![Value::Xattr(Field {
+                at: made.draft.hlc,
+                value: vec![number as u8; 60_000].into(),
+            })],
+        });
+    }
+    draft.writes.sort_by_key(|write| write.key.encode());
+    let delta = draft.enter(writer_of(key), 0);
+    let epoch = (1, &world.secrets.epoch);
+    let sealed = SealedDelta::seal(&delta, ID, None, epoch, key).unwrap();
+    sealed.encode().into()
+}
+
+/// A member's delta is sound and larger than what any operation makes: with what it changes, or by itself.
+#[test]
+fn a_delta_that_no_group_has_room_for_holds_up_nobody_else() {
+    run(async {
+        for (count, why) in [(12, "cannot be merged"), (30, "more than any operation")] {
+            let mut world = settled(107).await;
+            let villain = SigningKey::generate(&world.cluster.entropy);
+            let at = world.stranger(&villain).await;
+            world
+                .give(at, &[heavy_delta(&world, &villain, count)], 9)
+                .await;
+            let warned = world.take_warnings();
+            assert!(warned.contains(why), "{count}: {warned}");
+            assert!(!has_feed_of(&world, 0, &villain));
+            go_on(&world, &ALL, "after").await;
+        }
     });
 }
