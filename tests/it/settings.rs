@@ -8,6 +8,7 @@ mod network;
 mod peers;
 mod storage;
 mod transfer;
+mod upkeep;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -103,6 +104,23 @@ const TESTS: &[(&str, &str)] = &[
         "limits.download_memory",
         "a_get_takes_as_much_memory_as_allowed",
     ),
+    (
+        "repair.suspect",
+        "a_peer_is_told_of_as_away_after_the_time_configured",
+    ),
+    (
+        "repair.dead",
+        "what_a_peer_held_is_made_anew_after_the_time_configured",
+    ),
+    ("repair.rate", "repairs_read_no_faster_than_configured"),
+    (
+        "repair.scrub",
+        "shards_are_read_again_as_often_as_configured",
+    ),
+    (
+        "snapshots.keep",
+        "snapshots_are_made_and_kept_as_configured",
+    ),
     ("log.level", "messages_are_as_many_as_wanted"),
 ];
 
@@ -114,6 +132,7 @@ fn every_key_has_its_test() {
         include_str!("settings/peers.rs"),
         include_str!("settings/storage.rs"),
         include_str!("settings/transfer.rs"),
+        include_str!("settings/upkeep.rs"),
     ];
     let keys: BTreeSet<&str> = KEYS.iter().map(|key| key.path).collect();
     let tested: BTreeSet<&str> = TESTS.iter().map(|(key, _)| *key).collect();

@@ -235,7 +235,10 @@ fn of_two_contents_the_older_goes_where_that_is_configured() {
     let contested = places[0].join("a.txt");
     let resolve = ["conflicts", "resolve", "--keep", "ours"];
     run(net.cairn(0).args(resolve).arg(&contested), 0);
-    assert!(reads(0, "a.txt", "zero"));
+    // The kernel is told after the command is answered.
+    wait_until("it is what was chosen", patience, || {
+        reads(0, "a.txt", "zero")
+    });
     wait_until("the other hears of it", patience, || {
         conflicts(1).is_empty() && reads(1, "a.txt", "zero")
     });
