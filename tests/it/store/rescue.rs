@@ -96,7 +96,10 @@ fn a_shard_that_cannot_be_read_once_is_not_let_go() {
                 compaction.step().await;
             }
             disk.set_hook(None);
-            assert!(disk.open(SEGMENT).is_err(), "read {fails}: it is still there");
+            assert!(
+                disk.open(SEGMENT).is_err(),
+                "read {fails}: it is still there"
+            );
             let found = store.get(block_of(&kept), IndexSet::one(0)).await.unwrap();
             assert_eq!(found.map(|(shard, _)| shard), Some(kept), "read {fails}");
             assert_eq!(store.usage().damaged_shards, 0, "read {fails}");
