@@ -93,7 +93,8 @@ impl Scrubber {
         if pass.is_done {
             let age_ms = now_ms.saturating_sub(pass.begun_ms);
             if age_ms < period_ms {
-                return Ok(Next::Idle(REST_MAX));
+                let left = Duration::from_millis(period_ms - age_ms);
+                return Ok(Next::Idle(left.min(REST_MAX)));
             }
             self.pass = Some(new);
             return Ok(Next::Again);
