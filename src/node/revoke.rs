@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Node;
 use super::mounts::OpenVolume;
@@ -16,6 +17,9 @@ use crate::vfs::{KnownPart, RevokeError, Vfs};
 
 /// Fewest characters that name a member.
 const PREFIX_MIN: usize = 4;
+/// How often it is looked whether a ticket is a row by now.
+const TRIES: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(100);
 
 impl Node {
     /// Revokes a member or a ticket.
@@ -32,7 +36,17 @@ impl Node {
                 "what is revoked is written down in the volume; mount it: cairn mount {name} DIR"
             )));
         };
-        let subject = subject_of(&open.vfs, &name, &member)?;
+        // A ticket that was just made becomes a row in a moment.
+        let listed = self.open_tickets(&name, &record).await?;
+        let is_listed = |id: &str| listed.iter().any(|ticket| ticket.id.starts_with(id));
+        let mut tries = if is_listed(member.trim()) { TRIES } else { 0 };
+        let subject = loop {
+            match subject_of(&open.vfs, &name, &member) {
+                Err(_) if tries > 0 => tokio::time::sleep(PAUSE).await,
+                found => break found?,
+            }
+            tries -= 1;
+        };
         let revoked = open.vfs.revoke(subject).await;
         let revoked = revoked.map_err(|error| refused(&error, &name))?;
         tracing::info!("in the volume `{name}` {subject} is revoked");

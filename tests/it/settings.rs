@@ -106,7 +106,7 @@ const TESTS: &[(&str, &str)] = &[
     ),
     (
         "repair.suspect",
-        "a_peer_is_told_of_as_away_after_the_time_configured",
+        "what_a_peer_holds_counts_as_away_after_the_time_configured",
     ),
     (
         "repair.dead",
