@@ -77,7 +77,7 @@ impl Health {
     pub fn line(&self) -> String {
         let tally = &self.tally;
         if !self.is_known {
-            return "not known yet: the first look at what is held is not finished".to_owned();
+            return "not known yet: what is held was not looked at so far".to_owned();
         }
         let peers = match self.peers {
             1 => "1 peer".to_owned(),

@@ -108,7 +108,13 @@ impl Repair {
         let offering = members.list.iter().filter(|m| m.capacity_bytes > 0);
         let is_away = |reach: &Reach| matches!(reach, Reach::Away { .. });
         let away = offering.clone().filter(|m| is_away(&m.state)).count();
-        self.shown.health(self.tally.get(), offering.count(), away)
+        let own = self.tally.get();
+        let mut health = self.shown.health(own, offering.count(), away);
+        if health.tally.blocks == 0 && self.blocks.store().usage().shard_bytes > 0 {
+            // It came after the last look.
+            health.is_known = false;
+        }
+        health
     }
 
     /// What this peer was going to repair when it last looked, the most urgent first. Does no I/O.

@@ -101,7 +101,7 @@ class System:
             self.dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             # What a killed server left: it is mounted over.
-            if error.errno != errno.ENOTCONN:
+            if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
                 raise
         self.store.mkdir(parents=True, exist_ok=True)
         self.mount()
