@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::calendar::date_of;
+use super::calendar::Date;
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -38,14 +38,14 @@ enum Stretch {
 impl Stretch {
     /// Which one of its kind a moment is in; later ones have greater numbers.
     const fn of(self, ms: u64) -> u64 {
-        let date = date_of(ms / DAY_MS);
+        let date = Date::of((ms / DAY_MS).cast_signed());
         match self {
             Stretch::Hour => ms / HOUR_MS,
             Stretch::Day => ms / DAY_MS,
             // 1970 began on a Thursday.
             Stretch::Week => (ms / DAY_MS + 3) / 7,
-            Stretch::Month => date.year * 12 + date.month as u64,
-            Stretch::Year => date.year,
+            Stretch::Month => date.year.cast_unsigned() * 12 + date.month as u64,
+            Stretch::Year => date.year.cast_unsigned(),
         }
     }
 }

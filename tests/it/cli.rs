@@ -3,6 +3,7 @@
 mod commands;
 mod devnet;
 mod fake;
+mod fake_peer;
 mod get;
 mod mount;
 mod put;

@@ -1,5 +1,6 @@
 //! Names for what shares a name with something newer: `name.conflict-<time>-<peer>.ext`.
 
+use crate::base::calendar::{Date, moment_of};
 use crate::base::limits::NAME_MAX_BYTES;
 use crate::namespace::clock::Stamp;
 use crate::namespace::id::Name;
@@ -71,22 +72,9 @@ fn prefix(stem: &[u8], room: usize) -> &[u8] {
     stem.get(..end).unwrap_or_default()
 }
 
-/// `20261122T223501`, after H. Hinnant, *chrono-Compatible Low-Level Date Algorithms*.
+/// `20261122T223501`.
 pub(in crate::namespace) fn utc(seconds: u64) -> String {
-    let (days, time) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+    let (Date { year, month, day }, [hour, minute, second]) = moment_of(seconds.cast_signed());
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}")
 }
 

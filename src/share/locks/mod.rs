@@ -12,6 +12,8 @@ mod poll;
 #[cfg(test)]
 mod tests;
 mod voter;
+#[cfg(test)]
+mod world;
 
 pub use list::VotersError;
 

@@ -33,6 +33,7 @@ pub(super) use contents::bodies;
 pub use failure::{CheckpointFailure, PageError};
 pub use make::MadeCheckpoint;
 pub use opened::OpenedCheckpoint;
+pub(in crate::vfs) use opened::scan_tree;
 pub use place::{PagePart, PagePlace};
 pub(super) use rows::SnapshotRows;
 

@@ -10,7 +10,7 @@ use super::failure::{CheckpointFailure, PageError};
 use crate::base::Class;
 use crate::feeds::checkpoint::page::Items;
 use crate::feeds::checkpoint::read::verify;
-use crate::feeds::checkpoint::{PageHash, PageRef, Root};
+use crate::feeds::checkpoint::{PageHash, PageRef, Root, Tree};
 use crate::namespace::state::Pairs;
 use crate::namespace::{Rows, StateError};
 use crate::vfs::inner::Inner;
@@ -110,42 +110,57 @@ impl Look<'_> {
             message: "a page of a checkpoint is not here yet".to_owned(),
         })
     }
+}
 
-    /// Adds rows of a page, and of those below it, that are in `start..end` and before `bound`.
-    fn collect(
-        &self,
-        (level, page): (u8, &PageRef),
-        (start, end): (&[u8], &[u8]),
-        limit: usize,
-        found: &mut Pairs,
-    ) -> Result<(), StateError> {
-        match &*self.items(level, page)? {
-            Items::Rows(rows) => {
-                let from = rows.partition_point(|(key, _)| key.as_slice() < start);
-                let rows = rows.iter().skip(from);
-                let within = rows.take_while(|(key, _)| key.as_slice() < end);
-                let room = limit.saturating_sub(found.len());
-                found.extend(within.take(room).cloned());
-            }
-            Items::Pages(pages) => {
-                let mut next = pages.iter().skip(1);
-                for page in pages {
-                    let next = next.next().map(|next| next.first.as_slice());
-                    // Its rows come before those of the next one.
-                    let end = next.map_or(end, |next| next.min(end));
-                    if end <= start || page.first.as_slice() >= end {
-                        continue;
-                    }
-                    if found.len() >= limit {
-                        break;
-                    }
-                    let below = (level.saturating_sub(1), page);
-                    self.collect(below, (start, end), limit, found)?;
+/// How whoever looks into a tree of pages gets the page of a level: `Retry` if it is not at hand.
+pub(in crate::vfs) type PageItems<'a> = dyn Fn(u8, &PageRef) -> Result<Arc<Items>, StateError> + 'a;
+
+/// At most `limit` rows in `start..end` of a tree of pages, in order; none if there is no tree.
+pub(in crate::vfs) fn scan_tree(
+    tree: Option<&Tree>,
+    items: &PageItems<'_>,
+    (start, end): (&[u8], &[u8]),
+    limit: usize,
+) -> Result<Pairs, StateError> {
+    let mut found = Pairs::new();
+    if let Some(tree) = tree
+        && limit > 0
+        && start < end
+    {
+        let top = (tree.level, &tree.top);
+        collect(items, top, (start, end), limit, &mut found)?;
+    }
+    Ok(found)
+}
+
+/// Adds rows of a page, and of those below it, that are in `start..end`, until there are `limit`.
+fn collect(
+    items: &PageItems<'_>,
+    (level, page): (u8, &PageRef),
+    (start, end): (&[u8], &[u8]),
+    limit: usize,
+    found: &mut Pairs,
+) -> Result<(), StateError> {
+    match &*items(level, page)? {
+        Items::Rows(rows) => {
+            let from = rows.partition_point(|(key, _)| key.as_slice() < start);
+            let rows = rows.iter().skip(from);
+            let within = rows.take_while(|(key, _)| key.as_slice() < end);
+            let room = limit.saturating_sub(found.len());
+            found.extend(within.take(room).cloned());
+        }
+        Items::Pages(pages) => {
+            let from = pages.partition_point(|page| page.first.as_slice() <= start);
+            for page in pages.iter().skip(from.saturating_sub(1)) {
+                if page.first.as_slice() >= end || found.len() >= limit {
+                    break;
                 }
+                let below = (level.saturating_sub(1), page);
+                collect(items, below, (start, end), limit, found)?;
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 impl Rows for Look<'_> {
@@ -155,14 +170,8 @@ impl Rows for Look<'_> {
     }
 
     fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Pairs, StateError> {
-        let mut found = Pairs::new();
-        if let Some(tree) = &self.opened.root.tree
-            && limit > 0
-            && start < end
-        {
-            let top = (tree.level, &tree.top);
-            self.collect(top, (start, end), limit, &mut found)?;
-        }
-        Ok(found)
+        let items = |level, page: &PageRef| self.items(level, page);
+        let tree = self.opened.root.tree.as_ref();
+        scan_tree(tree, &items, (start, end), limit)
     }
 }

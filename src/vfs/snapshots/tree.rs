@@ -18,7 +18,7 @@ use crate::namespace::key::DERIVED;
 use crate::namespace::state::Pairs;
 use crate::namespace::{Rows, SnapshotId, StateError, View};
 use crate::vfs::PagePlace;
-use crate::vfs::checkpoint::{CheckpointFailure, PageError, SnapshotRows};
+use crate::vfs::checkpoint::{CheckpointFailure, PageError, SnapshotRows, scan_tree};
 use crate::vfs::inner::Inner;
 
 /// How often one look is begun again: each time brings it one page further at least.
@@ -164,50 +164,14 @@ impl Faults<'_> {
         Err(missing())
     }
 
-    /// Adds rows of a page, and of those below it, that are in `start..end`, until there are `limit`.
-    fn collect(
-        &self,
-        (level, page): (u8, &PageRef),
-        (start, end): (&[u8], &[u8]),
-        limit: usize,
-        found: &mut Pairs,
-    ) -> Result<(), StateError> {
-        match &*self.items(level, page)? {
-            Items::Rows(rows) => {
-                let from = rows.partition_point(|(key, _)| key.as_slice() < start);
-                let rows = rows.iter().skip(from);
-                let within = rows.take_while(|(key, _)| key.as_slice() < end);
-                let room = limit.saturating_sub(found.len());
-                found.extend(within.take(room).cloned());
-            }
-            Items::Pages(pages) => {
-                let from = pages.partition_point(|page| page.first.as_slice() <= start);
-                for page in pages.iter().skip(from.saturating_sub(1)) {
-                    if page.first.as_slice() >= end || found.len() >= limit {
-                        break;
-                    }
-                    let below = (level.saturating_sub(1), page);
-                    self.collect(below, (start, end), limit, found)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn in_tree(
         &self,
         tree: Option<&Tree>,
-        (start, end): (&[u8], &[u8]),
+        range: (&[u8], &[u8]),
         limit: usize,
     ) -> Result<Pairs, StateError> {
-        let mut found = Pairs::new();
-        if let Some(tree) = tree
-            && limit > 0
-            && start < end
-        {
-            self.collect((tree.level, &tree.top), (start, end), limit, &mut found)?;
-        }
-        Ok(found)
+        let items = |level, page: &PageRef| self.items(level, page);
+        scan_tree(tree, &items, range, limit)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
-use super::fake::FakePeer;
+use super::fake_peer::FakePeer;
 use crate::support::{cairn, json, line, run};
 
 fn text(bytes: &[u8]) -> String {

@@ -1,11 +1,8 @@
 //! A peer without a network: it keeps the frames of each put and gives them back.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use cairnfs::admin::types::{
@@ -18,13 +15,9 @@ use cairnfs::admin::types::{
     VolumeRevoked, VolumeShare, VolumeTicketInfo, VolumeTicketRequest, VolumeUsage, WorkerChange,
     WorkerStatus,
 };
-use cairnfs::admin::{
-    AdminError, AdminServer, Answer, Backend, ByteStream, DirLock, Download, ItemStream, serve,
-};
+use cairnfs::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
 use cairnfs::content::{Frame, FrameDecoder, FrameEncoder};
 use futures::{FutureExt, StreamExt, stream};
-
-use crate::support;
 
 /// What was put, or is to be got.
 #[derive(Clone, Default)]
@@ -541,73 +534,6 @@ impl Backend for Fake {
                 line(1 << 20, false),
                 line(0, true),
             ]),
-        }
-    }
-}
-
-/// A data directory on which a [`Fake`] runs.
-pub struct FakePeer {
-    pub home: tempfile::TempDir,
-    pub data_dir: PathBuf,
-    pub fake: Arc<Fake>,
-    server: Option<AdminServer>,
-    _lock: DirLock,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl FakePeer {
-    pub fn start() -> FakePeer {
-        FakePeer::start_in("data")
-    }
-
-    /// With its data directory at `below` a temporary directory.
-    pub fn start_in(below: &str) -> FakePeer {
-        let home = tempfile::tempdir().unwrap();
-        let data_dir = home.path().join(below);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap();
-        let lock = DirLock::acquire(&data_dir).unwrap();
-        let fake = Arc::new(Fake::default());
-        let guard = runtime.enter();
-        let server = serve(&lock, Arc::clone(&fake) as Arc<dyn Backend>).unwrap();
-        drop(guard);
-        FakePeer {
-            home,
-            data_dir,
-            fake,
-            server: Some(server),
-            _lock: lock,
-            runtime,
-        }
-    }
-
-    /// A command to this peer.
-    pub fn cairn(&self) -> Command {
-        support::cairn(&self.data_dir)
-    }
-
-    /// A path beside the data directory.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.home.path().join(name)
-    }
-
-    /// Puts `path`; the link.
-    pub fn put(&self, path: &Path) -> String {
-        support::line(&support::run(self.cairn().args(["-q", "put"]).arg(path), 0))
-    }
-
-    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(future)
-    }
-}
-
-impl Drop for FakePeer {
-    fn drop(&mut self) {
-        if let Some(server) = self.server.take() {
-            self.runtime.block_on(server.stop(Duration::from_secs(5)));
         }
     }
 }

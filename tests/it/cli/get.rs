@@ -12,7 +12,7 @@ use cairnfs::base::Class;
 use cairnfs::content::{Frame, Head, HeadKind, Remark};
 use cairnfs::dag::{Meta, Timestamp};
 
-use super::fake::FakePeer;
+use super::fake_peer::FakePeer;
 use crate::support::{assert_same_tree, json, make_tree, run, scaled, signal, wait_until};
 
 fn text(bytes: &[u8]) -> String {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cairnfs::admin::AdminError;
 use cairnfs::admin::types::VolumeInfo;
 
-use super::fake::FakePeer;
+use super::fake_peer::FakePeer;
 use crate::support::{cairn, json, run, signal};
 
 fn text(bytes: &[u8]) -> String {

@@ -12,7 +12,7 @@ use cairnfs::admin::AdminError;
 use cairnfs::admin::types::Kind;
 use cairnfs::content::{Frame, HeadKind};
 
-use super::fake::FakePeer;
+use super::fake_peer::FakePeer;
 use crate::support::{json, line, make_tree, run, scaled};
 
 fn text(bytes: &[u8]) -> String {

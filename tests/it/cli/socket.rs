@@ -12,7 +12,8 @@ use cairnfs::admin::{
 };
 use futures::{StreamExt, stream};
 
-use super::fake::{Fake, FakePeer};
+use super::fake::Fake;
+use super::fake_peer::FakePeer;
 
 fn body(pieces: impl Iterator<Item = Bytes> + Send + 'static) -> ByteStream {
     stream::iter(pieces).map(Ok).boxed()

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use cairnfs::admin::types::{Kind, VolumeInfo};
 use cairnfs::content::{Frame, FrameEncoder};
 
-use super::fake::FakePeer;
+use super::fake_peer::FakePeer;
 use crate::support::{bin, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(20);
