@@ -360,6 +360,7 @@ impl Inner {
             writer: self.writer,
         });
         state.base = base;
+        state.lifted = None;
         state.base_size = size;
         state.head = after;
         state.overlay.reset();

@@ -183,7 +183,7 @@ impl Inner {
         start: u64,
         end: u64,
     ) -> Step<()> {
-        if state.notes.head.is_none() {
+        if state.notes.head.is_none() && state.lifted.is_some() {
             // The first head hides what is in the file's row, which is in memory until it is written down.
             return self.note(cell, state).map(drop);
         }

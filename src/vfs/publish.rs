@@ -272,6 +272,7 @@ impl Inner {
             self.dropped_one(&mut core);
         }
         state.base = base;
+        state.lifted = None;
         state.base_size = size;
         state.head.base_end = base_end.min(state.low_water);
         if reach == Reach::All {
