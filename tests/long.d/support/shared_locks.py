@@ -76,10 +76,16 @@ def appends(members, args, report):
     wrong = at_once([lambda member=member: append(member) for member in members.all])
     took = time.monotonic() - begun
     members.wait_equal()
-    lines = (first.dir / "log").read_text().splitlines()
-    numbers = [int(line.split()[0]) for line in lines]
+    text = (first.dir / "log").read_bytes()
+    lines = text.splitlines()
     total = args.lines * len(members.all)
-    is_whole = numbers == list(range(total))
+    is_whole = [line.split()[0] for line in lines if line.strip()] == [str(at).encode() for at in range(total)]
+    if not is_whole:
+        # The first line that is not as it was written, with those around it, as each machine reads it.
+        at = next((at for at, line in enumerate(lines) if not line.startswith(f"{at} ".encode())), len(lines))
+        for member in members.all:
+            seen = (member.dir / "log").read_bytes().splitlines()
+            print(f"  line {at} on machine {member.number}: {seen[max(at - 2, 0):at + 3]}", flush=True)
     odd = [path.name for path in first.dir.iterdir() if "conflict-" in path.name]
     report.check(
         "locks: appending under flock on all machines loses no line", is_whole and not wrong and not odd,
