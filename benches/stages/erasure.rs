@@ -4,10 +4,9 @@
 
 use std::hint::black_box;
 
-use bytes::BytesMut;
 use cairnfs::base::{EcProfile, Entropy, IndexSet};
 use cairnfs::erasure::{
-    ErasureCodec, codec, encode_stripe_with, join, join_with, rebuild, stripe_capacity,
+    ErasureCodec, codec, encode_stripe_in, join, join_with, rebuild, stripe_capacity,
 };
 use criterion::{BatchSize, Criterion, Throughput};
 
@@ -24,7 +23,7 @@ pub fn benches(criterion: &mut Criterion) {
 }
 
 fn stripe(criterion: &mut Criterion, profile: EcProfile, codec: &'static dyn ErasureCodec) {
-    let mut sealed = BytesMut::zeroed(SEALED_BYTES);
+    let mut sealed = vec![0; SEALED_BYTES];
     Entropy::seeded(1).fill(&mut sealed);
     let mut group = criterion.benchmark_group(format!("erasure {profile} {}", codec.name()));
     group.throughput(Throughput::Bytes(SEALED_BYTES as u64));
@@ -39,16 +38,16 @@ fn stripe(criterion: &mut Criterion, profile: EcProfile, codec: &'static dyn Era
     group.bench_function("stripe with hashes", |bencher| {
         bencher.iter_batched(
             || {
-                let mut buffer = BytesMut::with_capacity(capacity);
-                buffer.extend_from_slice(&sealed);
+                let mut buffer = sealed.clone();
+                buffer.resize(capacity, 0);
                 buffer
             },
-            |buffer| encode_stripe_with(codec, buffer, profile).unwrap(),
+            |buffer| encode_stripe_in(codec, buffer, SEALED_BYTES, profile).unwrap(),
             BatchSize::LargeInput,
         );
     });
 
-    let stripe = encode_stripe_with(codec, sealed.clone(), profile).unwrap();
+    let stripe = encode_stripe_in(codec, sealed.clone(), SEALED_BYTES, profile).unwrap();
     group.bench_function("join, all data", |bencher| {
         bencher.iter(|| join(black_box(&stripe.shards)).unwrap());
     });

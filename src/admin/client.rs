@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -23,7 +23,7 @@ use super::backend::{Answer, Backend, ByteStream, Download, ItemStream};
 use super::error::AdminError;
 use super::query::to_query;
 use super::server::HEAD_HEADER;
-use super::socket;
+use super::socket::Door;
 use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetRequest, Hello,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Line, LinkRequest,
@@ -60,7 +60,7 @@ type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A connection to a running peer. One call at a time; a further one waits.
 pub struct Client {
-    data_dir: PathBuf,
+    door: Door,
     sender: Mutex<SendRequest<RequestBody>>,
     hello: Hello,
 }
@@ -73,17 +73,19 @@ impl Client {
     /// # Errors
     /// If there is none, or it does not answer.
     pub async fn connect(data_dir: &Path) -> Result<Client, ConnectError> {
-        let stream = socket::connect_in(data_dir).await.map_err(|error| {
+        let unreached = |error: io::Error| {
             use io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
             match error.kind() {
                 NotFound | ConnectionRefused | NotADirectory => ConnectError::NoPeer,
                 _ => ConnectError::Io(error),
             }
-        })?;
+        };
+        let door = Door::find(data_dir).map_err(unreached)?;
+        let stream = door.connect().await.map_err(unreached)?;
         let silent = |error: &dyn std::fmt::Display| ConnectError::Silent(error.to_string());
         let sender = handshake(stream).await.map_err(|error| silent(&error))?;
         let mut client = Client {
-            data_dir: data_dir.to_owned(),
+            door,
             sender: Mutex::new(sender),
             hello: Hello {
                 version: String::new(),
@@ -138,7 +140,7 @@ impl Client {
         path: String,
     ) -> Result<Response<Incoming>, AdminError> {
         let request = request(method, path, empty())?;
-        let stream = socket::connect_in(&self.data_dir).await;
+        let stream = self.door.connect().await;
         let stream = stream.map_err(|error| broken(&error))?;
         let attached = attach::send(&stream, file).await;
         attached.map_err(|error| broken(&error))?;

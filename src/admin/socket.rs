@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, fchmod, open, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, fchmod, open, openat, unlinkat};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
@@ -53,12 +53,38 @@ pub(super) fn listen_in(dir: &Path) -> io::Result<UnixListener> {
     UnixListener::from_std(socket.into())
 }
 
-/// Connects to the process that listens in `dir`.
-pub(super) async fn connect_in(dir: &Path) -> io::Result<UnixStream> {
-    let opened = open_dir(dir)?;
-    let stream = UnixStream::connect(socket_path(dir, &opened)).await;
-    drop(opened);
-    stream
+/// The socket of one process, as long as it listens: also after its name is gone, which is so while
+/// the process waits for the clients that it has.
+pub(super) struct Door {
+    dir: PathBuf,
+    socket: OwnedFd,
+}
+
+impl Door {
+    /// The socket that is in `dir` now.
+    pub(super) fn find(dir: &Path) -> io::Result<Door> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let socket = openat(open_dir(dir)?, SOCKET_NAME, flags, Mode::empty())?;
+        Ok(Door {
+            dir: dir.to_owned(),
+            socket,
+        })
+    }
+
+    /// Connects to the process behind it.
+    pub(super) async fn connect(&self) -> io::Result<UnixStream> {
+        let opened = format!("/proc/self/fd/{}", self.socket.as_raw_fd());
+        match UnixStream::connect(opened).await {
+            // Without `/proc` only the name is left.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let opened = open_dir(&self.dir)?;
+                let stream = UnixStream::connect(socket_path(&self.dir, &opened)).await;
+                drop(opened);
+                stream
+            }
+            connected => connected,
+        }
+    }
 }
 
 /// Whether a process listens in `dir` now. Blocks, for as long as the kernel takes to say.

@@ -2,12 +2,11 @@
 
 mod survival;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -21,8 +20,8 @@ use crate::store::{KvChange, StoreError};
 
 /// Bytes of shards that may wait for slow peers after the rest of their stripe is placed.
 const STRAGGLER_BYTES: usize = 64 << 20;
-/// Stripes whose memory is remembered: those in the window, and some that wait for slow peers.
-const STRIPES_KNOWN: usize = 12;
+/// Stripes whose memory is kept for others: as many as the window has, and some that waited for slow peers.
+const STRIPES_IDLE: usize = 12;
 
 /// How an upload is to be stored.
 #[derive(Debug, Clone)]
@@ -295,16 +294,16 @@ impl Session {
     ) {
         let secret = self.options.secret.clone();
         let profile = self.options.profile;
-        let memory = self.memory.take(self.room(chunk.len()));
+        let memory = self.memory.clone();
+        let room_len = self.room(chunk.len());
         let coded = self
             .blocks
             .pools
             .cpu
-            .run(move || seal_and_code(&secret, &chunk, profile, memory))
+            .run(move || seal_and_code(&secret, &chunk, profile, memory.take(room_len), memory))
             .await;
         let stripe = match coded {
-            Ok((reference, stripe, memory)) => {
-                self.memory.give(memory);
+            Ok((reference, stripe)) => {
                 // Nobody may want the reference any more; the upload then ends soon.
                 let _ = sealed.send(Ok(reference));
                 stripe
@@ -334,56 +333,82 @@ impl Session {
     }
 }
 
-/// The write path's pure part: seal, then code. One allocation from ciphertext to shards, in `memory`, of which
-/// a handle comes back.
+/// The write path's pure part: seal, then code. One allocation from ciphertext to shards: `room`, which goes back to
+/// `memory`.
 fn seal_and_code(
     secret: &ConvergenceSecret,
     chunk: &Chunk,
     profile: EcProfile,
-    memory: BytesMut,
-) -> Result<(BlockRef, EncodedStripe, BytesMut), PutError> {
-    let mut sealed = crypto::seal(secret, chunk.pieces(), memory)
+    room: Vec<u8>,
+    memory: StripeMemory,
+) -> Result<(BlockRef, EncodedStripe), PutError> {
+    let sealed = crypto::seal(secret, chunk.pieces(), room)
         .map_err(|error| PutError::Internal(error.to_string()))?;
-    let end = erasure::stripe_capacity(sealed.bytes.len(), profile);
-    sealed.bytes.reserve(end.saturating_sub(sealed.bytes.len()));
-    let memory = sealed.bytes.split_off(end);
-    let stripe = erasure::encode_stripe(sealed.bytes, profile)
+    let room = StripeRoom {
+        bytes: sealed.memory,
+        memory,
+    };
+    let stripe = erasure::encode_stripe_in(erasure::codec::default(), room, sealed.len, profile)
         .map_err(|error| PutError::Internal(error.to_string()))?;
     let reference = BlockRef {
         id: stripe.id,
         key: sealed.key,
         plain_len: sealed.plain_len,
     };
-    Ok((reference, stripe, memory))
+    Ok((reference, stripe))
 }
 
-/// Memory of stripes that are on their way, for those that come after them: fresh memory costs a page fault for
-/// every 4 KiB.
-#[derive(Debug, Default)]
-struct StripeMemory(Mutex<VecDeque<BytesMut>>);
+/// Memory of stripes that are done with, for those that come after them: fresh memory costs a page fault for
+/// every 4 KiB, and being filled with zeros.
+#[derive(Debug, Clone, Default)]
+struct StripeMemory(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl StripeMemory {
-    /// Room for a stripe, in memory that nobody uses any more if there is some.
-    fn take(&self, capacity: usize) -> BytesMut {
-        let mut known = self.lock();
-        let idle = known
-            .iter_mut()
-            .position(|memory| memory.try_reclaim(capacity));
-        let memory = idle.and_then(|at| known.remove(at));
-        memory.unwrap_or_else(|| BytesMut::with_capacity(capacity))
+    /// `len` bytes or more, whatever they are.
+    fn take(&self, len: usize) -> Vec<u8> {
+        let mut idle = self.lock();
+        let found = idle.iter().position(|memory| memory.len() >= len);
+        let memory = found.map(|at| idle.swap_remove(at));
+        drop(idle);
+        memory.unwrap_or_else(|| vec![0; len])
     }
 
-    /// A handle to memory in which a stripe may still be.
-    fn give(&self, mut memory: BytesMut) {
-        memory.clear();
-        let mut known = self.lock();
-        if known.len() >= STRIPES_KNOWN {
-            known.pop_front();
+    fn give(&self, memory: Vec<u8>) {
+        let mut idle = self.lock();
+        if idle.len() < STRIPES_IDLE {
+            idle.push(memory);
+        } else if let Some(smallest) = idle.iter_mut().min_by_key(|idle| idle.len())
+            && smallest.len() < memory.len()
+        {
+            *smallest = memory;
         }
-        known.push_back(memory);
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<BytesMut>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a stripe is in. Goes back when nobody has any of its shards any more.
+struct StripeRoom {
+    bytes: Vec<u8>,
+    memory: StripeMemory,
+}
+
+impl AsMut<Vec<u8>> for StripeRoom {
+    fn as_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+}
+
+impl AsRef<[u8]> for StripeRoom {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for StripeRoom {
+    fn drop(&mut self) {
+        self.memory.give(std::mem::take(&mut self.bytes));
     }
 }

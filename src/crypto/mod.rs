@@ -19,6 +19,7 @@ pub mod volume_member;
 pub mod volume_ticket;
 pub mod wrap;
 
+pub use aead::has_wide_aes;
 pub use epoch::{EpochKey, MessageTag};
 pub use keys::{ConvergenceSecret, NetworkSecrets};
 pub use layout::Layout;

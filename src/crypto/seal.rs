@@ -6,9 +6,9 @@
 
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::aead::{Cipher, CipherError, NONCE_BYTES, TAG_BYTES};
+use super::aead::{Cipher, CipherError, TAG_BYTES};
 use super::compress::{compress, compressed_max, decompress};
 use super::keys::ConvergenceSecret;
 use super::layout::{
@@ -66,12 +66,21 @@ impl Classify for SealError {
 /// A sealed chunk and what opens it.
 #[derive(Debug, Clone)]
 pub struct Sealed {
-    /// The sealed bytes.
-    pub bytes: BytesMut,
+    /// The sealed bytes, and behind them what has no meaning.
+    pub memory: Vec<u8>,
+    /// How many bytes the sealed chunk has.
+    pub len: usize,
     /// The key that opens them.
     pub key: BlockKey,
     /// Bytes of plaintext.
     pub plain_len: u32,
+}
+
+impl Sealed {
+    /// The sealed bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.memory.get(..self.len).unwrap_or_default()
+    }
 }
 
 /// Most bytes that `plain_len` bytes of plaintext can take when sealed.
@@ -81,15 +90,15 @@ pub const fn sealed_len_max(plain_len: usize) -> usize {
 
 /// Seals a chunk of at most `CHUNK_MAX_BYTES`, given as consecutive parts.
 ///
-/// A function of `secret` and the bytes alone (and of the compressor's version). The result is in `buffer`, whose
-/// content is lost; with room for [`sealed_len_max`] it is not moved.
+/// A function of `secret` and the bytes alone (and of the compressor's version). The result is at the beginning of
+/// `memory`, which is made longer if it must be: [`sealed_len_max`] is always enough.
 ///
 /// # Errors
 /// `TooLarge`.
 pub fn seal<P: AsRef<[u8]>>(
     secret: &ConvergenceSecret,
     parts: &[P],
-    buffer: BytesMut,
+    mut memory: Vec<u8>,
 ) -> Result<Sealed, SealError> {
     let len = parts.iter().map(|part| part.as_ref().len()).sum();
     if len > CHUNK_MAX_BYTES {
@@ -132,9 +141,15 @@ pub fn seal<P: AsRef<[u8]>>(
     hasher.update(header);
     hasher.update(&(header.len() as u32).to_le_bytes());
     let key = BlockKey(*hasher.finalize().as_bytes());
-    let bytes = encrypt(&key, &layout, parts, &packed, buffer).map_err(|_| SealError::Engine)?;
+    let len = layout.sealed_len() as usize;
+    if memory.len() < len {
+        memory.resize(len, 0);
+    }
+    let target = memory.get_mut(..len).ok_or(SealError::Engine)?;
+    encrypt(&key, &layout, parts, &packed, target).map_err(|_| SealError::Engine)?;
     Ok(Sealed {
-        bytes,
+        memory,
+        len,
         key,
         plain_len,
     })
@@ -222,22 +237,21 @@ impl Patience {
     }
 }
 
-/// Writes the header and the payloads, which are from `parts` or, one after the other, in `packed`, and encrypts
-/// each while the processor has it in its cache.
+/// Encrypts the header and the payloads, which are from `parts` or, one after the other, in `packed`.
 fn encrypt<P: AsRef<[u8]>>(
     key: &BlockKey,
     layout: &Layout,
     parts: &[P],
     packed: &[u8],
-    mut bytes: BytesMut,
-) -> Result<BytesMut, CipherError> {
+    mut target: &mut [u8],
+) -> Result<(), CipherError> {
     let cipher = Cipher::new(key.as_bytes())?;
     let header = layout.header();
     let (prefix, table) = header.split_at_checked(PREFIX_BYTES).ok_or(CipherError)?;
-    bytes.clear();
-    bytes.reserve(layout.sealed_len() as usize);
-    bytes.extend_from_slice(prefix);
-    seal_behind(&cipher, TABLE_NONCE, prefix, [table], &mut bytes)?;
+    let room = target.split_off_mut(..prefix.len()).ok_or(CipherError)?;
+    room.copy_from_slice(prefix);
+    let room = target.split_off_mut(..table.len() + TAG_BYTES);
+    cipher.seal_to(TABLE_NONCE, prefix, &[table], room.ok_or(CipherError)?)?;
     let mut rest = Unread::new(parts);
     let mut packed = Unread::new(std::slice::from_ref(&packed));
     for (index, frame) in layout.frames().iter().enumerate() {
@@ -246,26 +260,11 @@ fn encrypt<P: AsRef<[u8]>>(
             true => packed.take(frame.payload_len as usize),
             false => plain,
         };
-        seal_behind(&cipher, frame_nonce(index), header, payload, &mut bytes)?;
+        let room = target.split_off_mut(..frame.payload_len as usize + TAG_BYTES);
+        let room = room.ok_or(CipherError)?;
+        cipher.seal_to(frame_nonce(index), header, &payload, room)?;
     }
-    Ok(bytes)
-}
-
-/// Appends pieces, encrypted as one message.
-fn seal_behind<'p>(
-    cipher: &Cipher,
-    nonce: [u8; NONCE_BYTES],
-    header: &[u8],
-    pieces: impl IntoIterator<Item = &'p [u8]>,
-    bytes: &mut BytesMut,
-) -> Result<(), CipherError> {
-    let start = bytes.len();
-    for piece in pieces {
-        bytes.extend_from_slice(piece);
-    }
-    bytes.extend_from_slice(&[0; TAG_BYTES]);
-    let room = bytes.get_mut(start..).ok_or(CipherError)?;
-    cipher.seal(nonce, header, room)
+    Ok(())
 }
 
 /// Opens a whole sealed chunk, given as consecutive parts (as the shards of a stripe are).

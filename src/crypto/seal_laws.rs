@@ -30,7 +30,7 @@ fn chunk(len: usize, seed: u64) -> Vec<u8> {
 }
 
 fn seal_one(secret: &ConvergenceSecret, plain: &[u8]) -> Result<Sealed, SealError> {
-    seal(secret, &[plain], BytesMut::new())
+    seal(secret, &[plain], Vec::new())
 }
 
 fn lengths() -> impl Strategy<Value = usize> {
@@ -54,27 +54,27 @@ proptest! {
     fn what_was_sealed_opens(len in lengths(), seed: u64, pieces in 1usize..9) {
         let plain = chunk(len, seed);
         let sealed = seal_one(&secret(1), &plain).unwrap();
-        prop_assert!(sealed.bytes.len() <= sealed_len_max(len));
+        prop_assert!(sealed.bytes().len() <= sealed_len_max(len));
         prop_assert_eq!(sealed.plain_len as usize, len);
-        let opened = open(&sealed.key, &split(&sealed.bytes, pieces)).unwrap();
+        let opened = open(&sealed.key, &split(sealed.bytes(), pieces)).unwrap();
         prop_assert_eq!(&opened[..], &plain[..]);
-        let in_parts = seal(&secret(1), &split(&plain, pieces), BytesMut::new()).unwrap();
-        prop_assert_eq!((in_parts.key, in_parts.bytes), (sealed.key, sealed.bytes.clone()));
-        prop_assert!(open(&BlockKey([0; 32]), &[&sealed.bytes]).is_err());
+        let in_parts = seal(&secret(1), &split(&plain, pieces), Vec::new()).unwrap();
+        prop_assert_eq!((in_parts.key, in_parts.bytes()), (sealed.key, sealed.bytes()));
+        prop_assert!(open(&BlockKey([0; 32]), &[sealed.bytes()]).is_err());
     }
 
     #[test]
     fn equal_input_gives_equal_bytes_and_no_other_does(len in lengths(), seed: u64) {
         let plain = chunk(len, seed);
         let first = seal_one(&secret(1), &plain).unwrap();
-        let again = seal(&secret(1), &[&plain], BytesMut::with_capacity(9_000_000)).unwrap();
-        prop_assert!(again.bytes.capacity() >= 9_000_000);
+        let again = seal(&secret(1), &[&plain], vec![7; 9_000_000]).unwrap();
+        prop_assert_eq!(again.memory.len(), 9_000_000);
         prop_assert_eq!(first.key, again.key);
-        prop_assert_eq!(&first.bytes, &again.bytes);
+        prop_assert_eq!(first.bytes(), again.bytes());
 
         let other = seal_one(&secret(2), &plain).unwrap();
         prop_assert_ne!(first.key, other.key);
-        prop_assert_ne!(&first.bytes, &other.bytes);
+        prop_assert_ne!(first.bytes(), other.bytes());
 
         let mut longer = plain;
         longer.push(0);
@@ -85,14 +85,14 @@ proptest! {
     fn any_part_opens_alone(len in 1usize..6 * FRAME_BYTES, seed: u64, from: u32, to: u32) {
         let plain = chunk(len, seed);
         let sealed = seal_one(&secret(1), &plain).unwrap();
-        let prefix = *sealed.bytes.first_chunk().unwrap();
+        let prefix = *sealed.bytes().first_chunk().unwrap();
         let header_len = Layout::sealed_header_len(prefix).unwrap();
         prop_assert_eq!(header_len, sealed_header_len(len));
-        let layout = Layout::open(&sealed.key, &sealed.bytes[..header_len]).unwrap();
+        let layout = Layout::open(&sealed.key, &sealed.bytes()[..header_len]).unwrap();
         let range = from % len as u32..(to % len as u32) + 1;
         let frames = layout.frames_of(range.clone());
         let bytes = layout.sealed_range(frames.clone()).unwrap();
-        let part = &sealed.bytes[bytes.start as usize..bytes.end as usize];
+        let part = &sealed.bytes()[bytes.start as usize..bytes.end as usize];
         let opened = open_frames(&sealed.key, &layout, frames.clone(), &split(part, 3)).unwrap();
         let held = layout.plain_range(frames.clone()).unwrap();
         prop_assert_eq!(&opened[..], &plain[held.start as usize..held.end as usize]);
@@ -106,7 +106,8 @@ proptest! {
     #[test]
     fn any_damage_is_noticed(len in lengths(), seed: u64, at: usize, extra in 1usize..100) {
         let plain = chunk(len, seed);
-        let Sealed { bytes, key, .. } = seal_one(&secret(1), &plain).unwrap();
+        let sealed = seal_one(&secret(1), &plain).unwrap();
+        let (bytes, key) = (sealed.bytes().to_vec(), sealed.key);
         let mut flipped = bytes.clone();
         let bit = at % (flipped.len() * 8);
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -136,14 +137,14 @@ proptest! {
 fn swapped_frames_do_not_open() {
     let plain = chunk(3 * FRAME_BYTES, 1);
     let sealed = seal_one(&secret(1), &plain).unwrap();
-    let layout = Layout::open(&sealed.key, &sealed.bytes).unwrap();
+    let layout = Layout::open(&sealed.key, sealed.bytes()).unwrap();
     let at = |frame: usize| {
         let range = layout.sealed_range(frame..frame + 1).unwrap();
         range.start as usize..range.end as usize
     };
-    let mut swapped = sealed.bytes.to_vec();
-    swapped[at(0)].copy_from_slice(&sealed.bytes[at(1)]);
-    swapped[at(1)].copy_from_slice(&sealed.bytes[at(0)]);
+    let mut swapped = sealed.bytes().to_vec();
+    swapped[at(0)].copy_from_slice(&sealed.bytes()[at(1)]);
+    swapped[at(1)].copy_from_slice(&sealed.bytes()[at(0)]);
     assert_eq!(
         open(&sealed.key, &[&swapped]).unwrap_err(),
         SealError::Authentication
@@ -154,9 +155,9 @@ fn swapped_frames_do_not_open() {
 fn the_largest_chunk_fits_and_a_larger_one_is_refused() {
     let plain = chunk(CHUNK_MAX_BYTES, 1);
     let sealed = seal_one(&secret(1), &plain).unwrap();
-    assert!(sealed.bytes.len() <= crate::base::limits::MESSAGE_PAYLOAD_MAX_BYTES);
-    assert_eq!(sealed.bytes.len(), sealed_len_max(CHUNK_MAX_BYTES));
-    assert_eq!(open(&sealed.key, &[sealed.bytes]).unwrap(), plain);
+    assert!(sealed.bytes().len() <= crate::base::limits::MESSAGE_PAYLOAD_MAX_BYTES);
+    assert_eq!(sealed.bytes().len(), sealed_len_max(CHUNK_MAX_BYTES));
+    assert_eq!(open(&sealed.key, &[sealed.bytes()]).unwrap(), plain);
     let larger = vec![0; CHUNK_MAX_BYTES + 1];
     assert!(matches!(
         seal_one(&secret(1), &larger),
@@ -167,24 +168,24 @@ fn the_largest_chunk_fits_and_a_larger_one_is_refused() {
 #[test]
 fn compressible_data_shrinks_and_other_data_costs_little() {
     let text = seal_one(&secret(1), &chunk(1 << 20, 2)).unwrap();
-    assert!(text.bytes.len() < (1 << 20) / 2);
+    assert!(text.bytes().len() < (1 << 20) / 2);
     let noise = seal_one(&secret(1), &chunk(1 << 20, 1)).unwrap();
-    assert_eq!(noise.bytes.len(), sealed_len_max(1 << 20));
+    assert_eq!(noise.bytes().len(), sealed_len_max(1 << 20));
     let empty = seal_one(&secret(1), &[]).unwrap();
-    assert_eq!(empty.bytes.len(), 24);
-    assert!(open(&empty.key, &[empty.bytes]).unwrap().is_empty());
+    assert_eq!(empty.bytes().len(), 24);
+    assert!(open(&empty.key, &[empty.bytes()]).unwrap().is_empty());
 }
 
 #[test]
 fn a_later_version_is_named() {
     let mut sealed = seal_one(&secret(1), b"x").unwrap();
-    sealed.bytes[0] = 2;
-    let error = open(&sealed.key, &[&sealed.bytes]).unwrap_err();
+    sealed.memory[0] = 2;
+    let error = open(&sealed.key, &[sealed.bytes()]).unwrap_err();
     assert_eq!(error, SealError::Version { found: 2, known: 1 });
-    sealed.bytes[0] = 1;
-    sealed.bytes[1] = 9;
+    sealed.memory[0] = 1;
+    sealed.memory[1] = 9;
     assert!(matches!(
-        open(&sealed.key, &[&sealed.bytes]),
+        open(&sealed.key, &[sealed.bytes()]),
         Err(SealError::Header(_))
     ));
 }
@@ -201,7 +202,8 @@ fn a_frame_that_lies_about_its_length_is_stopped() {
         }],
     );
     let key = BlockKey([5; 32]);
-    let bytes = encrypt::<&[u8]>(&key, &layout, &[], &bomb, BytesMut::new()).unwrap();
+    let mut bytes = vec![0; layout.sealed_len() as usize];
+    encrypt::<&[u8]>(&key, &layout, &[], &bomb, &mut bytes).unwrap();
     assert_eq!(
         open(&key, &[bytes]).unwrap_err(),
         SealError::Decompression(0)

@@ -16,7 +16,7 @@ pub trait ErasureCodec: Send + Sync {
     /// Which implementation this is, for reports.
     fn name(&self) -> &'static str;
 
-    /// Fills in the parity of `stripe`: all shards of the profile one after the other, of
+    /// Fills in the parity of `stripe`, whatever is there: all shards of the profile one after the other, of
     /// `shard_len` bytes each, data first.
     fn encode(
         &self,

@@ -1,6 +1,6 @@
 //! From a sealed chunk to the shards of its stripe, in one allocation.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::codec::{self, ErasureCodec};
 use super::stripe::{StripeError, StripeHeader, VerifiedShard};
@@ -20,7 +20,7 @@ pub struct EncodedStripe {
 
 /// Bytes that a stripe of `sealed_len` sealed bytes occupies: data, padding and parity.
 ///
-/// A buffer of this capacity is never moved by [`encode_stripe`].
+/// Memory of this length is not moved by [`encode_stripe_in`].
 pub const fn stripe_capacity(sealed_len: usize, profile: EcProfile) -> usize {
     sealed_len.div_ceil(profile.data_shards()) * profile.total_shards()
 }
@@ -29,25 +29,42 @@ pub const fn stripe_capacity(sealed_len: usize, profile: EcProfile) -> usize {
 ///
 /// # Errors
 /// `Inconsistent` if `sealed` is empty or longer than any sealed chunk can be.
-pub fn encode_stripe(sealed: BytesMut, profile: EcProfile) -> Result<EncodedStripe, StripeError> {
-    encode_stripe_with(codec::default(), sealed, profile)
+pub fn encode_stripe(sealed: Vec<u8>, profile: EcProfile) -> Result<EncodedStripe, StripeError> {
+    let sealed_len = sealed.len();
+    encode_stripe_in(codec::default(), sealed, sealed_len, profile)
 }
 
-/// As [`encode_stripe`], with a codec of the caller's choice.
-pub fn encode_stripe_with(
+/// As [`encode_stripe`], with a codec of the caller's choice, of what are the first `sealed_len` bytes of `memory`.
+/// `memory` is dropped when nothing of the stripe is used any more.
+///
+/// # Errors
+/// As [`encode_stripe`].
+pub fn encode_stripe_in<M>(
     codec: &dyn ErasureCodec,
-    mut sealed: BytesMut,
+    mut memory: M,
+    sealed_len: usize,
     profile: EcProfile,
-) -> Result<EncodedStripe, StripeError> {
-    let sealed_len = sealed.len();
-    if sealed_len == 0 || sealed_len > MESSAGE_PAYLOAD_MAX_BYTES {
+) -> Result<EncodedStripe, StripeError>
+where
+    M: AsMut<Vec<u8>> + AsRef<[u8]> + Send + 'static,
+{
+    let buffer: &mut Vec<u8> = memory.as_mut();
+    if sealed_len == 0 || sealed_len > MESSAGE_PAYLOAD_MAX_BYTES.min(buffer.len()) {
         return Err(StripeError::Inconsistent("sealed length out of range"));
     }
     let shard_len = sealed_len.div_ceil(profile.data_shards());
-    sealed.resize(stripe_capacity(sealed_len, profile), 0);
-    codec.encode(profile, shard_len, &mut sealed)?;
+    let stripe_len = stripe_capacity(sealed_len, profile);
+    if buffer.len() < stripe_len {
+        buffer.resize(stripe_len, 0);
+    }
+    let data_len = shard_len * profile.data_shards();
+    if let Some(padding) = buffer.get_mut(sealed_len..data_len) {
+        padding.fill(0);
+    }
+    let stripe = buffer.get_mut(..stripe_len).unwrap_or_default();
+    codec.encode(profile, shard_len, stripe)?;
 
-    let stripe = sealed.freeze();
+    let stripe = Bytes::from_owner(memory);
     let shards: Vec<Bytes> = (0..profile.total_shards())
         .map(|index| stripe.slice(index * shard_len..(index + 1) * shard_len))
         .collect();

@@ -12,7 +12,7 @@ pub mod stripe;
 pub mod tree;
 
 pub use codec::ErasureCodec;
-pub use encode::{EncodedStripe, encode_stripe, encode_stripe_with, stripe_capacity};
+pub use encode::{EncodedStripe, encode_stripe, encode_stripe_in, stripe_capacity};
 pub use join::{join, join_with, rebuild, rebuild_with};
 pub use part::{Piece, Stripe, VerifiedPart};
 pub use stripe::{CodecId, StripeError, StripeHeader, VerifiedShard};

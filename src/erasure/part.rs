@@ -151,8 +151,6 @@ impl VerifiedPart {
 
 #[cfg(test)]
 mod tests {
-    use bytes::BytesMut;
-
     use super::*;
     use crate::base::{EcProfile, Entropy};
     use crate::erasure::encode_stripe;
@@ -164,7 +162,7 @@ mod tests {
             let mut sealed = vec![0; len];
             entropy.fill(&mut sealed);
             let profile = EcProfile::DEFAULT;
-            let coded = encode_stripe(BytesMut::from(&sealed[..]), profile).unwrap();
+            let coded = encode_stripe(sealed.clone(), profile).unwrap();
             let stripe = Stripe::new(coded.id, coded.header.clone()).unwrap();
             for _ in 0..50 {
                 let a = entropy.below(len as u64) as u32;

@@ -23,7 +23,7 @@ use rustls::{
 };
 
 use crate::base::{Class, Classify, PeerId};
-use crate::crypto::SigningKey;
+use crate::crypto::{SigningKey, has_wide_aes};
 
 /// Why no TLS configuration could be made.
 #[derive(Debug, thiserror::Error)]
@@ -64,10 +64,14 @@ impl PeerTls {
     pub fn new(device: &SigningKey, protocol: &[u8]) -> Result<PeerTls, TlsError> {
         let keypair = Keypair::ed25519_from_bytes(device.secret())?;
         let (certificate, key) = certificate::generate(&keypair)?;
-        // The records by ring, which is twice as fast where a processor has VAES without AVX-512;
-        // the handshake by the provider that knows the hybrid key exchange.
+        // The records by whichever is faster on this processor; the handshake by the provider that
+        // knows the hybrid key exchange.
+        let suite = match has_wide_aes() {
+            true => aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
+            false => ring::cipher_suite::TLS13_AES_256_GCM_SHA384,
+        };
         let provider = CryptoProvider {
-            cipher_suites: vec![ring::cipher_suite::TLS13_AES_256_GCM_SHA384],
+            cipher_suites: vec![suite],
             ..aws_lc_rs::default_provider()
         };
         let signer = aws_lc_rs::sign::any_ecdsa_type(&key)?;

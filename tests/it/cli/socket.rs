@@ -80,6 +80,10 @@ async fn a_server_that_ends_waits_for_its_clients() {
         .unwrap();
     client.status().await.unwrap();
     assert!(put.link.starts_with("cairn:"));
+    // Also what goes on a connection of its own.
+    let file = tempfile::tempfile().unwrap();
+    let put = client.put_file(PutRequest::default(), file.into()).await;
+    assert!(put.unwrap().link.starts_with("cairn:"));
     assert!(!ended.is_finished());
     drop(client);
     ended.await.unwrap();
