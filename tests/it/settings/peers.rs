@@ -29,7 +29,7 @@ fn a_shared_zone_gets_one_shard_of_each_block() {
         let grown = (0..4).map(|at| used(&net, at).saturating_sub(before[at]));
         stored.push(grown.collect::<Vec<u64>>());
     }
-    let has_all = |grown: u64| grown >= SIZE;
+    let has_all = |grown: u64| grown >= about(SIZE);
     assert!(
         !has_all(stored[0][2]) || !has_all(stored[0][3]),
         "{stored:?}"
@@ -39,6 +39,11 @@ fn a_shared_zone_gets_one_shard_of_each_block() {
         !has_all(stored[1][0]) || !has_all(stored[1][1]),
         "{stored:?}"
     );
+}
+
+/// Of a peer that has a shard of each block of `size` bytes: other rows may have become fewer meanwhile.
+fn about(size: u64) -> u64 {
+    size - size / 64
 }
 
 /// A ticket says whether those who join by it share a zone, and placement follows.
@@ -67,7 +72,7 @@ fn an_invitation_may_vouch_for_separate_zones() {
         random_file(&file, SIZE as usize, 1);
         let before = used(&net, 0);
         net.put(1, &file);
-        let has_all = used(&net, 0) - before >= SIZE;
+        let has_all = used(&net, 0) - before >= about(SIZE);
         assert_eq!(has_all, is_shared);
         // Whoever was not vouched for cannot vouch for others.
         let again = net.cairn(1).args(["invite", "--separate-zones"]).output();
