@@ -13,12 +13,12 @@ use super::transfer::{frames_of, into_file};
 use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
-    Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
-    Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
-    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
-    VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
-    VolumeVotersRequest, WorkerChange, WorkerStatus,
+    Listed, LsEntry, LsRequest, MountRequest, Mounted, PathRequest, PathStat, PeerInfo, PutRequest,
+    PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem,
+    SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest, Stat, Status, SyncProgress,
+    SyncRequest, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers,
+    VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked,
+    VolumeTicketRequest, VolumeVoters, VolumeVotersRequest, WorkerChange, WorkerStatus,
 };
 
 /// Bytes of a body, in pieces of any size. It ends with an error if its other end broke off.
@@ -83,6 +83,8 @@ pub trait Backend: Send + Sync + 'static {
     fn ls(&self, request: LsRequest) -> Answer<'_, ItemStream<LsEntry>>;
     /// How much of a link's data is there now.
     fn stat(&self, request: LinkRequest) -> Answer<'_, Stat>;
+    /// How much of what is below a path of a mount is there now.
+    fn stat_path(&self, request: PathRequest) -> Answer<'_, PathStat>;
     /// What this peer has put, oldest first.
     fn list(&self) -> Answer<'_, ItemStream<Listed>>;
     /// Identity, secrets and list, sealed with a passphrase.

@@ -27,12 +27,12 @@ use super::socket::Door;
 use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetRequest, Hello,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Line, LinkRequest,
-    Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
-    Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
-    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
-    VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
-    VolumeVotersRequest, WorkerChange, WorkerStatus,
+    Listed, LsEntry, LsRequest, MountRequest, Mounted, PathRequest, PathStat, PeerInfo, PutRequest,
+    PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem,
+    SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest, Stat, Status, SyncProgress,
+    SyncRequest, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers,
+    VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked,
+    VolumeTicketRequest, VolumeVoters, VolumeVotersRequest, WorkerChange, WorkerStatus,
 };
 
 /// How long a peer may take to greet: it answers that from memory.
@@ -254,6 +254,10 @@ impl Backend for Client {
 
     fn stat(&self, request: LinkRequest) -> Answer<'_, Stat> {
         self.ask(format!("/v1/stat{}", to_query(&request)))
+    }
+
+    fn stat_path(&self, request: PathRequest) -> Answer<'_, PathStat> {
+        self.ask(format!("/v1/stat/path{}", to_query(&request)))
     }
 
     fn list(&self) -> Answer<'_, ItemStream<Listed>> {

@@ -28,9 +28,9 @@ use super::lock::DirLock;
 use super::socket;
 use super::types::{
     ConflictResolve, ConflictsRequest, GetRequest, Hello, InviteRequest, JoinRequest,
-    KeyExportRequest, Line, LinkRequest, LsRequest, MountRequest, PutRequest, SetQuota,
-    SnapshotCreate, SnapshotRemove, SnapshotRestore, SnapshotsRequest, SyncRequest, UmountRequest,
-    VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeRevoke,
+    KeyExportRequest, Line, LinkRequest, LsRequest, MountRequest, PathRequest, PutRequest,
+    SetQuota, SnapshotCreate, SnapshotRemove, SnapshotRestore, SnapshotsRequest, SyncRequest,
+    UmountRequest, VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeRevoke,
     VolumeTicketRequest, VolumeVotersRequest, WorkerChange,
 };
 
@@ -216,6 +216,7 @@ fn router(shared: Shared) -> Router {
         .route("/v1/get", get(download))
         .route("/v1/ls", get(ls))
         .route("/v1/stat", get(stat))
+        .route("/v1/stat/path", get(stat_path))
         .route("/v1/list", get(list))
         .route("/v1/key/export", post(key_export))
         .route(
@@ -389,6 +390,10 @@ async fn conflicts(State(shared): State<Shared>, request: QueryOf<ConflictsReque
 async fn conflict_resolve(State(shared): State<Shared>, body: Bytes) -> Reply {
     let request = parse::<ConflictResolve>(&body)?;
     json(shared.backend.conflict_resolve(request).await)
+}
+
+async fn stat_path(State(shared): State<Shared>, request: QueryOf<PathRequest>) -> Reply {
+    json(shared.backend.stat_path(query(request)?).await)
 }
 
 async fn stat(State(shared): State<Shared>, request: QueryOf<LinkRequest>) -> Reply {

@@ -1,6 +1,7 @@
 //! The JSON of the control API. Fields are only ever added.
 
 mod members;
+mod paths;
 mod snapshots;
 mod upkeep;
 mod volumes;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::error::AdminError;
 
 pub use members::{VolumeEnd, VolumeRevoke, VolumeRevoked, VolumeTicketInfo};
+pub use paths::{PathRequest, PathStat};
 pub use snapshots::{
     RestoreItem, RestoreLine, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
     Snapshots, SnapshotsRequest,

@@ -71,8 +71,8 @@ pub(super) enum Command {
     Get(GetArgs),
     /// List a directory of a tree
     Ls(LsArgs),
-    /// Tell how much of a link's data is there now, and what it survives
-    Stat(LinkArgs),
+    /// Tell how much of a link's data, or of what is below a path of a mount, is there now, and what it survives
+    Stat(StatArgs),
     /// List what this peer has put
     List,
     /// Back up or restore this peer's identity, secrets and list
@@ -399,9 +399,10 @@ pub(super) struct LsArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct LinkArgs {
-    /// What `cairn put` printed
-    pub(super) link: String,
+pub(super) struct StatArgs {
+    /// What `cairn put` printed, or a path of a mounted volume
+    #[arg(value_name = "LINK|PATH")]
+    pub(super) what: String,
 }
 
 #[derive(Debug, Args)]

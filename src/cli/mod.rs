@@ -229,7 +229,7 @@ async fn ask(
         Command::Join(args) => network::join(session, output, args).await,
         Command::Put(args) => put::run(session, output, &args, &paths.data_dir).await,
         Command::Ls(args) => show::ls(session, output, &args).await,
-        Command::Stat(args) => show::stat(session, output, args).await,
+        Command::Stat(args) => show::stat(session, output, &args.what).await,
         Command::List => show::list(session, output).await,
         Command::Status(args) => show::status(session, output, &args).await,
         Command::Repair(args) => upkeep::repair(session, output, &args).await,

@@ -2,20 +2,22 @@
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use futures::StreamExt;
 use serde::Serialize;
 
-use super::args::{LinkArgs, LsArgs, QuotaArgs, StatusArgs};
+use super::args::{LsArgs, QuotaArgs, StatusArgs};
 use super::failure::Failure;
+use super::mount::absolute;
 use super::output::{Output, Table, printable};
 use super::session::Session;
 use super::time::utc_time;
 use super::upkeep;
 use super::volume::{part, place};
 use crate::admin::types::{
-    Kind, LinkRequest, Listed, LookupInfo, LsEntry, LsRequest, PeerInfo, QuotaInfo, SetQuota,
-    VolumeInfo,
+    HexPath, Kind, LinkRequest, Listed, LookupInfo, LsEntry, LsRequest, PathRequest, PeerInfo,
+    QuotaInfo, SetQuota, VolumeInfo,
 };
 use crate::admin::{AdminError, ItemStream};
 use crate::base::ByteSize;
@@ -240,11 +242,15 @@ pub(super) async fn quota(session: &Session, output: &Output, args: &QuotaArgs) 
     Ok(print_rows(output, &quota_rows(&quota))?)
 }
 
-pub(super) async fn stat(session: &Session, output: &Output, args: LinkArgs) -> Done {
-    let stat = session
-        .backend()
-        .stat(LinkRequest { link: args.link })
-        .await?;
+pub(super) async fn stat(session: &Session, output: &Output, what: &str) -> Done {
+    // Whatever is there under that name is meant, unless it can only be a link.
+    if !what.starts_with("cairn:") && Path::new(what).symlink_metadata().is_ok() {
+        return stat_path(session, output, Path::new(what)).await;
+    }
+    let request = LinkRequest {
+        link: what.to_owned(),
+    };
+    let stat = session.backend().stat(request).await?;
     if output.json {
         output.document(&stat)?;
     } else {
@@ -272,14 +278,61 @@ pub(super) async fn stat(session: &Session, output: &Output, args: LinkArgs) -> 
         print_rows(output, &rows)?;
     }
     if stat.unreadable_blocks > 0 {
-        return Err(AdminError::missing(format!(
-            "{} of {} blocks have too few shards within reach",
-            stat.unreadable_blocks, stat.blocks
-        ))
-        .hint("start more of the peers that hold it: cairn peers")
-        .into());
+        return Err(unreadable(stat.unreadable_blocks, stat.blocks).into());
     }
     Ok(())
+}
+
+async fn stat_path(session: &Session, output: &Output, path: &Path) -> Done {
+    let path_hex = HexPath::new(&absolute(path)?);
+    let stat = session
+        .backend()
+        .stat_path(PathRequest { path_hex })
+        .await?;
+    if output.json {
+        output.document(&stat)?;
+    } else {
+        let count = |count: u64, one: &str, more: &str| match count {
+            1 => format!("1 {one}"),
+            count => format!("{count} {more}"),
+        };
+        let files = count(stat.files, "file", "files");
+        let directories = count(stat.directories, "directory", "directories");
+        let kept = stat.redundancy.join(", ");
+        let rows = [
+            ("volume", stat.volume.clone()),
+            ("holds", format!("{files}, {directories}")),
+            ("size", ByteSize(stat.size_bytes).to_string()),
+            ("redundancy", format!(" {kept}")),
+            ("blocks", stat.blocks.to_string()),
+            (
+                "shards",
+                format!(
+                    "{} of {} present on {}",
+                    stat.shards_present,
+                    stat.shards,
+                    peers_text(stat.peers)
+                ),
+            ),
+            ("safety", stat.line.clone()),
+        ];
+        // A file without blocks has neither.
+        let rows = rows.iter().filter(|(name, _)| {
+            stat.blocks > 0 || !["redundancy", "blocks", "shards"].contains(name)
+        });
+        print_rows(output, &rows.cloned().collect::<Vec<_>>())?;
+    }
+    if stat.unreadable_blocks > 0 {
+        return Err(unreadable(stat.unreadable_blocks, stat.blocks).into());
+    }
+    Ok(())
+}
+
+fn unreadable(count: u64, of: u64) -> AdminError {
+    AdminError::missing(format!(
+        "{count} of {of} blocks have too few shards within reach"
+    ))
+    .hint("start more of the peers that hold it: cairn peers")
 }
 
 pub(super) fn peers_text(count: u32) -> String {

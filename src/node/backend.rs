@@ -6,16 +6,17 @@ use futures::StreamExt;
 use futures::stream;
 
 use super::catalogue::{Entry, PUTS};
+use super::mounts::held;
 use super::{Node, quota, show};
 use crate::admin::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
     InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
-    Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
-    Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, UmountRequest,
-    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
-    VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
-    VolumeVotersRequest, WorkerChange, WorkerStatus,
+    Listed, LsEntry, LsRequest, MountRequest, Mounted, PathRequest, PathStat, PeerInfo, PutRequest,
+    PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem,
+    SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest, Stat, Status, SyncProgress,
+    SyncRequest, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers,
+    VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked,
+    VolumeTicketRequest, VolumeVoters, VolumeVotersRequest, WorkerChange, WorkerStatus,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
 use crate::base::{ByteSize, EcProfile};
@@ -75,6 +76,10 @@ impl Backend for Node {
 
     fn stat(&self, request: LinkRequest) -> Answer<'_, Stat> {
         Box::pin(async move { self.examine(&request).await })
+    }
+
+    fn stat_path(&self, request: PathRequest) -> Answer<'_, PathStat> {
+        Box::pin(self.examine_path(request))
     }
 
     fn list(&self) -> Answer<'_, ItemStream<Listed>> {
@@ -422,16 +427,9 @@ impl Node {
             .await
             .map_err(|error| content_error(&error))?;
         let blocks: Vec<_> = found.blocks.iter().map(|block| block.id).collect();
-        let (health, peers) = self.0.blocks.health(&blocks, profile).await;
-        let present: usize = health.iter().map(|block| block.present.len()).sum();
-        let unreadable = health.iter().filter(|b| b.survives.is_none()).count();
-        let survives = if unreadable > 0 {
-            None
-        } else {
-            // Without blocks there is nothing to lose.
-            let least = health.iter().filter_map(|block| block.survives).min();
-            Some(least.unwrap_or(0) as u32)
-        };
+        let held = held(&self.0.blocks, &blocks, profile).await;
+        // Without blocks there is nothing to lose.
+        let nothing = blocks.is_empty().then_some(0);
         Ok(Stat {
             link: link.to_string(),
             kind: if link.root.is_tree() {
@@ -442,11 +440,11 @@ impl Node {
             size_bytes: link.root.size(),
             blocks: blocks.len() as u64,
             redundancy: profile.to_string(),
-            shards: (blocks.len() * profile.total_shards()) as u64,
-            shards_present: present as u64,
-            unreadable_blocks: unreadable as u64,
-            survives,
-            peers: peers as u32,
+            shards: held.shards,
+            shards_present: held.present,
+            unreadable_blocks: held.unreadable,
+            survives: held.survives.or(nothing),
+            peers: held.peers,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Volumes that are open, and where they are mounted: from `mount` to `umount`, whoever unmounts.
 
 mod conflicts;
+mod footing;
 mod keys;
 mod list;
 mod snapshots;
@@ -18,6 +19,8 @@ use futures::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+
+pub(super) use footing::held;
 
 use super::Node;
 use super::mount_point::{mount_error, prepare, unmount_error};

@@ -12,6 +12,7 @@
 //! * `snapshots` keeps the tree as it was at some moments, and shows it in `.snapshots`.
 //! * `agree` waits for other machines where that is wanted; `locks` are those that hold between machines, `voting` what is
 //!   remembered for them.
+//! * `footing` tells which blocks the files below a path are in.
 //! * `recover` takes up what a crash left. `checkpoint` says all of the namespace at once, and merges what others say so.
 
 mod agree;
@@ -27,6 +28,7 @@ mod errno;
 mod feed;
 mod file;
 mod filesystem;
+mod footing;
 mod forsake;
 mod inner;
 mod inode;
@@ -63,6 +65,7 @@ pub use feed::{
     Admit, KnownPart, KnownTicket, OwnEnd, Point, PointError, Progress, Received, RevokeError,
     Revoked, Rights, ShareRules, Slice, VolumeKeys, VolumeShare,
 };
+pub use footing::{Footing, FootingError};
 pub use forsake::forsake;
 pub use snapshots::{
     RestoreAction, RestorePlan, RestoreProgress, RestoreRequest, RestoreStep, SnapshotError,

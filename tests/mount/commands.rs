@@ -8,7 +8,9 @@ use cairnfs::base::ByteSize;
 use cairnfs::config::Quota;
 
 use crate::home::{END_MAX, Home, listed, wait_gone};
-use crate::support::{Devnet, Node, cairn, edit_config, json, line, run, signal, wait_until};
+use crate::support::{
+    Devnet, Node, cairn, edit_config, json, line, random_file, run, signal, wait_until,
+};
 
 /// Writes a file and reads it back, through the kernel.
 pub fn use_it(place: &Path) {
@@ -287,4 +289,68 @@ fn a_volume_opened_for_reading_takes_no_changes() {
     home.umount(&place);
     run(cairn(&owner).arg("umount").arg(&theirs), 0);
     node.stop();
+}
+
+#[test]
+fn how_safe_a_path_is_is_told() {
+    let Some(home) = Home::new() else { return };
+    let place = home.place("pool");
+    let arguments = ["--peers", "4", "--redundancy", "2+2", "--mount"];
+    let mut devnet = Devnet::start(&[&arguments[..], &[place.to_str().unwrap()]].concat());
+    let sub = place.join("sub");
+    std::fs::create_dir(&sub).unwrap();
+    random_file(&sub.join("large"), 3 << 20, 1);
+    std::fs::hard_link(sub.join("large"), sub.join("again")).unwrap();
+    std::fs::write(sub.join("small"), "0123456789").unwrap();
+    random_file(&place.join("beside"), 5 << 20, 2);
+    run(devnet.cairn(0).arg("sync"), 0);
+
+    let ask = |devnet: &Devnet, path: &Path| {
+        json(&run(devnet.cairn(0).args(["--json", "stat"]).arg(path), 0))
+    };
+    let stat = ask(&devnet, &sub);
+    assert_eq!(
+        (&stat["files"], &stat["directories"]),
+        (&2.into(), &1.into())
+    );
+    assert_eq!(stat["size_bytes"], (3 << 20) + 10);
+    assert_eq!(
+        (&stat["inline_bytes"], &stat["journal_bytes"]),
+        (&10.into(), &0.into())
+    );
+    assert_eq!(stat["redundancy"], serde_json::json!(["2+2"]));
+    assert_eq!(stat["shards"], stat["shards_present"]);
+    let blocks = stat["blocks"].as_u64().unwrap();
+    assert_eq!(stat["shards"], blocks * 4);
+    let line = "all of it survives the loss of any 2 of 4 peers";
+    assert_eq!(
+        (&stat["survives"], &stat["line"]),
+        (&2.into(), &line.into())
+    );
+    let whole = ask(&devnet, &place);
+    assert_eq!(
+        (&whole["files"], &whole["directories"]),
+        (&3.into(), &2.into())
+    );
+    assert!(whole["blocks"].as_u64() > Some(blocks), "{whole}");
+    assert_eq!(ask(&devnet, &sub.join("small"))["blocks"], 0);
+
+    let outside = run(devnet.cairn(0).arg("stat").arg(home.dir.path()), 3);
+    assert!(String::from_utf8_lossy(&outside.stderr).contains("in no volume of this peer"));
+    for lost in [3, 2] {
+        devnet.kill(lost);
+        wait_until("the loss is told", END_MAX, || {
+            ask(&devnet, &sub)["survives"] == lost - 2
+        });
+    }
+    let line = ask(&devnet, &sub)["line"].as_str().unwrap().to_owned();
+    assert!(
+        line.contains("the loss of no peer") && line.contains("shards are missing"),
+        "{line}"
+    );
+    devnet.kill(1);
+    wait_until("too much is lost", END_MAX, || {
+        let output = devnet.cairn(0).arg("stat").arg(&sub).output().unwrap();
+        output.status.code() == Some(3)
+    });
 }

@@ -59,7 +59,7 @@ impl OpenVolume {
 }
 
 /// The path from the root, with links in the directories above resolved; what it names itself need not be there.
-fn whole(path: &Path) -> std::io::Result<PathBuf> {
+pub(super) fn whole(path: &Path) -> std::io::Result<PathBuf> {
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => Ok(absolute(parent)?.join(name)),
         _ => absolute(path),
@@ -68,7 +68,7 @@ fn whole(path: &Path) -> std::io::Result<PathBuf> {
 
 impl Node {
     /// The volume in which a path is.
-    async fn open_at(
+    pub(super) async fn open_at(
         &self,
         path: &HexPath,
         resolve: fn(&Path) -> std::io::Result<PathBuf>,

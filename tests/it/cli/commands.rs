@@ -51,6 +51,13 @@ fn every_command_that_asks_has_a_text() {
     assert!(ask(&["peers"]).contains("12D3KooWother  away"));
     assert!(ask(&["quota", "1.5 GiB"]).contains("quota     1.5 GiB\n"));
     assert!(ask(&["stat", "cairn:x"]).contains("blocks    3\n"));
+    // What is there under that name.
+    let told = ask(&["stat", "."]);
+    assert!(
+        told.contains("shards    11 of 12 present on 6 peers\n"),
+        "{told}"
+    );
+    assert!(told.contains("is as safe as houses\n"), "{told}");
     assert!(ask(&["ls", "cairn:x"]).contains("drwxr-xr-x"));
     assert_eq!(ask(&["list"]), "");
     assert_eq!(ask(&["invite"]), "cairn-ticket:None\n");

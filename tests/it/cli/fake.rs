@@ -8,12 +8,12 @@ use bytes::Bytes;
 use cairnfs::admin::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, GetHead,
     GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind,
-    LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest,
-    PutResult, QuotaInfo, Repairs, SetQuota, Stat, Status, SyncProgress, SyncRequest,
-    UmountRequest, VolumeCreate, VolumeEnd, VolumeInfo, VolumeInvited, VolumeMemberInfo,
-    VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke,
-    VolumeRevoked, VolumeShare, VolumeTicketInfo, VolumeTicketRequest, VolumeUsage, WorkerChange,
-    WorkerStatus,
+    LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathRequest, PathStat,
+    PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, SetQuota, Stat, Status, SyncProgress,
+    SyncRequest, UmountRequest, VolumeCreate, VolumeEnd, VolumeInfo, VolumeInvited,
+    VolumeMemberInfo, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
+    VolumeRevoke, VolumeRevoked, VolumeShare, VolumeTicketInfo, VolumeTicketRequest, VolumeUsage,
+    WorkerChange, WorkerStatus,
 };
 use cairnfs::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
 use cairnfs::content::{Frame, FrameDecoder, FrameEncoder};
@@ -469,6 +469,25 @@ impl Backend for Fake {
             )),
             Ok(conflict("returned", "b", vec![side("b", None)])),
         ])
+    }
+
+    fn stat_path(&self, request: PathRequest) -> Answer<'_, PathStat> {
+        let path = request.path_hex.path().unwrap().display().to_string();
+        ready(PathStat {
+            line: format!("{path} is as safe as houses"),
+            path,
+            volume: "default".to_owned(),
+            files: 3,
+            directories: 1,
+            size_bytes: 1 << 20,
+            redundancy: vec!["4+2".to_owned()],
+            blocks: 2,
+            shards: 12,
+            shards_present: 11,
+            survives: Some(1),
+            peers: 6,
+            ..PathStat::default()
+        })
     }
 
     fn conflict_resolve(&self, request: ConflictResolve) -> Answer<'_, ConflictResolved> {
