@@ -28,6 +28,9 @@ const SMALL_BYTES: u32 = 64 << 10;
 const SMALL_RUN: u32 = 16;
 /// ... by so many bytes, as long as the quota has many times that left.
 const AHEAD_BYTES: usize = 256 << 10;
+/// A segment with more than this part of what it may have is ended when the tables get what it says: nothing but
+/// dirty data would keep it then.
+const ENDED_PART: u32 = 32;
 
 /// The file name of a segment of a volume's journal.
 pub(super) fn journal_name(volume: VolumeId, id: u32) -> String {
@@ -231,7 +234,11 @@ impl Engine {
         match outcome {
             Ok(()) => {
                 shared.tell(|progress| progress.synced = self.last);
-                freeze.then(|| self.flush_job()).flatten()
+                if !freeze {
+                    return None;
+                }
+                self.end_segment();
+                self.flush_job()
             }
             Err(fail) => {
                 self.take_back(groups, fail);
@@ -403,6 +410,19 @@ impl Engine {
         self.segments.insert(id, segment);
         self.active = id;
         Ok(())
+    }
+
+    /// Begins a new segment, if the present one takes room that could be given back. Everything is durable.
+    fn end_segment(&mut self) {
+        let enough = self.shared.options.segment_bytes / ENDED_PART;
+        if self.active().is_none_or(|segment| segment.len <= enough) {
+            return;
+        }
+        let mut batch = self.begin();
+        // Without room it goes on.
+        if let Err(Fail::Broken(why)) = self.roll(&mut batch) {
+            self.shared.poison(why);
+        }
     }
 
     /// Makes the batch durable, lets what it says be true, and empties it.

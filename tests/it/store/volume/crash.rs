@@ -178,7 +178,12 @@ fn what_was_synced_by_its_writer_is_kept_also_where_the_journal_was_filled_ahead
         // To the end of the segment, long before the records came so far; and a second one was begun.
         assert_eq!(longest, u64::from(tiny().segment_bytes));
         let names = whole.list(&format!("volumes/{ID}")).unwrap();
-        assert!(names.contains(&"journal-00000002".to_owned()), "{names:?}");
+        assert!(
+            names
+                .iter()
+                .any(|name| name.as_str() > "journal-00000001" && name.starts_with("journal")),
+            "{names:?}"
+        );
         for at in 0..whole.changes() {
             for mode in [
                 Crash::LoseAll,

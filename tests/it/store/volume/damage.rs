@@ -18,7 +18,8 @@ async fn sample(is_closed: bool) -> (MemDisk, Vec<Model>) {
         flush_rows: 10_000,
         flush_bytes: 1 << 20,
         flush_tail_bytes: 1 << 30,
-        segment_bytes: 8 << 20,
+        // One segment, also after the tables have what it says.
+        segment_bytes: 64 << 20,
         unwritten_bytes: 4 << 20,
         ..tiny()
     };

@@ -201,6 +201,30 @@ fn what_waits_is_bounded_and_room_comes() {
 }
 
 #[test]
+fn a_journal_of_which_the_tables_have_all_takes_no_room() {
+    simulate(async {
+        let disk = MemDisk::new(1 << 30);
+        let options = VolumeOptions {
+            segment_bytes: 256 << 10,
+            flush_rows: 10_000,
+            flush_bytes: 1 << 20,
+            ..tiny()
+        };
+        let (_store, volume, _) = open_with(&disk, options).await.unwrap();
+        for n in 0..200 {
+            apply(&volume, &row(n, &[1; 100])).await.unwrap();
+        }
+        volume.sync_all().await.unwrap();
+        assert!(volume.usage().journal > 20_000, "{:?}", volume.usage());
+        // Nobody asks for it.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(volume.usage().journal < 10_000, "{:?}", volume.usage());
+        assert!((0..200).all(|n| has(&volume, n)));
+        volume.close().await.unwrap();
+    });
+}
+
+#[test]
 fn a_journal_stays_below_twice_what_it_keeps() {
     simulate(async {
         let disk = MemDisk::new(1 << 30);
