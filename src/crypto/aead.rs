@@ -35,7 +35,7 @@ pub fn has_wide_aes() -> bool {
 /// One key, expanded. Never use one nonce for two different messages.
 pub(super) enum Cipher {
     /// By `ring`.
-    Ring(LessSafeKey),
+    Ring(Box<LessSafeKey>),
     /// By `aws-lc-rs`. The same bytes.
     Wide(wide::LessSafeKey),
 }
@@ -50,7 +50,7 @@ impl Cipher {
 
     fn ring(key: &[u8; 32]) -> Result<Self, CipherError> {
         let key = UnboundKey::new(&AES_256_GCM, key).map_err(|_| CipherError)?;
-        Ok(Cipher::Ring(LessSafeKey::new(key)))
+        Ok(Cipher::Ring(Box::new(LessSafeKey::new(key))))
     }
 
     fn wide(key: &[u8; 32]) -> Result<Self, CipherError> {
