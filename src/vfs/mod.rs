@@ -17,6 +17,7 @@
 mod agree;
 mod attrs;
 mod checkpoint;
+mod claim_row;
 mod commit;
 mod compact;
 mod conflicts;
