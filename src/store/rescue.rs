@@ -65,21 +65,36 @@ impl Engine {
         row: ClaimRow,
     ) -> Result<(), Fail> {
         let (oldest, newest) = (row.oldest, row.newest);
+        let released = ClaimEnd::Released { oldest, newest };
         let end = match row.state {
             ClaimState::Open => None,
             ClaimState::Closed => Some(ClaimEnd::Closed),
-            ClaimState::Releasing => Some(ClaimEnd::Released { oldest, newest }),
+            ClaimState::Releasing => Some(released),
             ClaimState::Released => {
                 let index = &self.shared.index;
                 let is_named = index.any_segment(oldest, newest, Some(left.victim));
-                if left.claims.contains(&claim) || !is_named {
-                    return Ok(());
-                }
-                Some(ClaimEnd::Released { oldest, newest })
+                let is_needed = is_named && !left.claims.contains(&claim);
+                is_needed.then_some(released)
             }
         };
+        if matches!(row.state, ClaimState::Open | ClaimState::Closed) {
+            self.rescue_members(batch, claim, row)?;
+        }
+        match end {
+            Some(end) => self.emit(batch, &Entry::State { claim, end }, Bytes::new()),
+            None => Ok(()),
+        }
+    }
+
+    /// Says again which blocks a claim keeps.
+    fn rescue_members(
+        &mut self,
+        batch: &mut Batch,
+        claim: ClaimId,
+        row: ClaimRow,
+    ) -> Result<(), Fail> {
         let mut after: Option<BlockId> = None;
-        while matches!(row.state, ClaimState::Open | ClaimState::Closed) {
+        loop {
             let page = batch
                 .draft
                 .members(row.short, after.as_ref(), BLOCKS_PER_RECORD)?;
@@ -94,12 +109,8 @@ impl Engine {
             }
             match page.next {
                 Some(next) => after = Some(next),
-                None => break,
+                None => return Ok(()),
             }
-        }
-        match end {
-            Some(end) => self.emit(batch, &Entry::State { claim, end }, Bytes::new()),
-            None => Ok(()),
         }
     }
 
