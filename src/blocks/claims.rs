@@ -17,7 +17,7 @@ use crate::base::limits::CANDIDATES;
 use crate::base::wire;
 use crate::base::worker::{Next, Worker};
 use crate::base::{ClaimId, Class, OwnerId, PeerId};
-use crate::net::{Reach, Refusal, Request, Response};
+use crate::net::{Member, Refusal, Request, Response};
 use crate::store::{KvChange, StoreError};
 
 /// Key-value space of single counters.
@@ -28,10 +28,10 @@ const UPLOAD_NUMBER: &[u8] = b"upload-number";
 const RETRY: Duration = Duration::from_secs(10);
 /// Uploads whose holders are told at once.
 const TOGETHER: usize = 8;
-/// What is owed is forgotten after so many times that a claim may live without being closed: all is over by then at a
-/// holder that was not told of a close, or was away.
+/// A close that is owed is forgotten after so many times that a claim may live without being closed: all is over by then at
+/// a holder that was not told of it.
 const OVERDUE: u64 = 2;
-/// The same, for holders that are there and do not take a release.
+/// The same, for a release: whoever is away for longer, or does not take it, keeps what nobody wants.
 const HOPELESS: u64 = 8;
 
 /// Numbers for this peer's uploads.
@@ -161,8 +161,13 @@ impl Blocks {
         let list = peers.iter().copied().collect();
         let debt = self.debt(claim.owner, State::Releasing, list);
         self.write_down(claim.number, &debt, extra).await?;
-        let answers = self.tell(claim, State::Releasing, &peers).await;
-        self.settle(claim, &debt, &answers.left).await
+        // Who is away is told when it is back.
+        let members = self.net.members();
+        let is_away = |peer: &PeerId| members.get(peer).is_some_and(Member::is_away);
+        let (away, there): (BTreeSet<_>, BTreeSet<_>) = peers.into_iter().partition(is_away);
+        let mut left = self.tell(claim, State::Releasing, &there).await.left;
+        left.extend(away);
+        self.settle(claim, &debt, &left).await
     }
 
     /// Lets go of what only a finished upload of this peer kept; `peers` are those that may know of it.
@@ -181,16 +186,16 @@ impl Blocks {
     }
 
     /// Those who may have got shards by a repair, of which the uploader was not told: in a network where everybody is a
-    /// candidate of everything, all who are there.
+    /// candidate of everything, all members. Who is away may have been given some, and may be a holder that was
+    /// repaired around.
     fn restored_to(&self) -> Vec<PeerId> {
         let members = self.net.members();
         if !members.complete || members.list.len() > CANDIDATES {
             return Vec::new();
         }
-        let live = members.list.iter().filter(|member| {
-            member.capacity_bytes > 0 && !matches!(member.state, Reach::Away { .. })
-        });
-        live.map(|member| member.peer).collect()
+        let offering = members.list.iter();
+        let offering = offering.filter(|member| member.capacity_bytes > 0);
+        offering.map(|member| member.peer).collect()
     }
 
     fn debt(&self, owner: OwnerId, state: State, peers: Vec<PeerId>) -> Debt {
@@ -303,21 +308,24 @@ impl Blocks {
         }
         // One that is no member of a list that is not whole may be reached all the same.
         let may_answer = |peer: &PeerId| match members.get(peer) {
-            Some(member) => !matches!(member.state, Reach::Away { .. }),
+            Some(member) => !member.is_away(),
             None => *peer == own || !members.complete,
         };
         let (reachable, rest): (BTreeSet<_>, BTreeSet<_>) =
             debt.peers.iter().copied().partition(may_answer);
-        let is_overdue = is_older_than(OVERDUE);
+        // What was closed does not expire where nobody tells of its release.
+        let is_overdue = match debt.state {
+            State::Releasing => is_older_than(HOPELESS),
+            State::Open | State::Closing => is_older_than(OVERDUE),
+        };
         if reachable.is_empty() && !is_overdue {
             return Ok(());
         }
         let claim = self.claim_of(debt.owner, number);
         let mut left = self.tell(claim, debt.state, &reachable).await.left;
-        if !is_overdue {
-            left.extend(rest);
-        } else if debt.state == State::Closing || is_older_than(HOPELESS) {
-            left.clear();
+        match is_overdue {
+            true => left.clear(),
+            false => left.extend(rest),
         }
         self.settle(claim, &debt, &left).await
     }

@@ -89,6 +89,7 @@ pub struct Inner {
     /// Where messages about upkeep go.
     upkeep: FeedDoor,
     shared: shared::SharedReads,
+    placing: upload::Uploading,
     /// For writing fetched shards to the disk, beside the reads that brought them.
     keeping: Arc<Semaphore>,
 }
@@ -124,6 +125,7 @@ impl Blocks {
                 pointers,
                 upkeep: FeedDoor::default(),
                 shared: shared::SharedReads::new(parts.memory_bytes),
+                placing: upload::Uploading::default(),
                 keeping: Arc::new(Semaphore::new(KEEPING_MAX)),
             }),
             fetch_timeout: parts.fetch_timeout,

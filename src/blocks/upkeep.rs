@@ -77,9 +77,9 @@ impl Blocks {
         self.ask(to, Request::Upkeep { body }, timeout).await
     }
 
-    /// Whether somebody waits for a block or a part of one now.
-    pub fn has_readers(&self) -> bool {
-        self.shared.has_flights()
+    /// Whether somebody waits for a block now, or a part of one: to read it, or until it is placed.
+    pub fn is_wanted(&self) -> bool {
+        self.shared.has_flights() || self.placing.count() > 0
     }
 
     /// A peer did not take a shard for lack of room: it is left alone for a while.
@@ -172,7 +172,11 @@ impl Blocks {
                 data,
                 ..
             }) if sent == index => (header, data),
-            Ok(_) => return (peer, index, None),
+            Ok(_) => {
+                // It said that it has it.
+                self.stats.failed(&peer);
+                return (peer, index, None);
+            }
             Err(_) => {
                 self.stats.failed(&peer);
                 return (peer, index, None);

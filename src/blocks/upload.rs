@@ -4,6 +4,7 @@ mod survival;
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -155,6 +156,14 @@ impl Upload {
         Ok(PendingRef(pending))
     }
 
+    /// Waits until every chunk that was submitted is placed, or could not be; the peers that may know of the claim by
+    /// then. Nothing is submitted afterwards.
+    pub async fn placed(&self) -> Vec<PeerId> {
+        self.session.tasks.close();
+        self.session.tasks.wait().await;
+        self.session.state().used.iter().copied().collect()
+    }
+
     /// Waits until every stripe is durable at its holders and the claim is closed there.
     ///
     /// `extra` rows of the own store become durable at the same moment as the decision to keep
@@ -162,8 +171,7 @@ impl Upload {
     /// Dropped before the decision, it is released as an upload is that was dropped; after that it is carried out
     /// though nobody hears of it.
     pub async fn finish(mut self, extra: ExtraRows) -> Result<UploadReport, PutError> {
-        self.session.tasks.close();
-        self.session.tasks.wait().await;
+        self.placed().await;
         self.finished = true;
         let session = Arc::clone(&self.session);
         // A task of its own: half a decision helps nobody.
@@ -292,6 +300,7 @@ impl Session {
         permit: OwnedSemaphorePermit,
         sealed: oneshot::Sender<Result<BlockRef, PutError>>,
     ) {
+        let _placing = self.blocks.placing.begin();
         let secret = self.options.secret.clone();
         let profile = self.options.profile;
         let memory = self.memory.clone();
@@ -356,6 +365,30 @@ fn seal_and_code(
         plain_len: sealed.plain_len,
     };
     Ok((reference, stripe))
+}
+
+/// Chunks of all uploads that are on their way to their holders.
+#[derive(Debug, Default)]
+pub(super) struct Uploading(Arc<AtomicUsize>);
+
+/// One of them, until it is dropped.
+struct UnderWay(Arc<AtomicUsize>);
+
+impl Uploading {
+    fn begin(&self) -> UnderWay {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(&self.0))
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Memory of stripes that are done with, for those that come after them: fresh memory costs a page fault for

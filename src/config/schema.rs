@@ -113,7 +113,7 @@ keys! {
     repair.dead, "duration, more than 0",
         "How long a peer may be away before what it holds is made anew elsewhere. Only time during which this peer runs counts.";
     repair.rate, "size per second, 0 for none",
-        "Most bytes that repairs read or move in a second; less while somebody reads.";
+        "Most bytes that repairs read or move in a second; less while somebody reads or writes.";
     repair.scrub, "duration, more than 0",
         "Every shard on this disk is read again once in this time, at 64 KiB per second or more; a damaged one is taken out and made anew.";
 

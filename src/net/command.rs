@@ -191,6 +191,13 @@ pub struct Member {
     pub rtt: Option<Duration>,
 }
 
+impl Member {
+    /// Whether it is known not to be reached now.
+    pub const fn is_away(&self) -> bool {
+        matches!(self.state, Reach::Away { .. })
+    }
+}
+
 /// How a member is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reach {

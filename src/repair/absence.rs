@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::plan::Standing;
-use crate::base::PeerId;
 use crate::base::wire;
+use crate::base::{Classify, PeerId};
 use crate::net::{Members, Reach};
 use crate::store::{KvChange, Store, StoreError};
 
@@ -20,6 +20,10 @@ const ABSENCES: &str = "absences";
 const STEP_MAX: Duration = Duration::from_secs(300);
 /// A change of less than a 16th of the dead timer is not written down, or than this.
 const WRITTEN_MAX: Duration = Duration::from_secs(300);
+/// Most rows written at once.
+const ROWS_MAX: usize = 1024;
+/// A store that took nothing is tried again after that.
+const RETRY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Absence {
@@ -36,6 +40,8 @@ pub(super) struct Absences {
     /// Written down, and back by now.
     back: Vec<PeerId>,
     seen: Option<Instant>,
+    /// Before that nothing is written down: it was tried in vain.
+    not_before: Option<Instant>,
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -62,11 +68,13 @@ impl Absences {
             away: away.collect(),
             back: Vec::new(),
             seen: None,
+            not_before: None,
         })
     }
 
-    /// Looks at the members again.
-    pub(super) fn look(&mut self, members: &Members, now: Instant) {
+    /// Looks at the members again. Answers whether one is back that counted as gone for good.
+    pub(super) fn look(&mut self, members: &Members, now: Instant) -> bool {
+        let mut is_dead_back = false;
         let since = self.seen.map_or(Duration::ZERO, |seen| now - seen);
         self.seen = Some(now);
         let step_ms = millis(since.min(STEP_MAX));
@@ -79,10 +87,11 @@ impl Absences {
                     absence.ms = absence.ms.saturating_add(step_ms).min(most_ms);
                 }
                 Reach::Own | Reach::Connected(_) => {
-                    if let Some(absence) = self.away.remove(&member.peer)
-                        && absence.written_ms > 0
-                    {
-                        self.back.push(member.peer);
+                    if let Some(absence) = self.away.remove(&member.peer) {
+                        is_dead_back |= absence.ms >= self.dead_ms;
+                        if absence.written_ms > 0 {
+                            self.back.push(member.peer);
+                        }
                     }
                 }
                 // Nothing is known: neither here nor gone.
@@ -92,6 +101,7 @@ impl Absences {
         if members.complete {
             self.away.retain(|peer, _| members.get(peer).is_some());
         }
+        is_dead_back
     }
 
     /// What is to be expected of a peer that cannot be reached.
@@ -111,26 +121,47 @@ impl Absences {
         self.away.get(peer).map_or(0, |absence| absence.ms)
     }
 
-    /// Writes down what has changed by enough.
-    pub(super) async fn save(&mut self, store: &Store) -> Result<(), StoreError> {
+    /// Writes down what has changed by enough. A store that takes nothing now is tried again later: what was not written
+    /// down counts all the same, as long as this peer runs.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub(super) async fn save(&mut self, store: &Store, now: Instant) -> Result<(), StoreError> {
+        if self.not_before.is_some_and(|not_before| now < not_before) {
+            return Ok(());
+        }
         let enough = (self.dead_ms / 16).clamp(1, millis(WRITTEN_MAX));
+        // A batch has its bound; what is left over is written the next time.
+        let back: Vec<PeerId> = self.back.iter().take(ROWS_MAX).copied().collect();
+        let due = |absence: &Absence| absence.ms >= absence.written_ms.saturating_add(enough);
+        let changed = self.away.iter().filter(|(_, absence)| due(absence));
+        let changed: Vec<(PeerId, u64)> = changed
+            .take(ROWS_MAX - back.len())
+            .map(|(peer, absence)| (*peer, absence.ms))
+            .collect();
+        if back.is_empty() && changed.is_empty() {
+            return Ok(());
+        }
         let row = |peer: &PeerId, value: Option<u64>| -> KvChange {
             let value = value.map(|ms| wire::encode(&ms).into());
             (ABSENCES.to_owned(), peer.0.to_vec(), value)
         };
-        let due = |absence: &Absence| absence.ms >= absence.written_ms.saturating_add(enough);
-        let mut rows: Vec<KvChange> = self.back.iter().map(|peer| row(peer, None)).collect();
-        let changed = self.away.iter().filter(|(_, absence)| due(absence));
-        rows.extend(changed.map(|(peer, absence)| row(peer, Some(absence.ms))));
-        if rows.is_empty() {
-            return Ok(());
+        let gone = back.iter().map(|peer| row(peer, None));
+        let rows = gone.chain(changed.iter().map(|(peer, ms)| row(peer, Some(*ms))));
+        match store.kv_put(rows.collect()).await {
+            Ok(()) => {}
+            Err(StoreError::Closed) => return Err(StoreError::Closed),
+            Err(error) => {
+                tracing::debug!(class = ?error.class(), "absences are not written down: {error}");
+                self.not_before = Some(now + RETRY);
+                return Ok(());
+            }
         }
-        // A batch has its bound; what is left over is written the next time.
-        rows.truncate(1024);
-        store.kv_put(rows).await?;
-        self.back.clear();
-        for absence in self.away.values_mut().filter(|absence| due(absence)) {
-            absence.written_ms = absence.ms;
+        self.back.drain(..back.len());
+        for (peer, ms) in changed {
+            if let Some(absence) = self.away.get_mut(&peer) {
+                absence.written_ms = ms;
+            }
         }
         Ok(())
     }
@@ -164,6 +195,7 @@ mod tests {
             away: BTreeMap::new(),
             back: Vec::new(),
             seen: None,
+            not_before: None,
         };
         let gone = PeerId([1; 32]);
         let away = Members {
@@ -193,7 +225,8 @@ mod tests {
             list: vec![member(1, Reach::Connected(crate::net::Path::Memory))],
             complete: true,
         };
-        absences.look(&back, begun + Duration::from_secs(40_001));
+        assert!(absences.look(&back, begun + Duration::from_secs(40_001)));
+        assert!(!absences.look(&back, begun + Duration::from_secs(40_002)));
         assert!(absences.is_brief(&gone));
     }
 }

@@ -1,19 +1,23 @@
 //! Carrying repairs out: bring enough shards together, make the missing ones, hand them on with their claims.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 
-use super::message::{Ask, KEPT_MAX, Say};
+use super::keepers::{self, HandedOn};
+use super::message::{Ask, Say};
 use super::plan::Rebuild;
 use super::survey::ask;
 use super::{RepairOptions, serve};
-use crate::base::{BlockId, ClaimId, Class, Classify, IndexSet, PeerId};
+use crate::base::{BlockId, Class, Classify, IndexSet, PeerId};
 use crate::blocks::Blocks;
 use crate::erasure::VerifiedShard;
 use crate::net::{Refusal, Response};
 use crate::store::{KEEPERS_MAX, Keeper, StoreError};
+
+/// Handfuls of claims under which a peer is offered a shard.
+const TRIES: usize = 8;
 
 /// What came of some repairs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,6 +32,8 @@ pub(super) struct Carried {
     pub(super) moved_bytes: u64,
     /// Shards that could not be made or found no place.
     pub(super) failed: u64,
+    /// Blocks that were left alone: nobody says for whom they are kept.
+    pub(super) idle: u64,
 }
 
 impl Carried {
@@ -37,7 +43,20 @@ impl Carried {
         self.read_bytes += other.read_bytes;
         self.moved_bytes += other.moved_bytes;
         self.failed += other.failed;
+        self.idle += other.idle;
     }
+}
+
+/// What came of some repairs, and what was learned of others by it.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) carried: Carried,
+    /// Peers that do not take a shard of a block: they know its claims as given up.
+    pub(super) refusals: Vec<(BlockId, PeerId)>,
+    /// Peers that did not have what they had said, once for each block.
+    pub(super) disappointing: Vec<PeerId>,
+    /// Peers that took no shard and did not say why.
+    pub(super) unwilling: Vec<PeerId>,
 }
 
 /// Carries some repairs out, beside one another. Cancel safe: what is begun is repeated.
@@ -45,132 +64,138 @@ pub(super) async fn carry(
     blocks: &Blocks,
     options: &RepairOptions,
     tasks: Vec<Rebuild>,
-) -> (Carried, Vec<(BlockId, PeerId)>) {
-    let keepers = keepers(blocks, &tasks).await;
+) -> Outcome {
+    let keepers = keepers::of_tasks(blocks, &tasks).await;
     let mut under_way: FuturesUnordered<_> = tasks
         .iter()
         .map(|task| {
-            let keepers = keepers.get(&task.block).cloned().unwrap_or_default();
-            async move {
-                let mut refused = Vec::new();
-                let one = rebuild(blocks, options, task, keepers, &mut refused).await;
-                (one, task.block, refused)
-            }
+            let keepers = keepers.get(&task.block).cloned();
+            let one = One {
+                blocks,
+                options,
+                task,
+                outcome: Outcome::default(),
+            };
+            one.carry(keepers)
         })
         .collect();
-    let mut carried = Carried::default();
-    let mut refusals = Vec::new();
-    while let Some((one, block, refused)) = under_way.next().await {
-        carried.add(one);
-        refusals.extend(refused.into_iter().map(|peer| (block, peer)));
+    let mut outcome = Outcome::default();
+    while let Some(one) = under_way.next().await {
+        outcome.carried.add(one.carried);
+        outcome.refusals.extend(one.refusals);
+        outcome.disappointing.extend(one.disappointing);
+        outcome.unwilling.extend(one.unwilling);
     }
     drop(under_way);
-    (carried, refusals)
+    outcome
 }
 
-/// The claims on these blocks, as all of their holders know them.
-async fn keepers(blocks: &Blocks, tasks: &[Rebuild]) -> BTreeMap<BlockId, Vec<Keeper>> {
-    let own = blocks.net().own();
-    let mut of_peer: BTreeMap<PeerId, Vec<BlockId>> = BTreeMap::new();
-    for task in tasks {
-        for (peer, _) in &task.holders {
-            of_peer.entry(*peer).or_default().push(task.block);
+/// One repair.
+struct One<'a> {
+    blocks: &'a Blocks,
+    options: &'a RepairOptions,
+    task: &'a Rebuild,
+    outcome: Outcome,
+}
+
+impl One<'_> {
+    async fn carry(mut self, keepers: Option<Vec<Keeper>>) -> Outcome {
+        let task = self.task;
+        let Some(keepers) = keepers else {
+            tracing::debug!(block = %task.block.short(), "not everybody is known who keeps it");
+            self.outcome.carried.failed += task.missing.len() as u64;
+            return self.outcome;
+        };
+        // Given up since it was planned, or nobody says for whom it is kept.
+        if !keepers.iter().any(|keeper| keeper.is_closed) {
+            self.outcome.carried.idle += 1;
+            return self.outcome;
         }
+        let wanted: IndexSet = task.missing.iter().map(|(index, _)| *index).collect();
+        let held = task.holders.iter().map(|(_, held)| *held);
+        let held = held.fold(IndexSet::EMPTY, IndexSet::union);
+        let copied = IndexSet(wanted.0 & held.0);
+        let made = wanted.minus(held);
+        let mut shards = Vec::new();
+        if !copied.is_empty() {
+            let holders = task.holders.iter();
+            let holders: Vec<(PeerId, IndexSet)> = holders
+                .map(|(peer, held)| (*peer, IndexSet(held.0 & copied.0)))
+                .collect();
+            shards = self.gather(&holders, copied.len()).await;
+        }
+        if !made.is_empty() {
+            shards.extend(self.make(made).await);
+        }
+        let missed = task.missing.len().saturating_sub(shards.len());
+        self.outcome.carried.failed += missed as u64;
+        for shard in shards {
+            let index = shard.id().index;
+            let target = task.missing.iter().find(|(missing, _)| *missing == index);
+            if let Some((_, target)) = target {
+                self.hand_over(shard, *target, &keepers).await;
+            }
+        }
+        self.outcome
     }
-    let timeout = blocks.limits().request_timeout;
-    let mut answers: FuturesUnordered<_> = of_peer
-        .into_iter()
-        .map(|(peer, mut wanted)| async move {
-            wanted.truncate(KEPT_MAX);
-            let found = if peer == own {
-                blocks.store().keepers(wanted.clone()).await.ok()
-            } else {
-                let question = Ask::Keepers {
-                    blocks: wanted.clone(),
-                };
-                match ask(blocks, peer, &question, timeout).await {
-                    Some(Ok(Say::Keepers { keepers })) => Some(keepers),
-                    _ => None,
-                }
-            };
-            (wanted, found.unwrap_or_default())
-        })
-        .collect();
-    let mut merged: BTreeMap<BlockId, BTreeMap<ClaimId, Keeper>> = BTreeMap::new();
-    while let Some((wanted, found)) = answers.next().await {
-        for (block, keepers) in wanted.into_iter().zip(found) {
-            let known = merged.entry(block).or_default();
-            for keeper in keepers {
-                let entry = known.entry(keeper.claim).or_insert(keeper);
-                entry.is_closed |= keeper.is_closed;
-                entry.expires_ms = entry.expires_ms.max(keeper.expires_ms);
+
+    async fn gather(&mut self, holders: &[(PeerId, IndexSet)], need: usize) -> Vec<VerifiedShard> {
+        let gathered = self.blocks.gather(self.task.block, holders, need).await;
+        let read: usize = gathered.shards.iter().map(|s| s.data().len()).sum();
+        let carried = &mut self.outcome.carried;
+        carried.read_bytes += read as u64;
+        carried.moved_bytes += gathered.received_bytes;
+        let once: BTreeSet<PeerId> = gathered.disappointing.into_iter().collect();
+        self.outcome.disappointing.extend(once);
+        gathered.shards
+    }
+
+    /// Makes shards anew from enough others.
+    async fn make(&mut self, wanted: IndexSet) -> Vec<VerifiedShard> {
+        let task = self.task;
+        let need = task.profile.data_shards();
+        let shards = self.gather(&task.holders, need).await;
+        if shards.len() < need {
+            tracing::debug!(block = %task.block.short(), have = shards.len(), "too few shards to repair from");
+            return Vec::new();
+        }
+        match self.blocks.regenerate(shards, wanted).await {
+            Ok(made) => made,
+            Err(error) => {
+                tracing::warn!(block = %task.block, "cannot be repaired: {error}");
+                Vec::new()
             }
         }
     }
-    let list = |known: BTreeMap<ClaimId, Keeper>| {
-        let mut keepers: Vec<Keeper> = known.into_values().collect();
-        keepers.sort_by_key(|keeper| !keeper.is_closed);
-        keepers.truncate(KEEPERS_MAX);
-        keepers
-    };
-    let lists = merged
-        .into_iter()
-        .map(|(block, known)| (block, list(known)));
-    lists.collect()
-}
 
-async fn rebuild(
-    blocks: &Blocks,
-    options: &RepairOptions,
-    task: &Rebuild,
-    keepers: Vec<Keeper>,
-    refused: &mut Vec<PeerId>,
-) -> Carried {
-    let mut carried = Carried::default();
-    // Given up since it was planned.
-    if !keepers.iter().any(|keeper| keeper.is_closed) {
-        return carried;
-    }
-    let wanted: IndexSet = task.missing.iter().map(|(index, _)| *index).collect();
-    let need = task.profile.data_shards();
-    let gathered = blocks.gather(task.block, &task.holders, need).await;
-    let read: usize = gathered.shards.iter().map(|s| s.data().len()).sum();
-    carried.read_bytes = read as u64;
-    carried.moved_bytes = gathered.received_bytes;
-    if gathered.shards.len() < need {
-        tracing::debug!(block = %task.block.short(), have = gathered.shards.len(), "too few shards to repair from");
-        carried.failed = task.missing.len() as u64;
-        return carried;
-    }
-    let made = match blocks.regenerate(gathered.shards, wanted).await {
-        Ok(made) => made,
-        Err(error) => {
-            tracing::warn!(block = %task.block, "cannot be repaired: {error}");
-            carried.failed = task.missing.len() as u64;
-            return carried;
-        }
-    };
-    for shard in made {
-        let index = shard.id().index;
-        let target = task.missing.iter().find(|(missing, _)| *missing == index);
-        let Some((_, target)) = target else { continue };
+    async fn hand_over(&mut self, shard: VerifiedShard, target: PeerId, keepers: &[Keeper]) {
+        let (blocks, options) = (self.blocks, self.options);
         let bytes = shard.data().len() as u64;
-        match place(blocks, options, shard, *target, &keepers).await {
+        let block = self.task.block;
+        let placed = match keepers::hand_on(blocks, options, block, target, keepers).await {
+            HandedOn::Done => place_for_any(blocks, options, &shard, target, keepers).await,
+            HandedOn::Refused => Placed::Refused,
+            HandedOn::Failed => Placed::Failed,
+        };
+        let carried = &mut self.outcome.carried;
+        match placed {
             Placed::Done => {
                 carried.made += 1;
                 carried.made_bytes += bytes;
-                if *target != blocks.net().own() {
+                if target != blocks.net().own() {
                     carried.moved_bytes += bytes;
                 }
             }
             Placed::Refused => {
                 carried.failed += 1;
-                refused.push(*target);
+                self.outcome.refusals.push((block, target));
             }
-            Placed::Failed => carried.failed += 1,
+            Placed::Failed => {
+                carried.failed += 1;
+                self.outcome.unwilling.push(target);
+            }
         }
     }
-    carried
 }
 
 /// What came of handing a shard on.
@@ -179,6 +204,23 @@ enum Placed {
     /// There everything that keeps the block was given up.
     Refused,
     Failed,
+}
+
+/// Makes a shard durable at a peer under the first few claims of which any is alive there; it was told of all of them.
+async fn place_for_any(
+    blocks: &Blocks,
+    options: &RepairOptions,
+    shard: &VerifiedShard,
+    target: PeerId,
+    keepers: &[Keeper],
+) -> Placed {
+    for some in keepers.chunks(KEEPERS_MAX).take(TRIES) {
+        match place(blocks, options, shard.clone(), target, some).await {
+            Placed::Refused => {}
+            other => return other,
+        }
+    }
+    Placed::Refused
 }
 
 /// Makes a shard durable at a peer.

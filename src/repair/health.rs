@@ -13,7 +13,7 @@ impl Tally {
         match shown.verdict {
             Verdict::NotKept | Verdict::Leftover => return,
             Verdict::Unreadable => self.unreadable += 1,
-            Verdict::Nothing | Verdict::Rebuild(_) => {
+            Verdict::Nothing | Verdict::Rebuild(_) | Verdict::Spread(_) => {
                 let last = self.survives.len() - 1;
                 let survives = shown.survives.unwrap_or(0).min(last);
                 if let Some(count) = self.survives.get_mut(survives) {

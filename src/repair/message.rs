@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::limits::{BATCH_BLOCKS_MAX, MESSAGE_PAYLOAD_MAX_BYTES, STRIPE_HEADER_MAX_BYTES};
 use crate::base::wire::{self, WireError};
 use crate::base::{BlockId, ClaimId, EcProfile, Group, IndexSet, PeerId};
-use crate::store::{Digest, Holding, KEEPERS_MAX, Keeper};
+use crate::store::{Digest, Holding, KEEPERS_MAX, KEEPERS_PAGE, Keeper};
 
 /// Most groups asked about in one message.
 pub(super) const GROUPS_MAX: usize = 4096;
@@ -113,6 +113,13 @@ pub(crate) enum Ask {
         index: u8,
         other: PeerId,
     },
+    /// Who keeps this block? From this number on, which is the other's own (0: the first).
+    Claims { block: BlockId, from: u64 },
+    /// Keep this block for these as well: a shard of it follows.
+    Keep {
+        block: BlockId,
+        keepers: Vec<Keeper>,
+    },
 }
 
 /// An answer.
@@ -130,8 +137,13 @@ pub(crate) enum Say {
     List { blocks: Vec<Holding>, is_all: bool },
     /// To [`Ask::Keepers`], in their order.
     Keepers { keepers: Vec<Vec<Keeper>> },
-    /// To [`Ask::Restore`] and [`Ask::Surplus`].
+    /// To [`Ask::Restore`], [`Ask::Surplus`] and [`Ask::Keep`].
     Done,
+    /// To [`Ask::Claims`]: a page, and the number from which to go on, unless that was all.
+    Claims {
+        keepers: Vec<Keeper>,
+        next: Option<u64>,
+    },
 }
 
 type KeeperRow = (ClaimId, bool, u64);
@@ -145,6 +157,8 @@ enum AskRow {
     Keepers(Vec<BlockId>),
     Restore(BlockId, u8, Vec<KeeperRow>, Bytes),
     Surplus(BlockId, u8, PeerId),
+    Claims(BlockId, u64),
+    Keep(BlockId, Vec<KeeperRow>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -158,14 +172,15 @@ enum SayRow {
     List(Vec<HoldingRow>, bool),
     Keepers(Vec<Vec<KeeperRow>>),
     Done,
+    Claims(Vec<KeeperRow>, Option<u64>),
 }
 
 const fn keeper_row(keeper: &Keeper) -> KeeperRow {
     (keeper.claim, keeper.is_closed, keeper.expires_ms)
 }
 
-fn keepers_of(rows: Vec<KeeperRow>) -> Result<Vec<Keeper>, MessageError> {
-    check(rows.len() <= KEEPERS_MAX, "too many claims")?;
+fn keepers_of(rows: Vec<KeeperRow>, most: usize) -> Result<Vec<Keeper>, MessageError> {
+    check(rows.len() <= most, "too many claims")?;
     let keeper = |(claim, is_closed, expires_ms)| Keeper {
         claim,
         is_closed,
@@ -228,6 +243,11 @@ impl Ask {
                 index,
                 other,
             } => (AskRow::Surplus(*block, *index, *other), none),
+            Ask::Claims { block, from } => (AskRow::Claims(*block, *from), none),
+            Ask::Keep { block, keepers } => {
+                let keepers = keepers.iter().map(keeper_row).collect();
+                (AskRow::Keep(*block, keepers), none)
+            }
         };
         framed(&wire::encode(&row), payload)
     }
@@ -265,7 +285,7 @@ impl Ask {
                 Ask::Restore {
                     block,
                     index,
-                    keepers: keepers_of(keepers)?,
+                    keepers: keepers_of(keepers, KEEPERS_MAX)?,
                     header,
                     data: payload,
                 }
@@ -278,6 +298,11 @@ impl Ask {
                     other,
                 }
             }
+            AskRow::Claims(block, from) => Ask::Claims { block, from },
+            AskRow::Keep(block, keepers) => Ask::Keep {
+                block,
+                keepers: keepers_of(keepers, KEEPERS_PAGE)?,
+            },
         })
     }
 }
@@ -316,6 +341,9 @@ impl Say {
                 SayRow::Keepers(rows.collect())
             }
             Say::Done => SayRow::Done,
+            Say::Claims { keepers, next } => {
+                SayRow::Claims(keepers.iter().map(keeper_row).collect(), *next)
+            }
         };
         framed(&wire::encode(&row), &[])
     }
@@ -363,12 +391,16 @@ impl Say {
             }
             SayRow::Keepers(rows) => {
                 check(rows.len() <= KEPT_MAX, "too many blocks")?;
-                let keepers = rows.into_iter().map(keepers_of);
+                let keepers = rows.into_iter().map(|rows| keepers_of(rows, KEEPERS_MAX));
                 Say::Keepers {
                     keepers: keepers.collect::<Result<_, _>>()?,
                 }
             }
             SayRow::Done => Say::Done,
+            SayRow::Claims(rows, next) => Say::Claims {
+                keepers: keepers_of(rows, KEEPERS_PAGE)?,
+                next,
+            },
         })
     }
 }

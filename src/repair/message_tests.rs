@@ -65,6 +65,14 @@ pub(crate) fn asks() -> Vec<(&'static str, Ask)> {
                 other: PeerId([6; 32]),
             },
         ),
+        ("claims", Ask::Claims { block, from: 17 }),
+        (
+            "keep",
+            Ask::Keep {
+                block,
+                keepers: vec![keeper(1), keeper(2)],
+            },
+        ),
     ]
 }
 
@@ -111,6 +119,20 @@ pub(crate) fn says() -> Vec<(&'static str, Say)> {
             },
         ),
         ("done", Say::Done),
+        (
+            "claims",
+            Say::Claims {
+                keepers: vec![keeper(2)],
+                next: Some(18),
+            },
+        ),
+        (
+            "claims-last",
+            Say::Claims {
+                keepers: vec![],
+                next: None,
+            },
+        ),
     ]
 }
 
@@ -171,6 +193,12 @@ fn what_is_too_much_or_contradicts_itself_is_refused() {
     assert!(Ask::decode(&with(63, KEEPERS_MAX).encode()).is_ok());
     assert!(Ask::decode(&with(64, 1).encode()).is_err());
     assert!(Ask::decode(&with(0, KEEPERS_MAX + 1).encode()).is_err());
+    let keep = |keepers| Ask::Keep {
+        block: BlockId([3; 32]),
+        keepers: vec![keeper(u64::MAX); keepers],
+    };
+    assert!(Ask::decode(&keep(KEEPERS_PAGE).encode()).is_ok());
+    assert!(Ask::decode(&keep(KEEPERS_PAGE + 1).encode()).is_err());
     let mut longer = BytesMut::from(Say::Done.encode().as_ref());
     longer.put_u8(0);
     assert!(Say::decode(&longer.freeze()).is_err());
@@ -189,7 +217,7 @@ proptest! {
     }
 
     #[test]
-    fn damage_never_panics(which in 0..7usize, at: prop::sample::Index, flip in 1..=255u8) {
+    fn damage_never_panics(which in 0..9usize, at: prop::sample::Index, flip in 1..=255u8) {
         let (_, ask) = asks().swap_remove(which);
         let mut bytes = ask.encode().to_vec();
         let at = at.index(bytes.len());

@@ -1,7 +1,8 @@
 //! The judgement of one block, as a function of what is known: what is missing, who makes it anew, and where it goes.
 //!
 //! Laws, each with a test: nothing is made that a peer may still have that may come back; nothing that is there; never
-//! more than is missing; where views agree there is one leader.
+//! more than is missing; what is there is copied only to whom has fewer of it, and comes to rest; where views agree there
+//! is one leader.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +48,7 @@ pub struct BlockState {
     pub absent: IndexSet,
 }
 
-/// Shards of one block to be made anew.
+/// Shards of one block to be made anew, or to be copied to where they are better kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rebuild {
     /// The block.
@@ -58,10 +59,18 @@ pub struct Rebuild {
     pub shard_bytes: u32,
     /// Live peers, and what each holds.
     pub holders: Vec<(PeerId, IndexSet)>,
-    /// Each missing shard, and the peer that gets it.
+    /// Each shard, and the peer that gets it.
     pub missing: Vec<(u8, PeerId)>,
     /// Lost peers that it survives as it is.
     pub survives: usize,
+}
+
+impl Rebuild {
+    /// Whether any of it has to be made anew; otherwise all are copies.
+    pub fn is_missing(&self) -> bool {
+        let is_held = |index: u8| self.holders.iter().any(|(_, held)| held.contains(index));
+        self.missing.iter().any(|(index, _)| !is_held(*index))
+    }
 }
 
 /// A shard that somebody else has as well, while none is missing.
@@ -84,6 +93,9 @@ pub enum Verdict {
     Nothing,
     /// Shards are to be made.
     Rebuild(Rebuild),
+    /// All shards are there, several of them at one peer although others could have them: some are to be copied. The
+    /// first copies are then there twice, and are let go as such.
+    Spread(Rebuild),
     /// Nothing yet: nobody keeps it for good so far.
     NotKept,
     /// It cannot be read now. Peers that are away may have what is missing.
@@ -114,10 +126,10 @@ pub fn leader(candidates: &[Candidate]) -> Option<PeerId> {
     candidates.iter().find(live).map(|first| first.peer)
 }
 
-/// How many of a stripe's distinct shards each holder has, where a shard that several have counts for the one with
-/// the fewest.
-fn spread(holders: &[(PeerId, IndexSet)], all: IndexSet) -> Vec<(PeerId, usize)> {
+/// For which holder each of a stripe's shards counts: of several that have it the one with the fewest.
+fn counted(holders: &[(PeerId, IndexSet)], all: IndexSet) -> BTreeMap<u8, PeerId> {
     let mut counts: BTreeMap<PeerId, usize> = BTreeMap::new();
+    let mut counted = BTreeMap::new();
     let holders_of = |index: u8| {
         let has = holders.iter().filter(move |(_, held)| held.contains(index));
         has.map(|(peer, _)| *peer)
@@ -129,14 +141,19 @@ fn spread(holders: &[(PeerId, IndexSet)], all: IndexSet) -> Vec<(PeerId, usize)>
         let least = holders_of(index).min_by_key(|peer| counts.get(peer).copied().unwrap_or(0));
         if let Some(peer) = least {
             *counts.entry(peer).or_default() += 1;
+            counted.insert(index, peer);
         }
     }
-    counts.into_iter().collect()
+    counted
 }
 
 fn survives(holders: &[(PeerId, IndexSet)], profile: EcProfile) -> Option<usize> {
     let all = IndexSet::first(profile.total_shards());
-    placement::survives(spread(holders, all), profile.data_shards())
+    let counted = counted(holders, all);
+    placement::survives(
+        counted.into_values().map(|peer| (peer, 1)),
+        profile.data_shards(),
+    )
 }
 
 /// Judges one block. `candidates` are those of its group, in order of preference.
@@ -168,6 +185,11 @@ pub fn judge(state: &BlockState, candidates: &[Candidate]) -> Judgement {
     }
     if lost.is_empty() {
         judgement.surplus = surplus(state, candidates);
+        let moved = spread_out(state, candidates);
+        if !moved.is_empty() {
+            let rebuild = rebuild(state, moved, judgement.survives);
+            judgement.verdict = Verdict::Spread(rebuild);
+        }
         return judgement;
     }
     let is_live = |candidate: &&Candidate| candidate.standing == Standing::Live;
@@ -179,16 +201,56 @@ pub fn judge(state: &BlockState, candidates: &[Candidate]) -> Judgement {
     judgement.missing = wanted.len();
     let missing = targets(state, candidates, wanted);
     if !missing.is_empty() {
-        judgement.verdict = Verdict::Rebuild(Rebuild {
-            block: state.block,
-            profile,
-            shard_bytes: state.shard_bytes,
-            holders: state.holders.clone(),
-            missing,
-            survives: judgement.survives.unwrap_or(0),
-        });
+        judgement.verdict = Verdict::Rebuild(rebuild(state, missing, judgement.survives));
     }
     judgement
+}
+
+fn rebuild(state: &BlockState, missing: Vec<(u8, PeerId)>, survives: Option<usize>) -> Rebuild {
+    Rebuild {
+        block: state.block,
+        profile: state.profile,
+        shard_bytes: state.shard_bytes,
+        holders: state.holders.clone(),
+        missing,
+        survives: survives.unwrap_or(0),
+    }
+}
+
+/// Which shards are better kept by whom: as long as one peer has at least two more than another could have. The one of its
+/// place in the ranking, if it is to be had.
+fn spread_out(state: &BlockState, candidates: &[Candidate]) -> Vec<(u8, PeerId)> {
+    let all = IndexSet::first(state.profile.total_shards());
+    let mut counted = counted(&state.holders, all);
+    let place = |peer: &PeerId| candidates.iter().position(|c| c.peer == *peer);
+    let held = |peer: &PeerId| {
+        let of = state.holders.iter().filter(|(holder, _)| holder == peer);
+        of.fold(IndexSet::EMPTY, |all, (_, held)| all.union(*held))
+    };
+    let mut moved = Vec::new();
+    while moved.len() < state.profile.total_shards() {
+        let load = |peer: &PeerId| counted.values().filter(|of| *of == peer).count();
+        let usable = candidates.iter();
+        let usable = usable.filter(|c| c.standing == Standing::Live && c.has_room);
+        let Some(to) = usable.map(|c| c.peer).min_by_key(load) else {
+            break;
+        };
+        let most = counted.values().max_by_key(|peer| load(peer)).copied();
+        let Some(from) = most.filter(|from| load(from) >= load(&to) + 2) else {
+            break;
+        };
+        // What it has already, and is counted elsewhere, it need not be sent.
+        let of_from = counted.iter().filter(|(_, peer)| **peer == from);
+        let of_from = of_from.map(|(index, _)| *index);
+        let choice = of_from.filter(|index| !held(&to).contains(*index));
+        let is_place_of = |index: u8, peer: &PeerId| place(peer) == Some(usize::from(index));
+        let best =
+            choice.max_by_key(|index| (is_place_of(*index, &to), !is_place_of(*index, &from)));
+        let Some(index) = best else { break };
+        counted.insert(index, to);
+        moved.push((index, to));
+    }
+    moved
 }
 
 /// Each shard goes to the candidate that has the fewest of this block, the better ranked first.

@@ -103,6 +103,41 @@ proptest! {
     }
 
     #[test]
+    fn what_is_spread_survives_no_less_and_comes_to_rest((state, candidates) in any_case()) {
+        let judgement = judge(&state, &candidates);
+        let Verdict::Spread(spread) = judgement.verdict else { return Ok(()) };
+        prop_assert_eq!(present(&state), IndexSet::first(6), "nothing is missing");
+        prop_assert!(!spread.is_missing());
+        let mut state = state;
+        for (index, target) in &spread.missing {
+            let candidate = candidates.iter().find(|c| c.peer == *target).unwrap();
+            prop_assert!(candidate.standing == Standing::Live && candidate.has_room);
+            match state.holders.iter_mut().find(|(peer, _)| peer == target) {
+                Some((_, held)) => {
+                    prop_assert!(!held.contains(*index));
+                    held.insert(*index);
+                }
+                None => state.holders.push((*target, IndexSet::one(*index))),
+            }
+        }
+        let mut survives = judge(&state, &candidates).survives;
+        prop_assert!(survives >= judgement.survives);
+        // What is there twice by now goes, and that is the end of it.
+        while let Some(surplus) = judge(&state, &candidates).surplus {
+            for (peer, held) in &mut state.holders {
+                if *peer == surplus.at {
+                    held.remove(surplus.index);
+                }
+            }
+            state.holders.retain(|(_, held)| !held.is_empty());
+            prop_assert!(judge(&state, &candidates).survives >= survives);
+            survives = judge(&state, &candidates).survives;
+        }
+        let end = judge(&state, &candidates);
+        prop_assert_eq!(end.verdict, Verdict::Nothing);
+    }
+
+    #[test]
     fn two_repairs_of_one_block_do_no_harm((state, candidates) in any_case()) {
         // A second leader, whose view lacks one candidate, plans the same shards for other peers.
         let Verdict::Rebuild(one) = judge(&state, &candidates).verdict else { return Ok(()) };
@@ -182,6 +217,37 @@ fn with_fewer_peers_than_shards_some_get_several() {
     // A lone peer needs no parity.
     let lone = judge(&state(&[(0, 15)]), &[live(0)]);
     assert_eq!((lone.verdict, lone.missing), (Verdict::Nothing, 0));
+}
+
+#[test]
+fn what_one_peer_has_of_a_block_moves_to_those_who_have_none() {
+    let candidates: Vec<Candidate> = (0..8).map(live).collect();
+    // Four data shards at a peer that was alone, parity made anew at the two best of the others.
+    let mut alone = state(&[(3, 15), (0, 16), (1, 32)]);
+    let judgement = judge(&alone, &candidates);
+    assert_eq!((judgement.survives, judgement.missing), (Some(0), 0));
+    let Verdict::Spread(spread) = judgement.verdict else {
+        panic!("{judgement:?}");
+    };
+    // Each gets the shard of its place, and who had them keeps the one of its own.
+    assert_eq!(spread.missing, [(2, peer(2)), (1, peer(4)), (0, peer(5))]);
+    // With fewer peers each has as many as another, or one more.
+    let judgement = judge(&alone, &candidates[..4]);
+    let Verdict::Spread(spread) = judgement.verdict else {
+        panic!("{judgement:?}");
+    };
+    assert_eq!(spread.missing, [(2, peer(2)), (0, peer(0))]);
+    // A copy that is there already is not made again; the first one goes.
+    alone.holders.push((peer(2), IndexSet::one(2)));
+    alone.holders.push((peer(4), IndexSet::one(1)));
+    alone.holders.push((peer(5), IndexSet::one(0)));
+    let judgement = judge(&alone, &candidates);
+    assert_eq!(judgement.verdict, Verdict::Nothing);
+    let surplus = judgement.surplus.unwrap();
+    assert_eq!((surplus.at, surplus.other), (peer(3), peer(5)));
+    // One apiece is as good as it gets, wherever it is.
+    let rest = state(&[(7, 1), (6, 2), (5, 4), (4, 8), (3, 16), (2, 32)]);
+    assert_eq!(judge(&rest, &candidates).verdict, Verdict::Nothing);
 }
 
 #[test]

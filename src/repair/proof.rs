@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 
+use super::keepers;
 use super::message::{Ask, Say};
 use super::plan::Surplus;
 use super::survey::ask;
@@ -36,8 +37,9 @@ pub(super) async fn is_surplus(
         && is_whole(blocks, &stripe, id, other).await
 }
 
-/// Tells somebody that its shard is there twice. It sees for itself, as this peer does if it is its own.
-pub(super) async fn let_go(blocks: &Blocks, entropy: &Entropy, surplus: Surplus) {
+/// Tells somebody that its shard is there twice. It sees for itself, as this peer does if it is its own. Whether it let
+/// it go.
+pub(super) async fn let_go(blocks: &Blocks, entropy: &Entropy, surplus: Surplus) -> bool {
     let Surplus {
         block,
         index,
@@ -46,20 +48,24 @@ pub(super) async fn let_go(blocks: &Blocks, entropy: &Entropy, surplus: Surplus)
     } = surplus;
     if at == blocks.net().own() {
         let id = ShardId { block, index };
-        if is_surplus(blocks, entropy, id, other).await
-            && let Err(error) = blocks.store().give_up(id).await
-        {
-            tracing::debug!(class = ?error.class(), "a surplus shard stays: {error}");
+        if !is_surplus(blocks, entropy, id, other).await {
+            return false;
         }
-        return;
+        return match blocks.store().give_up(id).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::debug!(class = ?error.class(), "a surplus shard stays: {error}");
+                false
+            }
+        };
     }
     let question = Ask::Surplus {
         block,
         index,
         other,
     };
-    // Whether it does shows in its digest.
-    let _ = ask(blocks, at, &question, blocks.limits().request_timeout).await;
+    let said = ask(blocks, at, &question, blocks.limits().request_timeout).await;
+    matches!(said, Some(Ok(Say::Done)))
 }
 
 /// Has `other` show a part of the shard that it could not foresee.
@@ -99,22 +105,11 @@ fn closed(keepers: &[Keeper]) -> BTreeSet<ClaimId> {
 
 /// Whether everybody for whom the block is kept here is one for whom `other` keeps it.
 async fn keeps(blocks: &Blocks, id: ShardId, other: PeerId) -> bool {
-    let ask = Ask::Keepers {
-        blocks: vec![id.block],
-    };
-    let timeout = blocks.limits().request_timeout;
-    let answer = blocks.ask_upkeep(other, ask.encode(), timeout).await;
-    let Ok(Response::Upkeep { body }) = answer else {
+    let Some(ours) = keepers::all_at(blocks, blocks.net().own(), id.block).await else {
         return false;
     };
-    let Ok(Say::Keepers { keepers: theirs }) = Say::decode(&body) else {
-        return false;
-    };
-    let Ok(ours) = blocks.store().keepers(vec![id.block]).await else {
-        return false;
-    };
-    let of = |list: &[Vec<Keeper>]| closed(list.first().map_or(&[], Vec::as_slice));
-    of(&ours).is_subset(&of(&theirs))
+    let theirs = keepers::all_at(blocks, other, id.block).await;
+    theirs.is_some_and(|theirs| closed(&ours).is_subset(&closed(&theirs)))
 }
 
 /// Whether all shards of the stripe are held by somebody, and this peer is the one of both to let go: who has more of the block,

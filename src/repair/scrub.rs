@@ -1,5 +1,6 @@
 //! Reading the own shards again, slowly: what the disk no longer has as it was is taken out, and others make it anew.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,13 @@ const RATE_MAX: u64 = 64 << 20;
 const REST_MAX: Duration = Duration::from_secs(10);
 /// The place of a pass is written down so often.
 const WRITTEN: Duration = Duration::from_secs(60);
+/// Blocks looked at together for what earlier runs found damaged.
+const RECALLED: usize = 1024;
+/// A shard that the disk does not give is tried so often, with such pauses, before it counts as lost.
+const UNREAD_TRIES: u8 = 4;
+const UNREAD_PAUSE: Duration = Duration::from_secs(60);
+/// Most shards about which that is remembered.
+const UNREAD_MAX: usize = 4096;
 /// Pause after a failure of the own store.
 const TROUBLE: Duration = Duration::from_secs(30);
 
@@ -51,6 +59,22 @@ pub struct Scrubber {
     examined: u64,
     bytes: u64,
     damaged: u64,
+    /// Shards that the disk did not give.
+    unread: BTreeMap<ShardId, Unread>,
+    recall: Recall,
+}
+
+/// How far it was looked for what earlier runs found damaged.
+#[derive(Debug, Clone, Copy)]
+enum Recall {
+    After(Option<BlockId>),
+    Done,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Unread {
+    tries: u8,
+    last: Instant,
 }
 
 impl Scrubber {
@@ -65,15 +89,14 @@ impl Scrubber {
             examined: 0,
             bytes: 0,
             damaged: 0,
+            unread: BTreeMap::new(),
+            recall: Recall::After(None),
         }
     }
 
     async fn turn(&mut self) -> Result<Next, StoreError> {
         let store = self.blocks.store().clone();
-        // What somebody who reads stumbled upon comes first.
-        for id in store.damaged_shards() {
-            self.examine(id).await?;
-        }
+        self.look_at_trouble().await?;
         let now_ms = self.blocks.clock().now_ms();
         let period_ms = u64::try_from(self.period.as_millis()).unwrap_or(u64::MAX);
         let new = Pass {
@@ -132,7 +155,11 @@ impl Scrubber {
                 SCRUB.to_vec(),
                 Some(wire::encode(&pass).into()),
             );
-            store.kv_put(vec![row]).await?;
+            match store.kv_put(vec![row]).await {
+                // A store without room is read as any other; a start then begins the pass where it was last written down.
+                Err(StoreError::Full { .. }) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
         }
         if is_done {
             self.next = None;
@@ -140,15 +167,67 @@ impl Scrubber {
         Ok(())
     }
 
+    /// What somebody who reads stumbled upon comes first.
+    async fn look_at_trouble(&mut self) -> Result<(), StoreError> {
+        if let Recall::After(after) = self.recall {
+            let next = self.blocks.store().recall_trouble(after, RECALLED);
+            self.recall = match next.await? {
+                Some(next) => Recall::After(Some(next)),
+                None => Recall::Done,
+            };
+        }
+        let troubled = self.blocks.store().troubled_shards();
+        if !self.unread.is_empty() {
+            let known: BTreeSet<ShardId> = troubled.iter().copied().collect();
+            self.unread.retain(|id, _| known.contains(id));
+        }
+        for id in troubled {
+            let waits = |unread: &Unread| unread.last.elapsed() < UNREAD_PAUSE;
+            if !self.unread.get(&id).is_some_and(waits) {
+                self.examine(id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes read. Fails only if the store takes no writes.
     async fn examine(&mut self, id: ShardId) -> Result<u64, StoreError> {
-        let examined = self.blocks.store().examine(id).await?;
+        let store = self.blocks.store();
+        let examined = store.examine(id).await?;
         self.examined += 1;
         self.bytes += examined.bytes;
-        if examined.was_damaged {
+        let mut is_lost = examined.was_damaged;
+        if examined.is_unreadable {
+            is_lost = self.has_waited_enough(id);
+            if is_lost {
+                self.blocks.store().write_off(id).await?;
+            }
+        } else {
+            self.unread.remove(&id);
+        }
+        if is_lost {
             self.damaged += 1;
             tracing::warn!(block = %id.block, index = id.index, "a damaged shard was taken out");
         }
         Ok(examined.bytes)
+    }
+
+    /// Whether the disk did not give a shard so often that it is not to be expected any more: a cable that is loose for a
+    /// while costs nothing.
+    fn has_waited_enough(&mut self, id: ShardId) -> bool {
+        if self.unread.len() >= UNREAD_MAX && !self.unread.contains_key(&id) {
+            return false;
+        }
+        let now = Instant::now();
+        let unread = self.unread.entry(id).or_insert(Unread {
+            tries: 0,
+            last: now,
+        });
+        if unread.tries == 0 || now - unread.last >= UNREAD_PAUSE {
+            unread.tries += 1;
+            unread.last = now;
+        }
+        unread.tries >= UNREAD_TRIES
     }
 
     /// All of the store in one period, within what a disk should bear.

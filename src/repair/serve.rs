@@ -11,11 +11,11 @@ use tokio_util::task::TaskTracker;
 use super::message::{Ask, GroupSet, Say, Tally};
 use super::proof;
 use crate::base::limits::BATCH_BLOCKS_MAX;
-use crate::base::{Class, Classify, Entropy, Group, PeerId, ShardId};
+use crate::base::{BlockId, Class, Classify, Entropy, Group, PeerId, ShardId};
 use crate::blocks::{Blocks, FeedInbound, ServeOptions};
 use crate::erasure::VerifiedShard;
 use crate::net::{Refusal, Response};
-use crate::store::{Digest, Keeper, StoreError};
+use crate::store::{Digest, KEEPERS_PAGE, Keeper, StoreError};
 
 /// Questions worked on at once.
 const CONCURRENT: usize = 16;
@@ -144,6 +144,21 @@ impl Server {
                 let keepers = self.blocks.store().keepers(blocks).await;
                 keepers.map(|keepers| Say::Keepers { keepers })
             }
+            Ask::Claims { block, from } => {
+                let store = self.blocks.store();
+                let page = store.keepers_from(block, from, KEEPERS_PAGE).await;
+                page.map(|(keepers, next)| Say::Claims { keepers, next })
+            }
+            Ask::Keep { block, keepers } => {
+                if !self.serving.offer.load(Ordering::Relaxed) {
+                    return refused(Refusal::NotOffered);
+                }
+                match keep(&self.blocks, &self.serving, block, keepers).await {
+                    Ok(true) => Ok(Say::Done),
+                    Ok(false) => return refused(Refusal::Denied),
+                    Err(error) => Err(error),
+                }
+            }
             Ask::Restore {
                 block,
                 index,
@@ -228,16 +243,34 @@ impl Server {
     }
 }
 
-/// Keeps a shard that was made anew. No claim outlives this peer's own bound, whatever the asker's clock says.
+/// Keeps a shard that was made anew.
 pub(super) async fn restore(
     blocks: &Blocks,
     serving: &ServeOptions,
     shard: VerifiedShard,
     mut keepers: Vec<Keeper>,
 ) -> Result<(), StoreError> {
+    bound(blocks, serving, &mut keepers);
+    blocks.store().restore(shard, &keepers).await.map(drop)
+}
+
+/// Keeps a block for these before a shard of it comes. Whether anybody is left for whom it is kept.
+pub(super) async fn keep(
+    blocks: &Blocks,
+    serving: &ServeOptions,
+    block: BlockId,
+    mut keepers: Vec<Keeper>,
+) -> Result<bool, StoreError> {
+    bound(blocks, serving, &mut keepers);
+    let kept = blocks.store().keep(block, &keepers).await?;
+    Ok(kept.is_some())
+}
+
+/// No claim outlives this peer's own bound, whatever the asker's clock says.
+fn bound(blocks: &Blocks, serving: &ServeOptions, keepers: &mut [Keeper]) {
     let now_ms = blocks.clock().now_ms();
     let latest_ms = now_ms.saturating_add(serving.claim_ttl_ms);
-    for keeper in &mut keepers {
+    for keeper in keepers {
         // One that is closed needs some time to be closed here.
         let wished = match keeper.is_closed {
             true => latest_ms,
@@ -245,7 +278,6 @@ pub(super) async fn restore(
         };
         keeper.expires_ms = wished.clamp(now_ms, latest_ms);
     }
-    blocks.store().restore(shard, &keepers).await.map(drop)
 }
 
 const fn refused(reason: Refusal) -> Response {

@@ -1,5 +1,7 @@
 //! The worker that looks after the groups that this peer leads: looks at what changed, plans, repairs.
 
+mod look;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -10,34 +12,31 @@ use super::carry::{Carried, carry};
 use super::fingerprint::Fingerprint;
 use super::health::Shown;
 use super::message::{GroupSet, Tally};
-use super::plan::{BlockState, Candidate, Rebuild, Standing, Surplus, Verdict, judge, leader};
+use super::plan::{Standing, Surplus};
+use super::queue::{Queue, rest};
 use super::serve::{SharedGroups, SharedTally};
-use super::survey::{Findings, Inquiry, Looked, Root, digests, inquire, roots};
+use super::survey::{Root, roots};
 use super::{Repair, RepairOptions, proof};
 use crate::base::worker::{Next, Worker};
 use crate::base::{BlockId, ByteSize, Classify, Group, IndexSet, PeerId};
-use crate::blocks::{Blocks, GroupPeer};
+use crate::blocks::Blocks;
 use crate::net::Reach;
 use crate::store::{Digest, StoreError};
 
 /// Groups looked at in one step.
 const GROUPS_PER_STEP: usize = 64;
-/// Most repairs that are planned; more are found again when these are done.
-const QUEUE_MAX: usize = 4096;
 /// Intervals for which a plan is carried out before it is made anew.
 const QUEUE_PATIENCE: u32 = 10;
 /// Most refusals that are remembered.
 const REFUSALS_MAX: usize = 4096;
 /// Most shards planned to be let go in one sweep.
 const SURPLUS_MAX: usize = 1024;
-/// Repairs carried out beside one another.
-const TOGETHER: usize = 4;
 /// A peer with less room than this gets no repaired shard: some is left for those who write.
 const ROOM_MIN: u64 = 5 << 20;
 /// In a network of more members those are asked alone to whom there is a connection.
 const ALL_ASKED_MAX: usize = 64;
-/// While somebody reads, repairs are so much slower.
-const YIELDED: u32 = 4;
+/// A peer that took no shard, and did not say that it is full, is offered none for so long: others may take it.
+const UNWILLING_FOR: Duration = Duration::from_secs(3600);
 /// Pause after a failure of the own store.
 const TROUBLE: Duration = Duration::from_secs(10);
 
@@ -49,6 +48,18 @@ struct Led {
     tally: Tally,
     /// Who was last seen to have which shards.
     seen: BTreeMap<PeerId, IndexSet>,
+}
+
+/// A look at groups, under way.
+#[derive(Debug)]
+struct Sweep {
+    left: VecDeque<Group>,
+    /// Of everything that it came from; none if it is of what was left open only.
+    from: Option<u128>,
+    /// Who did not answer when it began.
+    silent: BTreeSet<PeerId>,
+    /// Whether some could not be looked at.
+    is_partial: bool,
 }
 
 /// Finds and repairs what is missing. One for each peer.
@@ -64,15 +75,16 @@ pub struct Repairer {
     /// Peers that were asked in this sweep and did not answer.
     silent: BTreeSet<PeerId>,
     led: BTreeMap<Group, Led>,
-    sweep: Option<VecDeque<Group>>,
+    sweep: Option<Sweep>,
     /// Of everything that the last whole sweep came from.
     settled: Option<u128>,
     next_sweep: Instant,
-    /// Least redundant first.
-    queue: BTreeMap<(usize, BlockId), Rebuild>,
+    queue: Queue,
     surplus: Vec<Surplus>,
     /// Peers that do not take a shard of a block: they know its claims as given up.
     refusals: BTreeSet<(BlockId, PeerId)>,
+    /// Peers that took no shard, and until when they are offered none.
+    unwilling: BTreeMap<PeerId, Instant>,
     /// Repaired bytes for each second of late.
     speed: f64,
     failed: u64,
@@ -93,9 +105,10 @@ impl Repairer {
             sweep: None,
             settled: None,
             next_sweep: Instant::now(),
-            queue: BTreeMap::new(),
+            queue: Queue::default(),
             surplus: Vec::new(),
             refusals: BTreeSet::new(),
+            unwilling: BTreeMap::new(),
             speed: 0.0,
             failed: 0,
         }
@@ -118,12 +131,24 @@ impl Repairer {
             self.absences = Some(loaded);
         }
         let members = self.blocks.net().members();
+        let mut is_dead_back = false;
         if let Some(absences) = &mut self.absences {
-            absences.look(&members, now);
-            absences.save(&store).await?;
+            is_dead_back = absences.look(&members, now);
+            absences.save(&store, now).await?;
+        }
+        if is_dead_back {
+            // What was planned is what it has.
+            self.queue.clear();
+            self.sweep = None;
+            self.settled = None;
+            self.next_sweep = now;
         }
         if self.sweep.is_some() {
-            return self.advance().await.map(|()| Next::Again);
+            let advanced = self.advance().await;
+            if let Some(sweep) = self.sweep.as_mut().filter(|_| advanced.is_err()) {
+                sweep.is_partial = true;
+            }
+            return advanced.map(|()| Next::Again);
         }
         // While there is much to repair it is planned anew less often.
         let patience = match self.queue.is_empty() {
@@ -138,7 +163,12 @@ impl Repairer {
             return Ok(self.repair_some().await);
         }
         if let Some(surplus) = self.surplus.pop() {
-            proof::let_go(&self.blocks, &self.options.entropy, surplus).await;
+            let group = surplus.block.group();
+            let is_gone = proof::let_go(&self.blocks, &self.options.entropy, surplus).await;
+            if let Some(led) = self.led.get_mut(&group).filter(|_| !is_gone) {
+                // Whoever has it may have been busy.
+                led.fingerprint = None;
+            }
             return Ok(Next::Again);
         }
         Ok(Next::Idle(self.next_sweep.saturating_duration_since(now)))
@@ -149,6 +179,8 @@ impl Repairer {
     async fn begin_sweep(&mut self) -> Result<(), StoreError> {
         self.next_sweep = Instant::now() + self.options.interval();
         self.silent.clear();
+        let now = Instant::now();
+        self.unwilling.retain(|_, until| now < *until);
         let members = self.blocks.net().members();
         if self.roots.len() > ALL_ASKED_MAX {
             self.roots.retain(|peer, _| members.get(peer).is_some());
@@ -173,13 +205,12 @@ impl Repairer {
             let open: VecDeque<Group> = open.map(|(group, _)| *group).collect();
             if !open.is_empty() {
                 self.queue.clear();
-                self.sweep = Some(open);
+                self.sweep = Some(self.sweep_of(open, None));
             }
             return Ok(());
         }
-        self.settled = Some(fingerprint);
+        self.settled = None;
         self.queue.clear();
-        self.surplus.clear();
         for root in self.roots.values() {
             groups.add(&root.groups);
         }
@@ -187,8 +218,17 @@ impl Repairer {
         let mut all = GroupSet::default();
         all.add(&groups);
         self.led.keys().for_each(|group| all.insert(*group));
-        self.sweep = Some(all.iter().collect());
+        self.sweep = Some(self.sweep_of(all.iter().collect(), Some(fingerprint)));
         Ok(())
+    }
+
+    fn sweep_of(&self, left: VecDeque<Group>, from: Option<u128>) -> Sweep {
+        Sweep {
+            left,
+            from,
+            silent: self.silent.clone(),
+            is_partial: false,
+        }
     }
 
     async fn ask_roots(&mut self, peers: &[PeerId]) {
@@ -222,6 +262,10 @@ impl Repairer {
             hash.add(&member.peer.0);
             hash.add(&member.capacity_bytes.to_le_bytes());
             hash.add(&self.how(&member.peer, &member.state));
+            hash.add(&[
+                u8::from(member.free_bytes >= ROOM_MIN),
+                u8::from(self.unwilling.contains_key(&member.peer)),
+            ]);
             if let Some(root) = self.roots.get(&member.peer) {
                 hash.add(&root.digest.0.to_le_bytes());
             }
@@ -260,212 +304,15 @@ impl Repairer {
         }
     }
 
-    /// Looks at the next groups of the sweep.
-    async fn advance(&mut self) -> Result<(), StoreError> {
-        let Some(sweep) = &mut self.sweep else {
-            return Ok(());
-        };
-        let some: Vec<Group> = (0..GROUPS_PER_STEP)
-            .map_while(|_| sweep.pop_front())
-            .collect();
-        if some.is_empty() {
-            self.sweep = None;
-            self.end_sweep();
-            return Ok(());
+    fn end_sweep(&mut self, sweep: &Sweep) {
+        // Who fell silent on the way was taken as away, for what was looked at after that. When it answers again, all
+        // looks as it did before.
+        if sweep.is_partial || sweep.silent != self.silent {
+            self.settled = None;
+        } else if sweep.from.is_some() {
+            self.settled = sweep.from;
         }
-        let own = self.own();
-        let mut groups: Vec<(Group, Vec<GroupPeer>)> = Vec::with_capacity(some.len());
-        let mut unasked = BTreeSet::new();
-        for group in some {
-            let peers = self.blocks.group_peers(group).await;
-            let candidates = self.candidates(&peers);
-            if leader(&candidates) != Some(own) {
-                self.led.remove(&group);
-                continue;
-            }
-            let live = candidates.iter().filter(|c| c.standing == Standing::Live);
-            let unknown = live.filter(|c| c.peer != own && !self.roots.contains_key(&c.peer));
-            unasked.extend(unknown.map(|c| c.peer));
-            groups.push((group, peers));
-        }
-        if !unasked.is_empty() {
-            let unasked: Vec<PeerId> = unasked.into_iter().collect();
-            self.ask_roots(&unasked).await;
-        }
-        self.look_at(groups).await
-    }
-
-    fn candidates(&self, peers: &[GroupPeer]) -> Vec<Candidate> {
-        let candidate = |peer: &GroupPeer| Candidate {
-            peer: peer.peer,
-            standing: self.standing(&peer.peer, &peer.reach),
-            has_room: peer.free_bytes >= ROOM_MIN && !self.is_old(&peer.peer),
-        };
-        peers.iter().map(candidate).collect()
-    }
-
-    async fn look_at(&mut self, groups: Vec<(Group, Vec<GroupPeer>)>) -> Result<(), StoreError> {
-        let own = self.own();
-        let mut wanted: BTreeMap<PeerId, Vec<Group>> = BTreeMap::new();
-        for (group, peers) in &groups {
-            for candidate in self.candidates(peers) {
-                let is_asked = candidate.standing == Standing::Live
-                    && candidate.peer != own
-                    && !self.is_old(&candidate.peer);
-                if is_asked {
-                    wanted.entry(candidate.peer).or_default().push(*group);
-                }
-            }
-        }
-        let timeout = self.timeout();
-        let answers = wanted.into_iter().map(|(peer, groups)| {
-            let blocks = &self.blocks;
-            async move { (peer, digests(blocks, peer, groups, timeout).await) }
-        });
-        let answers = futures::future::join_all(answers).await;
-        let mut theirs: BTreeMap<PeerId, BTreeMap<Group, Digest>> = BTreeMap::new();
-        for (peer, digests) in answers {
-            match digests {
-                Some(digests) => {
-                    theirs.insert(peer, digests);
-                }
-                None => {
-                    self.silent.insert(peer);
-                }
-            }
-        }
-        let names: Vec<Group> = groups.iter().map(|(group, _)| *group).collect();
-        let ours = self.blocks.store().group_digests(names).await?;
-        for ((group, peers), ours) in groups.into_iter().zip(ours) {
-            let of_group = theirs.iter();
-            let of_group = of_group.filter_map(|(peer, all)| Some((*peer, *all.get(&group)?)));
-            self.look_at_one(group, &peers, ours, of_group.collect())
-                .await;
-        }
-        Ok(())
-    }
-
-    async fn look_at_one(
-        &mut self,
-        group: Group,
-        peers: &[GroupPeer],
-        ours: Digest,
-        theirs: BTreeMap<PeerId, Digest>,
-    ) {
-        let mut hash = Fingerprint::default();
-        hash.add(&ours.0.to_le_bytes());
-        for peer in peers {
-            hash.add(&peer.peer.0);
-            hash.add(&self.how(&peer.peer, &peer.reach));
-            let digest = theirs.get(&peer.peer).copied().unwrap_or_default();
-            hash.add(&digest.0.to_le_bytes());
-        }
-        let fingerprint = hash.end();
-        let candidates = self.candidates(peers);
-        let led = self.led.entry(group).or_default();
-        if led.fingerprint == Some(fingerprint) {
-            return;
-        }
-        led.fingerprint = None;
-        let remembered = led.seen.clone();
-        let is = |standing: Standing| {
-            let some = candidates.iter().filter(move |c| c.standing == standing);
-            some.map(|c| c.peer)
-        };
-        let brief = self.absences.as_ref().map_or_else(BTreeSet::new, |known| {
-            let away = is(Standing::Away).filter(|peer| !self.silent.contains(peer));
-            away.filter(|peer| known.is_brief(peer)).collect()
-        });
-        let inquiry = Inquiry {
-            group,
-            candidates: &candidates,
-            digests: &theirs,
-            old: &is(Standing::Live)
-                .filter(|peer| self.is_old(peer))
-                .collect(),
-            remembered: &remembered,
-            brief: &brief,
-            timeout: self.timeout(),
-        };
-        let found = inquire(&self.blocks, &inquiry).await;
-        match found {
-            Some(findings) => self.judge_group(group, &candidates, findings, fingerprint),
-            None => {
-                let led = self.led.entry(group).or_default();
-                led.tally = Tally {
-                    unseen_groups: 1,
-                    ..Tally::default()
-                };
-            }
-        }
-    }
-
-    fn judge_group(
-        &mut self,
-        group: Group,
-        candidates: &[Candidate],
-        findings: Findings,
-        fingerprint: u128,
-    ) {
-        let mut is_settled = true;
-        let mut tally = Tally::default();
-        for Looked { state, brief } in findings.blocks {
-            let judgement = judge(&state, &self.takers(state.block, candidates));
-            let shard_bytes = state.shard_bytes;
-            if brief.is_empty() {
-                tally.add_block(&judgement, shard_bytes);
-            } else {
-                let mut shown: BlockState = state.clone();
-                shown.holders.extend(brief);
-                tally.add_block(&judge(&shown, candidates), shard_bytes);
-            }
-            // Once somebody has room, what has found no place is to be looked at again.
-            is_settled &= judgement.missing == 0;
-            match judgement.verdict {
-                Verdict::Rebuild(rebuild) => {
-                    self.queue
-                        .insert((rebuild.survives, rebuild.block), rebuild);
-                    if self.queue.len() > QUEUE_MAX {
-                        self.queue.pop_last();
-                    }
-                }
-                // It may be kept by now without that anybody's digest tells so.
-                Verdict::NotKept => is_settled = false,
-                Verdict::Nothing | Verdict::Unreadable | Verdict::Leftover => {}
-            }
-            if let Some(surplus) = judgement.surplus
-                && self.surplus.len() < SURPLUS_MAX
-            {
-                self.surplus.push(surplus);
-            }
-        }
-        if tally == Tally::default() && findings.seen.is_empty() {
-            self.led.remove(&group);
-            return;
-        }
-        let led = self.led.entry(group).or_default();
-        led.tally = tally;
-        led.fingerprint = is_settled.then_some(fingerprint);
-        // Of those who are away what they were last seen to have stays.
-        for candidate in candidates {
-            if candidate.standing == Standing::Live || candidate.standing == Standing::Dead {
-                led.seen.remove(&candidate.peer);
-            }
-        }
-        led.seen.extend(findings.seen);
-    }
-
-    /// The candidates, but for those who would not take a shard of this block.
-    fn takers(&self, block: BlockId, candidates: &[Candidate]) -> Vec<Candidate> {
-        let taker = |candidate: &Candidate| Candidate {
-            has_room: candidate.has_room && !self.refusals.contains(&(block, candidate.peer)),
-            ..*candidate
-        };
-        candidates.iter().map(taker).collect()
-    }
-
-    fn end_sweep(&mut self) {
-        self.shown.set_plan(self.queue.values().cloned().collect());
+        self.shown.set_plan(self.queue.plan());
         self.publish(Carried::default());
     }
 
@@ -489,35 +336,31 @@ impl Repairer {
     // ---- doing -------------------------------------------------------------------------------
 
     async fn repair_some(&mut self) -> Next {
-        let mut tasks = Vec::with_capacity(TOGETHER);
-        while tasks.len() < TOGETHER {
-            let Some((_, task)) = self.queue.pop_first() else {
-                break;
-            };
-            tasks.push(task);
-        }
+        let rate = self.options.rate;
+        let tasks = self.queue.take(rate, self.blocks.is_wanted());
         let begun = Instant::now();
-        let (carried, refusals) = carry(&self.blocks, &self.options, tasks).await;
+        let outcome = carry(&self.blocks, &self.options, tasks).await;
+        let carried = outcome.carried;
         self.failed += carried.failed;
-        for refusal in refusals {
+        for refusal in outcome.refusals {
             if self.refusals.len() < REFUSALS_MAX {
                 self.refusals.insert(refusal);
             }
         }
+        let now = Instant::now();
+        self.queue.doubt(&outcome.disappointing, now);
+        let own = self.own();
+        for peer in outcome.unwilling {
+            if peer != own {
+                self.unwilling.insert(peer, now + UNWILLING_FOR);
+            }
+        }
         self.shown
             .add_made(carried.made, carried.made_bytes, carried.read_bytes);
-        let mut pause = match self.options.rate {
-            0 => Duration::ZERO,
-            rate => {
-                let bytes = carried.moved_bytes.max(carried.read_bytes);
-                Duration::from_secs_f64(bytes as f64 / rate as f64)
-            }
-        };
-        pause = pause.saturating_sub(begun.elapsed());
-        if self.blocks.has_readers() {
-            pause = pause.saturating_mul(YIELDED);
-        }
-        let took = (begun.elapsed() + pause).as_secs_f64().max(0.001);
+        let took = begun.elapsed();
+        let bytes = carried.moved_bytes.max(carried.read_bytes);
+        let pause = rest(rate, bytes, took, self.blocks.is_wanted());
+        let took = (took + pause).as_secs_f64().max(0.001);
         let speed = carried.made_bytes as f64 / took;
         self.speed = match self.speed > 0.0 {
             true => self.speed * 0.8 + speed * 0.2,
@@ -526,7 +369,7 @@ impl Repairer {
         if carried.made > 0 {
             self.publish(carried);
         }
-        if self.queue.is_empty() && carried.failed == 0 {
+        if self.queue.is_empty() && carried.made > 0 && carried.failed == 0 {
             // What was done shows at once, and what was left out is found.
             self.next_sweep = Instant::now();
         }
@@ -555,7 +398,7 @@ impl Worker for Repairer {
 
     fn status(&self) -> String {
         if let Some(sweep) = &self.sweep {
-            return format!("looking at what is held: {} groups left", sweep.len());
+            return format!("looking at what is held: {} groups left", sweep.left.len());
         }
         let tally = self.tally.get();
         let mut text = format!("looks after {} blocks", tally.blocks);

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::disk::DiskFile;
 use super::engine::{Batch, Engine, Fail};
 use super::record::{ClaimEnd, Entry, KvKey, KvPair, Position, Record};
+use super::rescue::Left;
 use super::rows::{ClaimRow, ClaimState, SegmentRow};
 use super::segment::{SEGMENT_HEADER_LEN, Scanned, Scanner};
 use crate::base::{BlockId, ClaimId};
@@ -21,9 +22,7 @@ use crate::erasure::VerifiedShard;
 const STEP_RECORDS: usize = 4096;
 /// Claims on blocks whose shard records are dead are gathered up to so many.
 const GATHERED_MAX: usize = 512;
-/// Small records looked at together when some of a segment cannot be read.
-const RESCUE_PAGE: usize = 1024;
-/// How often a segment is begun again because a shard in it could not be read, before that counts as lost.
+/// How often a segment is begun again because something in it could not be read, before that counts as lost.
 const READ_TRIES: u8 = 3;
 /// With less dead than this a segment is left alone even when room is short.
 const DEAD_MIN: u32 = 64 << 10;
@@ -48,6 +47,8 @@ pub(super) struct Cursor {
     counted: u32,
     /// A record in it does not decode: what it said is known by the index only.
     has_bad: bool,
+    /// The next sound record is to be looked for.
+    is_astray: bool,
     /// Claims whose word is in a dead shard record.
     gathered: BTreeMap<ClaimId, Vec<BlockId>>,
     forgotten: Forgotten,
@@ -105,15 +106,27 @@ impl Engine {
             if progress.moved_bytes >= self.shared.options.compaction_step_bytes {
                 break;
             }
-            let scanned = cursor.scanner.next().map_err(|error| read_failed(&error))?;
+            if cursor.is_astray {
+                match cursor.scanner.resync() {
+                    Ok(()) => cursor.is_astray = false,
+                    Err(error) => self.pass_over(&mut cursor, &error)?,
+                }
+                continue;
+            }
+            let scanned = match cursor.scanner.next() {
+                Ok(scanned) => scanned,
+                Err(error) => {
+                    self.pass_over(&mut cursor, &error)?;
+                    continue;
+                }
+            };
             match scanned {
                 Scanned::Record(at, record) => {
                     progress.moved_bytes += self.treat(batch, &mut cursor, at, &record)?;
                 }
                 Scanned::Bad(_) => {
                     cursor.has_bad = true;
-                    let resynced = cursor.scanner.resync();
-                    resynced.map_err(|error| read_failed(&error))?;
+                    cursor.is_astray = true;
                 }
                 Scanned::End => {
                     self.finish(batch, &mut cursor)?;
@@ -123,6 +136,30 @@ impl Engine {
         }
         self.compaction = Some(cursor);
         Ok(progress)
+    }
+
+    /// The disk does not give some of a segment. It may have it another time, so the segment is begun again later, a few
+    /// times; then it is passed over, or no room would ever come back.
+    fn pass_over(&mut self, cursor: &mut Cursor, error: &std::io::Error) -> Result<(), Fail> {
+        if !self.is_given_up(cursor.victim) {
+            return Err(read_failed(error));
+        }
+        if cursor.scanner.pass_over() {
+            tracing::warn!(
+                segment = cursor.victim,
+                "a part of the log is passed over: {error}"
+            );
+            cursor.has_bad = true;
+            cursor.is_astray = true;
+        }
+        Ok(())
+    }
+
+    /// Whether enough was tried to read all of a segment; counts one more try.
+    fn is_given_up(&mut self, segment: u32) -> bool {
+        let tries = self.unreadable.entry(segment).or_insert(0);
+        *tries = tries.saturating_add(1);
+        *tries > READ_TRIES
     }
 
     /// Goes on with the present segment, or chooses one.
@@ -152,6 +189,7 @@ impl Engine {
             counts_only,
             counted: 0,
             has_bad: false,
+            is_astray: false,
             gathered: BTreeMap::new(),
             forgotten: Forgotten {
                 segment: victim,
@@ -241,9 +279,7 @@ impl Engine {
         let verified = match data {
             Ok(data) => VerifiedShard::verify(*block, *index, header.clone(), data).ok(),
             Err(error) => {
-                let tries = self.unreadable.entry(cursor.victim).or_insert(0);
-                *tries = tries.saturating_add(1);
-                if *tries <= READ_TRIES {
+                if !self.is_given_up(cursor.victim) {
                     // The disk may have it another time: the segment is begun again later.
                     return Err(read_failed(&error));
                 }
@@ -265,7 +301,13 @@ impl Engine {
             self.assert_claim(batch, claim, blocks)?;
         }
         if cursor.has_bad && !cursor.counts_only {
-            self.rescue_small(batch, cursor)?;
+            let left = Left {
+                victim: cursor.victim,
+                file: &cursor.file,
+                claims: &cursor.forgotten.claims,
+                kv: &cursor.forgotten.kv,
+            };
+            self.rescue(batch, &left)?;
         }
         let (releases, counted) = (batch.draft.totals.releases, cursor.counted);
         if cursor.counts_only {
@@ -283,31 +325,6 @@ impl Engine {
             self.unreadable.remove(&cursor.victim);
         }
         Ok(())
-    }
-
-    /// Writes small records again that the index has from what cannot be read in a segment that is about to go.
-    fn rescue_small(&mut self, batch: &mut Batch, cursor: &Cursor) -> Result<(), Fail> {
-        let (all, mut after) = (KvKey(Vec::new()), None);
-        loop {
-            let page = self
-                .shared
-                .index
-                .kv_page(&all, after.as_ref(), RESCUE_PAGE)?;
-            for (key, _) in page.rows {
-                // As it is by now: what could be read is elsewhere already.
-                let row = batch.draft.kv(&key)?;
-                let row = row.filter(|row| row.at.segment == cursor.victim);
-                let Some(row) = row.filter(|_| !cursor.forgotten.kv.contains(&key)) else {
-                    continue;
-                };
-                let value = row.value;
-                self.emit(batch, &Entry::Kv(vec![KvPair { key, value }]), Bytes::new())?;
-            }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(()),
-            }
-        }
     }
 
     /// Says again that a claim keeps these blocks.

@@ -320,7 +320,9 @@ impl Draft {
         // A block without a row is in no claim.
         let known = row.claims > 0 && self.is_member(short, &block)?;
         if !known {
-            row.add_keeper(short);
+            if !row.add_keeper(short) {
+                self.rows.further.insert((block, short), true);
+            }
             self.totals.members += 1;
             self.rows.members.insert((short, block), true);
         }
@@ -336,8 +338,10 @@ impl Draft {
         if self.is_member(short, &block)? {
             self.rows.members.insert((short, block), false);
             self.totals.members = self.totals.members.saturating_sub(1);
-            self.edit_block(block, |_, row| {
-                row.drop_keeper(short);
+            self.edit_block(block, |draft, row| {
+                if !row.drop_keeper(short) {
+                    draft.rows.further.insert((block, short), false);
+                }
                 Ok(())
             })?;
         }

@@ -12,6 +12,7 @@ use super::disk::{DiskFile, is_full};
 use super::draft::Draft;
 use super::error::StoreError;
 use super::frame::Parts;
+use super::holdings::Keeper;
 use super::quota::Tier;
 use super::record::{Encoded, Entry, KvPair, Position, Tomb, encode};
 use super::rows::Totals;
@@ -36,8 +37,17 @@ pub(super) enum Work {
         expires_ms: u64,
         blocks: Vec<BlockId>,
     },
+    /// Keep a block for these, whether a shard of it is held or not.
+    Keep {
+        block: BlockId,
+        keepers: Vec<Keeper>,
+    },
     Close(ClaimId),
-    Release(ClaimId),
+    Release {
+        claim: ClaimId,
+        /// Whether there is room to remember it if it is not known.
+        is_remembered: bool,
+    },
     /// Release those of these that have expired by now.
     Expire(Vec<ClaimId>),
     Kv(Vec<KvPair>),
@@ -56,7 +66,10 @@ pub(super) enum Work {
 impl Work {
     /// Whether it frees, or at least does not fill.
     const fn is_cleanup(&self) -> bool {
-        !matches!(self, Work::Put { .. } | Work::Claim { .. } | Work::Kv(_))
+        !matches!(
+            self,
+            Work::Put { .. } | Work::Claim { .. } | Work::Keep { .. } | Work::Kv(_)
+        )
     }
 }
 
@@ -65,6 +78,7 @@ impl Work {
 pub(super) enum Answer {
     Flag(bool),
     Held(Vec<IndexSet>),
+    Kept(Option<Keeper>),
     Progress(Progress),
     Done,
 }

@@ -32,6 +32,9 @@ const SCAN_PAGE: usize = 1024;
 /// One change of a small record: space, key, and the new value (`None` deletes).
 pub type KvChange = (String, Vec<u8>, Option<Bytes>);
 
+/// Room that was set aside for a shard, and whether it is for its data as well.
+pub(super) type Room = (Reservation, bool);
+
 /// The store of one peer. Cheap to clone; the last clone dropped ends it in the background.
 ///
 /// All calls are cancel safe: a write whose future is dropped is either done or not begun.
@@ -90,10 +93,16 @@ impl Store {
         claim: ClaimId,
         expires_ms: u64,
     ) -> Result<bool, StoreError> {
+        let room = self.room_for(&shard).await?;
+        self.put_in(room, shard, claim, expires_ms).await
+    }
+
+    /// Room for a shard, or for one more claim on it if it is held already.
+    pub(super) async fn room_for(&self, shard: &VerifiedShard) -> Result<Room, StoreError> {
         self.shared.check_open()?;
         let ledger = &self.shared.ledger;
-        let (reservation, has_room) = match ledger.reserve(Tier::Data, shard_cost(&shard)) {
-            Ok(reservation) => (reservation, true),
+        match ledger.reserve(Tier::Data, shard_cost(shard)) {
+            Ok(reservation) => Ok((reservation, true)),
             Err(free_bytes) => {
                 // What is held already needs a claim only, for which there is more room.
                 let id = shard.id();
@@ -101,9 +110,24 @@ impl Store {
                 if !held.iter().any(|set| set.contains(id.index)) {
                     return Err(StoreError::Full { free_bytes });
                 }
-                (self.reserve(Tier::Claims, claim_cost(1))?, false)
+                Ok((self.reserve_claims(1)?, false))
             }
-        };
+        }
+    }
+
+    /// Room for so many claims on one block each.
+    pub(super) fn reserve_claims(&self, count: usize) -> Result<Reservation, StoreError> {
+        self.reserve(Tier::Claims, claim_cost(1).saturating_mul(count as u64))
+    }
+
+    /// As [`Store::put`], in room that was set aside.
+    pub(super) async fn put_in(
+        &self,
+        (reservation, has_room): Room,
+        shard: VerifiedShard,
+        claim: ClaimId,
+        expires_ms: u64,
+    ) -> Result<bool, StoreError> {
         let units = shard.data().len().div_ceil(MEMORY_UNIT).max(1);
         let all = self.shared.options.queue_bytes / MEMORY_UNIT;
         let memory = Arc::clone(&self.memory)
@@ -219,10 +243,16 @@ impl Store {
         self.submit(Work::Close(claim), None).await.map(is_true)
     }
 
-    /// Gives a claim up, durably, and lets go of what only it kept. Answers whether it is known
-    /// here. A claim that was released cannot be used again.
+    /// Gives a claim up, durably, and lets go of what only it kept. Answers whether it was known
+    /// here. A claim that was released cannot be used again; nor can one that was not known, as long as there is room to
+    /// remember it: somebody who did not hear of the release may still hand a shard on under it.
     pub async fn release_claim(&self, claim: ClaimId) -> Result<bool, StoreError> {
-        self.submit(Work::Release(claim), None).await.map(is_true)
+        let room = self.reserve(Tier::Claims, claim_cost(0)).ok();
+        let work = Work::Release {
+            claim,
+            is_remembered: room.is_some(),
+        };
+        self.submit(work, room).await.map(is_true)
     }
 
     /// The value of a small record.

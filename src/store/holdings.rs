@@ -4,7 +4,9 @@
 //! goes costs one hash, whatever else is held, and the digest of what somebody should hold can be computed from a
 //! list of blocks.
 
-use super::engine::Work;
+use std::collections::BTreeSet;
+
+use super::engine::{Answer, Work};
 use super::error::StoreError;
 use super::handle::Store;
 use super::read::ReadFail;
@@ -18,10 +20,10 @@ use crate::erasure::VerifiedShard;
 
 /// Prefix of what is hashed for a mark.
 const DOMAIN: &[u8; 15] = b"cairn/holding/1";
-/// Most claims of one block that are told.
+/// Most claims of one block that are told together with those of other blocks.
 pub const KEEPERS_MAX: usize = super::rows::KEEPERS_LISTED;
-/// Claims looked at in one go when a row does not name those of its block.
-const CLAIMS_PAGE: usize = 1024;
+/// Most claims of one block that are told, or added, at once.
+pub const KEEPERS_PAGE: usize = 1024;
 
 /// The first 16 bytes of BLAKE3(`"cairn/holding/1" || block || index`), as a little-endian number.
 pub(super) fn mark(block: &BlockId, index: u8) -> u128 {
@@ -82,6 +84,9 @@ pub struct Keeper {
     pub expires_ms: u64,
 }
 
+/// A page of the claims on a block, and the number from which to go on (`None`: that was all).
+pub type KeeperPage = (Vec<Keeper>, Option<u64>);
+
 /// A page of what is held, and the block after which to go on (`None`: that was all).
 pub type HoldingPage = (Vec<Holding>, Option<BlockId>);
 
@@ -98,12 +103,11 @@ impl Shared {
             let page = self.index.block_page(group, after, limit)?;
             let mut found = Vec::with_capacity(page.rows.len());
             for (block, row) in page.rows {
-                let keepers = self.keepers_of(&block, &row, now_ms)?;
                 found.push(Holding {
                     block,
                     held: row.held(),
                     profile: row.profile,
-                    is_kept: keepers.iter().any(|keeper| keeper.is_closed),
+                    is_kept: self.is_kept(&block, &row, now_ms)?,
                     shard_bytes: row.shards.first().map_or(0, |shard| shard.data_len),
                 });
             }
@@ -111,58 +115,110 @@ impl Shared {
         })
     }
 
+    /// The claims that keep each block, at most [`KEEPERS_MAX`] of each.
     fn keepers(&self, blocks: &[BlockId]) -> Result<Vec<Vec<Keeper>>, ReadFail> {
         let now_ms = self.clock.now_ms();
         self.look_up(|| {
             let rows = self.index.blocks(blocks)?;
-            let each = blocks.iter().zip(rows).map(|(block, row)| match row {
-                Some(row) => self.keepers_of(block, &row, now_ms),
-                None => Ok(Vec::new()),
+            let each = blocks.iter().zip(rows).map(|(block, row)| {
+                let mut found = Vec::new();
+                let Some(row) = row else { return Ok(found) };
+                self.each_keeper(block, &row, now_ms, |keeper| {
+                    found.push(keeper);
+                    found.len() < KEEPERS_MAX
+                })?;
+                Ok(found)
             });
             each.collect()
         })
     }
 
-    fn keepers_of(
+    /// A page of the claims that keep a block, from the number `from` on.
+    fn keepers_from(
+        &self,
+        block: &BlockId,
+        from: u64,
+        limit: usize,
+    ) -> Result<KeeperPage, ReadFail> {
+        let now_ms = self.clock.now_ms();
+        self.look_up(|| match self.index.block(block)? {
+            Some(row) => self.keeper_page(block, &row, from, limit, now_ms),
+            None => Ok((Vec::new(), None)),
+        })
+    }
+
+    /// Whether a claim keeps the block for good.
+    fn is_kept(&self, block: &BlockId, row: &BlockRow, now_ms: u64) -> Result<bool, IndexError> {
+        let mut is_kept = false;
+        self.each_keeper(block, row, now_ms, |keeper| {
+            is_kept |= keeper.is_closed;
+            !is_kept
+        })?;
+        Ok(is_kept)
+    }
+
+    /// Shows all claims that keep a block, as long as `take` wants more.
+    fn each_keeper(
         &self,
         block: &BlockId,
         row: &BlockRow,
         now_ms: u64,
-    ) -> Result<Vec<Keeper>, IndexError> {
-        let mut found = Vec::new();
-        let mut add = |claim: ClaimId, row: &super::rows::ClaimRow| {
-            if !row.is_gone(now_ms) && found.len() < KEEPERS_MAX {
-                found.push(Keeper {
+        mut take: impl FnMut(Keeper) -> bool,
+    ) -> Result<(), IndexError> {
+        let mut from = 0;
+        loop {
+            let (page, next) = self.keeper_page(block, row, from, KEEPERS_MAX, now_ms)?;
+            for keeper in page {
+                if !take(keeper) {
+                    return Ok(());
+                }
+            }
+            match next {
+                Some(next) => from = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// In the order of their numbers in this store, which are never given twice: so nothing is missed that was there
+    /// before the first page was asked for.
+    fn keeper_page(
+        &self,
+        block: &BlockId,
+        row: &BlockRow,
+        from: u64,
+        limit: usize,
+        now_ms: u64,
+    ) -> Result<KeeperPage, IndexError> {
+        let named = row.keepers.iter().copied();
+        let mut shorts: BTreeSet<u64> = named.filter(|short| *short >= from).collect();
+        let mut next = None;
+        if !row.names_all() {
+            let further = self.index.further(block, from, limit)?;
+            shorts.extend(further.rows.iter().map(|(short, ())| *short));
+            next = further.next.and_then(|last| last.checked_add(1));
+        }
+        if let Some(next) = next {
+            shorts.retain(|short| *short < next);
+        }
+        if let Some(beyond) = shorts.iter().nth(limit).copied() {
+            next = Some(beyond);
+            shorts.retain(|short| *short < beyond);
+        }
+        let mut page = Vec::with_capacity(shorts.len());
+        for short in shorts {
+            if let Some(claim) = self.index.short(short)?
+                && let Some(row) = self.index.claim(&claim)?
+                && !row.is_gone(now_ms)
+            {
+                page.push(Keeper {
                     claim,
                     is_closed: row.state == ClaimState::Closed,
                     expires_ms: row.expires_ms,
                 });
             }
-        };
-        if row.names_keepers() {
-            for short in &row.keepers {
-                if let Some(claim) = self.index.short(*short)?
-                    && let Some(row) = self.index.claim(&claim)?
-                {
-                    add(claim, &row);
-                }
-            }
-            return Ok(found);
         }
-        // Those that the row named were given up, and there are others: rare, and worth a look at all claims.
-        let mut after: Option<ClaimId> = None;
-        loop {
-            let page = self.index.claims(after.as_ref(), CLAIMS_PAGE)?;
-            for (claim, row) in &page.rows {
-                if self.index.is_member(row.short, block)? {
-                    add(*claim, row);
-                }
-            }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(found),
-            }
-        }
+        Ok((page, next))
     }
 
     /// Shards of blocks after `after`, where they are; and where to go on.
@@ -184,48 +240,54 @@ impl Shared {
         })
     }
 
-    /// Reads a shard from the disk and compares it with its hash. Bytes read; the place of one that is damaged.
-    fn examine(&self, id: ShardId) -> Result<(u64, Option<Tomb>), ReadFail> {
+    /// Reads a shard from the disk and compares it with its hash.
+    fn examine(&self, id: ShardId) -> Result<(u64, Finding), ReadFail> {
         let row = self.look_up(|| self.index.block(&id.block))?;
         let Some(shard) = row.and_then(|row| row.shard(id.index).copied()) else {
-            return Ok((0, None));
+            self.index.clear_trouble(id, None);
+            return Ok((0, Finding::Sound));
         };
         let bytes = u64::from(shard.record_len);
         let is_sound = || {
-            let read = self.read_at(&shard, |file, row| {
+            self.read_at(&shard, |file, row| {
                 let copy = super::read::read_copy(file, row, super::disk::DiskFile::read_bytes)?;
                 Ok(copy.and_then(|copy| {
                     VerifiedShard::verify(id.block, id.index, copy.header, copy.data).ok()
                 }))
-            });
-            match read {
-                Ok(found) => Ok(found.is_some()),
-                Err(error) => Err(ReadFail::Store(StoreError::Io(error.to_string()))),
-            }
+            })
         };
         // Twice, so that what went wrong on the way costs no shard.
-        if is_sound()? || is_sound()? {
-            return Ok((bytes, None));
+        let tries = [is_sound(), is_sound()];
+        if tries.iter().any(|read| matches!(read, Ok(Some(_)))) {
+            self.index.clear_trouble(id, Some(shard.at));
+            return Ok((bytes, Finding::Sound));
         }
         // Moved or deleted meanwhile, or damaged where it is?
         let again = self.look_up(|| self.index.block(&id.block))?;
         let now = again.and_then(|row| row.shard(id.index).copied());
-        let is_there = now.is_some_and(|now| now.at == shard.at);
-        if is_there {
-            self.note_damage(id, shard.at);
+        if now.is_none_or(|now| now.at != shard.at) {
+            return Ok((2 * bytes, Finding::Sound));
         }
+        if tries.iter().all(Result::is_err) {
+            self.index.report_unread(id);
+            return Ok((2 * bytes, Finding::Unreadable));
+        }
+        self.note_damage(id, shard.at);
         let tomb = Tomb {
             block: id.block,
             index: id.index,
             at: shard.at,
         };
-        Ok((2 * bytes, is_there.then_some(tomb)))
+        Ok((2 * bytes, Finding::Damaged(tomb)))
     }
+}
 
-    /// Shards that readers found damaged and nobody has taken out yet.
-    fn reported(&self) -> Vec<ShardId> {
-        self.index.reported_damage()
-    }
+/// What a shard turned out to be.
+enum Finding {
+    /// As it should be, or no longer there.
+    Sound,
+    Damaged(Tomb),
+    Unreadable,
 }
 
 /// What examining one shard came to.
@@ -235,6 +297,8 @@ pub struct Examined {
     pub bytes: u64,
     /// Whether it was damaged. Then it is no longer held.
     pub was_damaged: bool,
+    /// Whether the disk did not give it, twice. It may another time.
+    pub is_unreadable: bool,
 }
 
 impl Store {
@@ -288,8 +352,56 @@ impl Store {
         self.read(move |shared| shared.keepers(&blocks)).await
     }
 
+    /// A page of the claims that keep a block: at most `limit`, from the number `from` on (0: the first), which is this
+    /// store's own.
+    ///
+    /// # Errors
+    /// If the index cannot be read.
+    pub async fn keepers_from(
+        &self,
+        block: BlockId,
+        from: u64,
+        limit: usize,
+    ) -> Result<KeeperPage, StoreError> {
+        let limit = limit.clamp(1, KEEPERS_PAGE);
+        self.read(move |shared| shared.keepers_from(&block, from, limit))
+            .await
+    }
+
+    /// Keeps a block for all of these that are not given up here, durably, whether a shard of it is held or not; those that
+    /// keep it for good do so here as well. One of them, if any are left. Idempotent.
+    ///
+    /// # Errors
+    /// `Full` if there is no room; `TooLarge` for more than [`KEEPERS_PAGE`].
+    pub async fn keep(
+        &self,
+        block: BlockId,
+        keepers: &[Keeper],
+    ) -> Result<Option<Keeper>, StoreError> {
+        if keepers.len() > KEEPERS_PAGE {
+            return Err(StoreError::TooLarge {
+                what: "claims in one call",
+                size: keepers.len(),
+                limit: KEEPERS_PAGE,
+            });
+        }
+        if keepers.is_empty() {
+            return Ok(None);
+        }
+        let work = Work::Keep {
+            block,
+            keepers: keepers.to_vec(),
+        };
+        let reservation = self.reserve_claims(keepers.len())?;
+        match self.submit(work, Some(reservation)).await? {
+            Answer::Kept(kept) => Ok(kept),
+            _ => Ok(None),
+        }
+    }
+
     /// Stores a shard that was made anew, durably, under all claims that kept its siblings and are not given up
-    /// here. Answers whether it is new here. Idempotent; what a crash interrupts is not kept for good.
+    /// here. Answers whether it is new here. Idempotent; the claims are durable before the shard is, so what a crash
+    /// interrupts leaves no shard that is kept for some of them only.
     ///
     /// # Errors
     /// As [`Store::put`]; `ClaimGone` if every claim was given up here, or there is none.
@@ -298,36 +410,17 @@ impl Store {
         shard: VerifiedShard,
         keepers: &[Keeper],
     ) -> Result<bool, StoreError> {
-        let block = shard.id().block;
-        let mut stored = None;
-        // Those that keep for good first, so that the shard does not wait for one that expires.
-        let closed = keepers.iter().filter(|keeper| keeper.is_closed);
-        let open = keepers.iter().filter(|keeper| !keeper.is_closed);
-        for keeper in closed.chain(open) {
-            let kept = match stored {
-                None => {
-                    let put = self.put(shard.clone(), keeper.claim, keeper.expires_ms);
-                    put.await.map(Some)
-                }
-                Some(_) => {
-                    let claim = self.claim(keeper.claim, keeper.expires_ms, vec![block]);
-                    claim.await.map(|_| None)
-                }
-            };
-            match kept {
-                Ok(is_new) => stored = stored.or(is_new),
-                Err(StoreError::ClaimGone) => continue,
-                Err(error) => return Err(error),
-            }
-            if keeper.is_closed {
-                match self.close_claim(keeper.claim).await {
-                    // Given up just now.
-                    Ok(_) | Err(StoreError::ClaimGone) => {}
-                    Err(error) => return Err(error),
-                }
+        let mut room = self.room_for(&shard).await?;
+        loop {
+            let kept = self.keep(shard.id().block, keepers).await?;
+            let keeper = kept.ok_or(StoreError::ClaimGone)?;
+            let (claim, expires_ms) = (keeper.claim, keeper.expires_ms);
+            match self.put_in(room, shard.clone(), claim, expires_ms).await {
+                // Given up just now: another one may be left.
+                Err(StoreError::ClaimGone) => room = self.room_for(&shard).await?,
+                stored => return stored,
             }
         }
-        stored.ok_or(StoreError::ClaimGone)
     }
 
     /// The shards of at most `limit` blocks behind `after`, and where to go on.
@@ -344,23 +437,68 @@ impl Store {
             .await
     }
 
-    /// Shards that reads found damaged since the index was last brought up to date.
-    pub fn damaged_shards(&self) -> Vec<ShardId> {
-        self.shared().reported()
+    /// Reports what earlier runs found damaged and did not take out, of at most `limit` blocks behind `after`; where to go
+    /// on.
+    ///
+    /// # Errors
+    /// If the index cannot be read.
+    pub async fn recall_trouble(
+        &self,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Option<BlockId>, StoreError> {
+        let limit = limit.clamp(1, BATCH_BLOCKS_MAX);
+        let look = move |shared: &Shared| {
+            shared.look_up(|| {
+                let page = shared.index.block_page(None, after.as_ref(), limit)?;
+                for (block, row) in page.rows {
+                    for shard in row.shards.iter().filter(|shard| shard.damaged) {
+                        let index = shard.index;
+                        shared
+                            .index
+                            .report_damage(ShardId { block, index }, shard.at);
+                    }
+                }
+                Ok(page.next)
+            })
+        };
+        self.read(look).await
+    }
+
+    /// Shards that reads found damaged, or could not read, and that are still there.
+    pub fn troubled_shards(&self) -> Vec<ShardId> {
+        self.shared().index.troubled()
     }
 
     /// Reads a shard from the disk, compares it with its hash, and takes it out if it is damaged; the block stays
     /// claimed.
     ///
     /// # Errors
-    /// If the disk or the index cannot be read, or the store takes no writes.
+    /// If the index cannot be read, or the store takes no writes.
     pub async fn examine(&self, id: ShardId) -> Result<Examined, StoreError> {
-        let (bytes, damaged) = self.read(move |shared| shared.examine(id)).await?;
-        let was_damaged = damaged.is_some();
-        if let Some(tomb) = damaged {
-            self.submit(Work::Bury(vec![tomb]), None).await?;
+        let (bytes, finding) = self.read(move |shared| shared.examine(id)).await?;
+        let mut examined = Examined {
+            bytes,
+            was_damaged: false,
+            is_unreadable: false,
+        };
+        match finding {
+            Finding::Sound => {}
+            Finding::Unreadable => examined.is_unreadable = true,
+            Finding::Damaged(tomb) => {
+                self.submit(Work::Bury(vec![tomb]), None).await?;
+                examined.was_damaged = true;
+            }
         }
-        Ok(Examined { bytes, was_damaged })
+        Ok(examined)
+    }
+
+    /// Takes out a shard that the disk does not give any more, as a damaged one. Answers whether it was held.
+    ///
+    /// # Errors
+    /// As [`Store::give_up`].
+    pub async fn write_off(&self, id: ShardId) -> Result<bool, StoreError> {
+        self.take_out(id, true).await
     }
 
     /// Takes a shard out that others hold as well; the block stays claimed. Answers whether it was held.
@@ -368,9 +506,17 @@ impl Store {
     /// # Errors
     /// If the index cannot be read, or the store takes no writes.
     pub async fn give_up(&self, id: ShardId) -> Result<bool, StoreError> {
+        self.take_out(id, false).await
+    }
+
+    async fn take_out(&self, id: ShardId, is_damaged: bool) -> Result<bool, StoreError> {
         let look = move |shared: &Shared| {
             let row = shared.look_up(|| shared.index.block(&id.block))?;
-            Ok(row.and_then(|row| row.shard(id.index).map(|shard| shard.at)))
+            let at = row.and_then(|row| row.shard(id.index).map(|shard| shard.at));
+            if let Some(at) = at.filter(|_| is_damaged) {
+                shared.note_damage(id, at);
+            }
+            Ok(at)
         };
         let Some(at) = self.read(look).await? else {
             return Ok(false);

@@ -32,8 +32,12 @@ struct Inner {
     changes: Rows,
     /// All segments, with their changes.
     segments: BTreeMap<u32, SegmentRow>,
-    /// Shards that a reader found damaged, where they were.
+    /// Shards that a reader found damaged, where they were, until they are taken out.
     damaged: BTreeMap<ShardId, Position>,
+    /// Shards whose rows say that they are damaged, and that are not.
+    sound: BTreeMap<ShardId, Position>,
+    /// Shards that the disk did not give when they were last read.
+    unread: BTreeSet<ShardId>,
 }
 
 /// A page of rows, and the key after which to go on (`None`: that was all).
@@ -50,7 +54,7 @@ impl Inner {
     }
 
     fn mark(&self, id: &BlockId, row: &mut BlockRow) {
-        if self.damaged.is_empty() {
+        if self.damaged.is_empty() && self.sound.is_empty() {
             return;
         }
         for shard in &mut row.shards {
@@ -59,6 +63,7 @@ impl Inner {
                 index: shard.index,
             };
             shard.damaged |= self.damaged.get(&name) == Some(&shard.at);
+            shard.damaged &= self.sound.get(&name) != Some(&shard.at);
         }
     }
 }
@@ -73,6 +78,8 @@ impl Index {
                 changes: Rows::default(),
                 segments,
                 damaged: BTreeMap::new(),
+                sound: BTreeMap::new(),
+                unread: BTreeSet::new(),
             }),
         })
     }
@@ -188,6 +195,22 @@ impl Index {
         changes.extend(range(later));
         let base = base.into_iter().map(|block| (block, ())).collect();
         Ok(overlay(base, limit, changes.into_iter()))
+    }
+
+    /// Numbers, from `from` on, of claims that the row of `block` does not name, in order.
+    pub(super) fn further(
+        &self,
+        block: &BlockId,
+        from: u64,
+        limit: usize,
+    ) -> Result<Page<u64, ()>, IndexError> {
+        let inner = self.read();
+        let base = inner.tables()?.further(block, from, limit)?;
+        let base = base.into_iter().map(|short| (short, ())).collect();
+        let range = (*block, from)..=(*block, u64::MAX);
+        let changes = inner.changes.further.range(range);
+        let changes = changes.map(|((_, short), present)| (*short, present.then_some(())));
+        Ok(overlay(base, limit, changes))
     }
 
     pub(super) fn kv(&self, key: &KvKey) -> Result<Option<KvRow>, IndexError> {
@@ -322,12 +345,31 @@ impl Index {
     /// Remembers that a reader found a shard damaged. Answers whether that is news.
     pub(super) fn report_damage(&self, shard: ShardId, at: Position) -> bool {
         let mut inner = self.write();
+        inner.sound.remove(&shard);
         inner.damaged.len() < DAMAGED_MAX && inner.damaged.insert(shard, at) != Some(at)
     }
 
-    /// Shards that readers found damaged since the last flush.
-    pub(super) fn reported_damage(&self) -> Vec<ShardId> {
-        self.read().damaged.keys().copied().collect()
+    /// Remembers that the disk did not give a shard.
+    pub(super) fn report_unread(&self, shard: ShardId) {
+        let mut inner = self.write();
+        if inner.unread.len() < DAMAGED_MAX {
+            inner.unread.insert(shard);
+        }
+    }
+
+    /// A shard is sound where it is, or is not there any more.
+    pub(super) fn clear_trouble(&self, shard: ShardId, at: Option<Position>) {
+        let mut inner = self.write();
+        let was_known = inner.damaged.remove(&shard).is_some() | inner.unread.remove(&shard);
+        if let Some(at) = at.filter(|_| was_known) {
+            inner.sound.insert(shard, at);
+        }
+    }
+
+    /// Shards that readers found damaged or did not get.
+    pub(super) fn troubled(&self) -> Vec<ShardId> {
+        let inner = self.read();
+        inner.damaged.keys().chain(&inner.unread).copied().collect()
     }
 
     /// Writes all changes to the database, durably.
@@ -342,25 +384,30 @@ impl Index {
         Ok(())
     }
 
-    /// Turns reports of damage into rows.
+    /// Turns reports of damage into rows. They stay until the shards are taken out.
     fn settle_damage(&self) -> Result<(), IndexError> {
-        let reports: BTreeSet<BlockId> = self
-            .read()
-            .damaged
-            .keys()
-            .map(|shard| shard.block)
-            .collect();
+        let (damaged, sound) = {
+            let inner = self.read();
+            (inner.damaged.clone(), inner.sound.clone())
+        };
         let mut rows = Rows::default();
-        for block in &reports {
-            if let Some(row) = self.block(block)? {
-                rows.blocks.insert(*block, Some(row));
+        let mut gone = Vec::new();
+        for (shard, at) in damaged.iter().chain(&sound) {
+            let row = self.block(&shard.block)?;
+            let now = row.as_ref().and_then(|row| row.shard(shard.index));
+            if now.is_none_or(|now| now.at != *at) {
+                gone.push(*shard);
+            }
+            if row.is_some() {
+                rows.blocks.insert(shard.block, row);
             }
         }
         let mut inner = self.write();
         inner.changes.merge(rows);
-        inner
-            .damaged
-            .retain(|shard, _| !reports.contains(&shard.block));
+        inner.sound.retain(|shard, _| !sound.contains_key(shard));
+        gone.iter().for_each(|shard| {
+            inner.damaged.remove(shard);
+        });
         Ok(())
     }
 }

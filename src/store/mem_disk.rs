@@ -7,6 +7,7 @@ mod handle;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use self::file::{BLOCK, File};
@@ -51,6 +52,8 @@ struct State {
     changes: u64,
     power_off_at: Option<u64>,
     hook: Option<FaultHook>,
+    /// What cannot be read of a file.
+    broken: Option<(String, Range<u64>)>,
     bytes_read: BTreeMap<String, u64>,
     bytes_written: u64,
 }
@@ -74,6 +77,7 @@ impl MemDisk {
             changes: 0,
             power_off_at: None,
             hook: None,
+            broken: None,
             bytes_read: BTreeMap::new(),
             bytes_written: 0,
         })))
@@ -140,6 +144,11 @@ impl MemDisk {
             .get_mut(&id)
             .and_then(|file| file.bytes.get_mut(at as usize));
         byte.map(|byte| *byte ^= 1 << (bit % 8)).is_some()
+    }
+
+    /// Lets reads fail that need any of these bytes of a file; an empty range: none.
+    pub fn break_range(&self, name: &str, range: Range<u64>) {
+        self.state().broken = Some((name.to_owned(), range));
     }
 
     /// Bytes read so far from files whose names begin with `prefix`.

@@ -36,6 +36,7 @@ mod real_disk;
 mod record;
 mod recover;
 mod replay;
+mod rescue;
 mod ring;
 mod rows;
 mod segment;
@@ -49,7 +50,9 @@ mod writer;
 pub use disk::{Disk, DiskEntry, DiskFile};
 pub use error::{OpenError, StoreError};
 pub use handle::{KvChange, Store};
-pub use holdings::{Digest, Examined, Holding, HoldingPage, KEEPERS_MAX, Keeper};
+pub use holdings::{
+    Digest, Examined, Holding, HoldingPage, KEEPERS_MAX, KEEPERS_PAGE, Keeper, KeeperPage,
+};
 #[cfg(any(test, feature = "testkit"))]
 pub use mem_disk::MemDisk;
 pub use parts::{FoundPart, PartError, PartReader};

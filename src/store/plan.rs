@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::engine::{Answer, Batch, Engine, Fail, Work};
 use super::error::StoreError;
+use super::holdings::Keeper;
 use super::quota::{BLOCK_ROW_COST, MEMBER_ROW_COST};
 use super::record::{ClaimEnd, Entry, KvPair, TOMBS_MAX, Tomb, shard_record_max};
 use super::rows::{BlockRow, ClaimRow, ClaimState};
@@ -78,7 +79,14 @@ impl Engine {
                 .claim(batch, *claim, *expires_ms, blocks)
                 .map(Answer::Held),
             Work::Close(claim) => self.close(batch, *claim).map(Answer::Flag),
-            Work::Release(claim) => self.release(batch, *claim).map(Answer::Flag),
+            Work::Keep { block, keepers } => self.keep(batch, *block, keepers).map(Answer::Kept),
+            Work::Release {
+                claim,
+                is_remembered,
+            } => {
+                let released = self.release(batch, *claim, *is_remembered);
+                released.map(Answer::Flag)
+            }
             Work::Expire(claims) => {
                 let now_ms = self.shared.clock.now_ms();
                 for claim in claims {
@@ -239,8 +247,51 @@ impl Engine {
         Ok(true)
     }
 
-    fn release(&mut self, batch: &mut Batch, claim: ClaimId) -> Result<bool, Fail> {
+    /// Keeps a block for those of `keepers` that live; one of them, one that keeps for good if there is any.
+    fn keep(
+        &mut self,
+        batch: &mut Batch,
+        block: BlockId,
+        keepers: &[Keeper],
+    ) -> Result<Option<Keeper>, Fail> {
+        let mut kept: Option<Keeper> = None;
+        for keeper in keepers {
+            let Keeper {
+                claim, expires_ms, ..
+            } = *keeper;
+            let known = match self.live_claim(batch, &claim, expires_ms) {
+                Err(Fail::Refused(StoreError::ClaimGone)) => continue,
+                known => known?,
+            };
+            if self.adds(batch, known, expires_ms, &block)? {
+                self.emit_claim(batch, claim, expires_ms, vec![block])?;
+            }
+            let is_closed = known.is_some_and(|row| row.state == ClaimState::Closed);
+            if keeper.is_closed && !is_closed {
+                let end = ClaimEnd::Closed;
+                self.emit(batch, &Entry::State { claim, end }, Bytes::new())?;
+            }
+            if kept.is_none_or(|kept| keeper.is_closed && !kept.is_closed) {
+                kept = Some(*keeper);
+            }
+        }
+        Ok(kept)
+    }
+
+    fn release(
+        &mut self,
+        batch: &mut Batch,
+        claim: ClaimId,
+        is_remembered: bool,
+    ) -> Result<bool, Fail> {
         let Some(row) = batch.draft.claim(&claim)? else {
+            if is_remembered {
+                let end = ClaimEnd::Released {
+                    oldest: self.active.id,
+                    newest: self.active.id,
+                };
+                self.emit(batch, &Entry::State { claim, end }, Bytes::new())?;
+            }
             return Ok(false);
         };
         if matches!(row.state, ClaimState::Open | ClaimState::Closed) {

@@ -110,7 +110,10 @@ impl Shared {
                     self.note_damage(id, shard.at);
                     trouble = Some(StoreError::Corrupt(id));
                 }
-                Err(error) => trouble = Some(StoreError::Io(error.to_string())),
+                Err(error) => {
+                    self.index.report_unread(id);
+                    trouble = Some(StoreError::Io(error.to_string()));
+                }
             }
             wanted.remove(shard.index);
         }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use super::record::{KvKey, Position};
 use crate::base::{BlockId, ClaimId, EcProfile, IndexSet, OwnerId, PeerId};
 
-/// Most claims that the row of a block names. A block with more is kept by all of them; which the others are can be
-/// found in the table of members.
+/// Most claims that the row of a block names. Those beyond are in a table of their own, so that a block with many does not
+/// make every change of its row dear.
 pub(super) const KEEPERS_LISTED: usize = 16;
 
 /// Where one shard is.
@@ -49,23 +49,27 @@ impl BlockRow {
         self.shards.iter().map(|shard| shard.index).collect()
     }
 
-    /// One more claim keeps it.
-    pub(super) fn add_keeper(&mut self, short: u64) {
+    /// One more claim keeps it. Answers whether the row has room to name it.
+    pub(super) fn add_keeper(&mut self, short: u64) -> bool {
         self.claims += 1;
-        if self.keepers.len() < KEEPERS_LISTED {
+        let has_room = self.keepers.len() < KEEPERS_LISTED;
+        if has_room {
             self.keepers.push(short);
         }
+        has_room
     }
 
-    /// A claim keeps it no longer.
-    pub(super) fn drop_keeper(&mut self, short: u64) {
+    /// A claim keeps it no longer. Answers whether the row named it.
+    pub(super) fn drop_keeper(&mut self, short: u64) -> bool {
         self.claims = self.claims.saturating_sub(1);
+        let before = self.keepers.len();
         self.keepers.retain(|keeper| *keeper != short);
+        self.keepers.len() < before
     }
 
-    /// Whether the row names every claim that it names any of.
-    pub(super) const fn names_keepers(&self) -> bool {
-        self.keepers.len() == KEEPERS_LISTED || self.keepers.len() >= self.claims as usize
+    /// Whether no claim keeps it but those that the row names.
+    pub(super) const fn names_all(&self) -> bool {
+        self.keepers.len() >= self.claims as usize
     }
 
     pub(super) fn shard(&self, index: u8) -> Option<&ShardRow> {
@@ -179,6 +183,8 @@ pub(super) struct Rows {
     pub(super) blocks: BTreeMap<BlockId, Option<BlockRow>>,
     pub(super) claims: BTreeMap<ClaimId, Option<ClaimRow>>,
     pub(super) members: BTreeMap<(u64, BlockId), bool>,
+    /// Claims on blocks whose rows had no room to name them.
+    pub(super) further: BTreeMap<(BlockId, u64), bool>,
     pub(super) kv: BTreeMap<KvKey, Option<KvRow>>,
     pub(super) segments: BTreeMap<u32, Option<SegmentRow>>,
     /// Digests of the shards of each group; 0 where there are none.
@@ -193,6 +199,7 @@ impl Rows {
         self.blocks.extend(later.blocks);
         self.claims.extend(later.claims);
         self.members.extend(later.members);
+        self.further.extend(later.further);
         self.kv.extend(later.kv);
         self.segments.extend(later.segments);
         self.groups.extend(later.groups);
@@ -435,6 +442,19 @@ pub(super) fn member_key(short: u64, block: &BlockId) -> [u8; 40] {
 
 pub(super) fn member_block(key: &[u8]) -> Option<BlockId> {
     key.get(8..)?.try_into().ok().map(BlockId)
+}
+
+/// Bytes of the key of a claim that a block's row had no room for: block, claim number big-endian.
+pub(super) fn further_key(block: &BlockId, short: u64) -> [u8; 40] {
+    let mut key = [0; 40];
+    key[..32].copy_from_slice(&block.0);
+    key[32..].copy_from_slice(&short.to_be_bytes());
+    key
+}
+
+pub(super) fn further_short(key: &[u8]) -> Option<u64> {
+    let short = key.get(32..)?.try_into().ok()?;
+    Some(u64::from_be_bytes(short))
 }
 
 pub(super) fn claim_key(claim: &ClaimId) -> [u8; 56] {

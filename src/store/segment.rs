@@ -133,6 +133,8 @@ pub(super) struct Scanner<L: Log = ShardLog> {
     window: Vec<u8>,
     window_at: usize,
     sparse: bool,
+    /// Little is read at a time: some of the file cannot be.
+    narrow: bool,
     log: PhantomData<L>,
 }
 
@@ -154,6 +156,7 @@ impl<L: Log> Scanner<L> {
             window: Vec::new(),
             window_at: 0,
             sparse: true,
+            narrow: false,
             log: PhantomData,
         })
     }
@@ -168,7 +171,7 @@ impl<L: Log> Scanner<L> {
         let have = self.window_at..self.window_at + self.window.len();
         let wanted_end = (at + need).min(self.end);
         if at < have.start || wanted_end > have.end {
-            let len = need.max(if self.sparse {
+            let len = need.max(if self.sparse || self.narrow {
                 WINDOW_SPARSE
             } else {
                 WINDOW_DENSE
@@ -218,6 +221,17 @@ impl<L: Log> Scanner<L> {
             offset: at as u32,
         };
         Ok(Scanned::Record(position, record))
+    }
+
+    /// What is at the present place cannot be read. Reads less at a time from now on, so that only what cannot be read is
+    /// lost; or, if it did so already, goes beyond that: then what comes next is to be looked for.
+    pub(super) fn pass_over(&mut self) -> bool {
+        self.window.clear();
+        if !std::mem::replace(&mut self.narrow, true) {
+            return false;
+        }
+        self.at = align_up(self.at + 1, WINDOW_SPARSE).min(self.end);
+        true
     }
 
     /// Goes to the next sound record after the present place, or to the end.

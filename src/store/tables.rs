@@ -13,14 +13,14 @@ use super::disk::Disk;
 use super::record::KvKey;
 use super::rows::{
     BlockRow, Checkpoint, ClaimRow, KvRow, Rows, SegmentRow, Stored, claim_key, claim_of_key,
-    digest_at, member_block, member_key,
+    digest_at, further_key, further_short, member_block, member_key,
 };
 use crate::base::{BlockId, ClaimId};
 
 pub(super) use super::database::DatabaseError as IndexError;
 
 /// Version of the tables. Another one found is answered by a rebuild.
-const INDEX_VERSION: u8 = 2;
+const INDEX_VERSION: u8 = 3;
 /// The only key of the table of totals.
 const CHECKPOINT_KEY: &[u8] = &[INDEX_VERSION];
 
@@ -36,7 +36,10 @@ const SEGMENTS: Table = table(5, "segments");
 const META: Table = table(6, "meta");
 const GROUPS: Table = table(7, "groups");
 const SHORTS: Table = table(8, "shorts");
-const ALL: [Table; 8] = [BLOCKS, CLAIMS, MEMBERS, KV, SEGMENTS, META, GROUPS, SHORTS];
+const FURTHER: Table = table(9, "further");
+const ALL: [Table; 9] = [
+    BLOCKS, CLAIMS, MEMBERS, KV, SEGMENTS, META, GROUPS, SHORTS, FURTHER,
+];
 
 /// The open index database.
 #[derive(Debug)]
@@ -198,6 +201,25 @@ impl Tables {
         )
     }
 
+    /// At most `limit` numbers, from `from` on, of claims that the row of `block` does not name, in order.
+    pub(super) fn further(
+        &self,
+        block: &BlockId,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<u64>, IndexError> {
+        // The block itself comes before all keys that begin with it.
+        let before = from.checked_sub(1).map(|before| further_key(block, before));
+        let after = before.as_ref().map(<[u8; 40]>::as_slice);
+        let after = after.unwrap_or(&block.0);
+        self.page(FURTHER, Some(after), limit, |rows, key, _| {
+            if !key.starts_with(&block.0) {
+                return Ok(None);
+            }
+            further_short(key).map(Some).ok_or_else(|| rows.damaged())
+        })
+    }
+
     /// One small record.
     pub(super) fn kv(&self, key: &KvKey) -> Result<Option<KvRow>, IndexError> {
         self.get(KV, &key.0)
@@ -281,6 +303,11 @@ impl Tables {
                 (Cow::Owned(key), present.then(Cow::default))
             });
             batch.put(MEMBERS, members)?;
+            let further = rows.further.iter().map(|((block, short), present)| {
+                let key = further_key(block, *short).to_vec();
+                (Cow::Owned(key), present.then(Cow::default))
+            });
+            batch.put(FURTHER, further)?;
             batch.put(KV, rows.kv.iter().map(|(key, row)| raw(&key.0, row)))?;
             let segments = rows.segments.iter();
             batch.put(

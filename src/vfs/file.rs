@@ -113,6 +113,8 @@ pub(super) struct FileState {
     pub(super) is_publishing: bool,
     /// When that last began.
     pub(super) described_at: Option<Instant>,
+    /// A part of it could not be read from the journal; until then that is not tried again.
+    pub(super) unread_until: Option<Instant>,
     /// The least size since that began.
     pub(super) low_water: u64,
     /// Whether it waits in the queue of changed files.
@@ -248,6 +250,7 @@ impl FileState {
             renew: None,
             is_publishing: false,
             described_at: None,
+            unread_until: None,
             low_water: u64::MAX,
             is_queued: false,
             is_guarded: false,
@@ -256,6 +259,12 @@ impl FileState {
             unnoted_turns: 0,
             read_end: 0,
         }
+    }
+
+    /// Whether a part of it could not be read a moment ago.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread_until
+            .is_some_and(|until| until > Instant::now())
     }
 
     /// The content that changes were made to.

@@ -1,7 +1,7 @@
 //! Giving up a volume as a whole: everything that it keeps in the pool is released.
 
 use super::VfsError;
-use super::land::CLAIMS;
+use super::claim_row::{self, CLAIMS};
 use super::ledger::Tenant;
 use super::rows::{BLOCKS, RELEASES, pages};
 use crate::base::{OwnerId, VolumeId};
@@ -33,15 +33,12 @@ pub async fn forsake(blocks: &Blocks, id: VolumeId, owner: OwnerId) -> Result<()
             futures::future::try_join_all(each).await.map_err(failed)?;
         }
     }
-    for (key, _) in store.kv_scan(CLAIMS, &id.0).await.map_err(failed)? {
+    for (key, row) in store.kv_scan(CLAIMS, &id.0).await.map_err(failed)? {
         if let Some(number) = key.get(16..).and_then(|bytes| bytes.try_into().ok()) {
-            let members = blocks.net().members();
-            let everybody = members.list.iter().map(|member| member.peer).collect();
+            let (_, noted) = claim_row::decode(&row).unzip();
+            let told = claim_row::told(blocks, noted.unwrap_or_default());
             let number = u64::from_be_bytes(number);
-            blocks
-                .release(owner, number, everybody)
-                .await
-                .map_err(failed)?;
+            blocks.release(owner, number, told).await.map_err(failed)?;
         }
         let gone = store.kv_put(vec![(CLAIMS.to_owned(), key, None)]).await;
         gone.map_err(failed)?;

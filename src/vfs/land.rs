@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::{Duration, Instant};
 
 use super::agree::losses;
+use super::claim_row::{self, CLAIMS};
 use super::errno::{Step, Stop};
 use super::file::{Base, FileCell, FileState, Head};
 use super::inner::{Core, Inner};
@@ -30,8 +31,6 @@ const PAUSE: Duration = Duration::from_secs(3);
 const ROW_BYTES: u64 = 256;
 /// The same where others see it as soon as its row does: what fits into one value of the tables.
 const SHARED_ROW_BYTES: u64 = 12 << 10;
-/// Space of the store's small records for claims that the volume does not know of yet.
-pub(super) const CLAIMS: &str = "volume-claims";
 
 /// Bytes that become one block.
 pub(super) struct Plan {
@@ -66,11 +65,13 @@ impl Inner {
         if self.is_pausing() || self.stop.is_cancelled() {
             return self.give_back(&plan);
         }
-        let sealed = match self.assemble(&plan).await {
-            Ok(bytes) => self.place(bytes).await,
-            Err(error) => Err(error.into()),
-        };
-        match sealed {
+        let (plan, bytes) = self.assemble(plan).await;
+        if plan.parts.is_empty() {
+            drop(permit);
+            self.relief.notify_waiters();
+            return;
+        }
+        match self.place(bytes).await {
             Ok(born) => {
                 // It is written down where everybody else's changes are.
                 if self.room().await.is_err() {
@@ -80,10 +81,7 @@ impl Inner {
             }
             Err(error) => {
                 self.give_back(&plan);
-                // What was overwritten meanwhile is not in the journal any more.
-                if !matches!(&error, SealError::Read(read) if read.class() == Class::Missing) {
-                    self.failed(&error);
-                }
+                self.failed(&error);
             }
         }
         drop(permit);
@@ -105,25 +103,47 @@ impl Inner {
         *pause = Some(Instant::now() + PAUSE);
     }
 
-    /// The bytes of a block.
-    async fn assemble(&self, plan: &Plan) -> Result<Bytes, ReadError> {
+    /// The bytes of a block, without those that cannot be read: these are given back, and the others wait for them no
+    /// longer.
+    async fn assemble(&self, plan: Plan) -> (Plan, Bytes) {
         if let [(_, piece)] = plan.parts.as_slice()
             && let Some(bytes) = piece.bytes()
         {
-            return Ok(bytes);
+            return (plan, bytes);
         }
         let mut all = BytesMut::with_capacity(plan.len as usize);
-        for (_, piece) in &plan.parts {
-            match (&piece.source, piece.bytes()) {
-                (_, Some(bytes)) => all.extend_from_slice(&bytes),
+        let mut parts = Vec::with_capacity(plan.parts.len());
+        for (file, piece) in plan.parts {
+            let read = match (&piece.source, piece.bytes()) {
+                (_, Some(bytes)) => Ok(bytes),
                 (Source::Journal { id, at }, None) => {
-                    let len = piece.len as u32;
-                    all.extend_from_slice(&self.kept(DirtyId(id.0), *at, len).await?);
+                    self.kept(DirtyId(id.0), *at, piece.len as u32).await
                 }
-                _ => {}
+                _ => Ok(Bytes::new()),
+            };
+            match read {
+                Ok(bytes) => {
+                    all.extend_from_slice(&bytes);
+                    parts.push((file, piece));
+                }
+                Err(error) => self.leave_out(&file, &piece, &error),
             }
         }
-        Ok(all.freeze())
+        let len = all.len() as u64;
+        (Plan { parts, len }, all.freeze())
+    }
+
+    /// A piece of a file cannot be read: the file is left alone for a while.
+    fn leave_out(&self, file: &FileCell, piece: &Piece, error: &ReadError) {
+        let mut state = self.lock(file);
+        land(&mut state, piece);
+        let now = Instant::now();
+        state.dirty_since.get_or_insert(now);
+        // What was overwritten meanwhile is not in the journal any more.
+        if error.class() != Class::Missing {
+            state.unread_until = Some(now + PAUSE);
+            tracing::warn!("a part of a changed file cannot be read, it is tried again: {error}");
+        }
     }
 
     /// Seals, codes and places one block, durably.
@@ -138,12 +158,10 @@ impl Inner {
         let number = upload.claim().number;
         let block = upload.submit(bytes).await?.await?;
         // Until the volume knows of the claim, the store does: so a crash between leaves nothing behind.
+        let told = upload.placed().await;
         let key = self.claim_key(number);
-        let row = (
-            CLAIMS.to_owned(),
-            key,
-            Some(Bytes::copy_from_slice(&block.id.0)),
-        );
+        let noted = claim_row::encode(block.id, &told);
+        let row = (CLAIMS.to_owned(), key, Some(noted));
         let report = upload.finish(vec![row]).await?;
         Ok(Born {
             block,

@@ -18,6 +18,7 @@
 mod agree;
 mod attrs;
 mod checkpoint;
+mod claim_row;
 mod commit;
 mod compact;
 mod conflicts;

@@ -6,15 +6,14 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use super::claim_row::{self, CLAIMS};
 use super::feed::{Shared, decode_base, feed_ends};
 use super::file::{FileCell, FileState, Noted, NotedPlace, Notes};
 use super::inner::Inner;
-use super::land::CLAIMS;
 use super::notes::{decode_head, decode_piece};
 use super::rows::{BASES, DROPPED, FILES, HEADS, OWN, PIECES, pages};
 use super::xattr::HAS_ACLS;
 use super::{Durability, VfsError, VfsParts};
-use crate::base::BlockId;
 use crate::content::overlay::{KeptId, Piece, Source};
 use crate::namespace::{Hlc, Ino, Key, Rows, census};
 use crate::store::{DirtyId, Group, Space, Volume, VolumeOptions};
@@ -320,17 +319,16 @@ impl Inner {
         let rows = rows.map_err(|error| VfsError::Unready(error.to_string()))?;
         for (key, value) in rows {
             let number = key.get(16..).and_then(|bytes| bytes.try_into().ok());
-            let block = <[u8; 32]>::try_from(value.as_ref()).map(BlockId);
-            let (Some(number), Ok(block)) = (number.map(u64::from_be_bytes), block) else {
+            let noted = claim_row::decode(&value);
+            let Some((number, (block, noted))) = number.map(u64::from_be_bytes).zip(noted) else {
                 continue;
             };
             let tenant = self.tenant(block)?;
             let is_known = tenant
                 .is_some_and(|tenant| tenant.keepers.iter().any(|keeper| keeper.number == number));
             if !is_known {
-                let members = self.blocks.net().members();
-                let everybody = members.list.iter().map(|member| member.peer).collect();
-                let released = self.blocks.release(self.identity.owner, number, everybody);
+                let told = claim_row::told(&self.blocks, noted);
+                let released = self.blocks.release(self.identity.owner, number, told);
                 released
                     .await
                     .map_err(|error| VfsError::Unready(error.to_string()))?;

@@ -134,6 +134,9 @@ impl Inner {
             if awaited.is_empty() {
                 return Ok(());
             }
+            if awaited.iter().any(|(file, _)| self.lock(file).is_unread()) {
+                return Err(Errno::EIO);
+            }
             let pause = *self.pause.lock().unwrap_or_else(PoisonError::into_inner);
             if pause.is_some_and(|until| until > Instant::now()) {
                 return Err(Errno::ENOSPC);
@@ -213,7 +216,7 @@ impl Inner {
                     .dirty_since
                     .is_some_and(|since| since.elapsed() >= AGE);
             let is_quiet = state.flying == 0 && !state.is_publishing;
-            if is_pausing {
+            if is_pausing || state.is_unread() {
                 if is_tight {
                     self.note_and_unload(&file, &mut state);
                 }

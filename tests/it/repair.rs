@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Devnet, json, random_file, run, scaled, wait_until};
+use crate::support::{Devnet, json, line, random_file, run, scaled, wait_until};
 
 const PEERS: usize = 8;
 /// A debug build on a busy machine.
@@ -88,6 +88,34 @@ fn what_peers_held_that_are_gone_is_made_anew_by_the_others() {
     net.kill(3);
     let back = net.dir.path().join("back");
     net.get(5, &link, &back);
+    assert!(std::fs::read(&file).unwrap() == std::fs::read(&back).unwrap());
+}
+
+#[test]
+fn what_was_put_alone_is_spread_over_those_who_join() {
+    let mut net = Devnet::start(&["--peers", "1"]);
+    net.reconfigure(0, |config| {
+        config.repair.suspect = Duration::from_secs(1);
+    });
+    let file = net.dir.path().join("file");
+    random_file(&file, scaled(6) << 20, 22);
+    let link = net.put(0, &file);
+    let ticket = line(&run(net.cairn(0).args(["-q", "invite"]), 0));
+    for name in ["b", "c", "d", "e", "f"] {
+        let at = net.add_peer(name);
+        run(net.cairn(at).args(["-q", "join", &ticket]), 0);
+    }
+    wait_until("everything survives the loss of two", PATIENCE, || {
+        let health = health(&net, 0);
+        health["whole"] == true && health["survives"] == 2 && health["peers"] == 6
+    });
+    let (present, all) = shards(&net, 3, &link);
+    assert_eq!(present, all);
+    // The one that had it all, and another one.
+    net.kill(0);
+    net.kill(4);
+    let back = net.dir.path().join("back");
+    net.get(2, &link, &back);
     assert!(std::fs::read(&file).unwrap() == std::fs::read(&back).unwrap());
 }
 

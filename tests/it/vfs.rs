@@ -20,3 +20,5 @@ mod space;
 mod syncing;
 #[cfg(feature = "testkit")]
 mod twin;
+#[cfg(feature = "testkit")]
+mod unread;

@@ -1,5 +1,10 @@
 //! What is lost is made anew by those who are left, while nobody is there to whom it belongs.
 
+mod kept;
+mod liar;
+mod spread;
+mod trouble;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -49,6 +54,15 @@ struct Put {
     content: Bytes,
 }
 
+fn options() -> UploadOptions {
+    UploadOptions {
+        profile: EcProfile::DEFAULT,
+        secret: ConvergenceSecret::from_bytes([7; 32]),
+        survive: None,
+        owner: OwnerId([1; 16]),
+    }
+}
+
 /// So many blocks, put by one peer with one upload each.
 async fn put(cluster: &Cluster, at: usize, count: usize) -> Vec<Put> {
     let blocks = cluster.blocks(at).unwrap().clone();
@@ -57,13 +71,7 @@ async fn put(cluster: &Cluster, at: usize, count: usize) -> Vec<Put> {
         let mut content = vec![0; 2000 + cluster.entropy.below(10_000) as usize];
         cluster.entropy.fill(&mut content);
         let content = Bytes::from(content);
-        let options = UploadOptions {
-            profile: EcProfile::DEFAULT,
-            secret: ConvergenceSecret::from_bytes([7; 32]),
-            survive: None,
-            owner: OwnerId([1; 16]),
-        };
-        let upload = blocks.upload(options).await.unwrap();
+        let upload = blocks.upload(options()).await.unwrap();
         let pending = upload.submit(content.clone()).await.unwrap();
         let reference = pending.await.unwrap();
         upload.finish(Vec::new()).await.unwrap();
@@ -257,16 +265,8 @@ fn what_was_made_anew_is_let_go_with_the_rest() {
     simulate(async {
         let mut cluster = start(8, 4).await;
         let blocks = cluster.blocks(0).unwrap().clone();
-        let owner = OwnerId([1; 16]);
-        let upload = blocks
-            .upload(UploadOptions {
-                profile: EcProfile::DEFAULT,
-                secret: ConvergenceSecret::from_bytes([7; 32]),
-                survive: None,
-                owner,
-            })
-            .await
-            .unwrap();
+        let owner = options().owner;
+        let upload = blocks.upload(options()).await.unwrap();
         let number = upload.claim().number;
         let content = Bytes::from(vec![5; 9000]);
         let pending = upload.submit(content.clone()).await.unwrap();

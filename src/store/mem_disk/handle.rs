@@ -54,6 +54,12 @@ impl DiskFile for MemFile {
         state
             .before(DiskOp::Read, &self.name)
             .map_err(|(error, _)| error)?;
+        let is_broken = state.broken.as_ref().is_some_and(|(name, range)| {
+            *name == self.name && offset < range.end && range.start < offset + len as u64
+        });
+        if is_broken {
+            return Err(io::ErrorKind::Other.into());
+        }
         let file = state.file(self.id)?;
         let start = (offset as usize).min(file.bytes.len());
         let end = start.saturating_add(len).min(file.bytes.len());

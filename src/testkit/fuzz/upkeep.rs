@@ -61,6 +61,14 @@ pub(super) fn asks() -> Vec<Vec<u8>> {
             index: 5,
             other: PeerId([9; 32]),
         },
+        Ask::Claims {
+            block: BLOCK,
+            from: 5,
+        },
+        Ask::Keep {
+            block: BLOCK,
+            keepers: vec![keeper()],
+        },
     ];
     asks.iter().map(|ask| ask.encode().to_vec()).collect()
 }
@@ -94,6 +102,10 @@ pub(super) fn says() -> Vec<Vec<u8>> {
             keepers: vec![vec![keeper()]],
         },
         Say::Done,
+        Say::Claims {
+            keepers: vec![keeper()],
+            next: Some(6),
+        },
     ];
     says.iter().map(|say| say.encode().to_vec()).collect()
 }

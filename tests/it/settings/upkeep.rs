@@ -73,6 +73,7 @@ fn what_a_peer_held_is_made_anew_after_the_time_configured() {
     for at in 0..PEERS - 1 {
         net.reconfigure(at, |config| config.repair.dead = 2 * SOON);
     }
+    net.wait_connected(0);
     wait_until("all is there again", PATIENCE, || {
         missing(&net, &links) == 0
     });

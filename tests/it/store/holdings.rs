@@ -178,6 +178,126 @@ fn the_claims_of_a_block_are_told_and_travel_with_its_shards() {
     });
 }
 
+/// All claims on a block, by pages of so many.
+async fn paged(store: &Store, block: BlockId, limit: usize) -> Vec<(u64, bool)> {
+    let mut all = Vec::new();
+    let mut from = 0;
+    loop {
+        let (page, next) = store.keepers_from(block, from, limit).await.unwrap();
+        assert!(page.len() <= limit);
+        all.extend(page.iter().map(|k| (k.claim.number, k.is_closed)));
+        match next {
+            Some(next) => {
+                assert!(next > from);
+                from = next;
+            }
+            None => {
+                all.sort_unstable();
+                return all;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_block_with_many_claims_is_kept_by_each_of_them_and_all_are_told() {
+    simulate(async {
+        let clock = Clock::simulated(START_MS);
+        let shards = stripe(1, 50, (2, 1));
+        let block = shards[0].id().block;
+        let mut disk = MemDisk::new(1 << 30);
+        let (mut from, _) = open(Arc::new(disk.clone()), options(64 << 20), &clock).await;
+        // What others keep is not told.
+        let other = stripe(2, 50, (2, 1));
+        for number in 0..70 {
+            let shard = if number % 7 == 3 {
+                &other[0]
+            } else {
+                &shards[0]
+            };
+            from.put(shard.clone(), claim(number), EXPIRES)
+                .await
+                .unwrap();
+            if number >= 30 {
+                from.close_claim(claim(number)).await.unwrap();
+            }
+            if number == 50 {
+                from.flush_index().await.unwrap();
+            }
+        }
+        let (page, _) = from.holdings(None, None, 10).await.unwrap();
+        assert!(page.iter().all(|of| of.is_kept), "the first are open");
+        let mut expected: Vec<(u64, bool)> = (0..70)
+            .filter(|number| number % 7 != 3)
+            .map(|number| (number, number >= 30))
+            .collect();
+        for step in 0..4 {
+            for limit in [1, 7, 1000] {
+                assert_eq!(paged(&from, block, limit).await, expected, "step {step}");
+            }
+            match step {
+                0 => {
+                    for number in (0..70).filter(|number| number % 3 != 0) {
+                        from.release_claim(claim(number)).await.unwrap();
+                    }
+                    expected.retain(|(number, _)| number % 3 == 0);
+                }
+                1 => from.flush_index().await.unwrap(),
+                _ => {
+                    disk = disk.crash_image(&Crash::LoseAll);
+                    drop(from);
+                    if step == 2 {
+                        disk.remove("store/index.redb").unwrap();
+                    }
+                    (from, _) = open(Arc::new(disk.clone()), options(64 << 20), &clock).await;
+                }
+            }
+        }
+        // They go with a shard; the last one lets go.
+        let (to, _) = open(Arc::new(MemDisk::new(1 << 30)), options(64 << 20), &clock).await;
+        let (keepers, _) = from.keepers_from(block, 0, 1000).await.unwrap();
+        assert!(to.restore(shards[2].clone(), &keepers).await.unwrap());
+        assert_eq!(paged(&to, block, 5).await, expected);
+        for (number, _) in &expected[1..] {
+            to.release_claim(claim(*number)).await.unwrap();
+            let held = to.held(&[block]).await.unwrap();
+            assert_eq!(held, [IndexSet::one(2)], "{number}");
+        }
+        to.release_claim(claim(expected[0].0)).await.unwrap();
+        to.flush_index().await.unwrap();
+        assert_eq!(to.held(&[block]).await.unwrap(), [IndexSet::EMPTY]);
+    });
+}
+
+#[test]
+fn a_claim_that_was_released_before_it_was_known_is_of_no_use() {
+    simulate(async {
+        let clock = Clock::simulated(START_MS);
+        let mut disk = MemDisk::new(1 << 30);
+        let (mut store, _) = open(Arc::new(disk.clone()), options(64 << 20), &clock).await;
+        let shards = stripe(1, 50, (2, 1));
+        assert!(!store.release_claim(claim(1)).await.unwrap());
+        // Told again.
+        store.release_claim(claim(1)).await.unwrap();
+        let keeper = Keeper {
+            claim: claim(1),
+            is_closed: true,
+            expires_ms: EXPIRES,
+        };
+        for is_reopened in [false, true] {
+            if is_reopened {
+                disk = disk.crash_image(&Crash::LoseAll);
+                drop(store);
+                (store, _) = open(Arc::new(disk.clone()), options(64 << 20), &clock).await;
+            }
+            let put = store.put(shards[0].clone(), claim(1), EXPIRES).await;
+            assert_eq!(put, Err(StoreError::ClaimGone));
+            let restored = store.restore(shards[0].clone(), &[keeper]).await;
+            assert_eq!(restored, Err(StoreError::ClaimGone));
+        }
+    });
+}
+
 #[test]
 fn a_damaged_shard_is_taken_out_and_its_block_stays_claimed() {
     simulate(async {
@@ -192,6 +312,7 @@ fn a_damaged_shard_is_taken_out_and_its_block_stays_claimed() {
         for shard in &shards[..2] {
             let examined = store.examine(shard.id()).await.unwrap();
             assert!(!examined.was_damaged && examined.bytes >= 50_000);
+            assert!(!examined.is_unreadable);
         }
         // In the data of the first: it begins at the second page.
         assert!(disk.flip_bit("store/segment-00000001", 10_000, 2));

@@ -177,9 +177,8 @@ impl World {
             Op::Release(id) => {
                 let known = model.claims.contains_key(&id);
                 model.release(id);
-                if known {
-                    self.renumber(id);
-                }
+                // Known or not, it is of no use any more.
+                self.renumber(id);
                 self.check(&store.release_claim(id).await?, &known);
             }
             Op::Kv(batch) => {

@@ -1,0 +1,223 @@
+//! Looking at the groups of a sweep: what holders have is compared with what was seen before, and judged where it changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::fingerprint::Fingerprint;
+use super::super::message::Tally;
+use super::super::plan::{BlockState, Candidate, Standing, Verdict, judge, leader};
+use super::super::survey::{Findings, Inquiry, Looked, digests, inquire};
+use super::{GROUPS_PER_STEP, ROOM_MIN, Repairer, SURPLUS_MAX};
+use crate::base::{BlockId, Group, PeerId};
+use crate::blocks::GroupPeer;
+use crate::store::{Digest, StoreError};
+
+impl Repairer {
+    /// Looks at the next groups of the sweep.
+    pub(super) async fn advance(&mut self) -> Result<(), StoreError> {
+        let Some(sweep) = &mut self.sweep else {
+            return Ok(());
+        };
+        let some: Vec<Group> = (0..GROUPS_PER_STEP)
+            .map_while(|_| sweep.left.pop_front())
+            .collect();
+        if some.is_empty() {
+            if let Some(sweep) = self.sweep.take() {
+                self.end_sweep(&sweep);
+            }
+            return Ok(());
+        }
+        let own = self.own();
+        let mut groups: Vec<(Group, Vec<GroupPeer>)> = Vec::with_capacity(some.len());
+        let mut unasked = BTreeSet::new();
+        for group in some {
+            let peers = self.blocks.group_peers(group).await;
+            let candidates = self.candidates(&peers);
+            if leader(&candidates) != Some(own) {
+                self.led.remove(&group);
+                continue;
+            }
+            let live = candidates.iter().filter(|c| c.standing == Standing::Live);
+            let unknown = live.filter(|c| c.peer != own && !self.roots.contains_key(&c.peer));
+            unasked.extend(unknown.map(|c| c.peer));
+            groups.push((group, peers));
+        }
+        if !unasked.is_empty() {
+            let unasked: Vec<PeerId> = unasked.into_iter().collect();
+            self.ask_roots(&unasked).await;
+        }
+        self.look_at(groups).await
+    }
+
+    fn candidates(&self, peers: &[GroupPeer]) -> Vec<Candidate> {
+        let candidate = |peer: &GroupPeer| Candidate {
+            peer: peer.peer,
+            standing: self.standing(&peer.peer, &peer.reach),
+            has_room: peer.free_bytes >= ROOM_MIN
+                && !self.is_old(&peer.peer)
+                && !self.unwilling.contains_key(&peer.peer),
+        };
+        peers.iter().map(candidate).collect()
+    }
+
+    async fn look_at(&mut self, groups: Vec<(Group, Vec<GroupPeer>)>) -> Result<(), StoreError> {
+        let own = self.own();
+        let mut wanted: BTreeMap<PeerId, Vec<Group>> = BTreeMap::new();
+        for (group, peers) in &groups {
+            for candidate in self.candidates(peers) {
+                let is_asked = candidate.standing == Standing::Live
+                    && candidate.peer != own
+                    && !self.is_old(&candidate.peer);
+                if is_asked {
+                    wanted.entry(candidate.peer).or_default().push(*group);
+                }
+            }
+        }
+        let timeout = self.timeout();
+        let answers = wanted.into_iter().map(|(peer, groups)| {
+            let blocks = &self.blocks;
+            async move { (peer, digests(blocks, peer, groups, timeout).await) }
+        });
+        let answers = futures::future::join_all(answers).await;
+        let mut theirs: BTreeMap<PeerId, BTreeMap<Group, Digest>> = BTreeMap::new();
+        for (peer, digests) in answers {
+            match digests {
+                Some(digests) => {
+                    theirs.insert(peer, digests);
+                }
+                None => {
+                    self.silent.insert(peer);
+                }
+            }
+        }
+        let names: Vec<Group> = groups.iter().map(|(group, _)| *group).collect();
+        let ours = self.blocks.store().group_digests(names).await?;
+        for ((group, peers), ours) in groups.into_iter().zip(ours) {
+            let of_group = theirs.iter();
+            let of_group = of_group.filter_map(|(peer, all)| Some((*peer, *all.get(&group)?)));
+            self.look_at_one(group, &peers, ours, of_group.collect())
+                .await;
+        }
+        Ok(())
+    }
+
+    async fn look_at_one(
+        &mut self,
+        group: Group,
+        peers: &[GroupPeer],
+        ours: Digest,
+        theirs: BTreeMap<PeerId, Digest>,
+    ) {
+        let mut hash = Fingerprint::default();
+        hash.add(&ours.0.to_le_bytes());
+        let candidates = self.candidates(peers);
+        for (peer, candidate) in peers.iter().zip(&candidates) {
+            hash.add(&peer.peer.0);
+            hash.add(&self.how(&peer.peer, &peer.reach));
+            hash.add(&[u8::from(candidate.has_room)]);
+            let digest = theirs.get(&peer.peer).copied().unwrap_or_default();
+            hash.add(&digest.0.to_le_bytes());
+        }
+        let fingerprint = hash.end();
+        let led = self.led.entry(group).or_default();
+        if led.fingerprint == Some(fingerprint) {
+            return;
+        }
+        led.fingerprint = None;
+        let remembered = led.seen.clone();
+        let is = |standing: Standing| {
+            let some = candidates.iter().filter(move |c| c.standing == standing);
+            some.map(|c| c.peer)
+        };
+        let brief = self.absences.as_ref().map_or_else(BTreeSet::new, |known| {
+            let away = is(Standing::Away).filter(|peer| !self.silent.contains(peer));
+            away.filter(|peer| known.is_brief(peer)).collect()
+        });
+        let inquiry = Inquiry {
+            group,
+            candidates: &candidates,
+            digests: &theirs,
+            old: &is(Standing::Live)
+                .filter(|peer| self.is_old(peer))
+                .collect(),
+            remembered: &remembered,
+            brief: &brief,
+            timeout: self.timeout(),
+        };
+        let found = inquire(&self.blocks, &inquiry).await;
+        match found {
+            Some(findings) => self.judge_group(group, &candidates, findings, fingerprint),
+            None => {
+                let led = self.led.entry(group).or_default();
+                led.tally = Tally {
+                    unseen_groups: 1,
+                    ..Tally::default()
+                };
+            }
+        }
+    }
+
+    fn judge_group(
+        &mut self,
+        group: Group,
+        candidates: &[Candidate],
+        findings: Findings,
+        fingerprint: u128,
+    ) {
+        self.surplus
+            .retain(|surplus| surplus.block.group() != group);
+        let mut is_settled = true;
+        let mut tally = Tally::default();
+        for Looked { state, brief } in findings.blocks {
+            let judgement = judge(&state, &self.takers(state.block, candidates));
+            let shard_bytes = state.shard_bytes;
+            if brief.is_empty() {
+                tally.add_block(&judgement, shard_bytes);
+            } else {
+                let mut shown: BlockState = state.clone();
+                shown.holders.extend(brief);
+                tally.add_block(&judge(&shown, candidates), shard_bytes);
+            }
+            // Once somebody has room, what has found no place is to be looked at again.
+            is_settled &= judgement.missing == 0;
+            match judgement.verdict {
+                Verdict::Rebuild(rebuild) => self.queue.insert(rebuild),
+                Verdict::Spread(rebuild) => {
+                    is_settled = false;
+                    self.queue.insert(rebuild);
+                }
+                // It may be kept by now without that anybody's digest tells so.
+                Verdict::NotKept => is_settled = false,
+                Verdict::Nothing | Verdict::Unreadable | Verdict::Leftover => {}
+            }
+            if let Some(surplus) = judgement.surplus {
+                match self.surplus.len() < SURPLUS_MAX {
+                    true => self.surplus.push(surplus),
+                    false => is_settled = false,
+                }
+            }
+        }
+        if tally == Tally::default() && findings.seen.is_empty() {
+            self.led.remove(&group);
+            return;
+        }
+        let led = self.led.entry(group).or_default();
+        led.tally = tally;
+        led.fingerprint = is_settled.then_some(fingerprint);
+        // Of those who are away what they were last seen to have stays.
+        for candidate in candidates {
+            if candidate.standing == Standing::Live || candidate.standing == Standing::Dead {
+                led.seen.remove(&candidate.peer);
+            }
+        }
+        led.seen.extend(findings.seen);
+    }
+
+    /// The candidates, but for those who would not take a shard of this block.
+    fn takers(&self, block: BlockId, candidates: &[Candidate]) -> Vec<Candidate> {
+        let taker = |candidate: &Candidate| Candidate {
+            has_room: candidate.has_room && !self.refusals.contains(&(block, candidate.peer)),
+            ..*candidate
+        };
+        candidates.iter().map(taker).collect()
+    }
+}
