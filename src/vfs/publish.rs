@@ -7,7 +7,7 @@ use cairnfs_fuse::Errno;
 use tokio::time::Instant;
 
 use super::errno::{Step, Stop};
-use super::file::{Base, FileCell, Head};
+use super::file::{Base, FileCell, FileState, Head};
 use super::inner::Inner;
 use super::land::{SealError, push_extent};
 use super::ledger::{Born, Deltas};
@@ -30,6 +30,8 @@ const EXTENTS_MAX: usize = 8192;
 /// What is to be described, as it was when it began.
 struct Snapshot {
     head: Head,
+    /// The size that is told: what is in no block yet at the end would be a hole to others.
+    told_size: u64,
     base: Base,
     base_size: u64,
     /// All changes of earlier generations that are no pieces are in `head`.
@@ -81,7 +83,7 @@ impl Snapshot {
     /// still there behind.
     fn shown(&self, upto: u64) -> (u64, u64) {
         if upto >= self.end {
-            return (self.head.size, self.head.size);
+            return (self.told_size, self.told_size);
         }
         let before = match self.dropped {
             Some(_) => 0,
@@ -125,6 +127,7 @@ impl Inner {
                 }
             };
             let mut core = inner.core();
+            inner.catch_up(&core, &file);
             inner.reap(&mut core, file.number);
             drop(core);
             if let Err(stop) = outcome {
@@ -175,6 +178,7 @@ impl Inner {
         state.low_water = u64::MAX;
         Some(Snapshot {
             head: state.head,
+            told_size: told_size(&state),
             base: state.base.clone(),
             base_size: state.base_size,
             generation: state.overlay.generation(),
@@ -264,8 +268,9 @@ impl Inner {
             hlc: now.hlc,
             writer: self.writer,
         });
-        if reach == Reach::Part && self.is_shared() {
-            // What others make of this part is not made of what follows, which is an edit of its own.
+        if self.is_shared() && (reach == Reach::Part || state.head.edited == now.hlc) {
+            // What others make of this part is not made of what follows, which is an edit of its own: also where it was
+            // there already and only not in a block.
             state.head.edited = self.now().hlc;
         }
         if snapshot.dropped.is_some() {
@@ -413,6 +418,19 @@ impl Inner {
         born.push(placed);
         Ok(())
     }
+}
+
+/// The size of a file without what lies at its end in memory or in the journal only.
+fn told_size(state: &FileState) -> u64 {
+    let pieces: Vec<Piece> = state.overlay.pieces().collect();
+    let mut size = state.head.size;
+    for piece in pieces.iter().rev() {
+        if piece.end() != size || !piece.source.is_dirty() {
+            break;
+        }
+        size = piece.offset;
+    }
+    size.max(state.head.base_end.min(state.head.size))
 }
 
 /// Extents of the old content that stay.
