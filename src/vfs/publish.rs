@@ -21,6 +21,7 @@ use crate::content::overlay::{Part, Piece, Source};
 use crate::dag::file::INLINE_EXTENTS_MAX;
 use crate::dag::{
     Body as DagBody, Extent, FileContent, NodeAt, NodeBudget, NodePacker, Patch, PatchStep,
+    Timestamp,
 };
 use crate::namespace::{Body, Now, Stamp};
 
@@ -237,7 +238,12 @@ impl Inner {
             hlc: snapshot.head.edited,
             time: snapshot.head.mtime,
         };
-        let (ino, mtime) = (file.ino, snapshot.head.mtime);
+        let ino = file.ino;
+        // Kernels elsewhere take what has one size and one time for one content, so what follows has another.
+        let mtime = match state.head.mtime == snapshot.head.mtime {
+            true => just_before(snapshot.head.mtime),
+            false => snapshot.head.mtime,
+        };
         let (size, base_end) = snapshot.shown(upto);
         let base = Base::of(&body);
         let origin = state.origin.clone();
@@ -431,6 +437,17 @@ fn told_size(state: &FileState) -> u64 {
         size = piece.offset;
     }
     size.max(state.head.base_end.min(state.head.size))
+}
+
+/// A nanosecond before.
+fn just_before(time: Timestamp) -> Timestamp {
+    match time.nanos.checked_sub(1) {
+        Some(nanos) => Timestamp { nanos, ..time },
+        None => Timestamp {
+            seconds: time.seconds.saturating_sub(1),
+            nanos: 999_999_999,
+        },
+    }
 }
 
 /// Extents of the old content that stay.

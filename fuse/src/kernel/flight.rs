@@ -149,3 +149,45 @@ impl<F: FileSystem> Flight<F> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+    use crate::memfs::{Limits, MemFs};
+
+    struct Told(Sender<Result<(), Errno>>);
+
+    impl Finish<()> for Told {
+        fn finish(self, result: Result<(), Errno>) {
+            self.0.send(result).unwrap();
+        }
+    }
+
+    /// With as many requests waiting as may, others are refused, and a closing is not: its locks would stay.
+    #[test]
+    fn what_gives_something_back_is_never_refused() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let fs = Arc::new(MemFs::new(Limits::default()));
+        let deadline = Duration::from_secs(60);
+        let flight = Flight::new(fs, runtime.handle().clone(), deadline, 0);
+        let (to, told) = channel();
+        let later = |_: &MemFs| Answer::later(async { Ok(()) });
+        flight.answer(Told(to.clone()), later);
+        assert_eq!(told.try_recv(), Ok(Err(Errno::EAGAIN)));
+        flight.answer_always(Told(to), later);
+        let answer = runtime.block_on(async {
+            loop {
+                match told.try_recv() {
+                    Ok(answer) => break answer,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        });
+        assert_eq!(answer, Ok(()));
+    }
+}

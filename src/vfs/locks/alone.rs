@@ -75,13 +75,15 @@ impl Inner {
     async fn unmake(&self, caller: &Caller, parent: u64, name: &[u8], number: u64) {
         let name = fuse::Name::new(name);
         let ino = self.core().node(number).map(|node| node.ino);
-        while let Ok(ino) = ino {
-            match self.unlink_this(caller, parent, name, ino) {
-                Ok(()) | Err(Stop::Errno(Errno::ENOENT)) => break,
-                Err(Stop::Busy) if self.room().await.is_ok() => {}
-                Err(stop) => {
-                    tracing::warn!(?stop, "a file that was not made alone stays");
-                    break;
+        if let Ok(ino) = ino {
+            loop {
+                match self.unlink_this(caller, parent, name, ino) {
+                    Ok(()) | Err(Stop::Errno(Errno::ENOENT)) => break,
+                    Err(Stop::Busy) if self.room().await.is_ok() => {}
+                    Err(stop) => {
+                        tracing::warn!(?stop, "a file that was not made alone stays");
+                        break;
+                    }
                 }
             }
         }

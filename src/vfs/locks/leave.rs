@@ -116,7 +116,7 @@ impl Inner {
                 None => self.feed_now().await.map(|_| true),
             };
             match settled {
-                Ok(true) => match self.give_back(number, name).await {
+                Ok(true) => match self.give_lock_back(number, name).await {
                     true => break,
                     // It was had again meanwhile, and written to.
                     false => continue,
@@ -147,7 +147,7 @@ impl Inner {
     }
 
     /// Gives a lock back of a file that came to rest. False if it did not stay so, or what was done is not in the feed.
-    async fn give_back(self: &Arc<Self>, number: u64, name: LockName) -> bool {
+    async fn give_lock_back(self: &Arc<Self>, number: u64, name: LockName) -> bool {
         let _turn = self.locks.turn(name).await;
         if !self.is_left(number) {
             return true;

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cairnfs_fuse::{Errno, Fh, LockKind, LockRange, LockRequest, OpenFlags};
+use cairnfs_fuse::{Errno, Fh, LockKind, LockRange, LockRequest};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Duration, Instant, timeout};
 

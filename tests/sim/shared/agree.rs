@@ -427,6 +427,17 @@ fn agreed_who_waits_for_more_of_a_lock_keeps_what_it_has() {
         let other = two.create("file", 0).await.unwrap();
         one.lock(mine, LockKind::Read, false).await.unwrap();
         two.lock(other, LockKind::Read, false).await.unwrap();
+        // What it asks and what it renews are under way at the same time.
+        for voter in [0, 2] {
+            let faults = LinkFaults {
+                delay: Duration::from_millis(250),
+                ..LinkFaults::default()
+            };
+            world
+                .cluster
+                .hub
+                .link(world.peer(1), world.peer(voter), faults);
+        }
         let waits = one.lock(mine, LockKind::Write, true);
         let leaves = async {
             sleep(40 * SECOND).await;
@@ -449,7 +460,7 @@ fn agreed_what_is_not_made_alone_takes_nothing_else_away() {
         sleep(SECOND).await;
         let meanwhile = async {
             while hand.find("alone").await.is_err() {
-                tokio::task::yield_now().await;
+                sleep(Duration::from_millis(1)).await;
             }
             // Nobody hears that the name was given back.
             world.part(&[1]);

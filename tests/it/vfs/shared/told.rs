@@ -52,9 +52,9 @@ async fn what_is_described_in_parts_has_no_holes_and_is_seen_to_the_end() {
 /// one to who has it open.
 #[tokio::test(start_paused = true)]
 async fn what_is_open_shows_the_content_that_was_kept() {
-    let newest = vec![(Glob::new("**").unwrap(), true)];
+    let all: Glob = "**".parse().unwrap();
     let options = VfsOptions {
-        conflicts: ConflictRules::new(newest),
+        conflicts: ConflictRules::new(vec![(all, true)]),
         ..options()
     };
     let team = Team::with(2, 91, options).await;
