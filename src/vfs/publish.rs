@@ -262,7 +262,7 @@ impl Inner {
         state.has_base_row = false;
         state.origin.edited_at(Stamp {
             hlc: now.hlc,
-            writer: self.writer,
+            writer: self.writer(),
         });
         if reach == Reach::Part && self.is_shared() {
             // What others make of this part is not made of what follows, which is an edit of its own.
