@@ -20,9 +20,9 @@ pub use snapshots::{
 pub use upkeep::{HealthInfo, RepairInfo, Repairs, WorkerChange};
 pub use volumes::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, HexPath,
-    MountRequest, Mounted, SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeInfo,
-    VolumeInvited, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened,
-    VolumeRemove, VolumeShare, VolumeTicketRequest, VolumeUsage,
+    MountRequest, Mounted, SyncProgress, SyncRequest, UmountRequest, VolumeClock, VolumeCreate,
+    VolumeInfo, VolumeInvited, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest, VolumeOpen,
+    VolumeOpened, VolumeRemove, VolumeShare, VolumeTicketRequest, VolumeUsage,
 };
 pub use voters::{VolumeVoters, VolumeVotersRequest};
 

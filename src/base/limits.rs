@@ -67,8 +67,6 @@ pub const RULING_NAMES_MAX: usize = 256;
 pub const ROTATION_WRAPS_MAX: usize = 48;
 /// Most documents about members in one message.
 pub const GOSSIP_WORDS_MAX: usize = 64;
-/// Most revocations that are remembered from beside checkpoints before they are rows.
-pub const RULINGS_HEARD_MAX: usize = 4096;
 /// Largest page of documents beside a checkpoint, by which who was away finds newer keys.
 pub const RULINGS_PAGE_MAX_BYTES: usize = 1 << 20;
 /// Most conflicts of a volume that are told of or counted.

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,17 +25,17 @@ pub struct FeedInbound {
     pub from: PeerId,
     /// One encoded message, as it came.
     pub body: Bytes,
-    /// For [`Response::Feed`], or for a refusal. [`Response::Unsupported`] says that the volume is not served here;
-    /// then the next one who serves feeds is asked. Dropping it unanswered is answered `Busy`.
+    /// For [`Response::Feed`], or for a refusal. [`Response::Unsupported`] says that the volume is not served here:
+    /// whoever else serves feeds is asked as well. Dropping it unanswered is answered `Busy`.
     pub reply: oneshot::Sender<Response>,
 }
 
-/// Those who serve feeds, in the order in which they are asked. Cheap to clone; clones share them.
+/// Those who serve feeds, all of whom are asked at once. Cheap to clone; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct FeedDoor(Arc<Mutex<Vec<mpsc::Sender<FeedInbound>>>>);
 
 impl FeedDoor {
-    /// One more that serves feeds, asked after those before. It is asked no longer when its receiver is dropped;
+    /// One more that serves feeds. It is asked no longer when its receiver is dropped;
     /// what it has no room for is answered `Busy`.
     pub fn open(&self) -> mpsc::Receiver<FeedInbound> {
         let (sender, receiver) = mpsc::channel(FEED_QUEUE);
@@ -44,6 +46,7 @@ impl FeedDoor {
     /// What those who serve feeds say to a message.
     pub(super) async fn answer(&self, from: PeerId, body: Bytes) -> Response {
         let mut answer = Response::Unsupported;
+        let mut asked = FuturesUnordered::new();
         let senders = self.lock().clone();
         for sender in senders {
             let (reply, said) = oneshot::channel();
@@ -53,18 +56,17 @@ impl FeedDoor {
                 reply,
             };
             match sender.try_send(message) {
-                Ok(()) => {}
+                Ok(()) => asked.push(tokio::time::timeout(PATIENCE, said)),
                 // That one may be the one who would have known.
-                Err(TrySendError::Full(_)) => {
-                    answer = Response::Busy;
-                    continue;
-                }
+                Err(TrySendError::Full(_)) => answer = Response::Busy,
                 Err(TrySendError::Closed(_)) => {
                     self.lock().retain(|sender| !sender.is_closed());
-                    continue;
                 }
             }
-            match tokio::time::timeout(PATIENCE, said).await {
+        }
+        // One serves a volume; the others say at once that they do not.
+        while let Some(said) = asked.next().await {
+            match said {
                 Ok(Ok(Response::Unsupported)) => {}
                 Ok(Ok(response)) => return response,
                 Ok(Err(_)) | Err(_) => answer = Response::Busy,
@@ -99,14 +101,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_who_knows_answers() {
+    async fn who_knows_answers() {
         let door = FeedDoor::default();
         assert_eq!(door.answer(ASKER, body()).await, Response::Unsupported);
         serve(door.open(), Response::Unsupported);
         assert_eq!(door.answer(ASKER, body()).await, Response::Unsupported);
         serve(door.open(), Response::Done);
-        serve(door.open(), Response::Stored);
+        serve(door.open(), Response::Unsupported);
         assert_eq!(door.answer(ASKER, body()).await, Response::Done);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_one_who_says_nothing_where_another_knows() {
+        let door = FeedDoor::default();
+        let _silent = door.open();
+        serve(door.open(), Response::Unsupported);
+        serve(door.open(), Response::Done);
+        let began = tokio::time::Instant::now();
+        assert_eq!(door.answer(ASKER, body()).await, Response::Done);
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use super::upkeep;
 use super::volume::{part, place};
 use crate::admin::types::{
     HexPath, Kind, LinkRequest, Listed, LookupInfo, LsEntry, LsRequest, PathRequest, PeerInfo,
-    QuotaInfo, SetQuota, VolumeInfo,
+    QuotaInfo, SetQuota, VolumeClock, VolumeInfo,
 };
 use crate::admin::{AdminError, ItemStream};
 use crate::base::ByteSize;
@@ -81,6 +81,18 @@ pub(super) async fn status(session: &Session, output: &Output, args: &StatusArgs
     rows.extend(quota_rows(&status.storage));
     for volume in &status.volumes {
         rows.push(("volume", volume_text(volume)));
+        rows.extend(
+            volume
+                .clocks
+                .iter()
+                .map(|clock| ("clock", clock_text(volume, clock))),
+        );
+        rows.extend(
+            volume
+                .forked
+                .iter()
+                .map(|peer| ("forked", fork_text(volume, peer))),
+        );
     }
     for worker in &status.workers {
         rows.push(("job", upkeep::worker_text(worker)));
@@ -113,6 +125,28 @@ fn volume_text(volume: &VolumeInfo) -> String {
         Some(count) => text.push_str(&format!("; {count} conflicts (`cairn conflicts`)")),
     }
     text
+}
+
+/// A clock that is ahead, and what comes of it.
+fn clock_text(volume: &VolumeInfo, clock: &VolumeClock) -> String {
+    let (name, by) = (&volume.name, duration_text(clock.ahead_ms));
+    match clock.own {
+        true => format!(
+            "this machine's is {by} ahead of others of `{name}`, who see what it writes when their clocks are there: set it right"
+        ),
+        false => format!(
+            "that of {} is {by} ahead: what it writes to `{name}` is seen here when it is due",
+            clock.peer
+        ),
+    }
+}
+
+fn fork_text(volume: &VolumeInfo, peer: &str) -> String {
+    format!(
+        "{peer} wrote two different things to `{}` under one name: its disk was copied, or put back from a backup; \
+         what others had not built on is refused",
+        volume.name
+    )
 }
 
 fn quota_rows(quota: &QuotaInfo) -> Vec<(&'static str, String)> {

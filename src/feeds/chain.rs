@@ -302,8 +302,13 @@ impl Feed {
         if let Some(proof) = proof {
             return Ok(Verdict::Forked(Box::new(proof)));
         }
+        // Where those before it are refused it never becomes the next.
+        let beyond = self.cut().filter(|cut| link.last > *cut);
         Ok(match link.first {
-            first if first > last + 1 => Verdict::Gap { after: last },
+            first if first > last + 1 => match beyond {
+                Some(at) => Verdict::Cut { at },
+                None => Verdict::Gap { after: last },
+            },
             first if first == last + 1 => Verdict::Branch,
             _ => Verdict::Old,
         })

@@ -174,6 +174,13 @@ impl Message {
         }
     }
 
+    /// Whether a message is about another volume than this, by its beginning. What cannot be read may be about any.
+    pub fn is_about_another(bytes: &[u8], volume: VolumeId) -> bool {
+        // Behind the head of the array, version and kind: the head of a string of 16 bytes, and these.
+        let name = bytes.get(3..20).and_then(|name| name.split_first());
+        name.is_some_and(|(head, name)| *head == 0x50 && name != volume.0)
+    }
+
     /// Reads a message from anywhere. Signed heads in it are checked; deltas are not. That is up to a thousand
     /// signatures: not for the reactor.
     ///

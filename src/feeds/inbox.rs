@@ -175,6 +175,20 @@ impl Inbox {
         *known = after.min(*known);
     }
 
+    /// Nothing of a writer behind a dot is waited for any more: it will never be taken.
+    pub fn forget_after(&mut self, writer: WriterId, dot: u64) {
+        let queue = self.queues.get(&writer).into_iter();
+        let waiting = queue.flat_map(|queue| &queue.waiting);
+        let beyond = waiting.filter(|(_, (delta, _))| delta.last() > dot);
+        let beyond: Vec<_> = beyond.map(|(place, _)| *place).collect();
+        for place in beyond {
+            self.remove(writer, place);
+        }
+        if self.again.get(&writer).is_some_and(|after| *after >= dot) {
+            self.again.remove(&writer);
+        }
+    }
+
     fn remove(&mut self, writer: WriterId, place: (u64, LinkHash)) -> Option<(Delta, SealedDelta)> {
         let queue = self.queues.get_mut(&writer)?;
         let removed = queue.waiting.remove(&place)?;

@@ -14,6 +14,66 @@ use crate::crypto::sign::{PublicKey, Purpose, SignError, SigningKey};
 use crate::crypto::wrap::{self, WRAP_MAX_BYTES, Wrap};
 use crate::crypto::{EpochSecrets, Wrapping};
 
+/// Context of the hash of everything that was revoked.
+const WITHOUT_CONTEXT: &str = "cairn v1 rotation: all that was revoked";
+/// Stands in a list of subjects for all of them.
+const HASHED: u8 = 2;
+
+/// The hash by which many subjects, which ascend, are named at once.
+pub(super) fn hash_of_all(subjects: &[Subject]) -> [u8; 32] {
+    let subjects = subjects.iter().map(|subject| (*subject).into());
+    let subjects: Vec<SubjectWire> = subjects.collect();
+    blake3::derive_key(WITHOUT_CONTEXT, &wire::encode(&subjects))
+}
+
+/// Those who are known to be left out when keys are handed out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Without {
+    /// Each of these; ascending.
+    Listed(Vec<Subject>),
+    /// Exactly those of whom this is the hash: more than fit into a document. Anybody could revoke so many
+    /// tickets of their own.
+    Hashed([u8; 32]),
+}
+
+impl Without {
+    /// Those who are left out, ascending.
+    pub fn of(subjects: &[Subject]) -> Without {
+        match subjects.len() > RULING_NAMES_MAX {
+            true => Without::Hashed(hash_of_all(subjects)),
+            false => Without::Listed(subjects.to_vec()),
+        }
+    }
+
+    /// Whether all of `revoked` are left out; `hash` is that of all of them.
+    pub fn covers(&self, revoked: &[Subject], hash: &[u8; 32]) -> bool {
+        match self {
+            Without::Listed(all) => revoked.iter().all(|one| all.binary_search(one).is_ok()),
+            Without::Hashed(all) => all == hash,
+        }
+    }
+
+    fn to_wire(&self) -> Vec<SubjectWire> {
+        match self {
+            Without::Listed(all) => all.iter().map(|subject| (*subject).into()).collect(),
+            Without::Hashed(hash) => vec![(HASHED, hash.to_vec().into())],
+        }
+    }
+
+    fn from_wire(wire: Vec<SubjectWire>) -> Result<Without, FeedError> {
+        if let [(HASHED, hash)] = wire.as_slice() {
+            let wrong = |_| FeedError::Impossible("a hash of revocations of another length");
+            return Ok(Without::Hashed(hash[..].try_into().map_err(wrong)?));
+        }
+        let all = wire.into_iter().map(Subject::try_from);
+        let all = all.collect::<Result<Vec<_>, _>>()?;
+        if all.len() > RULING_NAMES_MAX || !all.is_sorted_by(|one, two| one < two) {
+            return Err("too many revocations, or revocations out of order".into());
+        }
+        Ok(Without::Listed(all))
+    }
+}
+
 /// The keys of an epoch for some of those who shall have them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rotation {
@@ -23,8 +83,8 @@ pub struct Rotation {
     pub by: PeerId,
     /// Name of the epoch: see [`wrap::epoch_name`].
     pub epoch: u32,
-    /// What was revoked: none of these was given the keys. Ascending.
-    pub without: Vec<Subject>,
+    /// What was revoked: none of it was given the keys.
+    pub without: Without,
     /// The one-time key.
     pub once: PublicKey,
     /// What each recipient gets.
@@ -69,7 +129,7 @@ impl Rotation {
             volume,
             by,
             epoch,
-            without: without.to_vec(),
+            without: Without::of(without),
             once: wrapping.public(),
             wraps: wraps.to_vec(),
         });
@@ -102,13 +162,12 @@ impl Record for Rotation {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let without = self.without.iter().map(|subject| (*subject).into());
         wire::encode::<RotationWire>(&(
             FEED_VERSION,
             self.volume,
             self.by,
             self.epoch,
-            without.collect(),
+            self.without.to_wire(),
             self.once,
             self.wraps.clone(),
         ))
@@ -118,14 +177,9 @@ impl Record for Rotation {
         let (version, volume, by, epoch, without, once, wraps) =
             wire::decode_canonical::<RotationWire>(bytes, Self::MAX_BYTES)?;
         check_version(version)?;
-        let without = without
-            .into_iter()
-            .map(Subject::try_from)
-            .collect::<Result<Vec<_>, _>>()?;
-        if without.len() > RULING_NAMES_MAX || !without.is_sorted_by(|one, two| one < two) {
-            return Err("too many revocations, or revocations out of order".into());
-        }
-        if without.contains(&Subject::Device(by)) {
+        let without = Without::from_wire(without)?;
+        let own = Subject::Device(by);
+        if matches!(&without, Without::Listed(all) if all.contains(&own)) {
             return Err("keys by a device that was revoked, by its own word".into());
         }
         let is_sound = |(_, _, text): &Wrap| text.len() <= WRAP_MAX_BYTES;

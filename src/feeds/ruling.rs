@@ -177,19 +177,22 @@ impl Ruling {
 /// `[version, volume, [[kind, document], ..]]`.
 type PageWire = (u8, VolumeId, Vec<(u8, ByteBuf)>);
 
-/// A page of documents, to be found beside a checkpoint by who cannot open that: as many as fit.
-pub fn encode_page(volume: VolumeId, rulings: &[Ruling]) -> Vec<u8> {
+/// A page of documents, to be found beside a checkpoint by who cannot open that: as many as fit, in this order, and how
+/// many did not.
+pub fn encode_page(volume: VolumeId, rulings: &[Ruling]) -> (Vec<u8>, usize) {
     let mut room = RULINGS_PAGE_MAX_BYTES - 64;
     let mut items = Vec::new();
     for ruling in rulings {
         let bytes = ruling.encode();
         let Some(left) = room.checked_sub(bytes.len() + 16) else {
-            break;
+            continue;
         };
         room = left;
         items.push((ruling.kind() as u8, ByteBuf::from(bytes.to_vec())));
     }
-    wire::encode::<PageWire>(&(FEED_VERSION, volume, items))
+    let left_out = rulings.len() - items.len();
+    let page = wire::encode::<PageWire>(&(FEED_VERSION, volume, items));
+    (page, left_out)
 }
 
 /// Reads a page from anywhere; what is no document of this volume is left out. Up to thousands of signatures: not for

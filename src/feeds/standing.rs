@@ -3,16 +3,18 @@
 //!
 //! A revocation by somebody counts for those chains on which they stand before what they revoke, as a member who may
 //! write; and by the owner always. So nobody takes more than they gave: a device that several members invited is
-//! revoked by all of them, or by somebody above them all. Everything here only grows, so the order does not matter.
+//! revoked by all of them, or by somebody above them all. What is said about a revoked device counts from those who are
+//! members without their own word. Everything here only grows, so the order does not matter.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 
-use super::revoke::{Cut, Heirs, Subject};
-use super::rotate::Rotation;
-use super::ruling::Ruling;
-use super::sealed::LinkHash;
+use super::revoke::Subject;
+use super::rotate::{Rotation, hash_of_all};
+use super::ruling::{Issued, Ruling};
 use super::signed::Signed;
-use crate::base::{PeerId, VolumeId};
+use super::words::Words;
+use crate::base::{PeerId, VolumeId, wire};
 use crate::crypto::member::{InvitationId, MemberError};
 use crate::crypto::sign::PublicKey;
 use crate::crypto::volume_member::VolumeInvitation;
@@ -80,8 +82,22 @@ impl Part {
 pub struct OpenTicket {
     /// The invitation in it.
     pub invitation: VolumeInvitation,
-    /// The way to who made it.
-    pub lineage: Lineage,
+    /// The ways to who made it.
+    pub lineages: Vec<Lineage>,
+}
+
+/// Who had come through what was revoked, by words that count.
+type HeirsOf = BTreeMap<Subject, BTreeSet<PeerId>>;
+
+/// What follows from all that is known, until something is added to it.
+#[derive(Clone, Debug)]
+struct Derived {
+    /// Heirs by what the rows say alone, and with those whom members vouched for here.
+    by_rows: HeirsOf,
+    heirs: HeirsOf,
+    /// Ascending.
+    revoked: Vec<Subject>,
+    revoked_hash: [u8; 32],
 }
 
 /// See the module.
@@ -91,11 +107,33 @@ pub struct Standing {
     owner: PeerId,
     lineages: BTreeMap<PeerId, Vec<Lineage>>,
     revocations: BTreeMap<Subject, BTreeMap<PeerId, u64>>,
-    cuts: BTreeMap<PeerId, BTreeMap<(PeerId, u64), (u64, LinkHash)>>,
-    heirs: BTreeMap<Subject, BTreeMap<PeerId, BTreeSet<PeerId>>>,
+    words: Words,
     rotations: Vec<Signed<Rotation>>,
-    tickets: BTreeMap<InvitationId, OpenTicket>,
+    /// By id, which is their makers' choice, and hash.
+    tickets: BTreeMap<(InvitationId, [u8; 32]), OpenTicket>,
     vouched: BTreeSet<PeerId>,
+    derived: OnceLock<Derived>,
+}
+
+/// The way that the proof of a device shows, if it holds and ends with that. Signatures: not for the reactor.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read_proof(
+    (volume, owner): (VolumeId, PeerId),
+    device: PeerId,
+    proof: &[u8],
+    now_ms: u64,
+) -> Result<Lineage, MemberError> {
+    let chain = VolumeChain::decode(proof)?;
+    let members = chain.members(volume, owner, now_ms)?;
+    match members.last().is_some_and(|last| last.device == device) {
+        true => Ok(lineage_of(&members)),
+        false => Err(MemberError::Broken {
+            link: members.len(),
+            why: "it is another device's",
+        }),
+    }
 }
 
 impl Standing {
@@ -111,11 +149,11 @@ impl Standing {
             owner,
             lineages: BTreeMap::from([(owner, vec![vec![founder]])]),
             revocations: BTreeMap::new(),
-            cuts: BTreeMap::new(),
-            heirs: BTreeMap::new(),
+            words: Words::default(),
             rotations: Vec::new(),
             tickets: BTreeMap::new(),
             vouched: BTreeSet::new(),
+            derived: OnceLock::new(),
         }
     }
 
@@ -134,15 +172,7 @@ impl Standing {
         proof: &[u8],
         now_ms: u64,
     ) -> Result<Lineage, MemberError> {
-        let chain = VolumeChain::decode(proof)?;
-        let members = chain.members(self.volume, self.owner, now_ms)?;
-        match members.last().is_some_and(|last| last.device == device) {
-            true => Ok(lineage_of(&members)),
-            false => Err(MemberError::Broken {
-                link: members.len(),
-                why: "it is another device's",
-            }),
-        }
+        read_proof((self.volume, self.owner), device, proof, now_ms)
     }
 
     /// A device proved how it came. Those on the way are known by that as well.
@@ -155,12 +185,14 @@ impl Standing {
             let known = self.lineages.entry(last.device).or_default();
             if !known.iter().any(|known| known == way) {
                 known.push(way.to_vec());
+                self.derived.take();
             }
         }
     }
 
     /// A document came, in the feeds of `authors`. Whether anything may follow from it.
     pub fn add(&mut self, authors: &[PeerId], ruling: &Ruling, now_ms: u64) -> bool {
+        self.derived.take();
         match ruling {
             Ruling::Revocation(signed) => {
                 // Its word counts as far as its feed does: somebody else's feed does not carry it further.
@@ -172,8 +204,14 @@ impl Standing {
                 }
                 may_be
             }
-            Ruling::Cut(signed) => self.add_cut(signed),
-            Ruling::Heirs(signed) => self.add_heirs(signed),
+            Ruling::Cut(signed) => {
+                self.words.add_cut(signed);
+                true
+            }
+            Ruling::Heirs(signed) => {
+                self.words.add_heirs(signed, authors.contains(&signed.by));
+                true
+            }
             Ruling::Rotation(signed) => {
                 let counts = authors.contains(&signed.by) && !self.rotations.contains(signed);
                 if counts {
@@ -181,20 +219,7 @@ impl Standing {
                 }
                 counts
             }
-            Ruling::Issued(issued) => {
-                let Ok((invitation, members)) = issued.verify(self.volume, self.owner, now_ms)
-                else {
-                    return false;
-                };
-                let lineage = lineage_of(&members);
-                self.add_lineage(&lineage);
-                let ticket = OpenTicket {
-                    lineage,
-                    invitation,
-                };
-                self.tickets.insert(ticket.invitation.id, ticket);
-                true
-            }
+            Ruling::Issued(issued) => self.add_ticket(issued, now_ms),
         }
     }
 
@@ -202,25 +227,27 @@ impl Standing {
         *subject != Subject::Device(self.owner)
     }
 
-    fn add_cut(&mut self, cut: &Signed<Cut>) -> bool {
-        let known = self.cuts.entry(cut.device).or_default();
-        for (incarnation, last, hash) in &cut.positions {
-            let end = known
-                .entry((cut.by, *incarnation))
-                .or_insert((*last, *hash));
-            *end = (*last, *hash).max(*end);
+    fn add_ticket(&mut self, issued: &Issued, now_ms: u64) -> bool {
+        let Ok((invitation, members)) = issued.verify(self.volume, self.owner, now_ms) else {
+            return false;
+        };
+        let lineage = lineage_of(&members);
+        self.add_lineage(&lineage);
+        let hash = *blake3::hash(&wire::encode(&issued.invitation)).as_bytes();
+        let known = self.tickets.entry((invitation.id, hash));
+        let known = known.or_insert_with(|| OpenTicket {
+            invitation,
+            lineages: Vec::new(),
+        });
+        if !known.lineages.contains(&lineage) {
+            known.lineages.push(lineage);
         }
-        true
-    }
-
-    fn add_heirs(&mut self, heirs: &Signed<Heirs>) -> bool {
-        let known = self.heirs.entry(heirs.subject).or_default();
-        known.entry(heirs.by).or_default().extend(&heirs.devices);
         true
     }
 
     /// A member that remains merged what a device wrote.
     pub fn vouch(&mut self, device: PeerId) {
+        self.derived.take();
         self.vouched.insert(device);
     }
 
@@ -239,9 +266,15 @@ impl Standing {
         self.lineages.get(device).map_or(&[], Vec::as_slice)
     }
 
-    /// Tickets that members made, by the ids of their invitations.
-    pub const fn tickets(&self) -> &BTreeMap<InvitationId, OpenTicket> {
-        &self.tickets
+    /// Tickets that members made.
+    pub fn tickets(&self) -> impl Iterator<Item = &OpenTicket> {
+        self.tickets.values()
+    }
+
+    /// Tickets of an id: several only if somebody gave theirs one that was taken.
+    pub fn tickets_of(&self, id: InvitationId) -> impl Iterator<Item = &OpenTicket> {
+        let range = (id, [0; 32])..=(id, [0xff; 32]);
+        self.tickets.range(range).map(|(_, ticket)| ticket)
     }
 
     /// Whoever of `before` may and does revoke a subject that stands behind them.
@@ -255,25 +288,70 @@ impl Standing {
         })
     }
 
-    /// Whether somebody whose word counts says that a device was there when a subject was revoked.
-    fn is_heir(&self, subject: &Subject, device: &PeerId) -> bool {
-        self.vouched.contains(device) || self.is_heir_by_rows(subject, device)
+    fn derived(&self) -> &Derived {
+        self.derived.get_or_init(|| {
+            let counts = |subject: &&Subject| self.find_revoked(subject);
+            let revoked: Vec<_> = self.revocations.keys().filter(counts).copied().collect();
+            Derived {
+                by_rows: self.spread(&BTreeSet::new()),
+                heirs: self.spread(&self.vouched),
+                revoked_hash: hash_of_all(&revoked),
+                revoked,
+            }
+        })
     }
 
-    /// Whether the rows themselves say so.
+    /// Those whom words that count name: words of members, beginning with those who are that without any word; and
+    /// what a member that was revoked since had said in its own feed.
+    fn spread(&self, vouched: &BTreeSet<PeerId>) -> HeirsOf {
+        let mut found = HeirsOf::new();
+        loop {
+            let mut next = found.clone();
+            let mut parts: BTreeMap<PeerId, Part> = BTreeMap::new();
+            let mut has_grown = false;
+            for named in self.words.named() {
+                let is_heir = |subject: &Subject, device: &PeerId| {
+                    vouched.contains(device) || is_named(&found, subject, device)
+                };
+                let part = parts.entry(*named.by).or_insert_with(|| {
+                    let ways = self.lineages(named.by).iter();
+                    let parts = ways.map(|way| self.judge_with(way, &is_heir));
+                    parts.max().unwrap_or(Part::None)
+                });
+                let was_member = matches!(part, Part::Revoked { .. });
+                if part.is_member() || was_member && named.is_in_own_feed {
+                    let known = next.entry(*named.subject).or_default();
+                    let before = known.len();
+                    known.extend(named.devices);
+                    has_grown |= known.len() > before;
+                }
+            }
+            if !has_grown {
+                return next;
+            }
+            found = next;
+        }
+    }
+
+    /// Whether the rows themselves say, by words that count, that a device was there when a subject was revoked.
     pub fn is_heir_by_rows(&self, subject: &Subject, device: &PeerId) -> bool {
-        let said = self.heirs.get(subject).into_iter().flatten();
-        let mut said = said.filter(|(by, _)| self.is_known(by));
-        said.any(|(_, heirs)| heirs.contains(device))
+        is_named(&self.derived().by_rows, subject, device)
     }
 
     fn judge(&self, way: &[Step]) -> Part {
+        let heirs = &self.derived().heirs;
+        self.judge_with(way, &|subject, device| {
+            self.vouched.contains(device) || is_named(heirs, subject, device)
+        })
+    }
+
+    fn judge_with(&self, way: &[Step], is_heir: &dyn Fn(&Subject, &PeerId) -> bool) -> Part {
         for (at, step) in way.iter().enumerate().skip(1) {
             let Some(before) = way.get(..at) else { break };
             if let Some(id) = step.invitation {
                 let subject = Subject::Invitation(id);
                 if let Some((by, _)) = self.ruled(&subject, before)
-                    && !self.is_heir(&subject, &step.device)
+                    && !is_heir(&subject, &step.device)
                 {
                     return Part::Late { by };
                 }
@@ -288,7 +366,7 @@ impl Standing {
                             was_reader: step.read_only,
                         };
                     }
-                    Some(next) if !self.is_heir(&subject, &next.device) => {
+                    Some(next) if !is_heir(&subject, &next.device) => {
                         return Part::Late { by };
                     }
                     Some(_) => {}
@@ -316,15 +394,20 @@ impl Standing {
 
     /// What part whoever came by a ticket now would have.
     pub fn part_by_ticket(&self, ticket: &OpenTicket) -> Part {
-        let inviter = self.judge(&ticket.lineage);
-        match inviter {
+        let ways = ticket.lineages.iter();
+        let parts = ways.map(|way| self.part_by_ticket_on(ticket, way));
+        parts.max().unwrap_or(Part::None)
+    }
+
+    fn part_by_ticket_on(&self, ticket: &OpenTicket, way: &Lineage) -> Part {
+        match self.judge(way) {
             Part::Reader | Part::Writer => {}
             // Nobody knows yet who comes.
             Part::Revoked { by, .. } => return Part::Late { by },
             other => return other,
         }
         let subject = Subject::Invitation(ticket.invitation.id);
-        if let Some((by, _)) = self.ruled(&subject, &ticket.lineage) {
+        if let Some((by, _)) = self.ruled(&subject, way) {
             return Part::Late { by };
         }
         match ticket.invitation.terms.read_only {
@@ -333,14 +416,12 @@ impl Standing {
         }
     }
 
-    /// Up to which dot the feed of a revoked device goes, by what members said so far: 0 if nobody had any of it.
+    /// Up to which dot the feed of a revoked device goes, by what those said so far who are members now: 0 if nobody
+    /// had any of it.
     pub fn end(&self, writer: &WriterId) -> u64 {
-        let cuts = self.cuts.get(&writer.peer);
-        let cuts = cuts.into_iter().flatten();
-        let own = cuts.filter(|((by, incarnation), _)| {
-            *incarnation == writer.incarnation && self.is_known(by)
-        });
-        own.map(|(_, (last, _))| *last).max().unwrap_or(0)
+        let ends = self.words.ends(writer);
+        let ends = ends.filter(|(by, _)| self.part(by).is_member());
+        ends.map(|(_, last)| last).max().unwrap_or(0)
     }
 
     /// A subject, and if that is a device, the invitations by which it came: whoever is revoked has them, and could come
@@ -357,8 +438,7 @@ impl Standing {
 
     /// Whether a member said who had come, and how far, when a subject was revoked.
     pub fn has_said(&self, member: &PeerId, subject: &Subject) -> bool {
-        let said = self.heirs.get(subject);
-        said.is_some_and(|said| said.contains_key(member))
+        self.words.has_said(member, subject)
     }
 
     /// All devices that come next after a subject on any way.
@@ -386,40 +466,69 @@ impl Standing {
     }
 
     /// What is revoked by somebody who may: ascending.
-    pub fn revoked(&self) -> Vec<Subject> {
-        let counts = |subject: &&Subject| self.is_revoked(subject);
-        self.revocations.keys().filter(counts).copied().collect()
+    pub fn revoked(&self) -> &[Subject] {
+        &self.derived().revoked
     }
 
-    /// Whether a subject is revoked by somebody who may, on any way.
+    /// Whether a subject is revoked by somebody who may: a device on all ways, an invitation on any.
     pub fn is_revoked(&self, subject: &Subject) -> bool {
+        self.revoked().binary_search(subject).is_ok()
+    }
+
+    /// Whether a subject is revoked by somebody who may, on all ways.
+    pub fn is_over(&self, subject: &Subject) -> bool {
+        let ways = self.places(subject);
+        !ways.is_empty()
+            && ways
+                .iter()
+                .all(|before| self.ruled(subject, before).is_some())
+    }
+
+    fn find_revoked(&self, subject: &Subject) -> bool {
         let Some(known) = self.revocations.get(subject) else {
             return false;
         };
         if known.contains_key(&self.owner) {
             return true;
         }
-        let on = |way: &Lineage| {
+        match subject {
+            // Others may have invited it besides.
+            Subject::Device(_) => self.is_over(subject),
+            Subject::Invitation(_) => {
+                let mut ways = self.places(subject).into_iter();
+                ways.any(|before| self.ruled(subject, before).is_some())
+            }
+        }
+    }
+
+    /// Those before a subject, on each way.
+    fn places<'a>(&'a self, subject: &Subject) -> Vec<&'a [Step]> {
+        let before = |way: &'a Lineage| {
             let at = way.iter().position(|step| match subject {
                 Subject::Device(device) => step.device == *device,
                 Subject::Invitation(id) => step.invitation == Some(*id),
             });
-            let before = at.and_then(|at| way.get(..at));
-            before.is_some_and(|before| self.ruled(subject, before).is_some())
+            way.get(..at?)
         };
         match subject {
-            Subject::Device(device) => {
-                let ways = self.lineages(device);
-                // Others may have invited it besides.
-                !ways.is_empty() && ways.iter().all(on)
-            }
+            Subject::Device(device) => self.lineages(device).iter().filter_map(before).collect(),
             Subject::Invitation(id) => {
-                let ticket = self.tickets.get(id);
-                let by_ticket =
-                    ticket.is_some_and(|ticket| self.ruled(subject, &ticket.lineage).is_some());
-                by_ticket || self.lineages.values().flatten().any(on)
+                let tickets = self.tickets_of(*id).flat_map(|ticket| &ticket.lineages);
+                let used = self.lineages.values().flatten().filter_map(before);
+                tickets.map(Vec::as_slice).chain(used).collect()
             }
         }
+    }
+
+    /// Whether somebody's revocation of a subject counts, on any way.
+    pub fn counts(&self, by: &PeerId, subject: &Subject) -> bool {
+        let known = self.revocations.get(subject);
+        let is_said = known.is_some_and(|known| known.contains_key(by));
+        let may = |before: &&[Step]| {
+            let mut above = before.iter().filter(|step| !step.read_only);
+            above.any(|step| step.device == *by)
+        };
+        is_said && (*by == self.owner || self.places(subject).iter().any(may))
     }
 
     /// Who revoked a subject, among those who may.
@@ -435,15 +544,17 @@ impl Standing {
             Part::Writer => Some((PublicKey::from(*device), false)),
             _ => None,
         });
-        let mut all: Vec<(PublicKey, bool)> = members.collect();
-        for ticket in self.tickets.values() {
+        // Whoever is both writes.
+        let mut all: BTreeMap<PublicKey, bool> = members.collect();
+        for ticket in self.tickets() {
             let is_open = ticket.invitation.terms.expires_ms >= now_ms;
             let part = self.part_by_ticket(ticket);
             if is_open && part.is_member() {
-                all.push((ticket.invitation.key, part == Part::Reader));
+                let only_reads = all.entry(ticket.invitation.key).or_insert(true);
+                *only_reads &= part == Part::Reader;
             }
         }
-        all
+        all.into_iter().collect()
     }
 
     /// All documents that hand out keys.
@@ -454,12 +565,15 @@ impl Standing {
     /// Whether new data may be sealed under the keys that a document hands out: by a member who writes, and to nobody
     /// who was revoked.
     pub fn is_safe(&self, rotation: &Rotation) -> bool {
-        let revoked = self.revoked();
-        self.part(&rotation.by) == Part::Writer
-            && revoked
-                .iter()
-                .all(|subject| rotation.without.contains(subject))
+        let derived = self.derived();
+        let (revoked, hash) = (&derived.revoked, &derived.revoked_hash);
+        self.part(&rotation.by) == Part::Writer && rotation.without.covers(revoked, hash)
     }
+}
+
+fn is_named(heirs: &HeirsOf, subject: &Subject, device: &PeerId) -> bool {
+    let named = heirs.get(subject);
+    named.is_some_and(|named| named.contains(device))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use super::*;
 use crate::base::Entropy;
 use crate::crypto::sign::SigningKey;
 use crate::crypto::{EpochSecrets, VolumeTerms, Wrapping};
-use crate::feeds::revoke::Revocation;
+use crate::feeds::LinkHash;
+use crate::feeds::revoke::{Cut, Heirs, Revocation};
 use crate::feeds::ruling::Issued;
 
 const VOLUME: VolumeId = VolumeId([3; 16]);
@@ -124,7 +125,8 @@ fn rotation(by: u8, without: &[u8], number: u16) -> Ruling {
         .map(|tag| Subject::Device(peer(*tag)))
         .collect();
     without.sort_unstable();
-    let all: Vec<(PublicKey, bool)> = vec![(peer(by).into(), false)];
+    let others = (0..7).filter(|tag| !without.contains(&Subject::Device(peer(*tag))));
+    let all: Vec<(PublicKey, bool)> = others.map(|tag| (peer(tag).into(), false)).collect();
     let wrapping = Wrapping::new(&Entropy::seeded(1));
     let of = (VOLUME, peer(by));
     let made = Rotation::hand_out(of, (epoch, &secrets), &without, &all, &wrapping);
@@ -221,9 +223,11 @@ proptest! {
         let mut standing = Standing::new(VOLUME, peer(0));
         facts.iter().for_each(|fact| tell(&mut standing, fact));
         for rotation in standing.rotations().iter().filter(|rotation| standing.is_safe(rotation)) {
+            // They are handed to everybody of whom their maker did not know it.
             prop_assert_eq!(standing.part(&rotation.by), Part::Writer);
-            for subject in standing.revoked() {
-                prop_assert!(rotation.without.contains(&subject));
+            let out = (0..7).filter(|tag| matches!(standing.part(&peer(*tag)), Part::Revoked { .. }));
+            for tag in out {
+                prop_assert!(!rotation.is_for(&peer(tag).into()), "{}", tag);
             }
         }
         for (key, _) in standing.recipients(NOW) {
@@ -256,6 +260,8 @@ fn two_who_invited_one_revoke_it_together() {
     assert_eq!(standing.part(&peer(4)), Part::Writer);
     // A stranger's word about heirs or ends is nothing.
     standing.add(&[peer(1)], &cut(6, 3, 8), NOW);
+    standing.add(&[peer(1)], &heirs(6, 3, &[6]), NOW);
+    assert!(!standing.is_heir_by_rows(&three, &peer(6)));
     let writer = WriterId {
         peer: peer(3),
         incarnation: 0,
@@ -264,6 +270,97 @@ fn two_who_invited_one_revoke_it_together() {
     standing.add(&[peer(1)], &cut(1, 3, 4), NOW);
     standing.add(&[peer(1)], &cut(2, 3, 6), NOW);
     assert_eq!(standing.end(&writer), 6);
+}
+
+/// As above, but nobody else invited 3.
+fn one_way_each() -> Standing {
+    let mut standing = Standing::new(VOLUME, peer(0));
+    (0..6).for_each(|at| tell(&mut standing, &Fact::Proof(at)));
+    standing
+}
+
+fn end_of(standing: &Standing, of: u8) -> u64 {
+    standing.end(&WriterId {
+        peer: peer(of),
+        incarnation: 0,
+    })
+}
+
+#[test]
+fn words_count_of_those_who_are_members_without_them() {
+    let mut standing = one_way_each();
+    let one = Subject::Device(peer(1));
+    standing.add(&[peer(0)], &revocation(0, one), NOW);
+    // They came through the one who is revoked: each for itself, for each other, and for its feed.
+    for ruling in [
+        heirs(3, 1, &[3]),
+        heirs(4, 1, &[3]),
+        cut(3, 1, 50),
+        cut(4, 1, 99),
+    ] {
+        standing.add(&[peer(3)], &ruling, NOW);
+    }
+    for tag in [3, 4] {
+        assert!(matches!(standing.part(&peer(tag)), Part::Late { .. }));
+    }
+    assert_eq!(end_of(&standing, 1), 0);
+    // Once a member says that the first was there, both are members.
+    standing.add(&[peer(2)], &heirs(2, 1, &[3]), NOW);
+    for tag in [3, 4] {
+        assert_eq!(standing.part(&peer(tag)), Part::Writer);
+    }
+    assert_eq!(end_of(&standing, 1), 99);
+    // What was said of a feed's end goes with whoever said it.
+    standing.add(&[peer(3)], &revocation(3, Subject::Device(peer(4))), NOW);
+    assert_eq!(end_of(&standing, 1), 50);
+}
+
+#[test]
+fn whom_a_member_named_in_time_stays_when_that_is_revoked() {
+    for (carrier, stays) in [(2, true), (5, false)] {
+        let mut standing = one_way_each();
+        standing.add(&[peer(0)], &revocation(0, Subject::Device(peer(1))), NOW);
+        standing.add(&[peer(carrier)], &heirs(2, 1, &[3]), NOW);
+        assert_eq!(standing.part(&peer(3)), Part::Writer);
+        standing.add(&[peer(0)], &revocation(0, Subject::Device(peer(2))), NOW);
+        // Its own feed is cut; what others carry it may have said at any time.
+        assert_eq!(standing.part(&peer(3)).is_member(), stays);
+    }
+}
+
+#[test]
+fn tickets_of_two_devices_by_one_id_are_two() {
+    let ticket = |at: usize, read_only| {
+        let (tag, chain) = chains().swap_remove(at);
+        let terms = VolumeTerms {
+            read_only,
+            expires_ms: NOW + 10,
+        };
+        let made = chain
+            .invite(&key(tag), terms, NOW, &Entropy::seeded(7))
+            .unwrap();
+        let invitation = made.0;
+        (Ruling::Issued(Issued { chain, invitation }), made.1)
+    };
+    let (by_one, once) = ticket(1, true);
+    let (by_two, _) = ticket(2, false);
+    for both in [[&by_one, &by_two], [&by_two, &by_one]] {
+        let mut standing = one_way_each();
+        for ticket in both {
+            standing.add(&[peer(0)], ticket, NOW);
+        }
+        let known = |standing: &Standing| {
+            let all = standing.recipients(NOW).into_iter();
+            all.filter(|(key, _)| *key == once.public())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(known(&standing), [(once.public(), false)]);
+        let mut without = standing.clone();
+        without.add(&[peer(0)], &revocation(0, Subject::Device(peer(1))), NOW);
+        assert_eq!(known(&without), [(once.public(), false)]);
+        standing.add(&[peer(0)], &revocation(0, Subject::Device(peer(2))), NOW);
+        assert_eq!(known(&standing), [(once.public(), true)]);
+    }
 }
 
 #[test]

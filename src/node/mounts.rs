@@ -116,12 +116,12 @@ impl OpenVolume {
     async fn sync(&self) -> Result<(), AdminError> {
         self.vfs.sync().await.map_err(|error| vfs_error(&error))?;
         let sharer = self.sharer().clone();
-        match sharer.filter(|_| !self.vfs.is_reader() && self.vfs.has_news()) {
-            Some(sharer) => {
+        match sharer.filter(|_| !self.vfs.is_reader()) {
+            Some(sharer) if self.vfs.has_news().await => {
                 let published = sharer.publish().await;
                 published.map(drop).map_err(|error| AdminError::of(&error))
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -413,7 +413,9 @@ impl Node {
             tracing::warn!("the record of the volume `{name}`: {error}");
         }
         // Whatever was asked: no other member would take what is written here.
-        let is_reader = record.is_read_only() || vfs.own_end().is_some();
+        let ended = Arc::clone(&vfs);
+        let ended = blocking(move || ended.own_end()).await.ok().flatten();
+        let is_reader = record.is_read_only() || ended.is_some();
         let is_read_only = request.read_only || is_reader;
         let options = mount_options(name, request, is_read_only);
         let started = {

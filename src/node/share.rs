@@ -1,5 +1,7 @@
 //! Volumes of several machines: tickets made and opened, and their members shown.
 
+use std::sync::Arc;
+
 use super::volumes::{Adopted, Record, Role, VolumesError, check_name, known_members};
 use super::{Node, NodeError};
 use crate::admin::AdminError;
@@ -7,7 +9,7 @@ use crate::admin::types::{
     VolumeInvited, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened,
     VolumeTicketRequest,
 };
-use crate::base::PeerId;
+use crate::base::{PeerId, VolumeId};
 use crate::crypto::{SharedVolume, Terms, VolumeTerms, VolumeTicket};
 use crate::feeds::Issued;
 
@@ -65,7 +67,11 @@ impl Node {
             keys: keys.keys,
         };
         let open = self.0.mounts.find(&name);
-        if let Some(end) = open.as_ref().and_then(|open| open.vfs.own_end()) {
+        let ended = match open.as_ref().map(|open| Arc::clone(&open.vfs)) {
+            Some(vfs) => self.0.blocks.pools().disk.run(move || vfs.own_end()).await,
+            None => None,
+        };
+        if let Some(end) = ended {
             let error = format!("{} revoked this peer: it lets nobody into `{name}`", end.by);
             return Err(AdminError::refused(error));
         }
@@ -153,21 +159,15 @@ impl Node {
                 revoked: None,
             }],
             Some(keys) => {
-                let chains = self.member_chains(&request.name, &record);
-                let now_ms = self.0.clock.now_ms();
-                let proved = || {
-                    let members = known_members(record.id, keys.owner, chains, now_ms).into_iter();
-                    let shown = members.map(|member| VolumeMemberInfo {
-                        peer: member.device.to_string(),
-                        role: member.role.name().to_owned(),
-                        invited_by: member.invited_by.map(|peer| peer.to_string()),
-                        own: member.device == own,
-                        revoked: None,
-                    });
-                    shown.collect()
+                let (node, name) = (self.clone(), request.name.clone());
+                let (owner, id) = (keys.owner, record.id);
+                let own_chain = keys.chain.encode();
+                let show = move || {
+                    let known = node.parts_of(&name, owner);
+                    known.unwrap_or_else(|| node.proved_members(&name, (id, owner), own_chain))
                 };
-                let known = self.parts_of(&request.name, keys.owner);
-                known.unwrap_or_else(proved)
+                // Rows are read, and signatures checked.
+                self.0.blocks.pools().disk.run(show).await
             }
         };
         let tickets = self.open_tickets(&request.name, &record).await?;
@@ -184,17 +184,28 @@ impl Node {
         self.known_parts(&open.vfs, owner)
     }
 
-    /// The proofs of all members of which this peer has one: its own, which leads over all that are between
-    /// it and the owner, and those of everybody who wrote to the volume, if it is open.
-    fn member_chains(&self, name: &str, record: &Record) -> Vec<Vec<u8>> {
-        let own = record.share_keys().map(|keys| keys.chain.encode());
-        let open = self.0.mounts.all();
-        let open = open.iter().find(|open| open.name == name);
+    /// Members of which this peer has a proof: its own, which leads over all that are between it and the owner, and
+    /// those of everybody who wrote to the volume, if it is open.
+    fn proved_members(
+        &self,
+        name: &str,
+        (volume, owner): (VolumeId, PeerId),
+        own_chain: Vec<u8>,
+    ) -> Vec<VolumeMemberInfo> {
+        let open = self.0.mounts.find(name);
         let told = open.and_then(|open| open.vfs.members().ok());
         let told = told.into_iter().flatten().flat_map(|(_, proofs)| proofs);
-        own.into_iter()
-            .chain(told.map(|proof| proof.to_vec()))
-            .collect()
+        let chains = std::iter::once(own_chain).chain(told.map(|proof| proof.to_vec()));
+        let own = self.own();
+        let members = known_members(volume, owner, chains, self.0.clock.now_ms()).into_iter();
+        let shown = members.map(|member| VolumeMemberInfo {
+            peer: member.device.to_string(),
+            role: member.role.name().to_owned(),
+            invited_by: member.invited_by.map(|peer| peer.to_string()),
+            own: member.device == own,
+            revoked: None,
+        });
+        shown.collect()
     }
 }
 

@@ -10,7 +10,7 @@ use super::Inner;
 use crate::base::PeerId;
 use crate::base::limits::{GOSSIP_FEEDS_MAX, GOSSIP_WORDS_MAX};
 use crate::feeds::gossip::{DELTAS_MAX_BYTES, Plan};
-use crate::feeds::{Claim, Message, Wish, decode_all, plan};
+use crate::feeds::{Claim, Head, Message, Signed, Wish, decode_all, plan};
 use crate::namespace::WriterId;
 use crate::net::{NetError, Request, Response};
 
@@ -136,7 +136,7 @@ impl Inner {
     /// What this replica has to say that has no feed to say it in. Peers of before anybody could be revoked do not
     /// understand it.
     async fn say_words(&self, peer: PeerId) -> Result<(), TalkError> {
-        let words = self.vfs.reader_words();
+        let words = self.vfs.reader_words().await;
         for words in words.chunks(GOSSIP_WORDS_MAX) {
             let message = Message::Words {
                 volume: self.volume,
@@ -154,6 +154,7 @@ impl Inner {
     /// Compares heads with a peer. What follows from it, and how far it has feeds.
     async fn hear_heads(&self, peer: PeerId) -> Result<(Plan, Vec<Claim>), TalkError> {
         let own = self.vfs.claims();
+        let mut signed = self.vfs.signed_head().await;
         let mut wanted = Plan::default();
         let mut theirs: Vec<Claim> = Vec::new();
         for (after, is_last, claims) in pages(&own) {
@@ -162,16 +163,18 @@ impl Inner {
                 after,
                 is_last,
                 claims: claims.to_vec(),
-                signed: Vec::new(),
+                signed: signed.take().into_iter().collect(),
             };
             for message in self.say(peer, &heads).await? {
                 if let Message::Heads {
                     after,
                     is_last,
                     claims,
+                    signed,
                     ..
                 } = message
                 {
+                    self.compare_clocks(&signed);
                     let found = self.heard(peer, after, is_last, &claims);
                     theirs.extend(claims);
                     wanted.ask.extend(found.ask);
@@ -221,6 +224,14 @@ impl Inner {
             self.tell(peer, wish.writer, wish.after).await?;
         }
         Ok(())
+    }
+
+    /// Others signed what they say just now.
+    pub(super) fn compare_clocks(&self, signed: &[Signed<Head>]) {
+        let now_ms = self.vfs.wall_ms();
+        signed
+            .iter()
+            .for_each(|head| self.clocks.heard(head, now_ms));
     }
 
     /// Nobody is asked for what is refused: the rest of a feed that was cut.
@@ -351,7 +362,8 @@ impl Inner {
         loop {
             let found = self
                 .vfs
-                .deltas(writer, after, PART_BYTES.min(DELTAS_MAX_BYTES))?;
+                .deltas(writer, after, PART_BYTES.min(DELTAS_MAX_BYTES))
+                .await?;
             if found.deltas.is_empty() {
                 // What is not here any more is in a checkpoint, which it looks for when it compares heads.
                 self.peers.has(&peer, writer, found.last);
@@ -369,7 +381,7 @@ impl Inner {
             // It lacks something that this builds on.
             for message in answers {
                 if let Message::Want { writer, after, .. } = message {
-                    let more = self.vfs.deltas(writer, after, PART_BYTES)?;
+                    let more = self.vfs.deltas(writer, after, PART_BYTES).await?;
                     if more.deltas.is_empty() {
                         continue;
                     }

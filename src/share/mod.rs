@@ -3,12 +3,13 @@
 //!
 //! * `peers` remembers who has part in the volume, and how far each is known to have each feed.
 //! * `agree` waits for others where the volume wants that, `locks` are those that hold between members.
-//! * `exchange` asks and tells one peer; `serve` answers others; `points` is about checkpoints.
+//! * `exchange` asks and tells one peer; `serve` answers others; `points` is about checkpoints; `clocks` compares those.
 //!
 //! Pushing is for speed and may fail; comparing is what everything rests on. Messages are those of
 //! `feeds::gossip`.
 
 mod agree;
+mod clocks;
 mod exchange;
 mod locks;
 mod peers;
@@ -18,6 +19,7 @@ mod serve;
 pub use locks::VotersError;
 pub use points::PublishError;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::agree::{Agreed, Bond};
+use self::clocks::Clocks;
 use self::locks::Locks;
 use self::peers::Peers;
 use crate::base::{Entropy, PeerId, Pools, VolumeId};
@@ -69,6 +72,15 @@ pub struct ShareStatus {
     pub in_step: usize,
 }
 
+/// Clocks that are more than ten minutes ahead.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClocksAhead {
+    /// By how many ms the own one is, by what others show, or what it wrote itself; none if it is not.
+    pub own_ms: Option<u64>,
+    /// Members whose clocks are, or were when they wrote what waits here, with by how many ms.
+    pub others: Vec<(PeerId, u64)>,
+}
+
 /// Keeps one open volume in step with its other replicas until it is [stopped](Sharer::stop). Cheap to clone.
 #[derive(Clone)]
 pub struct Sharer(Arc<Inner>);
@@ -81,6 +93,7 @@ struct Inner {
     pools: Pools,
     entropy: Entropy,
     peers: Peers,
+    clocks: Clocks,
     agreed: Agreed,
     locks: Locks,
     /// Heads are to be compared soon.
@@ -106,6 +119,7 @@ impl Sharer {
             pools: parts.pools,
             entropy: parts.entropy,
             peers: Peers::default(),
+            clocks: Clocks::default(),
             agreed: Agreed::default(),
             locks: Locks::new(wall_ms),
             soon: Notify::new(),
@@ -144,6 +158,21 @@ impl Sharer {
                 .iter()
                 .filter(|peer| self.0.peers.has_all(peer, &claims))
                 .count(),
+        }
+    }
+
+    /// Clocks that are so far ahead that what their machines write is not taken at once.
+    pub fn clocks(&self) -> ClocksAhead {
+        let clocks = &self.0.clocks;
+        let progress = self.0.vfs.progress();
+        let mut others: BTreeMap<PeerId, u64> = clocks.ahead().into_iter().collect();
+        for ahead in progress.ahead {
+            let known = others.entry(ahead.writer.peer).or_insert(0);
+            *known = ahead.by_ms.max(*known);
+        }
+        ClocksAhead {
+            own_ms: clocks.own_ahead().max(progress.own_ahead_ms),
+            others: others.into_iter().collect(),
         }
     }
 

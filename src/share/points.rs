@@ -19,8 +19,19 @@ const INTERVAL: Duration = Duration::from_secs(600);
 const FIRST: Duration = Duration::from_secs(60);
 /// Records are looked for so often at most.
 const LOOK: Duration = Duration::from_secs(5);
+/// And where some have to wait until it is known whether their makers were revoked.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Checkpoints that could not be merged and are not tried again.
 const BAD_MAX: usize = 1024;
+
+/// What is not to be done again, and what is.
+#[derive(Default)]
+struct Tried {
+    /// Roots of checkpoints that are no good.
+    bad: BTreeSet<PageHash>,
+    /// Some have to wait.
+    has_waiting: bool,
+}
 
 /// Why a checkpoint is not known to others.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +64,7 @@ impl Sharer {
 
     /// Looks for checkpoints of others and merges what is new in them. How many that were.
     pub async fn catch_up(&self) -> usize {
-        self.0.catch_up(&mut BTreeSet::new()).await
+        self.0.catch_up(&mut Tried::default()).await
     }
 }
 
@@ -67,7 +78,7 @@ impl Inner {
         tracing::info!(volume = %self.volume, peers = count, "a checkpoint is published");
         // Who lacks what the last but one says merges this one.
         if count > 1
-            && let Err(error) = self.vfs.drop_deltas(&before)
+            && let Err(error) = self.vfs.drop_deltas(before).await
         {
             tracing::debug!("old deltas are dropped later: {error}");
         }
@@ -84,7 +95,7 @@ impl Inner {
             tokio::time::sleep_until(next).await;
             next = Instant::now() + INTERVAL;
             if !self.vfs.is_reader()
-                && self.vfs.has_news()
+                && self.vfs.has_news().await
                 && let Err(error) = self.publish().await
             {
                 tracing::warn!(volume = %self.volume, "no checkpoint was made: {error}");
@@ -95,23 +106,33 @@ impl Inner {
 
     /// Merges checkpoints when deltas that are missing cannot be had.
     pub(super) async fn catch_up_always(self: Arc<Self>) {
-        let mut bad = BTreeSet::new();
+        let mut tried = Tried::default();
         if !matches!(self.vfs.unfinished_join(), Ok(None)) {
             self.lacks.notify_one();
         }
         loop {
-            self.lacks.notified().await;
-            if self.catch_up(&mut bad).await > 0 {
+            match std::mem::take(&mut tried.has_waiting) {
+                false => self.lacks.notified().await,
+                true => {
+                    let again = tokio::time::sleep(LOOK_AGAIN);
+                    tokio::select! {
+                        biased;
+                        () = self.lacks.notified() => {}
+                        () = again => {}
+                    }
+                }
+            }
+            if self.catch_up(&mut tried).await > 0 {
                 self.soon.notify_one();
             }
-            if bad.len() > BAD_MAX {
-                bad.clear();
+            if tried.bad.len() > BAD_MAX {
+                tried.bad.clear();
             }
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    async fn catch_up(&self, bad: &mut BTreeSet<PageHash>) -> usize {
+    async fn catch_up(&self, tried: &mut Tried) -> usize {
         let mut records = self.blocks.find_records(self.volume).boxed().await;
         // The newest says most.
         records.sort_by_key(|record| std::cmp::Reverse(record.hlc));
@@ -119,7 +140,7 @@ impl Inner {
         self.vfs.look_beside(&records).boxed().await;
         let mut merged = 0;
         for record in records {
-            if bad.contains(&record.root) {
+            if tried.bad.contains(&record.root) {
                 continue;
             }
             match self.vfs.join_point(&record).boxed().await {
@@ -128,11 +149,15 @@ impl Inner {
                     merged += 1;
                 }
                 Ok(false) => {}
+                Err(error @ PointError::Unheard(_)) => {
+                    tracing::info!(volume = %self.volume, "{error}");
+                    tried.has_waiting = true;
+                }
                 Err(error) => {
                     tracing::warn!(volume = %self.volume, of = ?record.writer, "a checkpoint is not merged: {error}");
                     // Others may have what is missing now.
                     if is_bad(&error) {
-                        bad.insert(record.root);
+                        tried.bad.insert(record.root);
                     }
                 }
             }

@@ -40,6 +40,10 @@ impl Inner {
         if Accord::is_one(&body) {
             return self.answer_accord(from, body).await;
         }
+        // All who share a volume here are asked, and signatures cost.
+        if Message::is_about_another(&body, self.volume) {
+            return Response::Unsupported;
+        }
         let read = self.pools.cpu.run(move || Message::decode(&body)).await;
         let message = match read {
             Ok(message) => message,
@@ -57,8 +61,11 @@ impl Inner {
                 after,
                 is_last,
                 claims,
+                signed,
                 ..
             } => {
+                self.compare_clocks(&signed);
+                let mut signed = self.vfs.signed_head().await;
                 let plan = self.heard(from, after, is_last, &claims);
                 let end = claims.last().map(|claim| claim.writer);
                 let own = self.vfs.claims();
@@ -79,7 +86,7 @@ impl Inner {
                         after: before.or(after),
                         is_last: is_last && at + 1 == count,
                         claims: page.to_vec(),
-                        signed: Vec::new(),
+                        signed: signed.take().into_iter().collect(),
                     };
                     let is_said = !page.is_empty() || is_last;
                     if is_said && !answer.push(&heads) {
@@ -107,7 +114,7 @@ impl Inner {
                 let limit = (limit_bytes as usize)
                     .min(ANSWER_BYTES)
                     .min(DELTAS_MAX_BYTES);
-                match self.vfs.deltas(writer, after, limit) {
+                match self.vfs.deltas(writer, after, limit).await {
                     Ok(found) => {
                         let have = Message::Have {
                             volume: self.volume,

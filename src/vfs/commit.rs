@@ -58,7 +58,7 @@ impl Inner {
         // Where writers disagreed an operation may make more files, or fewer, than it says.
         let is_counted = !View::new(&rows)?.is_plain();
         let rule = |path: &[u8]| self.options.conflicts.keeps_newest(path);
-        let mut edit = Edit::new(&rows, self.writer, now)?;
+        let mut edit = Edit::new(&rows, self.writer(), now)?;
         if !self.options.conflicts.is_empty() {
             edit.keep_newest(&rule);
         }

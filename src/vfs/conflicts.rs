@@ -288,7 +288,7 @@ impl Inner {
             sides.push(ConflictSide {
                 path,
                 device,
-                is_own: device == Some(self.writer.peer),
+                is_own: device == Some(self.identity.peer),
                 at_ms: party.stamp.map(|stamp| stamp.hlc.ms()),
             });
         }

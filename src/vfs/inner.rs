@@ -29,6 +29,7 @@ use super::snapshots::Shelf;
 use super::stat::{attr_of, fill};
 use super::sync::Syncs;
 use super::{VfsOptions, VolumeIdentity};
+use crate::base::limits::DELTA_AHEAD_MAX_MS;
 use crate::base::{BlockId, Clock, Entropy};
 use crate::blocks::Blocks;
 use crate::content::ExtentMap;
@@ -56,7 +57,8 @@ pub(super) struct Core {
 /// See the module.
 pub(super) struct Inner {
     pub(super) identity: VolumeIdentity,
-    pub(super) writer: WriterId,
+    /// Which of its lives as a writer this device is in. Changed by who has the locks of feeds and core.
+    incarnation: AtomicU64,
     /// Empty while nobody else may write.
     shared: OnceLock<Shared>,
     pub(super) blocks: Blocks,
@@ -146,7 +148,7 @@ impl Inner {
         let uploads = blocks.limits().upload_window_chunks;
         Ok(Inner {
             identity,
-            writer,
+            incarnation: AtomicU64::new(incarnation),
             shared: shared.map_or_else(OnceLock::new, OnceLock::from),
             blocks,
             volume,
@@ -207,9 +209,30 @@ impl Inner {
         }
     }
 
+    /// This device as a writer.
+    pub(super) fn writer(&self) -> WriterId {
+        WriterId {
+            peer: self.identity.peer,
+            incarnation: self.incarnation.load(Ordering::Acquire),
+        }
+    }
+
+    /// It writes as another from now on, who has not written anything yet.
+    pub(super) fn become_writer(&self, core: &mut Core, incarnation: u64) {
+        self.incarnation.store(incarnation, Ordering::Release);
+        core.seen = 0;
+    }
+
     pub(super) fn observe(&self, seen: Hlc) {
         let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         clock.observe(seen);
+    }
+
+    /// By how many ms moments of this device are ahead of its clock, if that is more than others take.
+    pub(super) fn dated_ahead_ms(&self) -> Option<u64> {
+        let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead_ms = clock.last().ms().saturating_sub(self.wall.now_ms());
+        (ahead_ms > DELTA_AHEAD_MAX_MS).then_some(ahead_ms)
     }
 
     pub(super) fn lock<'a>(&'a self, cell: &'a FileCell) -> Locked<'a> {

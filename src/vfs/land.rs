@@ -379,7 +379,7 @@ impl Inner {
         state.has_base_row = false;
         state.origin.edited_at(Stamp {
             hlc: now.hlc,
-            writer: self.writer,
+            writer: self.writer(),
         });
         state.base = base;
         state.lifted = None;

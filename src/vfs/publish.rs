@@ -272,7 +272,7 @@ impl Inner {
         state.has_base_row = false;
         state.origin.edited_at(Stamp {
             hlc: now.hlc,
-            writer: self.writer,
+            writer: self.writer(),
         });
         if self.is_shared() && (reach == Reach::Part || state.head.edited == now.hlc) {
             // What others make of this part is not made of what follows, which is an edit of its own: also where it was

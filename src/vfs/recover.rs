@@ -25,7 +25,7 @@ const MOMENT_AHEAD: u64 = 10_000 << 16;
 /// Rows read at once.
 const PAGE: usize = 1024;
 /// The row with the number of this life of the device as a writer.
-const INCARNATION: &[u8] = b"incarnation";
+pub(super) const INCARNATION: &[u8] = b"incarnation";
 /// Mode of a new volume's top directory.
 const ROOT_MODE: u16 = 0o755;
 
@@ -131,9 +131,11 @@ impl Inner {
         } else if is_to_join && !inner.has_root()? {
             inner.checkpoints.gate.open(true);
         } else {
-            inner
-                .introduce()
-                .map_err(|_| unready("its feed cannot be begun"))?;
+            // Signatures of members are checked.
+            let introduced = Arc::clone(&inner);
+            let disk = &inner.blocks.pools().disk;
+            let began = disk.run(move || introduced.introduce()).await;
+            began.map_err(|_| unready("its feed cannot be begun"))?;
             inner.make_root(root_owner)?;
             inner.recover_files(kept)?;
         }
@@ -266,7 +268,7 @@ impl Inner {
             state.overlay.clear(head.size, u64::MAX);
             state.stale(head.size, u64::MAX);
             self.observe(head.edited);
-            if state.origin.edits.get(&self.writer) >= head.edited.0 {
+            if state.origin.edits.get(&self.writer()) >= head.edited.0 {
                 // It came back after the last change, and its description is later than that.
                 state.head.edited = self.now().hlc;
             }

@@ -41,6 +41,9 @@ pub(super) const CHECKPOINTS: Space = Space(9);
 /// Files that have the mark of a conflict copy: `file`.
 pub(super) const CONFLICTS: Space = Space(14);
 
+/// Proofs that feeds forked: `device | incarnation`.
+pub(super) const FORKS: Space = Space(15);
+
 /// How keys of files' own rows begin in [`ROWS`].
 pub(super) const FILE_ROWS: &[u8] = &[2];
 /// The row of [`OWN`] that says how many files there are.

@@ -208,7 +208,7 @@ impl super::Vfs {
     /// # Errors
     /// If it cannot be brought to the disk.
     pub async fn merged_upto(&self, writer: WriterId, on_disk: bool) -> Result<u64, VfsError> {
-        let own = self.0.writer;
+        let own = self.0.writer();
         let last = self
             .0
             .shared()

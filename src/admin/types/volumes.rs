@@ -58,6 +58,24 @@ pub struct VolumeInfo {
     /// How many conflicts its members have left; none unless it is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflicts: Option<u64>,
+    /// Clocks that are ahead, as far as they are known while it is mounted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clocks: Vec<VolumeClock>,
+    /// Peers of whom two feeds go by one name: a disk was copied, or put back from a backup.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forked: Vec<String>,
+}
+
+/// A clock that is more than ten minutes ahead: what its machine writes others see later.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VolumeClock {
+    /// The peer.
+    pub peer: String,
+    /// Whether it is this one.
+    #[serde(default)]
+    pub own: bool,
+    /// By how many ms.
+    pub ahead_ms: u64,
 }
 
 /// What this peer is in a volume of several.

@@ -1,11 +1,14 @@
 //! Volumes made, listed and removed, with a look at where they are mounted.
 
-use super::check_name;
+use super::{OpenVolume, check_name};
 use crate::admin::AdminError;
-use crate::admin::types::{VolumeCreate, VolumeEnd, VolumeInfo, VolumeRemove, VolumeShare};
-use crate::base::EcProfile;
+use crate::admin::types::{
+    VolumeClock, VolumeCreate, VolumeEnd, VolumeInfo, VolumeRemove, VolumeShare,
+};
+use crate::base::{EcProfile, PeerId};
 use crate::node::Node;
 use crate::node::volumes::{Record, Role, Share};
+use crate::share::Sharer;
 use crate::vfs::OwnEnd;
 
 impl Node {
@@ -17,11 +20,16 @@ impl Node {
             return Ok(Vec::new());
         }
         let local = volumes.local().await?;
-        let shown = listed.into_iter().map(|(name, record)| {
-            let local = local.contains(&record.id);
-            self.volume_info(name, &record, local)
-        });
-        Ok(shown.collect())
+        // What is known of an open volume is in its tables.
+        let node = self.clone();
+        let show = move || {
+            let shown = listed.into_iter().map(|(name, record)| {
+                let local = local.contains(&record.id);
+                node.volume_info(name, &record, local)
+            });
+            shown.collect()
+        };
+        Ok(self.0.blocks.pools().disk.run(show).await)
     }
 
     /// What is told of a volume; `local`: its tree is on this machine.
@@ -48,8 +56,30 @@ impl Node {
             }),
             usage: open.as_ref().map(|open| open.usage()),
             conflicts: open.as_ref().map(|open| open.count_conflicts()),
+            clocks: open
+                .as_ref()
+                .map_or_else(Vec::new, |open| self.clocks(open)),
+            forked: open.as_ref().map_or_else(Vec::new, |open| {
+                let forked = open.vfs.progress().forked.into_iter();
+                forked.map(|writer| writer.peer.to_string()).collect()
+            }),
             name,
         }
+    }
+
+    fn clocks(&self, open: &OpenVolume) -> Vec<VolumeClock> {
+        let clocks = open.sharer().as_ref().map(Sharer::clocks);
+        let clocks = clocks.unwrap_or_default();
+        let clock = |own| {
+            move |(peer, ahead_ms): (PeerId, u64)| VolumeClock {
+                peer: peer.to_string(),
+                own,
+                ahead_ms,
+            }
+        };
+        let own = clocks.own_ms.map(|ahead_ms| (self.own(), ahead_ms));
+        let others = clocks.others.into_iter().map(clock(false));
+        own.into_iter().map(clock(true)).chain(others).collect()
     }
 
     fn share_info(&self, share: &Share, end: Option<OwnEnd>) -> VolumeShare {

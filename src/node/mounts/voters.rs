@@ -1,5 +1,7 @@
 //! `volume voters`: who decides on the locks of a mounted volume.
 
+use std::sync::Arc;
+
 use futures::FutureExt;
 
 use crate::admin::AdminError;
@@ -45,7 +47,7 @@ impl Node {
                 ));
                 return Err(error.hint(format!("do it on the machine of {}", keys.owner)));
             }
-            self.refuse_strangers(&name, keys.owner, &wanted)?;
+            self.refuse_strangers(&name, keys.owner, &wanted).await?;
             let set = sharer.set_voters(&wanted).boxed();
             set.await.map_err(|error| {
                 AdminError::of(&error).hint(
@@ -62,15 +64,19 @@ impl Node {
     }
 
     /// Voters are members that write: others do not know what they would vote about.
-    fn refuse_strangers(
+    async fn refuse_strangers(
         &self,
         name: &str,
         owner: PeerId,
         wanted: &[PeerId],
     ) -> Result<(), AdminError> {
-        let open = self.0.mounts.find(name);
-        for peer in wanted.iter().filter(|peer| **peer != owner) {
-            if open.as_ref().is_some_and(|open| !open.vfs.is_member(*peer)) {
+        let Some(open) = self.0.mounts.find(name) else {
+            return Ok(());
+        };
+        for peer in wanted.iter().copied().filter(|peer| *peer != owner) {
+            let vfs = Arc::clone(&open.vfs);
+            let is_member = move || vfs.is_member(peer);
+            if !self.0.blocks.pools().disk.run(is_member).await {
                 let error = AdminError::refused(format!(
                     "{peer} is not known as a member that writes to the volume `{name}`"
                 ));

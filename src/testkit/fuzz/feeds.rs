@@ -14,8 +14,8 @@ use crate::feeds::sealed::TextHash;
 use crate::feeds::signed::Record as Signable;
 use crate::feeds::{
     Accord, Claim, Cut, ForkProof, Head, Heirs, Issued, Link, LockMode, LockName, Message,
-    Revocation, Rotation, Ruling, SealedDelta, Signed, Subject, Vote, VoterList, Want, decode_all,
-    encode_all, plan,
+    Revocation, Rotation, Ruling, SealedDelta, Signed, Subject, Vote, VoterList, Want, Without,
+    decode_all, encode_all, plan,
 };
 use crate::namespace::{
     Delta, Hlc, Join, Key, MemRows, Page, Rows, Shared, VersionVector, WriterId, row, state,
@@ -82,7 +82,7 @@ pub(super) fn feed_record(data: &[u8]) {
         }
     }
     if let Ok(rulings) = decode_page(VOLUME, data) {
-        let again = decode_page(VOLUME, &encode_page(VOLUME, &rulings));
+        let again = decode_page(VOLUME, &encode_page(VOLUME, &rulings).0);
         assert_eq!(again.as_ref(), Ok(&rulings));
     }
     if let Ok(proof) = ForkProof::decode(data) {
@@ -427,7 +427,7 @@ pub(super) fn records() -> Vec<Vec<u8>> {
     all.extend([head.encode(), cut.encode(), record.encode()]);
     let rulings = rulings();
     all.extend(rulings.iter().map(|ruling| ruling.encode().to_vec()));
-    all.push(encode_page(VOLUME, &rulings));
+    all.push(encode_page(VOLUME, &rulings).0);
     let Ok(mut delta) = first.open(&SECRET) else {
         return all;
     };
@@ -437,6 +437,13 @@ pub(super) fn records() -> Vec<Vec<u8>> {
         .ok()
         .and_then(|rival| ForkProof::new(first.link().clone(), rival.link().clone()));
     all.extend(proof.map(|proof| proof.encode()));
+    for ruling in rulings {
+        if let Ruling::Rotation(rotation) = ruling {
+            let mut many = rotation.record().clone();
+            many.without = Without::Hashed([3; 32]);
+            all.push(signed(many).encode());
+        }
+    }
     all
 }
 

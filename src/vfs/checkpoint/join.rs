@@ -360,7 +360,7 @@ impl Inner {
     /// All rows are merged: what is known of files is read anew.
     fn is_merged(&self, core: &mut Core, watched: Vec<Watched>) -> Result<(), CheckpointFailure> {
         let version = state::version(&self.rows())?;
-        core.seen = core.seen.max(version.get(&self.writer));
+        core.seen = core.seen.max(version.get(&self.writer()));
         for number in core.inodes.orphans() {
             self.bring_back(core, number)?;
         }

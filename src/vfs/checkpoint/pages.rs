@@ -172,7 +172,7 @@ impl Inner {
         let bytes = self.read_place(&place, &[]).await?;
         let record = Record {
             volume: self.identity.id,
-            writer: self.writer,
+            writer: self.writer(),
             hlc: crate::namespace::Hlc(0),
             root: hash,
             root_bytes,

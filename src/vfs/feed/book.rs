@@ -7,8 +7,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::VolumeShare;
+use super::heard::Heard;
+use super::ring::{Ring, Source};
 use crate::base::PeerId;
-use crate::base::limits::RULINGS_HEARD_MAX;
 use crate::crypto::sign::SigningKey;
 use crate::crypto::wrap::epoch_number;
 use crate::crypto::{ConvergenceSecret, EpochKey, EpochSecrets};
@@ -16,9 +17,6 @@ use crate::feeds::{
     Lineage, Part, Revocation, Rotation, Ruling, RulingKind, Signed, Standing, Subject,
 };
 use crate::namespace::WriterId;
-
-/// Keys that this device keeps at most: of a volume in good order a few.
-const KEYS_MAX: usize = 4096;
 
 /// What follows from the rules of a volume of which revocations are known.
 #[derive(Debug, Clone)]
@@ -45,8 +43,8 @@ pub(super) struct Book {
     seen: BTreeMap<(u8, [u8; 32]), usize>,
     /// Proofs that were looked at.
     proofs: BTreeSet<[u8; 32]>,
-    /// Keys that open something: also such as anybody may have handed to this device. Two may have one name.
-    ring: BTreeMap<u32, Vec<EpochKey>>,
+    /// Keys that open something: also such as anybody may have handed to this device.
+    pub(super) ring: Ring,
     /// Keys with which this device came, or that a document hands to it that is a row: those that count, ascending; by
     /// key too, since two may have one name.
     known: BTreeMap<(u32, [u8; 32]), EpochSecrets>,
@@ -62,12 +60,31 @@ pub(super) struct Book {
     pub(super) stuck_since: Option<Instant>,
     pub(super) lacking_since: Option<Instant>,
     /// What was found beside checkpoints, before it is a row here.
-    heard: Vec<Revocation>,
-    pub(super) pages: BTreeSet<[u8; 32]>,
+    pub(super) heard: Heard,
     /// Feeds of which it was said that they are cut.
     pub(super) named: BTreeSet<WriterId>,
+    opener: Opener,
+}
+
+/// Opens keys that were handed to this device.
+#[derive(Clone)]
+pub(super) struct Opener {
     device: SigningKey,
     ticket: Option<SigningKey>,
+}
+
+impl Opener {
+    pub(super) fn open(&self, rotation: &Rotation) -> Option<EpochSecrets> {
+        let by_ticket = || self.ticket.as_ref().and_then(|own| rotation.open(own));
+        let opened = rotation.open(&self.device);
+        match &opened {
+            // As a member it may be told more than by its ticket, or less.
+            Some(EpochSecrets {
+                secret: Some(_), ..
+            }) => opened,
+            _ => by_ticket().or(opened),
+        }
+    }
 }
 
 impl Book {
@@ -78,10 +95,10 @@ impl Book {
         secret: &ConvergenceSecret,
     ) -> Book {
         let last = share.epochs.last_key_value().map(|(epoch, _)| *epoch);
-        let mut ring: BTreeMap<u32, Vec<EpochKey>> = BTreeMap::new();
+        let mut ring = Ring::default();
         let mut known = BTreeMap::new();
         for (epoch, key) in &share.epochs {
-            ring.entry(*epoch).or_default().push(key.clone());
+            ring.keep(Source::Own, *epoch, key);
             let knows = Some(*epoch) == last && !share.read_only;
             let secrets = EpochSecrets {
                 key: key.clone(),
@@ -101,11 +118,12 @@ impl Book {
             current: None,
             stuck_since: None,
             lacking_since: None,
-            heard: Vec::new(),
-            pages: BTreeSet::new(),
+            heard: Heard::default(),
             named: BTreeSet::new(),
-            device: share.device.clone(),
-            ticket: rules.ticket.clone(),
+            opener: Opener {
+                device: share.device.clone(),
+                ticket: rules.ticket.clone(),
+            },
         };
         // What it is itself it knows, also before that is a row.
         if let Ok(way) = book
@@ -179,11 +197,7 @@ impl Book {
                 self.open_row(rotation);
                 None
             }
-            Ruling::Rotation(rotation) => {
-                self.open(rotation);
-                None
-            }
-            Ruling::Revocation(_) => None,
+            Ruling::Rotation(_) | Ruling::Revocation(_) => None,
         };
         if let Some(by) = by {
             *self.said.entry(by).or_insert(0) += 1;
@@ -196,24 +210,18 @@ impl Book {
         self.said.get(device).copied().unwrap_or(0)
     }
 
-    fn unwrap(&self, rotation: &Rotation) -> Option<EpochSecrets> {
-        let by_ticket = || self.ticket.as_ref().and_then(|own| rotation.open(own));
-        let opened = rotation.open(&self.device);
-        match &opened {
-            // As a member it may be told more than by its ticket, or less.
-            Some(EpochSecrets {
-                secret: Some(_), ..
-            }) => opened,
-            _ => by_ticket().or(opened),
-        }
+    /// For whoever opens keys without holding the book.
+    pub(super) fn opener(&self) -> Opener {
+        self.opener.clone()
     }
 
     /// Keeps what a document that is a row hands to this device.
     fn open_row(&mut self, rotation: &Signed<Rotation>) {
-        let Some(secrets) = self.unwrap(rotation) else {
+        let Some(secrets) = self.opener.open(rotation) else {
             return;
         };
-        self.keep(rotation.epoch, &secrets.key);
+        let source = Source::Row(rotation.by);
+        self.ring.keep(source, rotation.epoch, &secrets.key);
         let name = *blake3::hash(rotation.body()).as_bytes();
         let place = (rotation.epoch, *secrets.key.secret());
         let known = self.known.entry(place).or_insert_with(|| secrets.clone());
@@ -223,27 +231,23 @@ impl Book {
         self.opened.insert(name, (rotation.epoch, secrets));
     }
 
-    /// Keeps a key that a document hands to this device, whoever made that: it opens, and nothing is sealed under it
-    /// before that is a row. Whether it is new.
-    pub(super) fn open(&mut self, rotation: &Rotation) -> bool {
-        let found = self.unwrap(rotation);
-        found.is_some_and(|secrets| self.keep(rotation.epoch, &secrets.key))
-    }
-
-    /// Whether that was new.
-    fn keep(&mut self, epoch: u32, key: &EpochKey) -> bool {
-        let count: usize = self.ring.values().map(Vec::len).sum();
-        let known = self.ring.entry(epoch).or_default();
-        let is_new = !known.contains(key) && count < KEYS_MAX;
-        if is_new {
-            known.push(key.clone());
-        }
-        is_new
-    }
-
-    /// Keys of a name.
-    pub(super) fn keys(&self, epoch: u32) -> impl Iterator<Item = &EpochKey> {
-        self.ring.get(&epoch).into_iter().flatten()
+    /// Keeps a key that a device handed to this one: it opens, and nothing is sealed under it before that is a row.
+    /// `unknown`: from where it is if nothing is known of the device. Whether it is new.
+    pub(super) fn keep_from(
+        &mut self,
+        by: PeerId,
+        unknown: Source,
+        epoch: u32,
+        key: &EpochKey,
+    ) -> bool {
+        let source = match self.standing.part(&by) {
+            Part::Writer
+            | Part::Revoked {
+                was_reader: false, ..
+            } => Source::Known(by),
+            _ => unknown,
+        };
+        self.ring.keep(source, epoch, key)
     }
 
     /// Chooses what new data is sealed under: of what was handed out by members to nobody who was revoked the greatest;
@@ -298,11 +302,16 @@ impl Book {
         Some((*epoch, secrets.key.clone()))
     }
 
-    /// A number for the next epoch.
+    /// A number for the next epoch. Those of whoever has no part any more do not count: it may have taken the last.
     pub(super) fn next_number(&self) -> u16 {
+        let rotations = self.standing.rotations();
+        let is_handed = |epoch: &u32| rotations.iter().any(|rotation| rotation.epoch == *epoch);
         let names = self.known.keys().map(|(epoch, _)| *epoch);
-        let handed = self.standing.rotations().iter();
-        let names = names.chain(handed.map(|rotation| rotation.epoch));
+        let came_with = names.filter(|epoch| !is_handed(epoch));
+        let counting = rotations
+            .iter()
+            .filter(|rotation| self.standing.part(&rotation.by) == Part::Writer);
+        let names = came_with.chain(counting.map(|rotation| rotation.epoch));
         names.map(epoch_number).max().unwrap_or(0).saturating_add(1)
     }
 
@@ -328,70 +337,74 @@ impl Book {
         self.standing.part_with(&device, &more)
     }
 
-    /// Documents were found beside a checkpoint: keys are kept, revocations remembered. Whether a key is new.
-    pub(super) fn hear(&mut self, rulings: Vec<Ruling>) -> bool {
+    /// Documents were found beside the checkpoint of a writer, in a page of this name: revocations are remembered, and
+    /// keys that were opened are kept. Whether a key is new.
+    pub(super) fn hear(
+        &mut self,
+        page: (WriterId, [u8; 32]),
+        revocations: &[Revocation],
+        keys: &[(PeerId, u32, EpochKey)],
+    ) -> bool {
+        let owner = self.standing.owner();
+        self.heard.read(page, revocations, owner);
         let mut found = false;
-        for ruling in rulings {
-            match ruling {
-                Ruling::Rotation(rotation) => found |= self.open(&rotation),
-                Ruling::Revocation(revocation) => self.hear_revocation(revocation),
-                _ => {}
-            }
+        for (by, epoch, key) in keys {
+            found |= self.keep_from(*by, Source::Beside(page.0), *epoch, key);
         }
         found
     }
 
-    fn hear_revocation(&mut self, revocation: Signed<Revocation>) {
-        let is_known = self.heard.iter().any(|heard| heard == revocation.record());
-        if !is_known && self.heard.len() < RULINGS_HEARD_MAX {
-            self.heard.push(revocation.record().clone());
-        }
-    }
-
-    /// Whether somebody who may says that a device is revoked, though that is no row here yet: somebody who stands above
-    /// it on all of these ways, and of whom nobody says the same.
-    pub(super) fn is_said_to_be_out(&self, device: &PeerId, ways: &[Lineage]) -> bool {
-        let owner = self.standing.owner();
-        let is_above = |by: &PeerId, way: &Lineage| {
-            let before = way.iter().take_while(|step| step.device != *device);
-            let mut before = before.filter(|step| !step.read_only);
-            before.any(|step| step.device == *by)
+    /// Documents that whoever was away needs, those first without which it gets nowhere: the keys that count, and who
+    /// was revoked. What does not count is left out, and of each device as much comes before the rest as of others: so
+    /// nobody can fill the page.
+    pub(super) fn page(&self, rulings: Vec<Ruling>) -> Vec<Ruling> {
+        let current = self.current.as_ref().map(|(epoch, _)| *epoch);
+        let class = |ruling: &Ruling| match ruling {
+            Ruling::Rotation(rotation) => {
+                let is_current = Some(rotation.epoch) == current;
+                let by_member = self.standing.part(&rotation.by) == Part::Writer;
+                let order = u64::from(u32::MAX - rotation.epoch);
+                match is_current && by_member {
+                    true => Some((0, order)),
+                    false => self.standing.is_safe(rotation).then_some((3, order)),
+                }
+            }
+            Ruling::Revocation(revocation) => {
+                let counts = self.standing.counts(&revocation.by, &revocation.subject);
+                let class = match revocation.subject {
+                    Subject::Device(_) => 1,
+                    Subject::Invitation(_) => 2,
+                };
+                counts.then_some((class, u64::MAX - revocation.at_ms))
+            }
+            _ => None,
         };
-        let mut about = self.heard_about(device);
-        about.any(|by| {
-            let is_doubtful = matches!(
-                self.standing.part(&by),
-                Part::Late { .. } | Part::Revoked { .. }
-            ) || self.heard_about(&by).next().is_some();
-            let all_above = !ways.is_empty() && ways.iter().all(|way| is_above(&by, way));
-            by == owner || !is_doubtful && all_above
-        })
-    }
-
-    fn heard_about(&self, device: &PeerId) -> impl Iterator<Item = PeerId> {
-        let subject = Subject::Device(*device);
-        let is_owner = *device == self.standing.owner();
-        let heard = self.heard.iter();
-        let about = heard.filter(move |heard| heard.subject == subject && !is_owner);
-        about.map(|heard| heard.by)
-    }
-
-    /// Documents that whoever was away needs: revocations, and keys, the newest first.
-    pub(super) fn page(
-        &self,
-        rows: Vec<(u8, Bytes)>,
-        volume: crate::base::VolumeId,
-    ) -> Vec<Ruling> {
-        let wanted = [RulingKind::Revocation as u8, RulingKind::Rotation as u8];
-        let rows = rows.into_iter().filter(|(kind, _)| wanted.contains(kind));
-        let read = rows.filter_map(|(kind, bytes)| Ruling::decode(volume, kind, &bytes).ok());
-        let mut rulings: Vec<Ruling> = read.collect();
-        rulings.sort_by_key(|ruling| match ruling {
-            Ruling::Rotation(rotation) => (1, u32::MAX - rotation.epoch),
-            _ => (0, 0),
+        let sorted = rulings.into_iter().filter_map(|ruling| {
+            let by = match &ruling {
+                Ruling::Rotation(rotation) => rotation.by,
+                Ruling::Revocation(revocation) => revocation.by,
+                _ => return None,
+            };
+            let (class, order) = class(&ruling)?;
+            Some((class, by, order, ruling))
         });
-        rulings
+        let mut sorted: Vec<_> = sorted.collect();
+        sorted.sort_by_key(|(class, by, order, _)| (*class, *by, *order));
+        let mut turns: BTreeMap<(u8, PeerId), usize> = BTreeMap::new();
+        let turn = |(class, by, _, ruling): (u8, PeerId, u64, Ruling)| {
+            let turn = turns.entry((class, by)).or_insert(0);
+            *turn += 1;
+            ((class, *turn), ruling)
+        };
+        let mut ordered: Vec<_> = sorted.into_iter().map(turn).collect();
+        ordered.sort_by_key(|(place, _)| *place);
+        ordered.into_iter().map(|(_, ruling)| ruling).collect()
     }
+}
+
+/// Whether a kind of documents is wanted beside a checkpoint.
+pub(super) const fn is_for_page(kind: u8) -> bool {
+    kind == RulingKind::Revocation as u8 || kind == RulingKind::Rotation as u8
 }
 
 #[cfg(test)]

@@ -280,7 +280,7 @@ impl Inner {
             // What is described later is made to this, also after a crash.
             state.origin.edited_at(Stamp {
                 hlc: now.hlc,
-                writer: self.writer,
+                writer: self.writer(),
             });
             state.has_base_row = true;
             edited.group.put(BASES, &ino.0, &encode_base(&state));

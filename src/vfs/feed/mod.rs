@@ -4,22 +4,25 @@
 //!     bytes -> [SealedDelta] -> [Feed] -> [Inbox] -> rows, counts, open files -> what the kernel has to forget
 //!
 //! * `points` makes and merges checkpoints for others to find.
-//! * `book` has who is a member and which keys there are, `rules` follows and keeps that, `revoke` changes it,
-//!   `parts` tells it; `keys` finds keys beside checkpoints.
-//! * `store` has the rows of feeds, `outgoing` seals the own feed, `receive` takes others' deltas, `merge` merges
+//! * `book` has who is a member and which keys there are (`ring` those that open, `heard` what is only said), `rules`
+//!   follows and keeps that, `revoke` changes it, `parts` tells it; `keys` finds keys beside checkpoints.
+//! * `store` has the rows of feeds, `outgoing` seals the own feed, `lives` begins another where others have more of it, `receive` takes others' deltas, `merge` merges
 //!   one, `files` brings what is open into line with it.
 //!
 //! Order of locks: feeds, then core and what follows it. A volume that nobody shared has no feed.
 
 mod book;
 mod files;
+mod heard;
 mod keys;
+mod lives;
 mod merge;
 mod outgoing;
 mod parts;
 mod points;
 mod receive;
 mod revoke;
+mod ring;
 mod rules;
 mod store;
 
@@ -52,7 +55,7 @@ use super::{VfsError, VolumeIdentity};
 use crate::base::PeerId;
 use crate::crypto::EpochKey;
 use crate::crypto::sign::SigningKey;
-use crate::feeds::{Ahead, Claim, Feed, Inbox, Ruling, VOTERS_ROW};
+use crate::feeds::{Ahead, Claim, Feed, Head, Inbox, Ruling, Signed, VOTERS_ROW};
 use crate::namespace::WriterId;
 
 /// How long an operation waits for a file's content: where the pool takes nothing, others learn of the name alone.
@@ -109,6 +112,8 @@ pub struct Progress {
     pub waiting: usize,
     /// Writers whose clocks are ahead.
     pub ahead: Vec<Ahead>,
+    /// By how many ms what this device writes is dated ahead of its clock, which was set back; none if others take it.
+    pub own_ahead_ms: Option<u64>,
     /// Writers of whom two feeds go by one name.
     pub forked: Vec<WriterId>,
 }
@@ -151,6 +156,8 @@ pub(super) struct Feeds {
     point: Vec<(WriterId, u64)>,
     /// How far others claim to have feeds that are cut here.
     refused: BTreeMap<WriterId, u64>,
+    /// Others have deltas of the own feed in whose place others are here.
+    has_forked: bool,
 }
 
 /// The end of a feed.
@@ -246,6 +253,7 @@ impl Shared {
                 durable: None,
                 point: Vec::new(),
                 refused: BTreeMap::new(),
+                has_forked: false,
             }),
             outgoing: Notify::new(),
             grown: watch::Sender::new(0),
@@ -336,7 +344,7 @@ impl Inner {
         let Some(shared) = self.shared().filter(may_write) else {
             return Ok(());
         };
-        let (own, proof) = (self.writer.peer, shared.share.proof.clone());
+        let (own, proof) = (self.identity.peer, shared.share.proof.clone());
         let mut core = self.core();
         let members = self.view(|view| view.members())?;
         let is_known = members
@@ -359,29 +367,39 @@ impl super::Vfs {
 
     /// How far this replica has each feed, ascending by writer.
     pub fn claims(&self) -> Vec<Claim> {
-        let own = self.0.writer;
+        let own = self.0.writer();
         let shared = self.0.shared();
         shared.map_or_else(Vec::new, |shared| shared.feeds().claims(own))
+    }
+
+    /// How far the own feed is on the disk, signed at this moment by this machine's clock; none while it has not begun.
+    pub async fn signed_head(&self) -> Option<Signed<Head>> {
+        let inner = Arc::clone(&self.0);
+        let cpu = &self.0.blocks.pools().cpu;
+        cpu.run(move || inner.signed_head()).await
     }
 
     /// Deltas of a feed that follow `after`: of `limit_bytes` together, but one at least if there is any.
     ///
     /// # Errors
     /// If rows cannot be read.
-    pub fn deltas(
+    pub async fn deltas(
         &self,
         writer: WriterId,
         after: u64,
         limit_bytes: usize,
     ) -> Result<Slice, VfsError> {
-        self.0.deltas_after(writer, after, limit_bytes)
+        let inner = Arc::clone(&self.0);
+        let disk = &self.0.blocks.pools().disk;
+        let read = move || inner.deltas_after(writer, after, limit_bytes);
+        disk.run(read).await
     }
 
     /// Somebody has another feed of a writer than is here, as long: what follows this dot is to be asked for, so
     /// that it is known which of its deltas prove that the writer forked. None if that was proved, or if it is the
     /// own feed.
     pub fn doubt(&self, writer: WriterId) -> Option<u64> {
-        let shared = self.0.shared().filter(|_| writer != self.0.writer)?;
+        let shared = self.0.shared().filter(|_| writer != self.0.writer())?;
         let feeds = shared.feeds();
         receive::before_fork(feeds.known.get(&writer)?)
     }
@@ -419,7 +437,8 @@ impl super::Vfs {
             inner.tasks.spawn(Arc::clone(inner).seal_feed_always());
         }
         loop {
-            match inner.introduce() {
+            let introduced = Arc::clone(inner);
+            match disk.run(move || introduced.introduce()).await {
                 Ok(()) => return Ok(()),
                 Err(Stop::Busy) if inner.room().await.is_ok() => {}
                 Err(_) => {
@@ -436,10 +455,12 @@ impl super::Vfs {
         };
         let feeds = shared.feeds();
         let forked = feeds.known.values().filter(|feed| feed.fork().is_some());
+        let own = feeds.has_forked.then(|| self.0.writer()).into_iter();
         Progress {
             waiting: feeds.inbox.len(),
             ahead: feeds.inbox.ahead(self.0.now_ms()),
-            forked: forked.map(Feed::writer).collect(),
+            own_ahead_ms: self.0.dated_ahead_ms(),
+            forked: own.chain(forked.map(Feed::writer)).collect(),
         }
     }
 
@@ -463,7 +484,7 @@ impl super::Vfs {
 
     /// The own writer.
     pub fn writer(&self) -> WriterId {
-        self.0.writer
+        self.0.writer()
     }
 
     /// Devices that are members, with what proves it.

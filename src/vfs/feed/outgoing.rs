@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::time::{Duration, sleep};
 
 use super::{Slice, claim_of, store};
-use crate::feeds::{Feed, SealedDelta};
-use crate::namespace::{Delta, WriterId};
+use crate::feeds::{Feed, Head, SealedDelta, Signed};
+use crate::namespace::{Delta, Hlc, WriterId};
 use crate::store::{Group, VolumeError};
 use crate::vfs::VfsError;
 use crate::vfs::errno::Stop;
@@ -57,7 +57,7 @@ impl Inner {
             });
             let turn = match sealed.await {
                 // Whoever makes a checkpoint seals as well.
-                Ok(0) if shared.feeds().is_all_durable(self.writer) => Ok(0),
+                Ok(0) if shared.feeds().is_all_durable(self.writer()) => Ok(0),
                 Ok(count) => self.make_durable().await.map(|()| count.max(1)),
                 Err(error) => Err(error),
             };
@@ -91,7 +91,7 @@ impl Inner {
         let Some(shared) = self.shared() else {
             return Ok(());
         };
-        let end = shared.feeds().known.get(&self.writer).and_then(claim_of);
+        let end = shared.feeds().known.get(&self.writer()).and_then(claim_of);
         self.volume.sync_all().await?;
         shared.feeds().durable = end;
         shared.has_grown();
@@ -140,7 +140,7 @@ impl Inner {
         if waiting.is_empty() {
             return Ok(0);
         }
-        let (volume, writer) = (self.identity.id, self.writer);
+        let (volume, writer) = (self.identity.id, self.writer());
         let feed = feeds.known.entry(writer);
         let feed = feed.or_insert_with(|| Feed::new(volume, writer));
         let mut group = Group::new();
@@ -181,6 +181,20 @@ impl Inner {
         Ok(count)
     }
 
+    /// See [`Vfs::signed_head`](crate::vfs::Vfs::signed_head).
+    pub(super) fn signed_head(&self) -> Option<Signed<Head>> {
+        let shared = self.shared()?;
+        let claim = shared.feeds().durable?;
+        let head = Head {
+            volume: self.identity.id,
+            writer: claim.writer,
+            last: claim.last,
+            hash: claim.hash,
+            hlc: Hlc::from_ms(self.now_ms()),
+        };
+        Signed::sign(head, &shared.share.device).ok()
+    }
+
     /// See [`Vfs::deltas`](crate::vfs::Vfs::deltas).
     pub(super) fn deltas_after(
         &self,
@@ -189,7 +203,7 @@ impl Inner {
         limit_bytes: usize,
     ) -> Result<Slice, VfsError> {
         let last = match self.shared() {
-            Some(shared) => shared.feeds().last(self.writer, writer),
+            Some(shared) => shared.feeds().last(self.writer(), writer),
             None => 0,
         };
         if last <= after {

@@ -10,7 +10,7 @@ use super::Shared;
 use super::book::VolumeKeys;
 use crate::base::PeerId;
 use crate::crypto::member::InvitationId;
-use crate::feeds::{Feed, Issued, Part, Ruling, Subject};
+use crate::feeds::{Feed, Issued, Lineage, Part, Ruling, Subject, read_proof};
 use crate::namespace::{WriterId, state};
 use crate::vfs::inner::Inner;
 
@@ -97,7 +97,7 @@ impl crate::vfs::Vfs {
             return Vec::new();
         };
         let now_ms = self.0.now_ms();
-        let open = book.standing.tickets().values().filter(|ticket| {
+        let open = book.standing.tickets().filter(|ticket| {
             let is_open = ticket.invitation.terms.expires_ms >= now_ms;
             is_open && book.standing.part_by_ticket(ticket).is_member()
         });
@@ -113,10 +113,10 @@ impl crate::vfs::Vfs {
     /// What is revoked.
     pub fn revocations(&self) -> Vec<Subject> {
         let book = self.0.shared().and_then(Shared::book);
-        book.map_or_else(Vec::new, |book| book.standing.revoked())
+        book.map_or_else(Vec::new, |book| book.standing.revoked().to_vec())
     }
 
-    /// That this device has no part any more, if that is so.
+    /// That this device has no part any more, if that is so. Reads tables.
     pub fn own_end(&self) -> Option<OwnEnd> {
         self.0.own_end()
     }
@@ -140,7 +140,7 @@ impl crate::vfs::Vfs {
         let mut feeds = shared.feeds();
         let cut = feeds.known.get(&writer).and_then(Feed::revoked_at);
         let is_taken = cut.is_none_or(|cut| after < cut);
-        if !is_taken && writer != self.0.writer {
+        if !is_taken && writer != self.0.writer() {
             let known = feeds.refused.entry(writer).or_insert(0);
             *known = claimed.max(*known);
         }
@@ -149,13 +149,63 @@ impl crate::vfs::Vfs {
 
     /// What somebody who only reads has to say about itself, and about those who were revoked: it has no feed, so a
     /// member that writes says it for it.
-    pub fn reader_words(&self) -> Vec<(u8, Bytes)> {
-        let inner = &self.0;
-        let Some(shared) = inner.shared().filter(|shared| shared.share.read_only) else {
+    pub async fn reader_words(&self) -> Vec<(u8, Bytes)> {
+        let is_reader = |shared: &Shared| shared.share.read_only;
+        if !self.0.shared().is_some_and(is_reader) {
+            return Vec::new();
+        }
+        let inner = Arc::clone(&self.0);
+        let disk = &self.0.blocks.pools().disk;
+        disk.run(move || inner.reader_words()).await
+    }
+
+    /// Takes what somebody who only reads says: see [`Vfs::reader_words`](crate::vfs::Vfs::reader_words). What is wrong
+    /// is passed over.
+    pub async fn hear_reader(&self, from: PeerId, words: Vec<(u8, Bytes)>) {
+        let inner = Arc::clone(&self.0);
+        let pools = self.0.blocks.pools();
+        let read = pools.cpu.run(move || inner.read_words(from, &words)).await;
+        if let Some(words) = read {
+            let inner = Arc::clone(&self.0);
+            let hear = move || inner.hear_reader(from, words);
+            pools.disk.run(hear).await;
+        }
+    }
+}
+
+/// What somebody who only reads says of itself, of which all was checked that can be without the rows.
+struct Words {
+    proofs: Vec<(Bytes, Lineage)>,
+    rulings: Vec<Ruling>,
+}
+
+impl Inner {
+    fn own_end(&self) -> Option<OwnEnd> {
+        let shared = self.shared()?;
+        let last = shared
+            .feeds()
+            .known
+            .get(&self.writer())
+            .map_or(0, Feed::last);
+        let _core = self.core();
+        let version = state::version(&self.rows()).unwrap_or_default();
+        let book = shared.book()?;
+        let (by, at_ms) = match book.standing.part(&self.identity.peer) {
+            Part::Revoked { by, at_ms, .. } => (by, at_ms),
+            Part::Late { by } => (by, 0),
+            _ => return None,
+        };
+        let last = last.max(version.get(&self.writer()));
+        let untaken = last.saturating_sub(book.standing.end(&self.writer()));
+        Some(OwnEnd { by, at_ms, untaken })
+    }
+
+    fn reader_words(&self) -> Vec<(u8, Bytes)> {
+        let Some(shared) = self.shared() else {
             return Vec::new();
         };
         let feeds = shared.feeds();
-        let _core = inner.core();
+        let _core = self.core();
         let Some(mut book) = shared.book() else {
             return Vec::new();
         };
@@ -166,87 +216,71 @@ impl crate::vfs::Vfs {
         if shared.is_out() {
             return words;
         }
-        let rulings = inner.own_words(shared, &feeds, &mut book);
-        let mut pending = shared.pending();
-        pending.retain(|ruling| !book.has_row(ruling));
+        let rulings = self.own_words(shared, &feeds, &mut book);
+        let pending = shared.pending(&book);
         let rulings = rulings.unwrap_or_default().into_iter().chain(pending);
         words.extend(rulings.map(|ruling| (ruling.kind() as u8, ruling.encode())));
         words
     }
 
-    /// Takes what somebody who only reads says: see [`Vfs::reader_words`](crate::vfs::Vfs::reader_words). What is wrong
-    /// is passed over.
-    pub async fn hear_reader(&self, from: PeerId, words: Vec<(u8, Bytes)>) {
-        let inner = Arc::clone(&self.0);
-        let disk = &self.0.blocks.pools().disk;
-        disk.run(move || inner.hear_reader(from, &words)).await;
-    }
-}
-
-impl Inner {
-    fn own_end(&self) -> Option<OwnEnd> {
-        let shared = self.shared()?;
-        let last = shared.feeds().known.get(&self.writer).map_or(0, Feed::last);
-        let _core = self.core();
-        let version = state::version(&self.rows()).unwrap_or_default();
-        let book = shared.book()?;
-        let (by, at_ms) = match book.standing.part(&self.writer.peer) {
-            Part::Revoked { by, at_ms, .. } => (by, at_ms),
-            Part::Late { by } => (by, 0),
-            _ => return None,
-        };
-        let last = last.max(version.get(&self.writer));
-        let untaken = last.saturating_sub(book.standing.end(&self.writer));
-        Some(OwnEnd { by, at_ms, untaken })
-    }
-
-    fn hear_reader(&self, from: PeerId, words: &[(u8, Bytes)]) {
-        let Some(shared) = self.shared() else { return };
+    /// Checks signatures, so before anything is locked.
+    fn read_words(&self, from: PeerId, words: &[(u8, Bytes)]) -> Option<Words> {
         if self.is_reader() {
-            return;
+            return None;
         }
-        let now_ms = self.now_ms();
-        let mut feeds = shared.feeds();
-        let mut core = self.core();
-        let Some(book) = shared.book() else { return };
-        let mut proofs = Vec::new();
-        let mut rulings = Vec::new();
+        let (volume, now_ms) = (self.identity.id, self.now_ms());
+        let owner = self.shared()?.book()?.standing.owner();
+        let mut read = Words {
+            proofs: Vec::new(),
+            rulings: Vec::new(),
+        };
         for (kind, bytes) in words {
             if *kind == 0 {
-                let way = book.standing.read_proof(from, bytes, now_ms).ok();
-                let is_new = way.as_ref().is_some_and(|way| {
-                    !book.standing.lineages(&from).contains(way)
-                        && book.standing.part_with(&from, std::slice::from_ref(way)) == Part::Reader
-                });
-                if is_new {
-                    proofs.push(bytes.clone());
-                }
+                let way = read_proof((volume, owner), from, bytes, now_ms);
+                read.proofs.extend(way.ok().map(|way| (bytes.clone(), way)));
                 continue;
             }
-            let Ok(ruling) = Ruling::decode(self.identity.id, *kind, bytes) else {
+            let Ok(ruling) = Ruling::decode(volume, *kind, bytes) else {
                 continue;
             };
             let is_own = match &ruling {
                 Ruling::Cut(cut) => cut.by == from,
                 Ruling::Heirs(heirs) => heirs.by == from,
                 Ruling::Issued(issued) => issued
-                    .verify(self.identity.id, book.standing.owner(), now_ms)
+                    .verify(volume, owner, now_ms)
                     .is_ok_and(|(invitation, _)| invitation.inviter == from),
                 Ruling::Revocation(_) | Ruling::Rotation(_) => false,
             };
-            let is_member = book.standing.part(&from) == Part::Reader || !proofs.is_empty();
-            // It writes nothing else, and this not without end.
-            let has_room = book.said_by(&from) + rulings.len() < READER_WORDS_MAX;
-            if is_own && is_member && has_room && !book.has_row(&ruling) {
-                rulings.push(ruling);
+            if is_own {
+                read.rulings.push(ruling);
             }
         }
+        Some(read)
+    }
+
+    fn hear_reader(&self, from: PeerId, words: Words) {
+        let Some(shared) = self.shared() else { return };
+        let mut feeds = shared.feeds();
+        let mut core = self.core();
+        let Some(book) = shared.book() else { return };
+        let standing = &book.standing;
+        let mut proofs = words.proofs;
+        proofs.retain(|(_, way)| {
+            let is_new = !standing.lineages(&from).contains(way);
+            is_new && standing.part_with(&from, std::slice::from_ref(way)) == Part::Reader
+        });
+        let mut rulings = words.rulings;
+        match standing.part(&from) == Part::Reader || !proofs.is_empty() {
+            true => rulings.retain(|ruling| !book.has_row(ruling)),
+            false => rulings.clear(),
+        }
+        // It writes nothing else, and this not without end.
+        rulings.truncate(READER_WORDS_MAX.saturating_sub(book.said_by(&from)));
         drop(book);
         if !proofs.is_empty() {
             let said = self.change(&mut core, |edit| {
-                proofs
-                    .iter()
-                    .try_for_each(|proof| edit.set_member(from, proof.clone()))
+                let mut proofs = proofs.iter();
+                proofs.try_for_each(|(proof, _)| edit.set_member(from, proof.clone()))
             });
             if said.is_err() {
                 tracing::debug!(from = %from.short(), "that it is a member is said later");

@@ -12,6 +12,8 @@ use cairnfs_fuse::kernel::Notice;
 use futures::FutureExt;
 use tokio::time::Duration;
 
+use super::book::Book;
+use super::heard::Rumour;
 use super::keys::SealedPlace;
 use super::{Rights, Shared, store};
 use crate::base::limits::PAGE_PLACE_MAX_BYTES;
@@ -48,6 +50,9 @@ pub enum PointError {
     /// Whoever made it was revoked.
     #[error("the checkpoint of {0:?}, who was revoked, is not merged")]
     Revoked(WriterId),
+    /// Whoever made it may have been revoked.
+    #[error("the checkpoint of {0:?} waits until it is known whether it was revoked")]
+    Unheard(WriterId),
     /// It names a writer who is none.
     #[error(
         "the checkpoint of {of:?} has changes of {writer:?}, who is not known to be allowed to write"
@@ -76,7 +81,7 @@ impl Classify for PointError {
             | PointError::Revoked(_)
             | PointError::Writer { .. }
             | PointError::None => Class::Denied,
-            PointError::Restless => Class::Retry,
+            PointError::Unheard(_) | PointError::Restless => Class::Retry,
         }
     }
 }
@@ -121,7 +126,6 @@ impl Inner {
     /// The feeds' ends and the rows at a moment at which they say the same.
     async fn stand_still(
         self: &Arc<Self>,
-        shared: &Shared,
     ) -> Result<(VolumeSnapshot, Vec<Signed<Link>>, Hlc), PointError> {
         for turn in 0..TURNS_MAX {
             let inner = Arc::clone(self);
@@ -135,34 +139,44 @@ impl Inner {
             if turn > 0 {
                 tokio::time::sleep(TURN).await;
             }
-            let feeds = shared.feeds();
-            let _core = self.core();
-            let version = state::version(&self.rows()).map_err(CheckpointFailure::from)?;
-            let heads: Vec<Signed<Link>> = version
-                .iter()
-                .filter_map(|(writer, last)| {
-                    let head = feeds.known.get(writer).and_then(Feed::head)?;
-                    (head.last == last).then(|| head.clone())
-                })
-                .collect();
-            if heads.len() == version.iter().count() {
-                let hlc = self.now().hlc;
-                return Ok((self.volume.snapshot(), heads, hlc));
+            let inner = Arc::clone(self);
+            let still = move || inner.still();
+            if let Some(found) = self.blocks.pools().disk.run(still).await? {
+                return Ok(found);
             }
         }
         Err(PointError::Restless)
+    }
+
+    /// The feeds' ends and the rows, if they say the same just now.
+    fn still(&self) -> Result<Option<(VolumeSnapshot, Vec<Signed<Link>>, Hlc)>, PointError> {
+        let shared = self.shared().ok_or(PointError::None)?;
+        let feeds = shared.feeds();
+        let _core = self.core();
+        let version = state::version(&self.rows()).map_err(CheckpointFailure::from)?;
+        let heads: Vec<Signed<Link>> = version
+            .iter()
+            .filter_map(|(writer, last)| {
+                let head = feeds.known.get(writer).and_then(Feed::head)?;
+                (head.last == last).then(|| head.clone())
+            })
+            .collect();
+        let is_still = heads.len() == version.iter().count();
+        Ok(is_still.then(|| (self.volume.snapshot(), heads, self.now().hlc)))
     }
 
     pub(super) async fn make_point(self: &Arc<Self>) -> Result<Point, PointError> {
         let Some(shared) = self.shared().filter(|_| !self.is_reader()) else {
             return Err(PointError::None);
         };
-        let (snapshot, heads, hlc) = self.stand_still(shared).await?;
+        let (snapshot, heads, hlc) = self.stand_still().await?;
         let upto = heads.iter().map(|link| (link.writer, link.last)).collect();
         // Boxed here and below, so that the compiler sees that they can go from thread to thread.
         let made = self.make_checkpoint(snapshot, heads, hlc, None);
         let made = made.boxed().await?;
-        let keys = self.keys_page(shared).map_err(|_| PointError::Restless)?;
+        let inner = Arc::clone(self);
+        let keys = self.blocks.pools().disk.run(move || inner.keys_page());
+        let keys = keys.await.map_err(|_| PointError::Restless)?;
         let keys = match keys {
             None => None,
             Some(page) => {
@@ -175,14 +189,14 @@ impl Inner {
         };
         let place = seal_place(
             (epoch, &key),
-            self.writer,
+            self.writer(),
             &made.root_hash.0,
             &made.record_place,
             keys,
         );
         let record = Record {
             volume: self.identity.id,
-            writer: self.writer,
+            writer: self.writer(),
             hlc,
             root: made.root_hash,
             root_bytes: made.root_bytes,
@@ -203,8 +217,11 @@ impl Inner {
         if record.volume != self.identity.id {
             return Err(FeedError::OtherVolume.into());
         }
+        if self.has_to_wait(shared, record) {
+            return Err(PointError::Unheard(record.writer));
+        }
         let place = match self.open_place(record) {
-            Err(PointError::Sealed(_)) if self.look_beside(record).boxed().await? => {
+            Err(PointError::Sealed(_)) if self.look_beside(record, true).boxed().await? => {
                 self.open_place(record)?
             }
             place => place?,
@@ -212,17 +229,36 @@ impl Inner {
         let root = self
             .fetch_root(&place, record.root, record.root_bytes)
             .await?;
-        if self.merged_version().includes(&root.version()) {
+        let disk = &self.blocks.pools().disk;
+        let (inner, of) = (Arc::clone(self), root.clone());
+        let (is_known, is_behind) = disk
+            .run(move || {
+                let is_known = inner.merged_version().includes(&of.version());
+                (is_known, inner.has_feeds_behind(&of))
+            })
+            .await;
+        if is_known {
             // After a crash feeds may end before what was merged.
-            if self.has_feeds_behind(shared, &root) {
+            if is_behind {
                 self.check_writers(shared, record, &root).boxed().await?;
-                self.skip_to(shared, &root)?;
+                let inner = Arc::clone(self);
+                disk.run(move || inner.skip_to(&root)).await?;
             }
             return Ok(false);
         }
         self.check_writers(shared, record, &root).boxed().await?;
         self.join_checkpoint(&root).boxed().await?;
-        self.skip_to(shared, &root)?;
+        let inner = Arc::clone(self);
+        disk.run(move || inner.has_joined(&root)).await?;
+        Ok(true)
+    }
+
+    /// What follows when a checkpoint was merged.
+    fn has_joined(&self, root: &Root) -> Result<(), PointError> {
+        let Some(shared) = self.shared() else {
+            return Err(PointError::None);
+        };
+        self.skip_to(root)?;
         self.look_at_rules().map_err(|_| PointError::Restless)?;
         shared.outgoing.notify_one();
         let everything = {
@@ -231,7 +267,17 @@ impl Inner {
         };
         shared.tell(std::iter::once(Notice::Everything).chain(everything));
         self.settle_all();
-        Ok(true)
+        Ok(())
+    }
+
+    /// Whether somebody else may say that the maker of a checkpoint is revoked, and it cannot be read at present.
+    fn has_to_wait(&self, shared: &Shared, record: &Record) -> bool {
+        let maker = record.writer.peer;
+        let Some(mut book) = shared.book().filter(|_| maker != self.identity.peer) else {
+            return false;
+        };
+        let book = &mut *book;
+        book.heard.has_to_wait(maker, &book.standing)
     }
 
     /// Whoever made the checkpoint, and whoever wrote anything in it, has to be a member who may write.
@@ -249,7 +295,7 @@ impl Inner {
         let writers: BTreeSet<WriterId> = writers.chain([record.writer]).collect();
         for writer in writers {
             let device = writer.peer;
-            let is_known = device == self.writer.peer
+            let is_known = device == self.identity.peer
                 || shared.feeds().members.get(&device) == Some(&Rights::Write);
             if is_known {
                 continue;
@@ -276,15 +322,21 @@ impl Inner {
     }
 
     /// Whether any feed ends here before a checkpoint does.
-    fn has_feeds_behind(&self, shared: &Shared, root: &Root) -> bool {
+    fn has_feeds_behind(&self, root: &Root) -> bool {
+        let Some(shared) = self.shared() else {
+            return false;
+        };
         let feeds = shared.feeds();
         let last = |writer| feeds.known.get(writer).map_or(0, Feed::last);
         let mut heads = root.heads.iter();
-        heads.any(|link| link.writer != self.writer && link.last > last(&link.writer))
+        heads.any(|link| link.writer != self.writer() && link.last > last(&link.writer))
     }
 
     /// Feeds go on where a checkpoint that was merged ended.
-    fn skip_to(&self, shared: &Shared, root: &Root) -> Result<(), PointError> {
+    fn skip_to(&self, root: &Root) -> Result<(), PointError> {
+        let Some(shared) = self.shared() else {
+            return Err(PointError::None);
+        };
         let mut feeds = shared.feeds();
         let mut group = Group::new();
         group.cleanup();
@@ -311,7 +363,7 @@ impl Inner {
         let refused = || PointError::Sealed(record.writer);
         let place = SealedPlace::decode(&record.place, PAGE_PLACE_MAX_BYTES).ok_or_else(refused)?;
         let header = header(record.writer, &record.root.0);
-        let keys = self.keys_of(place.epoch);
+        let keys = self.keys_of_places(place.epoch);
         let mut opened = keys
             .iter()
             .filter_map(|key| key.open(&header, &place.tag, &place.text).ok());
@@ -344,7 +396,7 @@ impl Inner {
         let writers = root.heads.iter().map(|link| link.writer);
         let writers: BTreeSet<WriterId> = writers.chain([record.writer]).collect();
         let mut devices: BTreeSet<PeerId> = writers.iter().map(|writer| writer.peer).collect();
-        devices.remove(&self.writer.peer);
+        devices.remove(&self.identity.peer);
         let mut late = Vec::new();
         for device in devices {
             let is_maker = device == record.writer.peer;
@@ -366,19 +418,17 @@ impl Inner {
                     _ => None,
                 }));
             }
-            let part = self.standing_of(device, &proofs).unwrap_or(Part::None);
-            let now_ms = self.now_ms();
-            let is_said_to_be_out = shared.book().is_some_and(|book| {
-                let read = |proof: &Bytes| book.standing.read_proof(device, proof, now_ms).ok();
-                let shown = proofs.iter().filter_map(read);
-                let ways: Vec<_> = shown
-                    .chain(book.standing.lineages(&device).to_vec())
-                    .collect();
-                book.is_said_to_be_out(&device, &ways)
-            });
+            let inner = Arc::clone(self);
+            let judge = move || inner.judge(device, &proofs, is_maker);
+            let (part, rumour) = self.blocks.pools().cpu.run(judge).await;
             match part {
-                Part::Writer if is_maker && is_said_to_be_out => {
-                    return Err(PointError::Revoked(of));
+                Part::Writer if rumour == Rumour::Out => return Err(PointError::Revoked(of)),
+                Part::Writer if rumour == Rumour::Doubt => {
+                    let mut book = shared.book();
+                    let waits = |book: &mut Book| book.heard.is_in_doubt(device);
+                    if book.as_deref_mut().is_some_and(waits) {
+                        return Err(PointError::Unheard(of));
+                    }
                 }
                 Part::Writer => {}
                 Part::Revoked { .. } | Part::Late { .. } if is_maker => {
@@ -398,6 +448,23 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// What part a device has, also by these proofs, and what is said of it if that matters. Signatures: not for the
+    /// reactor.
+    fn judge(&self, device: PeerId, proofs: &[Bytes], is_maker: bool) -> (Part, Rumour) {
+        let part = self.standing_of(device, proofs).unwrap_or(Part::None);
+        let book = self.shared().and_then(Shared::book);
+        let Some(book) = book.filter(|_| is_maker && part == Part::Writer) else {
+            return (part, Rumour::None);
+        };
+        let (standing, now_ms) = (&book.standing, self.now_ms());
+        let read = |proof: &Bytes| standing.read_proof(device, proof, now_ms).ok();
+        let shown = proofs.iter().filter_map(read);
+        let ways: Vec<_> = shown.chain(standing.lineages(&device).to_vec()).collect();
+        (part, book.heard.rumour(&device, &ways, standing))
+    }
+}
+
 impl crate::vfs::Vfs {
     /// Makes a checkpoint of everything that was merged, and a record of it, which is to be published. What is not
     /// in blocks yet is not in it.
@@ -409,13 +476,10 @@ impl crate::vfs::Vfs {
     }
 
     /// Looks at what is beside the checkpoints of records, before any is merged: keys that were handed out to this
-    /// device, and who was revoked. What cannot be fetched is passed over.
+    /// device, and who was revoked. `records` are all that there are. While what is beside one cannot be read others wait,
+    /// for some time.
     pub async fn look_beside(&self, records: &[Signed<Record>]) {
-        for record in records {
-            if let Err(error) = self.0.look_beside(record).boxed().await {
-                tracing::debug!(of = ?record.writer, "keys beside a checkpoint: {error}");
-            }
-        }
+        self.0.look_beside_all(records).boxed().await;
     }
 
     /// Merges the checkpoint that a record names. False if there is nothing new in it.
@@ -427,11 +491,13 @@ impl crate::vfs::Vfs {
     }
 
     /// Whether anything was merged since the last checkpoint that others can find.
-    pub fn has_news(&self) -> bool {
+    pub async fn has_news(&self) -> bool {
         let Some(shared) = self.0.shared() else {
             return false;
         };
-        let version: VersionVector = self.0.merged_version();
+        let inner = Arc::clone(&self.0);
+        let disk = &self.0.blocks.pools().disk;
+        let version: VersionVector = disk.run(move || inner.merged_version()).await;
         let merged: Vec<(WriterId, u64)> = version.iter().map(|(w, last)| (*w, last)).collect();
         merged != shared.feeds().point
     }
@@ -449,11 +515,15 @@ impl crate::vfs::Vfs {
     ///
     /// # Errors
     /// If rows cannot be changed.
-    pub fn drop_deltas(&self, upto: &[(WriterId, u64)]) -> Result<usize, VolumeError> {
-        let mut dropped = 0;
-        for (writer, last) in upto {
-            dropped += store::drop_upto(&self.0.volume, *writer, *last)?;
-        }
-        Ok(dropped)
+    pub async fn drop_deltas(&self, upto: Vec<(WriterId, u64)>) -> Result<usize, VolumeError> {
+        let inner = Arc::clone(&self.0);
+        let drop_all = move || {
+            let mut dropped = 0;
+            for (writer, last) in upto {
+                dropped += store::drop_upto(&inner.volume, writer, last)?;
+            }
+            Ok(dropped)
+        };
+        self.0.blocks.pools().disk.run(drop_all).await
     }
 }

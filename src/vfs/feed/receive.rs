@@ -8,10 +8,11 @@ use bytes::Bytes;
 
 use super::merge::Merged;
 use super::rules::{is_about_members, rights_of};
-use super::{Feeds, Received, Rights, Shared};
+use super::{Feeds, Received, Rights, Shared, store};
 use crate::base::PeerId;
 use crate::feeds::{Feed, FeedError, Held, Part, SealedDelta, Verdict};
 use crate::namespace::{Delta, Key, StateError, Value, VersionVector};
+use crate::store::Group;
 use crate::vfs::errno::Stop;
 use crate::vfs::inner::Inner;
 
@@ -98,7 +99,9 @@ impl Inner {
         if received.merged > 0 {
             shared.has_grown();
         }
-        let version = self.merged_version();
+        let inner = Arc::clone(&self);
+        let version = self.blocks.pools().disk.run(move || inner.merged_version());
+        let version = version.await;
         let mut feeds = shared.feeds();
         let (again, is_lost) = feeds.inbox.take_again();
         let mut missing: BTreeMap<_, u64> = again.into_iter().collect();
@@ -197,15 +200,18 @@ impl Inner {
     ) -> Result<(), Refused> {
         let writer = delta.writer;
         check_size(&sealed)?;
-        if writer == self.writer {
+        if writer == self.writer() {
             // The own feed is here already; what is not was lost, and its numbers may be taken since.
             let own = feeds.known.get(&writer).map_or(0, Feed::last);
-            return match delta.first > own {
-                true => Err(Refused::Fault(format!(
+            if delta.first <= own {
+                return Ok(());
+            }
+            if !self.begin_another_life(feeds, sealed.link()) {
+                feeds.has_forked = true;
+                return Err(Refused::Fault(format!(
                     "{writer:?} is this device, which knows nothing of it"
-                ))),
-                false => Ok(()),
-            };
+                )));
+            }
         }
         let rights = self.rights(shared, feeds, &delta);
         match rights.map_err(|error| error.to_string())? {
@@ -239,7 +245,13 @@ impl Inner {
                 Ok(())
             }
             Verdict::Known | Verdict::Old => Ok(()),
+            Verdict::Forked(_) if feed.fork().is_some() => Ok(()),
             Verdict::Forked(proof) => {
+                let mut group = Group::new();
+                group.cleanup();
+                store::put_fork(&mut group, writer, &proof);
+                let kept = self.volume.apply(&group);
+                kept.map_err(|error| format!("that {writer:?} forked: {error}"))?;
                 let recorded = feed.record_fork(*proof);
                 recorded.map_err(|error| error.to_string())?;
                 Err(format!("{writer:?} forked: two feeds go by its name").into())

@@ -78,7 +78,7 @@ impl Inner {
         let mut core = self.core();
         self.look_at_rules_with(&mut feeds, &core)
             .map_err(|stop| RevokeError::Rows(errno_of(&stop)))?;
-        let own = self.writer.peer;
+        let own = self.identity.peer;
         let now_ms = self.now_ms();
         let (rulings, revoked) = {
             let mut book = shared.book().ok_or(RevokeError::Alone)?;
@@ -125,7 +125,7 @@ impl Inner {
         // Those who had come get the new keys too: this member's word about them is one of the documents.
         for ruling in &rulings {
             book.standing
-                .add(&[self.writer.peer], ruling, self.now_ms());
+                .add(&[self.identity.peer], ruling, self.now_ms());
         }
         let (epoch, keys, recipients) = self.rotation(shared, book)?;
         rulings.extend(revocations);
@@ -152,13 +152,18 @@ fn check(
         }
         Subject::Device(device) => standing.is_known(device),
         Subject::Invitation(id) => {
-            standing.tickets().contains_key(id) || !standing.comers(&subject).is_empty()
+            standing.tickets_of(*id).next().is_some() || !standing.comers(&subject).is_empty()
         }
     };
     if !is_known {
         return Err(RevokeError::Unknown(subject));
     }
-    if standing.is_revoked(&subject) {
+    let is_done = match &subject {
+        Subject::Device(_) => standing.is_revoked(&subject),
+        // Somebody else may have made a ticket of the same id, and revoked that.
+        Subject::Invitation(_) => standing.is_over(&subject),
+    };
+    if is_done {
         return Err(RevokeError::Already(subject));
     }
     match subject == Subject::Device(own) {

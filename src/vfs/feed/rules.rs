@@ -35,10 +35,11 @@ impl Shared {
         Some(book.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Documents that are to become rows, if they are none yet.
-    pub(super) fn pending(&self) -> Vec<Ruling> {
-        let pending = self.pending.lock();
-        pending.unwrap_or_else(PoisonError::into_inner).clone()
+    /// Documents that are to become rows. Those that are rows by now are let go.
+    pub(super) fn pending(&self, book: &Book) -> Vec<Ruling> {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.retain(|ruling| !book.has_row(ruling));
+        pending.clone()
     }
 
     pub(super) fn add_pending(&self, ruling: Ruling) {
@@ -116,13 +117,18 @@ impl Inner {
     /// Feeds end where the rules say, and new data is sealed under keys that they allow.
     fn follow_rules(&self, shared: &Shared, feeds: &mut Feeds, book: &mut Book) {
         feeds.members.clear();
-        for (writer, feed) in &mut feeds.known {
-            if *writer != self.writer {
+        let Feeds { known, inbox, .. } = feeds;
+        for (writer, feed) in known.iter_mut() {
+            if *writer != self.writer() {
                 apply_end(book, writer, feed);
+                // If the end moves on, what is inside then is asked for again.
+                if let Some(end) = feed.revoked_at() {
+                    inbox.forget_after(*writer, end);
+                }
             }
         }
         book.choose();
-        let own = book.standing.part(&self.writer.peer);
+        let own = book.standing.part(&self.identity.peer);
         let is_out = matches!(own, Part::Revoked { .. } | Part::Late { .. });
         if is_out != shared.is_out.swap(is_out, Ordering::AcqRel) {
             let name = &self.options.name;
@@ -209,9 +215,7 @@ impl Inner {
             book.kept = Some((learned, Instant::now()));
             let mut rulings = self.own_words(shared, &feeds, &mut book).map_err(failed)?;
             rulings.extend(self.missing_keys(shared, &mut book).map_err(failed)?);
-            let mut pending = shared.pending();
-            pending.retain(|ruling| !book.has_row(ruling));
-            rulings.extend(pending);
+            rulings.extend(shared.pending(&book));
             rulings
         };
         self.write_down(&mut feeds, &mut core, rulings)
@@ -248,12 +252,12 @@ impl Inner {
         feeds: &Feeds,
         book: &mut Book,
     ) -> Result<Vec<Ruling>, FeedError> {
-        let revoked = book.standing.revoked();
+        let revoked = book.standing.revoked().to_vec();
         if revoked.is_empty() {
             return Ok(Vec::new());
         }
         let version = state::version(&self.rows()).unwrap_or_default();
-        let own = self.writer.peer;
+        let own = self.identity.peer;
         let device = &shared.share.device;
         let mut words = Vec::new();
         for subject in revoked {
@@ -305,7 +309,7 @@ impl Inner {
     /// Keys that somebody lacks who shall have them: of a new epoch, if nothing that was handed out can be used, or
     /// else of the present one.
     fn missing_keys(&self, shared: &Shared, book: &mut Book) -> Result<Vec<Ruling>, FeedError> {
-        let own = self.writer.peer;
+        let own = self.identity.peer;
         let rotations = book.standing.rotations();
         let Some((epoch, secrets)) = book.current.clone() else {
             let is_revoker = book.standing.revoked().iter().any(|subject| {
@@ -345,7 +349,7 @@ impl Inner {
         }
         book.lacking_since = None;
         let revoked = book.standing.revoked();
-        self.hand_keys_out(shared, (epoch, &secrets), &revoked, &lacking)
+        self.hand_keys_out(shared, (epoch, &secrets), revoked, &lacking)
     }
 
     fn hand_keys_out(
@@ -355,13 +359,8 @@ impl Inner {
         without: &[Subject],
         recipients: &[(crate::crypto::sign::PublicKey, bool)],
     ) -> Result<Vec<Ruling>, FeedError> {
-        if without.len() > RULING_NAMES_MAX {
-            return Err(FeedError::Impossible(
-                "more was revoked than a rotation can name",
-            ));
-        }
         let wrapping = Wrapping::new(&self.entropy);
-        let of = (self.identity.id, self.writer.peer);
+        let of = (self.identity.id, self.identity.peer);
         let rotations = Rotation::hand_out(of, epoch, without, recipients, &wrapping);
         let signed = rotations.into_iter().map(|rotation| {
             let signed = Signed::sign(rotation, &shared.share.device)?;
@@ -384,7 +383,7 @@ impl Inner {
             recipients.push((own, false));
         }
         let revoked = book.standing.revoked();
-        let rulings = self.hand_keys_out(shared, (epoch, &secrets), &revoked, &recipients)?;
+        let rulings = self.hand_keys_out(shared, (epoch, &secrets), revoked, &recipients)?;
         Ok((epoch, rulings, recipients.len()))
     }
 

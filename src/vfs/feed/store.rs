@@ -8,10 +8,10 @@ use bytes::{Bytes, BytesMut};
 
 use crate::base::PeerId;
 use crate::base::limits::ROW_VALUE_MAX_BYTES;
-use crate::feeds::{Feed, Link, SealedDelta, Signed};
+use crate::feeds::{Feed, ForkProof, Link, SealedDelta, Signed};
 use crate::namespace::{Delta, WriterId};
 use crate::store::{Group, Order, Space, Volume, VolumeError};
-use crate::vfs::rows::{FEED_HEADS, FEEDS, OUTGOING, pages};
+use crate::vfs::rows::{FEED_HEADS, FEEDS, FORKS, OUTGOING, pages};
 
 /// Bytes of a row's key that say whose feed it is.
 const WRITER_BYTES: usize = 40;
@@ -81,6 +81,11 @@ pub(super) fn add_sealed(group: &mut Group, sealed: &SealedDelta) {
 /// A feed ends with a link whose delta is not here.
 pub(super) fn put_head(group: &mut Group, link: &Signed<Link>) {
     group.put(FEED_HEADS, &writer_key(link.writer), &link.encode());
+}
+
+/// A writer forked: that is known after a restart as well.
+pub(super) fn put_fork(group: &mut Group, writer: WriterId, proof: &ForkProof) {
+    group.put(FORKS, &writer_key(writer), &proof.encode());
 }
 
 /// Removes the sealed deltas of a writer up to a dot. How many rows that were.
@@ -220,6 +225,16 @@ pub(in crate::vfs) fn feeds(volume: &Volume) -> Result<BTreeMap<WriterId, Feed>,
             let damaged = || VolumeError::Io("the end of a feed is damaged".to_owned());
             let (writer, feed) = feed.ok_or_else(damaged)?;
             all.insert(writer, feed);
+        }
+    }
+    for page in pages(volume, FORKS, &[], PAGE) {
+        for (key, row) in page? {
+            let damaged = || VolumeError::Io("the proof of a fork is damaged".to_owned());
+            let writer = writer_of(&key).ok_or_else(damaged)?;
+            let proof = ForkProof::decode(&row).map_err(|_| damaged())?;
+            if let Some(feed) = all.get_mut(&writer) {
+                feed.record_fork(proof).map_err(|_| damaged())?;
+            }
         }
     }
     Ok(all)

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cairnfs::admin::AdminError;
-use cairnfs::admin::types::VolumeInfo;
+use cairnfs::admin::types::{VolumeClock, VolumeInfo};
 
 use super::fake_peer::FakePeer;
 use crate::support::{cairn, json, run, signal};
@@ -184,6 +184,31 @@ fn status_tells_of_each_volume() {
     let status = json(&run(peer.cairn().args(["--json", "status"]), 0));
     assert_eq!(status["volumes"][1]["mounted_on"], "/mnt/p");
     assert_eq!(status["volumes"][1]["usage"]["dirty_bytes"], 2 << 20);
+}
+
+#[test]
+fn status_names_clocks_that_are_ahead_and_feeds_that_forked() {
+    let peer = FakePeer::start();
+    let clock = |peer: &str, own| VolumeClock {
+        peer: peer.to_owned(),
+        own,
+        ahead_ms: 31 * 60_000,
+    };
+    *peer.fake.volumes.lock().unwrap() = vec![VolumeInfo {
+        clocks: vec![clock("12D3KooWown", true), clock("12D3KooWother", false)],
+        forked: vec!["12D3KooWtwin".to_owned()],
+        ..volume("docs", Some("/mnt/d"))
+    }];
+    let shown = text(&run(peer.cairn().arg("status"), 0).stdout);
+    for line in [
+        "clock     this machine's is 31 min ahead of others of `docs`",
+        "          that of 12D3KooWother is 31 min ahead",
+        "forked    12D3KooWtwin wrote two different things to `docs`",
+    ] {
+        assert!(shown.contains(line), "{line} is not in {shown}");
+    }
+    let status = json(&run(peer.cairn().args(["--json", "status"]), 0));
+    assert_eq!(status["volumes"][0]["clocks"][0]["own"], true);
 }
 
 #[test]

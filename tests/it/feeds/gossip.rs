@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use cairnfs::base::limits::{GOSSIP_FEEDS_MAX, GOSSIP_MESSAGES_MAX};
-use cairnfs::base::wire;
+use cairnfs::base::{VolumeId, wire};
 use cairnfs::feeds::gossip::{DELTAS_MAX_BYTES, GOSSIP_MAX_BYTES, fill};
 use cairnfs::feeds::{
     Answer, Claim, FeedError, LinkHash, Message, Wish, decode_all, encode_all, plan,
@@ -64,9 +64,12 @@ pub fn messages() -> Vec<Message> {
 
 #[test]
 fn messages_are_read_as_they_were_written() {
+    assert!(!Message::is_about_another(&[], VOLUME));
     for message in messages() {
         let bytes = message.encode();
         assert_eq!(Message::decode(&bytes).unwrap(), message);
+        assert!(!Message::is_about_another(&bytes, VOLUME));
+        assert!(Message::is_about_another(&bytes, VolumeId([4; 16])));
         assert_eq!(message.volume(), VOLUME);
         for end in 0..bytes.len() {
             assert!(Message::decode(&bytes[..end]).is_err());

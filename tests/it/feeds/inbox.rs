@@ -55,6 +55,22 @@ fn what_waits_for_others_is_given_out_when_they_are_there() {
 }
 
 #[test]
+fn what_is_beyond_a_cut_waits_no_longer() {
+    let mut inbox = Inbox::default();
+    let (one, two) = (chain(1, 5), chain(2, 5));
+    for (delta, sealed) in one[1..].iter().chain(&two[1..]) {
+        assert_eq!(inbox.hold(delta.clone(), sealed.clone()), Held::Kept);
+    }
+    inbox.forget_after(writer(1), 3);
+    assert_eq!(inbox.len(), 6);
+    assert_eq!(inbox.take(&version(&[]), START_MS), None);
+    inbox.forget_after(writer(1), 0);
+    assert_eq!(inbox.missing(&version(&[])), [(writer(2), 0)]);
+    inbox.forget_after(writer(2), 0);
+    assert_eq!((inbox.len(), inbox.bytes()), (0, 0));
+}
+
+#[test]
 fn what_is_known_meanwhile_and_both_sides_of_a_fork_come_out() {
     let mut inbox = Inbox::default();
     let rival = delta(1, 2, &[], 2, 99);

@@ -8,7 +8,9 @@ use cairnfs::crypto::{
     ConvergenceSecret, EpochKey, EpochSecrets, VolumeChain, VolumeTerms, Wrapping,
 };
 use cairnfs::feeds::ruling::{decode_page, encode_page};
-use cairnfs::feeds::{Heirs, Issued, Message, Revocation, Rotation, Ruling, Signed, Subject};
+use cairnfs::feeds::{
+    Heirs, Issued, Message, Revocation, Rotation, Ruling, Signed, Subject, Without,
+};
 use cairnfs::namespace::Key;
 
 use super::support::{VOLUME, device};
@@ -49,6 +51,18 @@ fn rulings() -> Vec<(&'static str, Ruling)> {
         &[(device(3).public(), false), (device(4).public(), true)],
         &Wrapping::new(&entropy),
     );
+    // More than can be named.
+    let mut tickets: Vec<Subject> = (0..=u8::MAX)
+        .map(|tag| Subject::Invitation(InvitationId([tag; 16])))
+        .collect();
+    tickets.insert(0, subjects[0]);
+    let many = Rotation::hand_out(
+        (VOLUME, by),
+        (epoch_name(1, &secrets().key), &secrets()),
+        &tickets,
+        &[(device(3).public(), false)],
+        &Wrapping::new(&Entropy::seeded(6)),
+    );
     let chain = VolumeChain::found(VOLUME, &device(1));
     let terms = VolumeTerms {
         read_only: true,
@@ -73,6 +87,10 @@ fn rulings() -> Vec<(&'static str, Ruling)> {
             Ruling::Rotation(Signed::sign(rotation[0].clone(), &device(1)).unwrap()),
         ),
         ("issued", Ruling::Issued(Issued { chain, invitation })),
+        (
+            "rotation-many",
+            Ruling::Rotation(Signed::sign(many[0].clone(), &device(1)).unwrap()),
+        ),
     ]
 }
 
@@ -83,7 +101,7 @@ fn vectors() -> Vec<(String, Vec<u8>)> {
         all.push((title.to_owned(), ruling.encode().to_vec()));
     }
     let rulings: Vec<Ruling> = rulings().into_iter().map(|(_, ruling)| ruling).collect();
-    all.push(("page".to_owned(), encode_page(VOLUME, &rulings[..2])));
+    all.push(("page".to_owned(), encode_page(VOLUME, &rulings[..2]).0));
     let words = Message::Words {
         volume: VOLUME,
         words: vec![(0, Bytes::from_static(b"proof")), (1, rulings[0].encode())],
@@ -136,9 +154,48 @@ fn rulings_are_read_as_they_were_written_and_nothing_else() {
         }
     }
     let all: Vec<Ruling> = rulings().into_iter().map(|(_, ruling)| ruling).collect();
-    let page = encode_page(VOLUME, &all);
+    let (page, left_out) = encode_page(VOLUME, &all);
+    assert_eq!(left_out, 0);
     assert_eq!(decode_page(VOLUME, &page).unwrap(), all);
     assert!(decode_page(VOLUME, &page[1..]).is_err());
+}
+
+#[test]
+fn what_does_not_fit_into_a_page_is_counted() {
+    let (_, ruling) = rulings().swap_remove(3);
+    let many = (1 << 20) / ruling.encode().len() + 2;
+    let mut all = vec![ruling; many];
+    // A smaller one fits behind it.
+    all.push(rulings().swap_remove(0).1);
+    let (page, left_out) = encode_page(VOLUME, &all);
+    assert!(left_out > 0);
+    let read = decode_page(VOLUME, &page).unwrap();
+    assert_eq!(read.len(), all.len() - left_out);
+    assert_eq!(read.last(), all.last());
+}
+
+#[test]
+fn keys_name_whom_they_leave_out_or_all_at_once() {
+    let subjects = |count: u16| -> Vec<Subject> {
+        let id = |tag: u16| {
+            let mut id = [0; 16];
+            id[..2].copy_from_slice(&tag.to_be_bytes());
+            Subject::Invitation(InvitationId(id))
+        };
+        (0..count).map(id).collect()
+    };
+    let covers = |known: u16, revoked: u16| {
+        // What follows from documents about exactly these.
+        let hash = match Without::of(&subjects(revoked)) {
+            Without::Hashed(hash) => hash,
+            Without::Listed(_) => [0; 32],
+        };
+        Without::of(&subjects(known)).covers(&subjects(revoked), &hash)
+    };
+    assert!(matches!(Without::of(&subjects(256)), Without::Listed(_)));
+    assert!(matches!(Without::of(&subjects(257)), Without::Hashed(_)));
+    assert!(covers(3, 3) && covers(3, 2) && !covers(2, 3));
+    assert!(covers(300, 300) && !covers(299, 300) && !covers(256, 300));
 }
 
 #[test]

@@ -219,7 +219,7 @@ async fn a_member_who_comes_late_takes_a_checkpoint() {
     team.vfs(0).sync().await.unwrap();
     let record = team.vfs(0).make_point().await.unwrap().record;
     // What the first one says is in no feed any more.
-    assert!(team.vfs(0).drop_deltas(&first.upto).unwrap() > 0);
+    assert!(team.vfs(0).drop_deltas(first.upto.clone()).await.unwrap() > 0);
     team.tell(0, 1).await;
     assert!(Hand(team.vfs(1)).find("dir").await.is_err());
     assert!(team.vfs(1).join_point(&record).await.unwrap());
@@ -267,7 +267,7 @@ async fn feeds_go_on_where_a_checkpoint_ended_also_when_power_was_lost_then() {
     let first = team.vfs(0).make_point().await.unwrap();
     Hand(team.vfs(0)).write("two", 0, b"two").await.unwrap();
     let record = team.vfs(0).make_point().await.unwrap().record;
-    assert!(team.vfs(0).drop_deltas(&first.upto).unwrap() > 0);
+    assert!(team.vfs(0).drop_deltas(first.upto.clone()).await.unwrap() > 0);
     assert!(team.vfs(1).join_point(&record).await.unwrap());
     // What it says of the feeds' ends is not on the disk yet.
     team.crash(1).await;

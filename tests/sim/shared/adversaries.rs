@@ -52,9 +52,9 @@ pub async fn go_on(world: &World, members: &[usize], tag: &str) {
 const ALL: [usize; 6] = [0, 1, 2, 3, 4, READER];
 
 /// The feed of a member, as it told it.
-fn feed(world: &World, number: usize) -> Vec<SealedDelta> {
+async fn feed(world: &World, number: usize) -> Vec<SealedDelta> {
     let vfs = world.vfs(number);
-    let found = vfs.deltas(vfs.writer(), 0, usize::MAX).unwrap();
+    let found = vfs.deltas(vfs.writer(), 0, usize::MAX).await.unwrap();
     let decoded = found.deltas.iter().map(|delta| SealedDelta::decode(delta));
     decoded.map(Result::unwrap).collect()
 }
@@ -64,8 +64,8 @@ fn encoded(feed: &[SealedDelta]) -> Vec<Bytes> {
 }
 
 /// What member 1 did when it made a file.
-fn making(world: &World) -> Delta {
-    let deltas = feed(world, 1);
+async fn making(world: &World) -> Delta {
+    let deltas = feed(world, 1).await;
     let opened = deltas
         .iter()
         .map(|delta| delta.open(&world.secrets.epoch).unwrap());
@@ -80,8 +80,8 @@ fn writer_of(key: &SigningKey) -> WriterId {
 }
 
 /// The first delta of a writer of one's own, which does what another did.
-fn own_delta(world: &World, key: &SigningKey, proof: Option<Bytes>) -> Bytes {
-    let made = making(world);
+async fn own_delta(world: &World, key: &SigningKey, proof: Option<Bytes>) -> Bytes {
+    let made = making(world).await;
     let mut draft = made.draft.clone();
     draft.context = made.context();
     if let Some(proof) = proof {
@@ -109,7 +109,7 @@ fn a_forged_delta_is_refused_and_named() {
         let mut world = settled(100).await;
         let villain = SigningKey::generate(&world.cluster.entropy);
         let at = world.stranger(&villain).await;
-        let deltas = feed(&world, 1);
+        let deltas = feed(&world, 1).await;
         let last = deltas.last().unwrap();
         // What would be the next of member 1, with the signature of another.
         let link = Link {
@@ -149,9 +149,9 @@ fn a_delta_that_comes_again_changes_nothing() {
         let mut world = settled(101).await;
         let villain = SigningKey::generate(&world.cluster.entropy);
         let at = world.stranger(&villain).await;
-        let mut deltas = encoded(&feed(&world, 1));
+        let mut deltas = encoded(&feed(&world, 1).await);
         deltas.reverse();
-        let last = feed(&world, 1).last().unwrap().link().last;
+        let last = feed(&world, 1).await.last().unwrap().link().last;
         let (before, tree) = (world.standing(0), world.tree().await);
         for _ in 0..3 {
             world.give(at, &deltas, last).await;
@@ -193,7 +193,7 @@ fn a_device_without_a_proof_writes_nothing() {
         for brought in proofs {
             let is_there = brought.is_some();
             world
-                .give(at, &[own_delta(&world, &villain, brought)], 9)
+                .give(at, &[own_delta(&world, &villain, brought).await], 9)
                 .await;
             let warned = world.take_warnings();
             let name = format!("{:?}", writer_of(&villain));
@@ -217,7 +217,7 @@ fn a_reader_that_writes_is_refused_until_it_may() {
         let tree = world.tree().await;
         // It holds the keys, and knows what deltas look like.
         let word = proof(reader.peer(), Rights::Read);
-        let delta = own_delta(&world, &reader, Some(word));
+        let delta = own_delta(&world, &reader, Some(word)).await;
         world.give(at, &[delta], 9).await;
         let warned = world.take_warnings();
         let name = format!("{:?}", writer_of(&reader));
@@ -305,7 +305,7 @@ fn a_feed_of_which_the_end_was_withheld_is_had_from_others() {
     run(async {
         let mut world = settled(105).await;
         world.shut(READER).await;
-        let shown = feed(&world, 1);
+        let shown = feed(&world, 1).await;
         go_on(&world, &[0, 1, 2, 3, 4], "while").await;
         // The reader hears of nobody but one who keeps back what member 1 did lately.
         let villain = SigningKey::generate(&world.cluster.entropy);
@@ -363,6 +363,18 @@ fn what_a_writer_with_a_wrong_clock_did_waits_until_it_is_due() {
             assert!((1_700_000..=1_800_000).contains(&by_ms), "{by_ms}");
             assert!(world.hand(number).find("early").await.is_err());
         }
+        // By the clock that is wrong all others are behind.
+        tokio::time::sleep(60 * SECOND).await;
+        for number in others {
+            let clocks = world.sharer(number).clocks();
+            assert_eq!(clocks.own_ms, None, "at {number}");
+            assert_eq!(clocks.others.len(), 1, "at {number}: {clocks:?}");
+            assert_eq!(clocks.others[0].0, world.peer(4));
+        }
+        let clocks = world.sharer(4).clocks();
+        let own_ms = clocks.own_ms.unwrap_or_else(|| panic!("{clocks:?}"));
+        assert!((1_700_000..=1_900_000).contains(&own_ms), "{own_ms}");
+        assert_eq!(clocks.others, []);
         go_on(&world, &others, "while").await;
         // It sees what the others do.
         assert!(world.hand(4).find("while-1").await.is_ok());
@@ -438,7 +450,7 @@ fn what_is_no_message_is_refused() {
         let villain = SigningKey::generate(&world.cluster.entropy);
         let at = world.stranger(&villain).await;
         let entropy = world.cluster.entropy.fork();
-        let deltas = encoded(&feed(&world, 1));
+        let deltas = encoded(&feed(&world, 1).await);
         let valid = [
             heads(world.vfs(0).claims()).encode(),
             Message::Have {
@@ -491,8 +503,8 @@ fn what_is_no_message_is_refused() {
 }
 
 /// A first delta of a member, which gives the top directory so many extended attributes of 60,000 bytes.
-fn heavy_delta(world: &World, key: &SigningKey, count: usize) -> Bytes {
-    let made = making(world);
+async fn heavy_delta(world: &World, key: &SigningKey, count: usize) -> Bytes {
+    let made = making(world).await;
     let mut draft = made.draft.clone();
     draft.context = made.context();
     draft.writes = vec![Write {
@@ -527,7 +539,7 @@ fn a_delta_that_no_group_has_room_for_holds_up_nobody_else() {
             let villain = SigningKey::generate(&world.cluster.entropy);
             let at = world.stranger(&villain).await;
             world
-                .give(at, &[heavy_delta(&world, &villain, count)], 9)
+                .give(at, &[heavy_delta(&world, &villain, count).await], 9)
                 .await;
             let warned = world.take_warnings();
             assert!(warned.contains(why), "{count}: {warned}");

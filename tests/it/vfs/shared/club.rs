@@ -202,7 +202,7 @@ impl Club {
     /// What one has and the other lacks and takes. How many deltas that were.
     pub async fn tell(&self, from: usize, to: usize) -> usize {
         let (source, to) = (self.vfs(from), self.vfs(to));
-        let words = source.reader_words();
+        let words = source.reader_words().await;
         if !words.is_empty() {
             to.hear_reader(self.peer(from), words).await;
         }
@@ -212,10 +212,11 @@ impl Club {
                 let known = to.claims();
                 let mut known = known.iter().filter(|known| known.writer == claim.writer);
                 let after = known.next().map_or(0, |known| known.last);
-                if after >= claim.last || !to.takes(claim.writer, after, claim.last) {
+                // Also what is refused: that is for the other one to see.
+                if after >= claim.last {
                     break;
                 }
-                let found = source.deltas(claim.writer, after, 4096).unwrap();
+                let found = source.deltas(claim.writer, after, 4096).await.unwrap();
                 to.receive(PeerId([1; 32]), found.deltas).await;
                 let known = to.claims();
                 let mut known = known.iter().filter(|known| known.writer == claim.writer);

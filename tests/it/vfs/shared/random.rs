@@ -135,8 +135,8 @@ async fn members_come_to_the_same_tree_and_lose_nothing() {
         run.team.settle().await;
         run.log.push("all settle".to_owned());
         if std::env::var("FROM").is_ok() {
-            run.log.extend(run.team.deltas(0));
-            run.log.extend(run.team.replay(0));
+            run.log.extend(run.team.deltas(0).await);
+            run.log.extend(run.team.replay(0).await);
         }
         let tree = run.team.tree().await;
         run.books.check(&tree, &format!("seed {seed}"));

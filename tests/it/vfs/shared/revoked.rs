@@ -3,9 +3,13 @@
 
 use std::time::Duration;
 
-use cairnfs::feeds::{Part, Subject};
+use cairnfs::base::{Class, Classify, wire};
+use cairnfs::crypto::{MessageTag, SigningKey};
+use cairnfs::feeds::checkpoint::Record;
+use cairnfs::feeds::{Part, Signed, Subject};
 use cairnfs::vfs::RevokeError;
 use cairnfs_fuse::Errno;
+use serde_bytes::ByteBuf;
 
 use super::club::{Club, DAY, NOW};
 
@@ -30,7 +34,9 @@ async fn what_a_revoked_writer_did_before_is_everywhere_and_what_it_does_later_n
     club.hand(one).mkdir("between").await.unwrap();
     moment().await;
     club.tell(one, two).await;
-    club.hand(one).mkdir("later").await.unwrap();
+    for name in ["later", "latest"] {
+        club.hand(one).mkdir(name).await.unwrap();
+    }
     moment().await;
     let revoked = club.vfs(0).revoke(device(&club, one)).await.unwrap();
     assert_eq!(revoked.heirs, []);
@@ -57,7 +63,7 @@ async fn what_a_revoked_writer_did_before_is_everywhere_and_what_it_does_later_n
     // And has all that it wrote.
     assert_eq!(
         club.hand(one).names("").await,
-        ["before", "between", "later"]
+        ["before", "between", "later", "latest"]
     );
     // What others write from now on it does not even see.
     club.hand(two).write("secret", 0, b"x").await.unwrap();
@@ -85,6 +91,124 @@ async fn what_a_revoked_writer_did_before_is_everywhere_and_what_it_does_later_n
         .unwrap();
     assert!(matches!(known.part, Part::Revoked { .. }));
     assert!(known.refused > 0);
+    // Nor is it waited for, wherever it begins.
+    let writer = club.vfs(one).writer();
+    let known = club.vfs(0).claims().into_iter();
+    let end = known.filter(|claim| claim.writer == writer);
+    let end = end.map(|claim| claim.last).next().unwrap();
+    let found = club.vfs(one).deltas(writer, end, usize::MAX).await.unwrap();
+    assert!(found.deltas.len() > 1);
+    for at in [0, two, reader] {
+        let deltas = found.deltas[1..].to_vec();
+        club.vfs(at).receive(club.peer(one), deltas).await;
+        assert_eq!(club.vfs(at).progress().waiting, 0, "at {at}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_of_one_who_is_revoked_waits_no_longer() {
+    let mut club = Club::new(6, 7).await;
+    let (one, two) = (club.invite(0, false).await, club.invite(0, false).await);
+    club.gather(&[0, one, two]).await;
+    let writer = club.vfs(one).writer();
+    let end = club.vfs(one).claims().into_iter();
+    let end = end.filter(|claim| claim.writer == writer);
+    let end = end.map(|claim| claim.last).next().unwrap();
+    for name in ["lost", "held", "held-too"] {
+        club.hand(one).mkdir(name).await.unwrap();
+    }
+    moment().await;
+    let found = club.vfs(one).deltas(writer, end, usize::MAX).await.unwrap();
+    let deltas = found.deltas[1..].to_vec();
+    club.vfs(two).receive(club.peer(one), deltas).await;
+    assert!(club.vfs(two).progress().waiting > 0);
+    club.vfs(0).revoke(device(&club, one)).await.unwrap();
+    club.gather(&[0, two]).await;
+    assert_eq!(club.vfs(two).progress().waiting, 0);
+    assert_eq!(club.names(&[0, two]).await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_tickets_can_be_ended_than_keys_say_whom_they_leave_out() {
+    const COUNT: usize = 258;
+    let mut club = Club::new(6, 8).await;
+    let one = club.invite(0, false).await;
+    // They have ended when they are revoked: whoever was let in by one may have the keys still.
+    let tickets = (0..COUNT).map(|_| club.ticket(one, true, NOW + 1000));
+    let tickets: Vec<_> = tickets.collect();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for ticket in &tickets {
+        let id = ticket.invitation.read().unwrap().id;
+        let revoked = club.vfs(one).revoke(Subject::Invitation(id)).await;
+        revoked.unwrap();
+    }
+    club.gather(&[0, one]).await;
+    club.hand(0).mkdir("after").await.unwrap();
+    club.hand(one).mkdir("all").await.unwrap();
+    club.gather(&[0, one]).await;
+    assert_eq!(club.names(&[0, one]).await, ["after", "all"]);
+    // Whoever comes now comes into the same.
+    let two = club.invite(0, false).await;
+    club.gather(&[0, one, two]).await;
+    assert_eq!(club.names(&[0, one, two]).await, ["after", "all"]);
+}
+
+/// The same, but for where its keys are, which nobody has.
+fn without_keys(record: &Signed<Record>, key: &SigningKey) -> Signed<Record> {
+    type Place = (u32, MessageTag, ByteBuf, ByteBuf);
+    let mut record = record.record().clone();
+    let mut place: Place = wire::decode_canonical(&record.place, 4096).unwrap();
+    // Within the name of the block.
+    place.3[20] ^= 1;
+    record.place = wire::encode(&place).into();
+    Signed::sign(record, key).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_waits_while_it_cannot_be_known_who_is_revoked_and_not_for_ever() {
+    let mut club = Club::new(8, 9).await;
+    let one = club.invite(0, false).await;
+    club.hand(0).write("old", 0, &[1; 50_000]).await.unwrap();
+    let old = club.ticket(0, false, NOW + DAY);
+    club.gather(&[0, one]).await;
+    club.vfs(0).revoke(device(&club, one)).await.unwrap();
+    club.vfs(0).sync().await.unwrap();
+    moment().await;
+    let owners = club.vfs(0).make_point().await.unwrap().record;
+    club.hand(one)
+        .write("forged", 0, &[3; 50_000])
+        .await
+        .unwrap();
+    club.vfs(one).sync().await.unwrap();
+    moment().await;
+    let forged = club.vfs(one).make_point().await.unwrap().record;
+    let lost = without_keys(&owners, &club.members[0].key);
+    club.shut(0).await;
+    club.shut(one).await;
+    let at = club.join(&old).await;
+    let vfs = club.vfs(at).clone();
+    // Whoever was revoked is not heard of, and nothing is merged meanwhile.
+    let records = [lost, forged.clone()];
+    vfs.look_beside(&records).await;
+    let error = vfs.join_point(&forged).await.unwrap_err();
+    assert_eq!(error.class(), Class::Retry, "{error}");
+    // As soon as it is known, the right one is merged.
+    let records = [owners.clone(), forged.clone()];
+    vfs.look_beside(&records).await;
+    let error = vfs.join_point(&forged).await.unwrap_err();
+    assert!(error.to_string().contains("revoked"), "{error}");
+    assert!(vfs.join_point(&owners).await.unwrap());
+    assert_eq!(club.hand(at).names("").await, ["old"]);
+    club.shut(at).await;
+    // What never can be had keeps nobody out for good.
+    let at = club.join(&old).await;
+    let vfs = club.vfs(at).clone();
+    let records = [without_keys(&owners, &club.members[0].key), forged.clone()];
+    vfs.look_beside(&records).await;
+    assert!(vfs.join_point(&forged).await.is_err());
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    vfs.look_beside(&records).await;
+    assert!(vfs.join_point(&forged).await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,7 +279,7 @@ async fn those_who_came_before_stay_and_those_who_come_later_are_refused() {
     club.hand(two).mkdir("of-two").await.unwrap();
     let late = club.join(&late_ticket).await;
     club.tell(one, late).await;
-    club.hand(late).mkdir("of-late").await.unwrap_or_default();
+    club.hand(late).mkdir("of-late").await.unwrap();
     moment().await;
     club.gather(&[0, two]).await;
     club.tell(late, 0).await;

@@ -108,7 +108,7 @@ impl Team {
         for claim in from.claims() {
             let mut after = known.get(&claim.writer).copied().unwrap_or(0);
             while after < claim.last {
-                let found = from.deltas(claim.writer, after, 4096).unwrap();
+                let found = from.deltas(claim.writer, after, 4096).await.unwrap();
                 let deltas = found.deltas;
                 if deltas.is_empty() {
                     break;
@@ -163,12 +163,12 @@ impl Team {
         panic!("changes stay where they were made");
     }
 
-    pub fn replay(&self, at: usize) -> Vec<String> {
+    pub async fn replay(&self, at: usize) -> Vec<String> {
         use cairnfs::namespace::{MemRows, Outcome, View, apply};
         let vfs = self.vfs(at);
         let mut all = Vec::new();
         for claim in vfs.claims() {
-            let found = vfs.deltas(claim.writer, 0, usize::MAX).unwrap();
+            let found = vfs.deltas(claim.writer, 0, usize::MAX).await.unwrap();
             for sealed in found.deltas {
                 let sealed = cairnfs::feeds::SealedDelta::decode(&sealed).unwrap();
                 all.push(sealed.open(&self.secrets.epoch).unwrap());
@@ -201,11 +201,11 @@ impl Team {
     }
 
     /// All deltas that a member has, for whoever looks for an error.
-    pub fn deltas(&self, at: usize) -> Vec<String> {
+    pub async fn deltas(&self, at: usize) -> Vec<String> {
         let vfs = self.vfs(at);
         let mut all = Vec::new();
         for claim in vfs.claims() {
-            let found = vfs.deltas(claim.writer, 0, usize::MAX).unwrap();
+            let found = vfs.deltas(claim.writer, 0, usize::MAX).await.unwrap();
             for sealed in found.deltas {
                 let sealed = cairnfs::feeds::SealedDelta::decode(&sealed).unwrap();
                 let delta = sealed.open(&self.secrets.epoch).unwrap();
