@@ -15,6 +15,7 @@ mod book;
 mod files;
 mod keys;
 mod merge;
+mod others;
 mod outgoing;
 mod parts;
 mod points;
