@@ -27,7 +27,7 @@ use super::error::AdminError;
 use super::lock::DirLock;
 use super::socket;
 use super::types::{
-    ConflictResolve, ConflictsRequest, GetRequest, Hello, InviteRequest, JoinRequest,
+    ConflictResolve, ConflictsRequest, GcRequest, GetRequest, Hello, InviteRequest, JoinRequest,
     KeyExportRequest, Line, LinkRequest, LsRequest, MountRequest, PutRequest, SetQuota,
     SnapshotCreate, SnapshotRemove, SnapshotRestore, SnapshotsRequest, SyncRequest, UmountRequest,
     VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeRevoke,
@@ -231,6 +231,7 @@ fn router(shared: Shared) -> Router {
         .route("/v1/volumes/snapshot/remove", post(snapshot_remove))
         .route("/v1/volumes/snapshots", get(snapshots))
         .route("/v1/volumes/restore", get(snapshot_restore))
+        .route("/v1/volumes/gc", post(gc))
         .route("/v1/volumes/voters", post(volume_voters))
         .route("/v1/volumes/revoke", post(volume_revoke))
         .route("/v1/mount", post(mount))
@@ -358,6 +359,11 @@ async fn snapshot_restore(
 ) -> Reply {
     let restored = shared.backend.snapshot_restore(query(request)?).await?;
     Ok(lines(restored))
+}
+
+async fn gc(State(shared): State<Shared>, body: Bytes) -> Reply {
+    let request = parse::<GcRequest>(&body)?;
+    json(shared.backend.gc(request).await)
 }
 
 async fn volume_voters(State(shared): State<Shared>, body: Bytes) -> Reply {

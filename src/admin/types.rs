@@ -1,5 +1,6 @@
 //! The JSON of the control API. Fields are only ever added.
 
+mod clearing;
 mod members;
 mod snapshots;
 mod upkeep;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::AdminError;
 
+pub use clearing::{GcReport, GcRequest};
 pub use members::{VolumeEnd, VolumeRevoke, VolumeRevoked, VolumeTicketInfo};
 pub use snapshots::{
     RestoreItem, RestoreLine, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,

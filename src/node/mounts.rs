@@ -1,6 +1,7 @@
 //! Volumes that are open, and where they are mounted: from `mount` to `umount`, whoever unmounts.
 
 mod conflicts;
+mod gc;
 mod keys;
 mod list;
 mod snapshots;

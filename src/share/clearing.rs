@@ -165,9 +165,9 @@ impl Inner {
         }
         // Who begins with a checkpoint of this device does not see what goes.
         self.publish().await?;
-        let readers = connected.into_iter().filter(|peer| {
-            self.peers.has_part(peer) && !writers.contains(peer)
-        });
+        let readers = connected
+            .into_iter()
+            .filter(|peer| self.peers.has_part(peer) && !writers.contains(peer));
         let readers: BTreeSet<PeerId> = readers.collect();
         report.cleared = self.ask_all(unnamed, writers, readers).await?;
         Ok(report)

@@ -133,9 +133,7 @@ pub(crate) fn is_set(bits: &[u8], at: usize) -> bool {
 impl Clearing {
     /// Whether bytes may be a message of this kind rather than one of [`gossip`](super::gossip).
     pub fn is_one(bytes: &[u8]) -> bool {
-        bytes
-            .get(2)
-            .is_some_and(|kind| (ASK..=TOLD).contains(kind))
+        bytes.get(2).is_some_and(|kind| (ASK..=TOLD).contains(kind))
     }
 
     /// The canonical encoding.

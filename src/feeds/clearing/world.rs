@@ -211,8 +211,7 @@ impl World {
         let mut is_missed = false;
         for _ in 0..STEPS {
             self.step();
-            is_missed |=
-                self.is_gone && self.members.iter().any(|member| !member.names.is_empty());
+            is_missed |= self.is_gone && self.members.iter().any(|member| !member.names.is_empty());
         }
         (is_missed, self.is_gone)
     }

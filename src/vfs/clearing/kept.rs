@@ -57,10 +57,7 @@ impl Inner {
     }
 
     /// What is in pages, each of a level.
-    async fn items_of(
-        &self,
-        pages: Vec<(u8, PageRef)>,
-    ) -> Result<Vec<(u8, Items)>, ClearingError> {
+    async fn items_of(&self, pages: Vec<(u8, PageRef)>) -> Result<Vec<(u8, Items)>, ClearingError> {
         let wanted: Vec<PageRef> = pages.iter().map(|(_, page)| page.clone()).collect();
         let bytes = self.fetch_pages(&wanted).await;
         let bytes = bytes.map_err(CheckpointFailure::from)?;

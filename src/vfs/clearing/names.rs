@@ -100,7 +100,9 @@ fn look_at_space(
         } else if space == BASES {
             let ino = key.as_ref().try_into().map(crate::namespace::Ino);
             let content = ino.ok().and_then(|ino| decode_base(ino, value));
-            found.bodies.extend(content.and_then(|content| stored(&content.body)));
+            found
+                .bodies
+                .extend(content.and_then(|content| stored(&content.body)));
         } else {
             let body = decode_dropped(value).map(|(body, _)| body);
             found.bodies.extend(body.and_then(|body| stored(&body)));
@@ -182,10 +184,15 @@ impl Inner {
         if let Base::Stored(profile, body) = &state.base {
             bodies.push((*profile, body.clone()));
         }
-        blocks.extend(state.overlay.pieces().filter_map(|piece| match piece.source {
-            Source::Block { block, .. } => Some(block.id),
-            _ => None,
-        }));
+        blocks.extend(
+            state
+                .overlay
+                .pieces()
+                .filter_map(|piece| match piece.source {
+                    Source::Block { block, .. } => Some(block.id),
+                    _ => None,
+                }),
+        );
     }
 
     /// What files of snapshots that are open name.
@@ -272,14 +279,17 @@ impl Inner {
                 seen.clear();
             }
             let enters = |at: &NodeAt| {
-                self.watches.name(asker, round, std::iter::once(&at.block.id));
+                self.watches
+                    .name(asker, round, std::iter::once(&at.block.id));
                 seen.insert(*at)
             };
             let found = |extents: &[Extent]| {
                 let blocks = extents.iter().map(|extent| &extent.block.id);
                 self.watches.name(asker, round, blocks);
             };
-            let walked = self.extent_map.walk(&self.blocks, *profile, root, enters, found);
+            let walked = self
+                .extent_map
+                .walk(&self.blocks, *profile, root, enters, found);
             let walked = walked.await;
             walked.map_err(|error| ClearingError::Read(error.to_string(), error.class()))?;
         }

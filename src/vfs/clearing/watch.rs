@@ -53,7 +53,9 @@ impl Watch {
     fn log(&mut self, body: &Gone) {
         match &body.1 {
             dag::Body::Inline(extents) => {
-                extents.iter().for_each(|extent| self.name(&extent.block.id));
+                extents
+                    .iter()
+                    .for_each(|extent| self.name(&extent.block.id));
             }
             dag::Body::Manifest(_) if self.logged.contains(body) => {}
             dag::Body::Manifest(_) if self.logged.len() >= LOGGED_MAX => self.is_void = true,

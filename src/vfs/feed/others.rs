@@ -34,9 +34,9 @@ impl Inner {
         };
         let own = self.identity.peer;
         let may_write = |(device, proofs): &(PeerId, Vec<bytes::Bytes>)| {
-            proofs.iter().any(|proof| {
-                matches!((shared.share.admit)(*device, proof), Ok(Rights::Write))
-            })
+            proofs
+                .iter()
+                .any(|proof| matches!((shared.share.admit)(*device, proof), Ok(Rights::Write)))
         };
         let rows = rows.into_iter().filter(|(device, _)| *device != VOTERS_ROW);
         let mut writers: BTreeSet<PeerId> = rows.filter(may_write).map(|(of, _)| of).collect();
