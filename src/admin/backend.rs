@@ -16,7 +16,7 @@ use super::types::{
     KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo,
     PutRequest, PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem,
     SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest, Stat, Status, SyncProgress,
-    SyncRequest, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers,
+    SyncRequest, TrashInfo, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers,
     VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked,
     VolumeTicketRequest, VolumeVoters, VolumeVotersRequest, WorkerChange, WorkerStatus,
 };
@@ -115,6 +115,14 @@ pub trait Backend: Send + Sync + 'static {
     /// Brings files of a snapshot back, and tells how far that is; or what would be done.
     fn snapshot_restore(&self, _request: SnapshotRestore) -> Answer<'_, ItemStream<RestoreLine>> {
         Box::pin(async { Err(no_snapshots()) })
+    }
+    /// What was let go and rests in the store.
+    fn trash(&self) -> Answer<'_, TrashInfo> {
+        Box::pin(async { Ok(TrashInfo::default()) })
+    }
+    /// Empties that; what there was.
+    fn empty_trash(&self) -> Answer<'_, TrashInfo> {
+        Box::pin(async { Ok(TrashInfo::default()) })
     }
     /// Lets go of what nothing in a shared volume names any more.
     fn gc(&self, _request: GcRequest) -> Answer<'_, GcReport> {

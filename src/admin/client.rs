@@ -30,7 +30,7 @@ use super::types::{
     Line, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo, PutRequest,
     PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem,
     SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest, Stat, Status, SyncProgress,
-    SyncRequest, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers,
+    SyncRequest, TrashInfo, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers,
     VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked,
     VolumeTicketRequest, VolumeVoters, VolumeVotersRequest, WorkerChange, WorkerStatus,
 };
@@ -300,6 +300,14 @@ impl Backend for Client {
 
     fn snapshot_restore(&self, request: SnapshotRestore) -> Answer<'_, ItemStream<RestoreLine>> {
         self.items(format!("/v1/volumes/restore{}", to_query(&request)))
+    }
+
+    fn trash(&self) -> Answer<'_, TrashInfo> {
+        self.ask("/v1/trash")
+    }
+
+    fn empty_trash(&self) -> Answer<'_, TrashInfo> {
+        self.tell(Method::POST, "/v1/trash/empty", &())
     }
 
     fn gc(&self, request: GcRequest) -> Answer<'_, GcReport> {

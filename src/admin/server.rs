@@ -231,6 +231,14 @@ fn router(shared: Shared) -> Router {
         .route("/v1/volumes/snapshot/remove", post(snapshot_remove))
         .route("/v1/volumes/snapshots", get(snapshots))
         .route("/v1/volumes/restore", get(snapshot_restore))
+        .route(
+            "/v1/trash",
+            get(|State(s): State<Shared>| async move { json(s.backend.trash().await) }),
+        )
+        .route(
+            "/v1/trash/empty",
+            post(|State(s): State<Shared>| async move { json(s.backend.empty_trash().await) }),
+        )
         .route("/v1/volumes/gc", post(gc))
         .route("/v1/volumes/voters", post(volume_voters))
         .route("/v1/volumes/revoke", post(volume_revoke))

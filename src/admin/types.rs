@@ -3,6 +3,7 @@
 mod clearing;
 mod members;
 mod snapshots;
+mod trash;
 mod upkeep;
 mod volumes;
 mod voters;
@@ -17,6 +18,7 @@ pub use snapshots::{
     RestoreItem, RestoreLine, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
     Snapshots, SnapshotsRequest,
 };
+pub use trash::{TrashInfo, TrashPartInfo};
 pub use upkeep::{HealthInfo, RepairInfo, Repairs, WorkerChange};
 pub use volumes::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, HexPath,

@@ -35,6 +35,12 @@ pub(super) async fn run(session: &Session, output: &Output, args: &GcArgs) -> Re
             report.unnamed_blocks
         ),
     })?;
+    if args.dry_run && report.waste_bytes > 0 {
+        output.note(&format!(
+            "{} are in use by nothing in blocks of which less than half is; what is left of them is brought together first",
+            ByteSize(report.waste_bytes)
+        ));
+    }
     for peer in &report.away {
         output.note(&format!(
             "{peer} may write and is away: it has to say that it names nothing of that, or be revoked if it is gone for good"

@@ -13,7 +13,7 @@ use crate::admin::types::{
     KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PeerInfo,
     PutRequest, PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem,
     SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest, Stat, Status, SyncProgress,
-    SyncRequest, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers,
+    SyncRequest, TrashInfo, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers,
     VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked,
     VolumeTicketRequest, VolumeVoters, VolumeVotersRequest, WorkerChange, WorkerStatus,
 };
@@ -127,6 +127,14 @@ impl Backend for Node {
 
     fn snapshot_restore(&self, request: SnapshotRestore) -> Answer<'_, ItemStream<RestoreLine>> {
         Box::pin(self.restore_snapshot(request))
+    }
+
+    fn trash(&self) -> Answer<'_, TrashInfo> {
+        Box::pin(self.show_trash())
+    }
+
+    fn empty_trash(&self) -> Answer<'_, TrashInfo> {
+        Box::pin(self.clear_trash())
     }
 
     fn gc(&self, request: GcRequest) -> Answer<'_, GcReport> {

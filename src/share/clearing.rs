@@ -22,6 +22,9 @@ const INTERVAL: Duration = Duration::from_secs(3600);
 const FIRST: Duration = Duration::from_secs(900);
 /// It is done by itself for so many bytes.
 const WORTH_BYTES: u64 = 8 << 20;
+/// What is left of blocks is brought together if that gives back so much, or such a part of all.
+const WASTE_BYTES: u64 = 16 << 20;
+const WASTE_PART: u64 = 8;
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(20);
 /// How long all of a round may take.
@@ -38,6 +41,8 @@ pub struct ClearReport {
     pub unnamed_blocks: u64,
     /// Bytes of plaintext in them.
     pub unnamed_bytes: u64,
+    /// Bytes that are in use by nothing in blocks of which less than half is.
+    pub waste_bytes: u64,
     /// Members who may write and are away. Without their word nothing goes.
     pub away: Vec<PeerId>,
     /// Blocks that were let go, and bytes of plaintext in them.
@@ -149,13 +154,28 @@ impl Inner {
 
     async fn clear(&self, is_dry: bool, worth: u64) -> Result<ClearReport, ClearError> {
         let _turn = self.clearing.lock().await;
-        let unnamed = self.vfs.begin_clearing().boxed().await?;
+        let mut unnamed = self.vfs.begin_clearing().boxed().await?;
+        let is_waste = unnamed.waste_bytes >= WASTE_BYTES
+            || unnamed.waste_bytes > unnamed.placed_bytes / WASTE_PART;
+        let waste_bytes = unnamed.waste_bytes;
+        if is_waste && !is_dry {
+            let sparse = std::mem::take(&mut unnamed.sparse);
+            let moved = self.vfs.relocate(sparse).boxed().await?;
+            tracing::info!(
+                volume = %self.volume,
+                files = moved.files,
+                bytes = moved.bytes,
+                "what is left of sparse blocks is brought together"
+            );
+            unnamed = self.vfs.begin_clearing().boxed().await?;
+        }
         let writers = self.other_writers().await?;
         let connected = self.connected();
         let away = writers.iter().filter(|peer| !connected.contains(peer));
         let mut report = ClearReport {
             unnamed_blocks: unnamed.count,
             unnamed_bytes: unnamed.bytes,
+            waste_bytes,
             away: away.copied().collect(),
             cleared: Cleared::default(),
         };

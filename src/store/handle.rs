@@ -18,6 +18,7 @@ use super::recover;
 use super::replay::OpenReport;
 use super::shared::{Shared, StoreOptions};
 use super::tables::IndexError;
+use super::trash::TrashKeeper;
 use super::workers::{Compaction, Expiry};
 use super::writer::{self, Job, Order};
 use crate::base::limits::{BATCH_BLOCKS_MAX, QUOTA_MIN_BYTES};
@@ -92,7 +93,12 @@ impl Store {
     ) -> Result<bool, StoreError> {
         self.shared.check_open()?;
         let ledger = &self.shared.ledger;
-        let (reservation, has_room) = match ledger.reserve(Tier::Data, shard_cost(&shard)) {
+        let mut reserved = ledger.reserve(Tier::Data, shard_cost(&shard));
+        // Trash makes way, the oldest first.
+        while reserved.is_err() && ledger.trash() > 0 && self.empty_trash(false).await? {
+            reserved = ledger.reserve(Tier::Data, shard_cost(&shard));
+        }
+        let (reservation, has_room) = match reserved {
             Ok(reservation) => (reservation, true),
             Err(free_bytes) => {
                 // What is held already needs a claim only, for which there is more room.
@@ -337,6 +343,11 @@ impl Store {
     /// The store's upkeep: compaction, and the end of expired claims.
     pub fn workers(&self) -> (Compaction, Expiry) {
         (Compaction::new(self.clone()), Expiry::new(self.clone()))
+    }
+
+    /// What empties trash where room is short.
+    pub fn trash_keeper(&self) -> TrashKeeper {
+        TrashKeeper::new(self.clone())
     }
 
     pub(super) const fn pools(&self) -> &Pools {

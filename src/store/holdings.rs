@@ -12,6 +12,7 @@ use super::record::Tomb;
 use super::rows::{BlockRow, ClaimState};
 use super::shared::Shared;
 use super::tables::IndexError;
+use super::trash::is_trash;
 use crate::base::limits::BATCH_BLOCKS_MAX;
 use crate::base::{BlockId, ClaimId, EcProfile, Group, IndexSet, ShardId};
 use crate::erasure::VerifiedShard;
@@ -131,7 +132,7 @@ impl Shared {
     ) -> Result<Vec<Keeper>, IndexError> {
         let mut found = Vec::new();
         let mut add = |claim: ClaimId, row: &super::rows::ClaimRow| {
-            if !row.is_gone(now_ms) && found.len() < KEEPERS_MAX {
+            if !row.is_gone(now_ms) && !is_trash(&claim) && found.len() < KEEPERS_MAX {
                 found.push(Keeper {
                     claim,
                     is_closed: row.state == ClaimState::Closed,

@@ -55,7 +55,7 @@ pub use checkpoint::{
     CheckpointFailure, KeptCheckpoint, MadeCheckpoint, OpenedCheckpoint, PageError, PagePart,
     PagePlace,
 };
-pub use clearing::{Cleared, ClearingError, Unnamed};
+pub use clearing::{Cleared, ClearingError, Relocated, Unnamed};
 pub use conflicts::{
     Conflict, ConflictKind, ConflictRules, ConflictSide, Keep, Resolution, ResolveError,
 };

@@ -21,6 +21,8 @@ pub struct GcReport {
     pub unnamed_blocks: u64,
     /// Bytes of content in them.
     pub unnamed_bytes: u64,
+    /// Bytes that nothing uses in blocks of which less than half is used; what is left of those is brought together first.
+    pub waste_bytes: u64,
     /// Members who may write and are away. Without their word nothing goes.
     pub away: Vec<String>,
     /// Blocks that were let go.

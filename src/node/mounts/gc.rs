@@ -35,6 +35,7 @@ impl Node {
             name,
             unnamed_blocks: report.unnamed_blocks,
             unnamed_bytes: report.unnamed_bytes,
+            waste_bytes: report.waste_bytes,
             away: report.away.iter().map(PeerId::to_string).collect(),
             released_blocks: report.cleared.blocks,
             released_bytes: report.cleared.bytes,

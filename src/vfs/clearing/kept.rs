@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::ClearingError;
-use super::names::bodies_of;
+use super::names::{How, bodies_of};
 use crate::base::PeerId;
 use crate::dag::NodeAt;
 use crate::feeds::checkpoint::page::Items;
@@ -43,7 +43,8 @@ impl Inner {
                     match items {
                         Items::Rows(rows) => {
                             let bodies = bodies_of(&rows)?;
-                            self.walk(asker, round, &bodies, &mut nodes).await?;
+                            self.walk(asker, round, (&bodies, How::AsAWhole), &mut nodes)
+                                .await?;
                         }
                         Items::Pages(below) => {
                             let level = level.saturating_sub(1);

@@ -4,15 +4,18 @@
 //!
 //! * `names` looks through all that this replica names at one moment, `kept` through snapshots that others made.
 //! * `watch` remembers what came since: it sees every row that changes.
+//! * `relocate` brings together what is left of blocks of which less than half is in use.
 //! * `strike` takes blocks out of the books that nobody names; from there they are released as in any volume.
 //!
 //! Each member lets go of the blocks that it placed, and of no others: a claim is released by who made it.
 
 mod kept;
 mod names;
+mod relocate;
 mod strike;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Vfs;
@@ -101,6 +104,21 @@ pub struct Unnamed {
     pub count: u64,
     /// Bytes of plaintext in them.
     pub bytes: u64,
+    /// Blocks of which less than half is in use, and what can be moved.
+    pub sparse: BTreeSet<BlockId>,
+    /// Bytes of those that are in use by nothing.
+    pub waste_bytes: u64,
+    /// Bytes of all blocks that this device placed.
+    pub placed_bytes: u64,
+}
+
+/// What was brought together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Relocated {
+    /// Contents of which something was moved.
+    pub files: u64,
+    /// Bytes of them.
+    pub bytes: u64,
 }
 
 /// Blocks that were taken out of the books.
@@ -133,6 +151,15 @@ impl Vfs {
         blocks: Vec<BlockId>,
     ) -> Result<Cleared, ClearingError> {
         self.0.finish_clearing(round, above, blocks).await
+    }
+
+    /// Brings together what is left of sparse blocks that were [found](Vfs::begin_clearing). They themselves are named by nothing
+    /// then, once everybody knows it.
+    ///
+    /// # Errors
+    /// If something cannot be read, or the volume takes no changes. What was moved stays moved.
+    pub async fn relocate(&self, sparse: BTreeSet<BlockId>) -> Result<Relocated, ClearingError> {
+        self.0.relocate(sparse).await
     }
 
     /// Answers another member that asks, having merged `above`, which of `blocks` (ascending) are named here. The first answer
@@ -174,20 +201,33 @@ impl Inner {
         let version = moment.version.clone();
         self.watches.name(own, round, counted.iter());
         self.look_through_names(own, round, moment).await?;
-        if self.watches.has_unnamed(own, round) {
+        // What snapshots have stays where it is.
+        if self.watches.has_free(own, round) {
             self.look_through_kept(own, round).await?;
         }
         self.watches.is_looked_through(own, round);
         let named = self.watches.named(own, round);
-        let named = named.ok_or(ClearingError::Busy("another round was begun"))?;
+        let used = self.watches.used(own, round);
+        let (Some(named), Some(used)) = (named, used) else {
+            return Err(ClearingError::Busy("another round was begun"));
+        };
         let mut unnamed = Unnamed {
             round,
             version,
             ..Unnamed::default()
         };
-        for ((block, plain_len), _) in books.iter().zip(&named).filter(|(_, named)| !**named) {
+        for (((block, plain_len), is_named), used) in books.iter().zip(named).zip(used) {
+            let plain = u64::from(*plain_len);
+            unnamed.placed_bytes += plain;
+            if is_named {
+                if used.saturating_mul(2) < plain {
+                    unnamed.waste_bytes += plain - used;
+                    unnamed.sparse.insert(*block);
+                }
+                continue;
+            }
             unnamed.count += 1;
-            unnamed.bytes += u64::from(*plain_len);
+            unnamed.bytes += plain;
             if unnamed.blocks.len() < CLEARING_BLOCKS_MAX {
                 unnamed.blocks.push(*block);
             }

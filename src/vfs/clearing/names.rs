@@ -30,6 +30,15 @@ const SEEN_MAX: usize = 1 << 20;
 /// Less is merged than was asked for.
 pub(super) const BEHIND: &str = "not everything is merged that the question names";
 
+/// How much of a block a content counts for that has a part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    /// That part, if the content can be moved: what has a manifest is not.
+    InPart,
+    /// All of it.
+    AsAWhole,
+}
+
 /// What is named at one moment.
 pub(super) struct Moment {
     rows: SnapshotRows,
@@ -219,12 +228,15 @@ impl Inner {
         let mut seen = HashSet::new();
         let disk = &self.blocks.pools().disk;
         self.watches.name(asker, round, moment.blocks.iter());
-        self.walk(asker, round, &moment.bodies, &mut seen).await?;
+        self.walk(asker, round, (&moment.bodies, How::AsAWhole), &mut seen)
+            .await?;
+        // What is shared with those is not seen again, and need not be: it counts as in use.
         let mut next = Some(FILE_ROWS.to_vec());
         while let Some(from) = next {
             let rows = moment.rows.clone();
             let found = disk.run(move || look_at_map(&rows, &from)).await?;
-            self.walk(asker, round, &found.bodies, &mut seen).await?;
+            self.walk(asker, round, (&found.bodies, How::InPart), &mut seen)
+                .await?;
             next = found.next;
         }
         let came: &'static [u8] = &[CAME];
@@ -240,7 +252,8 @@ impl Inner {
                 let look = move || look_at_space(&rows, (space, prefix), &from);
                 let found = disk.run(look).await?;
                 self.watches.name(asker, round, found.blocks.iter());
-                self.walk(asker, round, &found.bodies, &mut seen).await?;
+                self.walk(asker, round, (&found.bodies, How::AsAWhole), &mut seen)
+                    .await?;
                 next = found.next;
             }
         }
@@ -255,7 +268,8 @@ impl Inner {
         bodies: &[Gone],
     ) -> Result<(), ClearingError> {
         let mut seen = HashSet::new();
-        self.walk(asker, round, bodies, &mut seen).await
+        self.walk(asker, round, (bodies, How::AsAWhole), &mut seen)
+            .await
     }
 
     /// Tells the watch what contents name, down to the last node of their manifests.
@@ -263,14 +277,19 @@ impl Inner {
         &self,
         asker: PeerId,
         round: u64,
-        bodies: &[Gone],
+        (bodies, how): (&[Gone], How),
         seen: &mut HashSet<NodeAt>,
     ) -> Result<(), ClearingError> {
+        let bytes = |len: u32| match how {
+            How::InPart => u64::from(len),
+            How::AsAWhole => u64::MAX,
+        };
         for (profile, body) in bodies {
             let root = match body {
                 dag::Body::Inline(extents) => {
-                    let blocks = extents.iter().map(|extent| &extent.block.id);
-                    self.watches.name(asker, round, blocks);
+                    let uses = extents.iter();
+                    let uses = uses.map(|extent| (extent.block.id, bytes(extent.len)));
+                    self.watches.use_bytes(asker, round, uses);
                     continue;
                 }
                 dag::Body::Manifest(root) => *root,

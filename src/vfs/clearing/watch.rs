@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::time::{Duration, Instant};
 
+use crate::base::limits::CHUNK_MAX_BYTES;
 use crate::base::{BlockId, PeerId};
 use crate::dag;
 use crate::feeds::Told;
@@ -31,6 +32,8 @@ struct Watch {
     /// Ascending.
     blocks: Vec<BlockId>,
     named: Vec<bool>,
+    /// Bytes of each that are in use, of own blocks only; the most that can be where that is not known.
+    used: Vec<u64>,
     /// Contents that came, and whose manifests nobody has looked into yet.
     logged: Vec<Gone>,
     is_looked_through: bool,
@@ -43,10 +46,18 @@ struct Watch {
 
 impl Watch {
     fn name(&mut self, block: &BlockId) {
-        if let Ok(at) = self.blocks.binary_search(block)
-            && let Some(named) = self.named.get_mut(at)
-        {
+        self.use_bytes(block, u64::MAX);
+    }
+
+    fn use_bytes(&mut self, block: &BlockId, bytes: u64) {
+        let Ok(at) = self.blocks.binary_search(block) else {
+            return;
+        };
+        if let Some(named) = self.named.get_mut(at) {
             *named = true;
+        }
+        if let Some(used) = self.used.get_mut(at) {
+            *used = used.saturating_add(bytes);
         }
     }
 
@@ -105,6 +116,7 @@ impl Watches {
             round,
             version,
             named: vec![false; blocks.len()],
+            used: vec![0; if has_snapshots { blocks.len() } else { 0 }],
             blocks,
             logged: Vec::new(),
             is_looked_through: false,
@@ -150,6 +162,23 @@ impl Watches {
         });
     }
 
+    /// Bytes of blocks are in use.
+    pub(super) fn use_bytes(
+        &self,
+        asker: PeerId,
+        round: u64,
+        uses: impl Iterator<Item = (BlockId, u64)>,
+    ) {
+        self.with(asker, round, |watch| {
+            uses.for_each(|(block, bytes)| watch.use_bytes(&block, bytes));
+        });
+    }
+
+    /// Bytes of each block that are in use, in order; none if that was not looked at.
+    pub(super) fn used(&self, asker: PeerId, round: u64) -> Option<Vec<u64>> {
+        self.with(asker, round, |watch| watch.used.clone())
+    }
+
     pub(super) fn log(&self, asker: PeerId, round: u64, bodies: Vec<Gone>) {
         self.with(asker, round, |watch| {
             bodies.iter().for_each(|body| watch.log(body));
@@ -167,8 +196,11 @@ impl Watches {
         has.unwrap_or(false)
     }
 
-    pub(super) fn has_unnamed(&self, asker: PeerId, round: u64) -> bool {
-        let has = self.with(asker, round, |watch| watch.named.contains(&false));
+    /// Whether there are blocks of which not all is in use as far as is known.
+    pub(super) fn has_free(&self, asker: PeerId, round: u64) -> bool {
+        let has = self.with(asker, round, |watch| {
+            watch.used.iter().any(|used| *used < CHUNK_MAX_BYTES as u64)
+        });
         has.unwrap_or(false)
     }
 
