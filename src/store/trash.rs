@@ -1,8 +1,8 @@
 //! Trash: blocks that a complete upload kept and nothing keeps any more rest for a while before they go. They are held like
 //! any others meanwhile, served, and counted within the quota; a claim on one takes it out again.
 //!
-//! For the log and the index trash is claims like others, of an owner that no peer can be: one for each hour, which
-//! expires. So nothing else has to know of it. What is in trash goes before its time where room is short, the oldest
+//! For the log and the index trash is claims like others, of an owner that no peer can be: one for each
+//! hour, which expires. So nothing else has to know of it. What is in trash goes before its time where room is short, the oldest
 //! first; then nothing new is put there. What was being let go when power was lost goes at once.
 
 use std::time::Duration;
@@ -20,8 +20,10 @@ use bytes::Bytes;
 
 /// Whose claims trash is.
 const OWNER: OwnerId = OwnerId(*b"cairn trash, v1\0");
-/// What goes into trash within this time has one claim.
-const PART_MS: u64 = 3_600_000;
+/// What goes into trash within this time at most has one claim.
+const PART_MAX_MS: u64 = 3_600_000;
+/// Of the time that it rests one part is at most one in so many.
+const PARTS: u64 = 64;
 /// How often it is looked whether room is short.
 const LOOK: Duration = Duration::from_secs(2);
 /// Looks until it is counted again.
@@ -34,18 +36,19 @@ pub(super) fn is_trash(claim: &ClaimId) -> bool {
     claim.owner == OWNER
 }
 
-fn claim_at(ms: u64) -> ClaimId {
+/// Of what goes into trash from a moment on.
+const fn claim_from(number: u64) -> ClaimId {
     ClaimId {
         owner: OWNER,
         writer: PeerId([0; 32]),
-        number: ms / PART_MS,
+        number,
     }
 }
 
-/// What went into trash within one hour.
+/// What went into trash within an hour, or less where it rests for less than some days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrashPart {
-    /// When that hour began (ms since 1970).
+    /// When that time began (ms since 1970).
     pub since_ms: u64,
     /// When it goes.
     pub until_ms: u64,
@@ -78,11 +81,12 @@ impl Engine {
         if alone.is_empty() {
             return Ok(());
         }
+        let part = (rest / PARTS).clamp(1000, PART_MAX_MS);
         let now_ms = self.shared.clock.now_ms();
-        let claim = claim_at(now_ms);
+        let claim = claim_from(now_ms - now_ms % part);
         let entry = Entry::Claim {
             claim,
-            expires_ms: (claim.number + 1) * PART_MS + rest,
+            expires_ms: claim.number + part + rest,
             blocks: alone,
         };
         self.emit(batch, &entry, Bytes::new())?;
@@ -101,8 +105,8 @@ impl Shared {
     fn trash_claims(&self) -> Result<Vec<(ClaimId, ClaimRow)>, ReadFail> {
         self.look_up(|| {
             let mut found = Vec::new();
-            // No claim of any hour is before this one.
-            let mut after = claim_at(0);
+            // None is before this one.
+            let mut after = claim_from(0);
             loop {
                 let page = self.index.claims(Some(&after), PAGE)?;
                 let rows = page.rows.into_iter();
@@ -127,7 +131,7 @@ impl Shared {
             let mut parts = Vec::with_capacity(claims.len());
             for (claim, row) in &claims {
                 let mut part = TrashPart {
-                    since_ms: claim.number * PART_MS,
+                    since_ms: claim.number,
                     until_ms: row.expires_ms,
                     blocks: 0,
                     bytes: 0,
@@ -163,7 +167,7 @@ impl Store {
         self.read(Shared::trash).await
     }
 
-    /// Empties trash: all of it, or only the oldest hour. Answers whether there was any.
+    /// Empties trash: all of it, or only the oldest part. Answers whether there was any.
     ///
     /// # Errors
     /// If the index cannot be read, or the store takes no writes.
@@ -226,7 +230,7 @@ impl Worker for TrashKeeper {
     fn status(&self) -> String {
         let bytes = ByteSize(self.store.shared().ledger.trash());
         format!(
-            "{bytes} in it, {} hours emptied for want of room",
+            "{bytes} in it, {} parts emptied for want of room",
             self.emptied
         )
     }
