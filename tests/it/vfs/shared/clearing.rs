@@ -376,7 +376,8 @@ async fn what_is_left_of_packs_is_brought_together_and_stays_the_same_content() 
     team.settle().await;
     assert!(clear(&team, 0).await.blocks > 0);
     let left = held(&team);
-    assert!(left < full / 4, "{left} of {full} are still there");
+    // What the edited file had in its pack stays with it: an edit wins over a relocation.
+    assert!(left < full / 3, "{left} of {full} are still there");
     for at in 0..2 {
         let names: Vec<&String> = kept.iter().map(|(name, _)| name).collect();
         let mut shown = Hand(team.vfs(at)).names("").await;
