@@ -6,6 +6,8 @@
 //! come, and says how far it has merged. At the second it must have merged all that anybody had at the first, and
 //! says which of the blocks it named at any time since.
 //!
+//! What it answers then is on its disk before it answers, so that it does not wake up with names that it had forgotten.
+//!
 //! Why that is enough: take the first change, in causal order, that names such a block and that nobody had at the first
 //! question. Its writer did not name the block then, nor since, up to its second answer; so it found the name after that, in
 //! a change that somebody had at the first question. But those it had merged before its second answer, in which nothing

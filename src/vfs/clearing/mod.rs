@@ -245,6 +245,10 @@ impl Inner {
         if let Some(told) = self.watches.first_answer(asker, round) {
             return told;
         }
+        // Others ask, too; each look holds the rows of its moment.
+        let Ok(place) = Arc::clone(&self.watches.places).try_acquire_owned() else {
+            return Told::Busy;
+        };
         // A snapshot is being made or brought back: names are under way.
         let Ok(_turn) = self.checkpoints.turn.try_lock() else {
             return Told::Busy;
@@ -262,6 +266,7 @@ impl Inner {
         };
         let inner = Arc::clone(self);
         self.tasks.spawn(async move {
+            let _place = place;
             let _turn = inner.watches.looking.lock().await;
             let looked = inner.look_through_names(asker, round, moment);
             let looked = tokio::select! {
@@ -286,6 +291,10 @@ impl Inner {
         round: u64,
         above: &VersionVector,
     ) -> Told {
+        // A snapshot that was let go meanwhile may be being brought back.
+        let Ok(_turn) = self.checkpoints.turn.try_lock() else {
+            return Told::Busy;
+        };
         let (inner, disk) = (Arc::clone(self), &self.blocks.pools().disk);
         let version = disk.run(move || inner.merged_version()).await;
         if !version.includes(above) {
@@ -299,7 +308,12 @@ impl Inner {
             tracing::debug!(asker = %asker.short(), "blocks are looked at later: {error}");
             return Told::Busy;
         }
-        match self.watches.second_answer(asker, round) {
+        let answer = self.watches.second_answer(asker, round);
+        // Whoever loses power and names something again that it said to name no more would come too late.
+        if answer.is_some() && self.volume.sync_all().await.is_err() {
+            return Told::Busy;
+        }
+        match answer {
             Some((version, named)) => Told::Named {
                 version,
                 bits: bits_of(&named),

@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio::time::{Duration, Instant};
 
 use crate::base::limits::CHUNK_MAX_BYTES;
@@ -23,6 +24,8 @@ use crate::vfs::remove::Gone;
 const LIFE: Duration = Duration::from_secs(900);
 /// Members that ask at a time.
 const WATCHES_MAX: usize = 64;
+/// Looks that may wait for one another.
+const LOOKS_MAX: usize = 8;
 /// Contents with manifests that may come during a round.
 const LOGGED_MAX: usize = 4096;
 
@@ -79,12 +82,24 @@ impl Watch {
 }
 
 /// All watches of one open volume.
-#[derive(Default)]
 pub(in crate::vfs) struct Watches {
     is_any: AtomicBool,
     all: Mutex<BTreeMap<PeerId, Watch>>,
     /// Held by who looks through everything.
     pub(super) looking: tokio::sync::Mutex<()>,
+    /// Looks that others wait for.
+    pub(super) places: Arc<Semaphore>,
+}
+
+impl Default for Watches {
+    fn default() -> Watches {
+        Watches {
+            is_any: AtomicBool::new(false),
+            all: Mutex::default(),
+            looking: tokio::sync::Mutex::new(()),
+            places: Arc::new(Semaphore::new(LOOKS_MAX)),
+        }
+    }
 }
 
 impl Watches {
