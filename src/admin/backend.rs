@@ -11,14 +11,15 @@ use futures::stream::Stream;
 use super::error::AdminError;
 use super::transfer::{frames_of, into_file};
 use super::types::{
-    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
-    InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
-    Listed, LsEntry, LsRequest, MountRequest, Mounted, PathRequest, PathStat, PeerInfo, PutRequest,
-    PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem,
-    SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest, Stat, Status, SyncProgress,
-    SyncRequest, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers,
-    VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked,
-    VolumeTicketRequest, VolumeVoters, VolumeVotersRequest, WorkerChange, WorkerStatus,
+    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GcReport, GcRequest,
+    GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
+    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathRequest,
+    PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota,
+    SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest,
+    Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest, VolumeCreate, VolumeInfo,
+    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
+    VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest,
+    WorkerChange, WorkerStatus,
 };
 
 /// Bytes of a body, in pieces of any size. It ends with an error if its other end broke off.
@@ -117,6 +118,18 @@ pub trait Backend: Send + Sync + 'static {
     /// Brings files of a snapshot back, and tells how far that is; or what would be done.
     fn snapshot_restore(&self, _request: SnapshotRestore) -> Answer<'_, ItemStream<RestoreLine>> {
         Box::pin(async { Err(no_snapshots()) })
+    }
+    /// What was let go and rests in the store.
+    fn trash(&self) -> Answer<'_, TrashInfo> {
+        Box::pin(async { Ok(TrashInfo::default()) })
+    }
+    /// Empties that; what there was.
+    fn empty_trash(&self) -> Answer<'_, TrashInfo> {
+        Box::pin(async { Ok(TrashInfo::default()) })
+    }
+    /// Lets go of what nothing in a shared volume names any more.
+    fn gc(&self, _request: GcRequest) -> Answer<'_, GcReport> {
+        Box::pin(async { Err(AdminError::failed("there are no volumes here")) })
     }
     /// Tells or says who decides on the locks of a mounted volume.
     fn volume_voters(&self, request: VolumeVotersRequest) -> Answer<'_, VolumeVoters>;

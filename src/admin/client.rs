@@ -25,14 +25,15 @@ use super::query::to_query;
 use super::server::HEAD_HEADER;
 use super::socket::Door;
 use super::types::{
-    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetRequest, Hello,
-    InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Line, LinkRequest,
-    Listed, LsEntry, LsRequest, MountRequest, Mounted, PathRequest, PathStat, PeerInfo, PutRequest,
-    PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem,
-    SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest, Stat, Status, SyncProgress,
-    SyncRequest, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers,
-    VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked,
-    VolumeTicketRequest, VolumeVoters, VolumeVotersRequest, WorkerChange, WorkerStatus,
+    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GcReport, GcRequest,
+    GetRequest, Hello, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported,
+    Line, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathRequest, PathStat,
+    PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota, SnapshotCreate,
+    SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest, Stat, Status,
+    SyncProgress, SyncRequest, TrashInfo, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited,
+    VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke,
+    VolumeRevoked, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest, WorkerChange,
+    WorkerStatus,
 };
 
 /// How long a peer may take to greet: it answers that from memory.
@@ -306,6 +307,18 @@ impl Backend for Client {
 
     fn snapshot_restore(&self, request: SnapshotRestore) -> Answer<'_, ItemStream<RestoreLine>> {
         self.items(format!("/v1/volumes/restore{}", to_query(&request)))
+    }
+
+    fn trash(&self) -> Answer<'_, TrashInfo> {
+        self.ask("/v1/trash")
+    }
+
+    fn empty_trash(&self) -> Answer<'_, TrashInfo> {
+        self.tell(Method::POST, "/v1/trash/empty", &())
+    }
+
+    fn gc(&self, request: GcRequest) -> Answer<'_, GcReport> {
+        self.tell(Method::POST, "/v1/volumes/gc", &request)
     }
 
     fn volume_voters(&self, request: VolumeVotersRequest) -> Answer<'_, VolumeVoters> {

@@ -27,7 +27,7 @@ use super::error::AdminError;
 use super::lock::DirLock;
 use super::socket;
 use super::types::{
-    ConflictResolve, ConflictsRequest, GetRequest, Hello, InviteRequest, JoinRequest,
+    ConflictResolve, ConflictsRequest, GcRequest, GetRequest, Hello, InviteRequest, JoinRequest,
     KeyExportRequest, Line, LinkRequest, LsRequest, MountRequest, PathRequest, PutRequest,
     SetQuota, SnapshotCreate, SnapshotRemove, SnapshotRestore, SnapshotsRequest, SyncRequest,
     UmountRequest, VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeRevoke,
@@ -232,6 +232,15 @@ fn router(shared: Shared) -> Router {
         .route("/v1/volumes/snapshot/remove", post(snapshot_remove))
         .route("/v1/volumes/snapshots", get(snapshots))
         .route("/v1/volumes/restore", get(snapshot_restore))
+        .route(
+            "/v1/trash",
+            get(|State(s): State<Shared>| async move { json(s.backend.trash().await) }),
+        )
+        .route(
+            "/v1/trash/empty",
+            post(|State(s): State<Shared>| async move { json(s.backend.empty_trash().await) }),
+        )
+        .route("/v1/volumes/gc", post(gc))
         .route("/v1/volumes/voters", post(volume_voters))
         .route("/v1/volumes/revoke", post(volume_revoke))
         .route("/v1/mount", post(mount))
@@ -359,6 +368,11 @@ async fn snapshot_restore(
 ) -> Reply {
     let restored = shared.backend.snapshot_restore(query(request)?).await?;
     Ok(lines(restored))
+}
+
+async fn gc(State(shared): State<Shared>, body: Bytes) -> Reply {
+    let request = parse::<GcRequest>(&body)?;
+    json(shared.backend.gc(request).await)
 }
 
 async fn volume_voters(State(shared): State<Shared>, body: Bytes) -> Reply {

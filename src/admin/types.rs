@@ -1,8 +1,10 @@
 //! The JSON of the control API. Fields are only ever added.
 
+mod clearing;
 mod members;
 mod paths;
 mod snapshots;
+mod trash;
 mod upkeep;
 mod volumes;
 mod voters;
@@ -11,12 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use super::error::AdminError;
 
+pub use clearing::{GcReport, GcRequest};
 pub use members::{VolumeEnd, VolumeRevoke, VolumeRevoked, VolumeTicketInfo};
 pub use paths::{PathRequest, PathStat};
 pub use snapshots::{
     RestoreItem, RestoreLine, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
     Snapshots, SnapshotsRequest,
 };
+pub use trash::{TrashInfo, TrashPartInfo};
 pub use upkeep::{HealthInfo, RepairInfo, Repairs, WorkerChange};
 pub use volumes::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, HexPath,

@@ -116,6 +116,8 @@ pub const VOTERS_MAX: usize = 31;
 pub const ACCORD_LOCKS_MAX: usize = 1024;
 /// Most writers in a version vector of a message about locks.
 pub const ACCORD_WRITERS_MAX: usize = 65_536;
+/// Most blocks that one question about what members of a volume name is about.
+pub const CLEARING_BLOCKS_MAX: usize = 8192;
 /// Most locks that the members of a volume hold or wait for, as one voter keeps them.
 pub const LOCKS_KEPT_MAX: usize = 65_536;
 /// Most locks that one machine holds in one volume.

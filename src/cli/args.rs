@@ -81,6 +81,10 @@ pub(super) enum Command {
     Status(StatusArgs),
     /// Tell what this peer is going to repair
     Repair(RepairArgs),
+    /// Tell what was let go and rests on this peer, or empty it
+    Trash(TrashArgs),
+    /// Let go of what nothing in a shared volume names any more
+    Gc(GcArgs),
     /// Tell what this peer does in the background, and have a part of it rest
     Workers(WorkersArgs),
     /// Tell which peers this one knows, and how it reaches them
@@ -94,6 +98,29 @@ pub(super) enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TrashArgs {
+    #[command(subcommand)]
+    pub(super) command: TrashCommand,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(super) enum TrashCommand {
+    /// Tell what rests here, and how long
+    List,
+    /// Let it go at once: nothing of it can be taken back
+    Empty,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GcArgs {
+    /// Name of the volume, which is mounted here
+    pub(super) volume: String,
+    /// Only tell how much that is
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod conflicts;
 mod devnet;
 mod failure;
 mod fstab;
+mod gc;
 mod get;
 mod key;
 mod launch;
@@ -27,6 +28,7 @@ mod signals;
 mod snapshots;
 mod survey;
 mod time;
+mod trash;
 mod umount;
 mod upkeep;
 mod volume;
@@ -233,6 +235,8 @@ async fn ask(
         Command::List => show::list(session, output).await,
         Command::Status(args) => show::status(session, output, &args).await,
         Command::Repair(args) => upkeep::repair(session, output, &args).await,
+        Command::Trash(args) => trash::run(session, output, &args).await,
+        Command::Gc(args) => gc::run(session, output, &args).await,
         Command::Workers(args) => upkeep::workers(session, output, &args).await,
         Command::Peers => show::peers(session, output).await,
         Command::Quota(args) => show::quota(session, output, &args).await,

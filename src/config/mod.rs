@@ -66,6 +66,8 @@ pub struct Storage {
     pub reserve_free: ByteSize,
     /// Whether shards of other peers are stored here.
     pub offer: bool,
+    /// How long what nothing keeps any more rests before it goes.
+    pub trash: Duration,
 }
 
 /// `[network]`
@@ -174,6 +176,7 @@ impl Default for Storage {
             quota: Quota::Auto,
             reserve_free: ByteSize::gib(1),
             offer: true,
+            trash: Duration::from_secs(7 * 24 * 3600),
         }
     }
 }

@@ -59,6 +59,8 @@ keys! {
         "Bytes of the disk that stay free whatever the quota says; intake stops there.";
     storage.offer, "true or false",
         "Whether this peer stores data for others; false makes one that only puts and gets.";
+    storage.trash, "duration, \"0s\" for none",
+        "How long what was let go rests on this peer before it goes, so that it can be taken back: `cairn trash list` tells of it. It counts within the quota, and goes earlier, the oldest first, where less than an eighth of that is left.";
 
     network.listen, "list of addresses",
         "Addresses of the control plane, TCP and QUIC; nothing is opened before the first invite or join.";

@@ -138,6 +138,42 @@ impl ExtentMap {
         Ok(found)
     }
 
+    /// Goes through everything below a root: `enters` is told of each node, and says whether to look into it; `found` of
+    /// the extents in it.
+    ///
+    /// # Errors
+    /// If a node cannot be fetched, or is not one.
+    pub async fn walk(
+        &self,
+        blocks: &Blocks,
+        profile: EcProfile,
+        root: NodeAt,
+        mut enters: impl FnMut(&NodeAt) -> bool + Send,
+        found: impl Fn(&[Extent]) + Send + Sync,
+    ) -> Result<(), ContentError> {
+        let whole = Wanted {
+            map: self,
+            blocks,
+            profile,
+            start: 0,
+            end: u64::MAX,
+            most: usize::MAX,
+        };
+        let mut left = vec![root];
+        while let Some(at) = left.pop() {
+            if !enters(&at) {
+                continue;
+            }
+            match &*whole.node(&at).await? {
+                Node::Leaf(extents) => found(extents),
+                Node::Index { children, .. } => {
+                    left.extend(children.iter().rev().map(|(_, below)| *below));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn known(&self, at: &NodeAt) -> Option<Decoded> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(node) = kept.0.nodes.get(at) {

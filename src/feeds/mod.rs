@@ -17,6 +17,7 @@
 pub mod accord;
 pub mod chain;
 pub mod checkpoint;
+pub mod clearing;
 pub mod error;
 pub mod gossip;
 pub mod inbox;
@@ -31,6 +32,7 @@ mod words;
 
 pub use accord::{Accord, LockMode, LockName, Vote, Want};
 pub use chain::{Announced, Feed, ForkProof, Head, Promises, Truncated, Verdict};
+pub use clearing::{Broken, Clearance, Clearing, Told};
 pub use error::FeedError;
 pub use gossip::{Answer, Claim, Message, Plan, Wish, decode_all, encode_all, plan};
 pub use inbox::{Ahead, Held, Inbox};

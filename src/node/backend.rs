@@ -9,14 +9,15 @@ use super::catalogue::{Entry, PUTS};
 use super::mounts::held;
 use super::{Node, quota, show};
 use crate::admin::types::{
-    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
-    InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
-    Listed, LsEntry, LsRequest, MountRequest, Mounted, PathRequest, PathStat, PeerInfo, PutRequest,
-    PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem,
-    SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest, Stat, Status, SyncProgress,
-    SyncRequest, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers,
-    VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked,
-    VolumeTicketRequest, VolumeVoters, VolumeVotersRequest, WorkerChange, WorkerStatus,
+    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GcReport, GcRequest,
+    GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
+    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathRequest,
+    PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota,
+    SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest,
+    Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest, VolumeCreate, VolumeInfo,
+    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
+    VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest,
+    WorkerChange, WorkerStatus,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
 use crate::base::{ByteSize, EcProfile};
@@ -132,6 +133,18 @@ impl Backend for Node {
 
     fn snapshot_restore(&self, request: SnapshotRestore) -> Answer<'_, ItemStream<RestoreLine>> {
         Box::pin(self.restore_snapshot(request))
+    }
+
+    fn trash(&self) -> Answer<'_, TrashInfo> {
+        Box::pin(self.show_trash())
+    }
+
+    fn empty_trash(&self) -> Answer<'_, TrashInfo> {
+        Box::pin(self.clear_trash())
+    }
+
+    fn gc(&self, request: GcRequest) -> Answer<'_, GcReport> {
+        Box::pin(self.collect_garbage(request))
     }
 
     fn volume_voters(&self, request: VolumeVotersRequest) -> Answer<'_, VolumeVoters> {

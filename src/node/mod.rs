@@ -18,6 +18,7 @@ mod share;
 mod sharing;
 mod show;
 mod thrift;
+mod trash;
 mod upkeep;
 mod volumes;
 mod workers;
@@ -114,6 +115,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
     let quota = quota::Live::resolve(&options.config, &disk)?;
     let mut store_options = StoreOptions::new(quota.bytes(), entropy.fork());
     store_options.reserve_free_bytes = options.config.storage.reserve_free.0;
+    store_options.trash = options.config.storage.trash;
     store_options.ring_bytes = options.config.cache.disk.0;
     let (store, report) =
         Store::open(Arc::new(disk), store_options, pools.clone(), clock.clone()).await?;
@@ -290,6 +292,7 @@ impl Node {
         let (compaction, expiry) = self.0.store.workers();
         self.run_worker(compaction);
         self.run_worker(expiry);
+        self.run_worker(self.0.store.trash_keeper());
         self.run_worker(offer::OfferKeeper::new(self.clone()));
         let (repairer, scrubber) = self.0.repair.workers();
         self.run_worker(repairer);

@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod footing;
+mod gc;
 mod keys;
 mod list;
 mod snapshots;

@@ -3,12 +3,14 @@
 //!
 //! * `peers` remembers who has part in the volume, and how far each is known to have each feed.
 //! * `agree` waits for others where the volume wants that, `locks` are those that hold between members.
+//! * `clearing` asks all others whether blocks can go.
 //! * `exchange` asks and tells one peer; `serve` answers others; `points` is about checkpoints; `clocks` compares those.
 //!
 //! Pushing is for speed and may fail; comparing is what everything rests on. Messages are those of
 //! `feeds::gossip`.
 
 mod agree;
+mod clearing;
 mod clocks;
 mod exchange;
 mod locks;
@@ -16,6 +18,7 @@ mod peers;
 mod points;
 mod serve;
 
+pub use clearing::{ClearError, ClearReport};
 pub use locks::VotersError;
 pub use points::PublishError;
 
@@ -102,6 +105,8 @@ struct Inner {
     lacks: Notify,
     /// Held while a checkpoint is made and published.
     publishing: tokio::sync::Mutex<()>,
+    /// Held while others are asked about blocks.
+    clearing: tokio::sync::Mutex<()>,
     talks: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -125,6 +130,7 @@ impl Sharer {
             soon: Notify::new(),
             lacks: Notify::new(),
             publishing: tokio::sync::Mutex::new(()),
+            clearing: tokio::sync::Mutex::new(()),
             talks: Arc::new(Semaphore::new(TALKS)),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -137,6 +143,7 @@ impl Sharer {
         inner.spawn(Arc::clone(&inner).publish_always());
         inner.spawn(Arc::clone(&inner).catch_up_always());
         inner.spawn(Arc::clone(&inner).renew_always());
+        inner.spawn(Arc::clone(&inner).clear_always());
         Sharer(inner)
     }
 

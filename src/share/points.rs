@@ -69,7 +69,7 @@ impl Sharer {
 }
 
 impl Inner {
-    async fn publish(&self) -> Result<usize, PublishError> {
+    pub(super) async fn publish(&self) -> Result<usize, PublishError> {
         let _turn = self.publishing.lock().await;
         // Boxed, so that the compiler sees that they can go from thread to thread.
         let point = self.vfs.make_point().boxed().await?;

@@ -10,7 +10,7 @@ use super::exchange::pages;
 use crate::base::PeerId;
 use crate::blocks::FeedInbound;
 use crate::feeds::gossip::DELTAS_MAX_BYTES;
-use crate::feeds::{Accord, Answer, Message};
+use crate::feeds::{Accord, Answer, Clearing, Message};
 use crate::net::Response;
 
 /// Messages that are worked on at once.
@@ -39,6 +39,9 @@ impl Inner {
         self.agreed.spoke(&from);
         if Accord::is_one(&body) {
             return self.answer_accord(from, body).await;
+        }
+        if Clearing::is_one(&body) {
+            return self.answer_about_blocks(from, body).await;
         }
         // All who share a volume here are asked, and signatures cost.
         if Message::is_about_another(&body, self.volume) {

@@ -133,6 +133,8 @@ pub(super) struct Engine {
     pub(super) flush_rows: usize,
     /// Released claims some of whose blocks are still to be let go.
     pub(super) draining: BTreeSet<ClaimId>,
+    /// Those of them whose blocks go into trash first.
+    pub(super) to_trash: BTreeSet<ClaimId>,
     /// Segments in which nothing counts any more.
     pub(super) empty: BTreeSet<u32>,
     /// Segments punched since the last flush.
@@ -357,6 +359,7 @@ impl Engine {
         self.draining.extend(batch.releasing.drain(..));
         for claim in batch.drained.drain(..) {
             self.draining.remove(&claim);
+            self.to_trash.remove(&claim);
         }
         let dead = std::mem::take(&mut batch.draft.dead);
         self.punch(&dead, batch);

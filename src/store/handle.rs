@@ -18,6 +18,7 @@ use super::recover;
 use super::replay::OpenReport;
 use super::shared::{Shared, StoreOptions};
 use super::tables::IndexError;
+use super::trash::TrashKeeper;
 use super::workers::{Compaction, Expiry};
 use super::writer::{self, Job, Order};
 use crate::base::limits::{BATCH_BLOCKS_MAX, QUOTA_MIN_BYTES};
@@ -101,7 +102,12 @@ impl Store {
     pub(super) async fn room_for(&self, shard: &VerifiedShard) -> Result<Room, StoreError> {
         self.shared.check_open()?;
         let ledger = &self.shared.ledger;
-        match ledger.reserve(Tier::Data, shard_cost(shard)) {
+        let mut reserved = ledger.reserve(Tier::Data, shard_cost(shard));
+        // Trash makes way, the oldest first.
+        while reserved.is_err() && ledger.trash() > 0 && self.empty_trash(false).await? {
+            reserved = ledger.reserve(Tier::Data, shard_cost(shard));
+        }
+        match reserved {
             Ok(reservation) => Ok((reservation, true)),
             Err(free_bytes) => {
                 // What is held already needs a claim only, for which there is more room.
@@ -367,6 +373,11 @@ impl Store {
     /// The store's upkeep: compaction, and the end of expired claims.
     pub fn workers(&self) -> (Compaction, Expiry) {
         (Compaction::new(self.clone()), Expiry::new(self.clone()))
+    }
+
+    /// What empties trash where room is short.
+    pub fn trash_keeper(&self) -> TrashKeeper {
+        TrashKeeper::new(self.clone())
     }
 
     pub(super) const fn pools(&self) -> &Pools {

@@ -14,6 +14,7 @@ use super::record::Tomb;
 use super::rows::{BlockRow, ClaimState};
 use super::shared::Shared;
 use super::tables::IndexError;
+use super::trash::is_trash;
 use crate::base::limits::BATCH_BLOCKS_MAX;
 use crate::base::{BlockId, ClaimId, EcProfile, Group, IndexSet, ShardId};
 use crate::erasure::VerifiedShard;
@@ -210,6 +211,7 @@ impl Shared {
             if let Some(claim) = self.index.short(short)?
                 && let Some(row) = self.index.claim(&claim)?
                 && !row.is_gone(now_ms)
+                && !is_trash(&claim)
             {
                 page.push(Keeper {
                     claim,

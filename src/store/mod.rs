@@ -42,6 +42,7 @@ mod rows;
 mod segment;
 mod shared;
 mod tables;
+mod trash;
 mod version;
 mod volume;
 mod workers;
@@ -61,6 +62,7 @@ pub use real_disk::RealDisk;
 pub use record::{KV_KEY_MAX, KV_SPACE_MAX, KV_VALUE_MAX};
 pub use replay::OpenReport;
 pub use shared::StoreOptions;
+pub use trash::{TrashKeeper, TrashPart};
 pub use version::{DATA_FORMAT, VERSION_FILE};
 pub use volume::{
     DirtyId, Group, Order, Page, Seq, Space, Volume, VolumeError, VolumeOpenError, VolumeOptions,

@@ -10,6 +10,7 @@ use super::holdings::Keeper;
 use super::quota::{BLOCK_ROW_COST, MEMBER_ROW_COST};
 use super::record::{ClaimEnd, Entry, KvPair, TOMBS_MAX, Tomb, shard_record_max};
 use super::rows::{BlockRow, ClaimRow, ClaimState};
+use super::trash::is_trash;
 use crate::base::limits::BATCH_BLOCKS_MAX;
 use crate::base::profile::MAX_STRIPE_SHARDS;
 use crate::base::{BlockId, ClaimId, IndexSet};
@@ -24,12 +25,18 @@ const DRAIN_PAGE: usize = TOMBS_MAX / MAX_STRIPE_SHARDS;
 const TOMBS_RECORD_MAX: u32 = 64 + TOMBS_MAX as u32 * 44;
 
 /// Takes blocks out of a claim; tombstones for the shards of those that nothing keeps now.
-fn leave_all(batch: &mut Batch, short: u64, blocks: &[(BlockId, ())]) -> Result<Vec<Tomb>, Fail> {
-    let mut tombs = Vec::new();
+/// Answers bytes of those as well.
+fn leave_all(
+    batch: &mut Batch,
+    short: u64,
+    blocks: &[(BlockId, ())],
+) -> Result<(Vec<Tomb>, u64), Fail> {
+    let (mut tombs, mut bytes) = (Vec::new(), 0);
     for (block, ()) in blocks {
         let left = batch.draft.leave(short, *block)?;
         let unclaimed = left.filter(|row| row.claims == 0);
         for shard in unclaimed.iter().flat_map(|row| &row.shards) {
+            bytes += u64::from(shard.data_len);
             tombs.push(Tomb {
                 block: *block,
                 index: shard.index,
@@ -37,7 +44,7 @@ fn leave_all(batch: &mut Batch, short: u64, blocks: &[(BlockId, ())]) -> Result<
             });
         }
     }
-    Ok(tombs)
+    Ok((tombs, bytes))
 }
 
 /// What storing a shard may add to the data directory.
@@ -294,6 +301,9 @@ impl Engine {
             }
             return Ok(false);
         };
+        if row.state == ClaimState::Closed {
+            self.to_trash.insert(claim);
+        }
         if matches!(row.state, ClaimState::Open | ClaimState::Closed) {
             self.let_go(batch, claim, row)?;
         }
@@ -311,7 +321,7 @@ impl Engine {
     }
 
     /// Lets go of blocks of released claims, up to the bound of one batch. A block that no claim
-    /// keeps loses its shards. (A trash would catch them here.)
+    /// keeps loses its shards, unless it goes into trash.
     pub(super) fn drain(&mut self, batch: &mut Batch) -> Result<(), Fail> {
         let mut waiting: Vec<ClaimId> = self.draining.iter().copied().collect();
         waiting.extend(&batch.releasing);
@@ -326,11 +336,15 @@ impl Engine {
                 if budget == 0 {
                     return Ok(());
                 }
+                let page = batch.draft.members(row.short, after.as_ref(), DRAIN_PAGE)?;
+                self.throw_away(batch, &claim, &page.rows)?;
                 // Blocks must not lose their last claim without their tombstones beside it.
                 self.make_room(batch, TOMBS_RECORD_MAX)?;
-                let page = batch.draft.members(row.short, after.as_ref(), DRAIN_PAGE)?;
                 budget = budget.saturating_sub(page.rows.len().max(1));
-                let tombs = leave_all(batch, row.short, &page.rows)?;
+                let (tombs, bytes) = leave_all(batch, row.short, &page.rows)?;
+                if is_trash(&claim) {
+                    self.shared.ledger.trash_grows(0, bytes);
+                }
                 if !tombs.is_empty() {
                     self.emit(batch, &Entry::Tombs(tombs), Bytes::new())?;
                 }

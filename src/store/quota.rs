@@ -22,6 +22,8 @@ pub(super) const fn flush_cost(rows: u64) -> u64 {
     INDEX_BASE + rows * (BLOCK_ROW_COST + MEMBER_ROW_COST)
 }
 
+/// Room is scarce where less than one in so many parts of the quota is left.
+const SCARCE: u64 = 8;
 /// Extent tables and blocks that are begun.
 const SLACK: u64 = 128 << 10;
 const SMALL_MIN: u64 = 512 << 10;
@@ -51,8 +53,10 @@ pub struct Usage {
     pub cached: u64,
     /// Promised to writes under way.
     pub reserved: u64,
-    /// New shards taken before the answer is `Full`.
+    /// New shards taken before the answer is `Full`; trash makes way for them.
     pub intake_left: u64,
+    /// Shards in trash, about.
+    pub trash: u64,
     /// Free on the disk under it, for all its users.
     pub disk_free: u64,
     /// Shards held (number).
@@ -84,6 +88,8 @@ struct Amounts {
     ring: u64,
     reserved: u64,
     disk_free: u64,
+    /// Shards in trash, about.
+    trash: u64,
     segment_bytes: Option<u64>,
     totals: Totals,
 }
@@ -309,6 +315,28 @@ impl Ledger {
         amounts.left(Tier::Data) < 2 * amounts.segment_bytes()
     }
 
+    /// So many bytes more, or fewer, are in trash.
+    pub(super) fn trash_grows(&self, more: u64, fewer: u64) {
+        let mut amounts = self.amounts();
+        amounts.trash = (amounts.trash + more).saturating_sub(fewer);
+    }
+
+    /// So many bytes are in trash.
+    pub(super) fn set_trash(&self, bytes: u64) {
+        self.amounts().trash = bytes;
+    }
+
+    /// Bytes of shards in trash, about.
+    pub(super) fn trash(&self) -> u64 {
+        self.amounts().trash
+    }
+
+    /// Whether new data is so near its end that trash has to go.
+    pub(super) fn is_scarce(&self) -> bool {
+        let amounts = self.amounts();
+        amounts.left(Tier::Data) < amounts.quota / SCARCE
+    }
+
     /// Bytes that compaction may write before it gives anything back. Where the quota was lowered
     /// below what is used, the disk alone decides: moving is then the way back.
     pub(super) fn room_to_move(&self) -> u64 {
@@ -327,7 +355,8 @@ impl Ledger {
             allocated: amounts.allocated() + amounts.ring,
             cached: amounts.ring,
             reserved: amounts.reserved,
-            intake_left: amounts.left(Tier::Data),
+            intake_left: amounts.left(Tier::Data) + amounts.trash,
+            trash: amounts.trash,
             disk_free: amounts.disk_free,
             shards: amounts.totals.shards,
             blocks: amounts.totals.blocks,

@@ -137,6 +137,7 @@ fn engine(shared: &Arc<Shared>, report: &mut OpenReport) -> Result<Engine, Recov
         tail_bytes: 0,
         flush_rows: shared.options.flush_rows,
         draining: draining(shared)?,
+        to_trash: BTreeSet::new(),
         empty: empty
             .iter()
             .filter(|(_, row)| row.live == 0 && row.small == 0)

@@ -55,6 +55,8 @@ pub struct StoreOptions {
     pub compaction_rate: u64,
     /// How often expired claims are looked for.
     pub expiry_interval: Duration,
+    /// How long what nothing keeps any more rests before it goes; zero: it goes at once.
+    pub trash: Duration,
     /// For the identity of a new store.
     pub entropy: Entropy,
 }
@@ -79,6 +81,7 @@ impl StoreOptions {
             compaction_step_bytes: 1 << 20,
             compaction_rate: 64 << 20,
             expiry_interval: Duration::from_secs(60),
+            trash: Duration::ZERO,
             entropy,
         }
     }

@@ -117,6 +117,7 @@ impl Inner {
         if let Some(shared) = self.shared().filter(|_| edited.last > core.seen) {
             shared.outgoing.notify_one();
         }
+        self.watches.see(&edited.changes);
         self.row_cache.applied(edited.changes, edited.decoded);
         core.seen = edited.last;
         if let Some(files) = edited.files {

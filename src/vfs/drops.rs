@@ -21,7 +21,7 @@ use crate::store::Group;
 /// Rows looked through at once.
 const BATCH: usize = 512;
 /// A block is released when nobody has used it for so long: whoever was about to use it again has by then.
-const REST: Duration = Duration::from_secs(3);
+pub(super) const REST: Duration = Duration::from_secs(3);
 /// How often the books are looked through.
 const LOOK: Duration = Duration::from_secs(30);
 /// How often it is looked whether there is something to let go.

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::agree::{Consistency, Frail, Locks};
 use super::checkpoint::Desk;
+use super::clearing::Watches;
 use super::cursor::Cursors;
 use super::errno::{Step, Stop};
 use super::feed::Shared;
@@ -114,6 +115,8 @@ pub(super) struct Inner {
     pub(super) snapshots: Shelf,
     pub(super) frail: Frail,
     pub(super) locks: LockTable,
+    /// Names of blocks that come while others ask about them.
+    pub(super) watches: Watches,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
@@ -190,6 +193,7 @@ impl Inner {
             snapshots: Shelf::new(),
             frail: Frail::default(),
             locks: LockTable::default(),
+            watches: Watches::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
@@ -241,6 +245,7 @@ impl Inner {
 
     /// Changes of rows were made that are no operation of this replica.
     pub(super) fn forget_rows(&self, changes: Changes) {
+        self.watches.see(&changes);
         self.row_cache.applied(changes, Vec::new());
     }
 

@@ -168,6 +168,11 @@ impl Inodes {
         self.young.insert(number, stat);
     }
 
+    /// All that are known.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
     /// Files whose content is kept in memory, by number.
     pub(super) fn with_content(&self) -> Vec<(u64, Ino)> {
         let nodes = self.nodes.iter();

@@ -6,7 +6,7 @@
 //!   kernel with them.
 //! * A change is in memory at once, in the journal soon (`notes`), then in blocks (`seal`, `land`) and described in the
 //!   namespace (`publish`). `ledger` counts what of each block is in use, `drops` lets go of the rest,
-//!   `compact` brings together what is left of blocks. `forsake` gives up a whole volume.
+//!   `clearing` lets go where several write, `compact` brings together what is left of blocks. `forsake` gives up a whole volume.
 //! * `feed` is where other writers come in: what they are told, and what becomes of what they did. `conflicts` tells
 //!   what writers disagreed about, and ends it.
 //! * `snapshots` keeps the tree as it was at some moments, and shows it in `.snapshots`.
@@ -19,6 +19,7 @@ mod agree;
 mod attrs;
 mod checkpoint;
 mod claim_row;
+mod clearing;
 mod commit;
 mod compact;
 mod conflicts;
@@ -57,6 +58,7 @@ pub use checkpoint::{
     CheckpointFailure, KeptCheckpoint, MadeCheckpoint, OpenedCheckpoint, PageError, PagePart,
     PagePlace,
 };
+pub use clearing::{Cleared, ClearingError, Relocated, Unnamed};
 pub use conflicts::{
     Conflict, ConflictKind, ConflictRules, ConflictSide, Keep, Resolution, ResolveError,
 };

@@ -51,6 +51,7 @@ fn a_rendered_config_reads_back_as_itself() {
         quota = "200 GiB"
         reserve_free = 12345
         offer = false
+        trash = "3h"
         [network]
         listen = ["/ip4/127.0.0.1/tcp/1", "/dns4/a.example/udp/2/quic-v1"]
         bulk_listen = ["127.0.0.1:0", "[::1]:7"]

@@ -4,6 +4,7 @@ mod accord;
 mod arrive;
 mod chain;
 mod checkpoint;
+mod clearing;
 mod format;
 mod gossip;
 mod inbox;

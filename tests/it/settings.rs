@@ -31,6 +31,7 @@ const TESTS: &[(&str, &str)] = &[
         "storage.offer",
         "a_peer_without_offer_stores_for_nobody_else",
     ),
+    ("storage.trash", "what_is_let_go_rests_as_long_as_told"),
     (
         "network.listen",
         "the_control_plane_listens_where_it_is_told",

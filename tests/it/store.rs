@@ -20,4 +20,6 @@ mod quota;
 #[cfg(feature = "testkit")]
 mod rescue;
 pub(crate) mod support;
+#[cfg(feature = "testkit")]
+mod trash;
 mod volume;

@@ -1,5 +1,6 @@
 //! What several machines that mount one volume see of one another: real peers, each with a mount of its own.
 
+mod clearing;
 mod revoked;
 
 use std::collections::BTreeSet;

@@ -4,6 +4,7 @@
 mod adversaries;
 mod agree;
 mod burst;
+mod clearing;
 mod forks;
 mod life;
 mod wasters;

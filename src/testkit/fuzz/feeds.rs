@@ -2,7 +2,7 @@
 
 use super::names;
 use super::{joined, split};
-use crate::base::{Entropy, PeerId, VolumeId};
+use crate::base::{BlockId, Entropy, PeerId, VolumeId};
 use crate::blocks::PointerRow;
 use crate::crypto::member::InvitationId;
 use crate::crypto::wrap::epoch_name;
@@ -13,9 +13,9 @@ use crate::feeds::ruling::{decode_page, encode_page};
 use crate::feeds::sealed::TextHash;
 use crate::feeds::signed::Record as Signable;
 use crate::feeds::{
-    Accord, Claim, Cut, ForkProof, Head, Heirs, Issued, Link, LockMode, LockName, Message,
-    Revocation, Rotation, Ruling, SealedDelta, Signed, Subject, Vote, VoterList, Want, Without,
-    decode_all, encode_all, plan,
+    Accord, Claim, Clearing, Cut, ForkProof, Head, Heirs, Issued, Link, LockMode, LockName,
+    Message, Revocation, Rotation, Ruling, SealedDelta, Signed, Subject, Told, Vote, VoterList,
+    Want, Without, decode_all, encode_all, plan,
 };
 use crate::namespace::{
     Delta, Hlc, Join, Key, MemRows, Page, Rows, Shared, VersionVector, WriterId, row, state,
@@ -125,6 +125,52 @@ pub(super) fn accord_message(data: &[u8]) {
         assert!(Accord::is_one(data));
         assert_eq!(message.encode(), data);
     }
+}
+
+/// A message between members about blocks.
+pub(super) fn clearing_message(data: &[u8]) {
+    if let Ok(message) = Clearing::decode(data) {
+        assert!(Clearing::is_one(data) && !Accord::is_one(data));
+        assert_eq!(message.encode(), data);
+    }
+}
+
+/// Messages between members about blocks.
+pub(super) fn clearings() -> Vec<Vec<u8>> {
+    let volume = VOLUME;
+    let mut above = VersionVector::default();
+    above.raise(
+        WriterId {
+            peer: device().peer(),
+            incarnation: 0,
+        },
+        5,
+    );
+    let told = |told| Clearing::Told {
+        volume,
+        round: 7,
+        told,
+    };
+    let all = [
+        Clearing::Ask {
+            volume,
+            round: 7,
+            above: above.clone(),
+            blocks: vec![BlockId([1; 32]), BlockId([2; 32])],
+        },
+        Clearing::Again {
+            volume,
+            round: 7,
+            above: above.clone(),
+        },
+        told(Told::Named {
+            version: above,
+            bits: vec![2].into(),
+        }),
+        told(Told::Busy),
+        told(Told::Lost),
+    ];
+    all.iter().map(Clearing::encode).collect()
 }
 
 /// Messages between members.

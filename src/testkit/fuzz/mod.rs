@@ -65,6 +65,7 @@ targets! {
     feeds::feed_message,
     feeds::feed_answer,
     feeds::accord_message,
+    feeds::clearing_message,
     feeds::pointer_row,
     feeds::checkpoint_root,
     feeds::checkpoint_page,

@@ -66,6 +66,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "feed_message" => feeds::messages(),
         "feed_answer" => feeds::answers(),
         "accord_message" => feeds::accords(),
+        "clearing_message" => feeds::clearings(),
         "pointer_row" => feeds::pointers(),
         "checkpoint_root" => feeds::roots(),
         "checkpoint_page" => feeds::pages(),

@@ -175,8 +175,17 @@ impl Inner {
 
     /// Blocks that have pages of checkpoints.
     pub(in crate::vfs) fn blocks_of_checkpoints(&self) -> Result<BTreeSet<BlockId>, VolumeError> {
+        self.blocks_below(USES)
+    }
+
+    /// Blocks that have contents of files of snapshots which this device made.
+    pub(in crate::vfs) fn blocks_of_contents(&self) -> Result<BTreeSet<BlockId>, VolumeError> {
+        self.blocks_below(CONTENTS)
+    }
+
+    fn blocks_below(&self, space: u8) -> Result<BTreeSet<BlockId>, VolumeError> {
         let mut found = BTreeSet::new();
-        for page in pages(&self.volume, CHECKPOINTS, &[USES], PAGE) {
+        for page in pages(&self.volume, CHECKPOINTS, &[space], PAGE) {
             let uses = page?;
             found.extend(uses.iter().filter_map(|(key, _)| Some(read_uses(key)?.1)));
         }

@@ -18,7 +18,7 @@ use crate::vfs::rows::{BLOCKS, CHECKPOINTS, OWN, pages};
 use crate::vfs::xattr::{HAS_ACLS, is_acl};
 
 /// First byte of the keys of contents that came and are to be counted.
-const CAME: u8 = 3;
+pub(in crate::vfs) const CAME: u8 = 3;
 /// Rows read at once.
 const PAGE: usize = 64;
 

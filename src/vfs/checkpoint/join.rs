@@ -337,7 +337,7 @@ impl Inner {
             Err(VolumeError::Busy) => return Ok(Some(ready)),
             other => other?,
         };
-        self.row_cache.applied(ready.changes, Vec::new());
+        self.forget_rows(ready.changes);
         self.files.store(ready.files, Ordering::Relaxed);
         self.are_counted(core, &ready.contents);
         Ok(None)

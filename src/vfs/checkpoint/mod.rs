@@ -29,7 +29,7 @@ use crate::namespace::{self, Hlc, VersionVector, state};
 
 pub use books::KeptCheckpoint;
 pub(super) use books::SNAPSHOTS;
-pub(super) use contents::bodies;
+pub(super) use contents::{CAME, bodies};
 pub use failure::{CheckpointFailure, PageError};
 pub use make::MadeCheckpoint;
 pub use opened::OpenedCheckpoint;

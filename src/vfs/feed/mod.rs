@@ -17,6 +17,7 @@ mod heard;
 mod keys;
 mod lives;
 mod merge;
+mod others;
 mod outgoing;
 mod parts;
 mod points;

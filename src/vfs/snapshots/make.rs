@@ -9,7 +9,7 @@
 //! While contents are being counted no block is released: the rows are those of a moment that is past, and what they
 //! name may have been let go since.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -325,6 +325,17 @@ impl Inner {
             }
         }
         Ok(None)
+    }
+
+    /// Snapshots that other devices made: what they have of blocks is not in the books here. Reads tables.
+    pub(in crate::vfs) fn records_of_others(&self) -> Result<Vec<SnapshotRecord>, SnapshotError> {
+        let mut own = BTreeSet::new();
+        for number in self.numbers_below(SNAPSHOTS)? {
+            own.extend(self.snapshot_of(number)?);
+        }
+        let mut all = self.records()?;
+        all.retain(|(id, _)| !own.contains(id));
+        Ok(all.into_iter().map(|(_, record)| record).collect())
     }
 
     /// Makes a snapshot known: from now on it is kept.

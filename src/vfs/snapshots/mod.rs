@@ -14,7 +14,7 @@ mod record;
 mod restore;
 mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cairnfs_fuse::Errno;
@@ -29,6 +29,7 @@ use super::Vfs;
 use super::checkpoint::CheckpointFailure;
 use super::cursor::Cursors;
 use super::errno::Stop;
+use super::file::FileCell;
 use super::inner::Inner;
 use super::read::ReadError;
 use crate::base::limits::SNAPSHOTS_MAX;
@@ -198,6 +199,11 @@ impl Shelf {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Files of snapshots that are open.
+    pub(super) fn open_files(&self) -> Vec<Arc<FileCell>> {
+        self.nodes().files()
+    }
+
     /// Has the kernel told.
     fn tell(&self, notices: Vec<Notice>) {
         let watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
@@ -308,6 +314,13 @@ impl Inner {
             Some((id, record?))
         });
         Ok(read.collect())
+    }
+
+    /// What was opened of snapshots that are kept no longer is not found any more.
+    pub(super) fn forget_gone_snapshots(&self) -> Result<(), SnapshotError> {
+        let kept: BTreeSet<SnapshotId> = self.records()?.into_iter().map(|(id, _)| id).collect();
+        self.snapshots.reading.keep_only(&kept);
+        Ok(())
     }
 
     fn infos(&self) -> Result<Vec<SnapshotInfo>, SnapshotError> {

@@ -107,6 +107,14 @@ impl Nodes {
         }
     }
 
+    /// Contents of files that are open.
+    pub(super) fn files(&self) -> Vec<Arc<FileCell>> {
+        self.0
+            .values()
+            .filter_map(|node| node.file.clone())
+            .collect()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -2,7 +2,7 @@
 //! at hand is written down, they are fetched, and the look is begun again: so nothing waits in the middle of one.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -67,6 +67,11 @@ impl Reading {
     /// It is kept no longer.
     pub(super) fn forget(&self, id: SnapshotId) {
         self.opened().remove(&id);
+    }
+
+    /// Only these are kept.
+    pub(super) fn keep_only(&self, kept: &BTreeSet<SnapshotId>) {
+        self.opened().retain(|id, _| kept.contains(id));
     }
 
     /// Nobody has looked for a while: memory is given back.
@@ -209,7 +214,7 @@ fn cost(items: &Items, bytes: usize) -> usize {
 
 impl Inner {
     /// The root of a snapshot, checked.
-    pub(super) async fn fetch_snapshot_root(
+    pub(in crate::vfs) async fn fetch_snapshot_root(
         &self,
         record: &SnapshotRecord,
     ) -> Result<SnapshotRoot, SnapshotError> {

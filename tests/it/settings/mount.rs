@@ -33,6 +33,42 @@ fn umount(net: &Devnet, place: &Path) {
 }
 
 #[test]
+fn what_is_let_go_rests_as_long_as_told() {
+    let mut net = putter_and_holder();
+    let Some(place) = place(&net) else { return };
+    let file = place.join("file");
+    let mut found = Vec::new();
+    for (seed, trash) in [(1, 0), (2, 3600)] {
+        for at in [0, 1] {
+            net.reconfigure(at, |config| {
+                config.storage.trash = Duration::from_secs(trash)
+            });
+        }
+        net.wait_connected(0);
+        mount(&net, &place);
+        random_file(&file, 8 << 20, seed);
+        run(net.cairn(0).arg("sync"), 0);
+        std::fs::remove_file(&file).unwrap();
+        let rests = |at: usize| ask(&net, at, &["trash", "list"])["bytes"].as_u64().unwrap();
+        if trash > 0 {
+            wait_until("it is in trash", Duration::from_secs(60), || {
+                rests(0) + rests(1) >= 8 << 20
+            });
+        } else {
+            std::thread::sleep(Duration::from_secs(12));
+        }
+        found.push(rests(0) + rests(1));
+        for at in [0, 1] {
+            run(net.cairn(at).args(["trash", "empty"]), 0);
+        }
+        assert_eq!(rests(0) + rests(1), 0);
+        umount(&net, &place);
+    }
+    assert_eq!(found[0], 0, "{found:?}");
+    assert!(found[1] >= 8 << 20, "{found:?}");
+}
+
+#[test]
 fn a_durability_that_cannot_be_had_is_refused() {
     let mut net = putter_and_holder();
     let Some(place) = place(&net) else { return };

@@ -1,5 +1,6 @@
 //! Several members who write one volume.
 
+mod clearing;
 mod club;
 mod conflicts;
 mod random;

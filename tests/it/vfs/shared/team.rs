@@ -100,6 +100,12 @@ impl Team {
         self.members[at].open = Some(opened.await);
     }
 
+    /// Opens the volume on a peer that has nothing of it.
+    pub async fn open_at(&self, at: usize, device: &Device) -> Arc<Vfs> {
+        let (secrets, clock) = (&self.secrets, &self.clock);
+        member::open(&self.cluster, at, device, secrets, clock, &self.options).await
+    }
+
     /// What one has and the other has not, all at once. How many deltas that were.
     pub async fn tell(&self, from: usize, to: usize) -> usize {
         let (from, to) = (self.vfs(from), self.vfs(to));
