@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Durability;
+use super::errno::Stop;
 use super::file::{Base, FileCell};
 use super::inner::Inner;
 use super::ledger::Tenant;
@@ -197,39 +198,42 @@ impl Inner {
         }
     }
 
-    fn is_at_rest(&self, file: &FileCell) -> bool {
+    /// Whether nothing of a file has to be described any more.
+    pub(super) fn is_at_rest(&self, file: &FileCell) -> bool {
         let state = self.lock(file);
-        let is_busy = state.is_changed || state.is_publishing || state.flying > 0;
-        state.is_orphan || !is_busy
+        state.is_orphan || !state.is_busy()
     }
 
-    /// A file that is open here shows what was merged, whatever was on its way when that came.
+    /// A file that is open here shows what was merged, whatever was on its way when that came. False if it cannot be made
+    /// sure of.
     pub(super) async fn refresh(self: &Arc<Self>, number: u64) -> bool {
         let end = Instant::now() + REST;
         while Instant::now() < end {
-            let file = {
+            let (file, shown) = {
                 let mut core = self.core();
                 let Ok(node) = core.node(number) else {
                     return true;
                 };
-                let (ino, Some(file)) = (node.ino, node.file.clone()) else {
+                let Some(file) = node.file.clone() else {
                     return true;
                 };
-                if self.is_at_rest(&file) {
-                    let stat = self.view(|view| view.stat_ino(ino));
-                    let mut state = self.lock(&file);
-                    if let Ok(Some(stat)) = stat
-                        && let Some(content) = &stat.content
-                        && !state.is_orphan
-                        && state.origin.edits != content.edits
-                    {
-                        state.reload(content, stat.mtime);
-                    }
-                    return true;
-                }
-                file
+                let mut state = self.lock(&file);
+                // In one look: what is written between two would be lost.
+                let shown = match state.is_busy() {
+                    _ if state.is_orphan => return true,
+                    true => Ok(false),
+                    false => self.show_merged(&core, &file, &mut state).map(|()| true),
+                };
+                drop(state);
+                (file, shown)
             };
-            if !matches!(self.settle_now(&file).await, Ok(true)) {
+            let goes_on = match shown {
+                Ok(true) => return true,
+                Ok(false) => matches!(self.settle_now(&file).await, Ok(true)),
+                Err(Stop::Busy) => matches!(timeout(REST, self.room()).await, Ok(Ok(()))),
+                Err(Stop::Errno(_)) => false,
+            };
+            if !goes_on {
                 return false;
             }
         }
@@ -397,6 +401,13 @@ impl Inner {
     /// What others do not have yet of a file makes its closing worth a wait.
     pub(super) fn waits_at_close(&self, flags: OpenFlags) -> bool {
         self.is_close_to_open() && flags.writes() || self.has_cluster_locks()
+    }
+
+    /// Appending past the page cache goes to where the kernel knew the end, and comes in several parts: a lock between
+    /// machines could not keep its promise.
+    pub(super) fn refuse_flags(&self, flags: OpenFlags) -> Option<Errno> {
+        let is_blind = flags.appends() && flags.is_direct() && flags.writes();
+        (is_blind && self.has_cluster_locks()).then_some(Errno::EINVAL)
     }
 
     pub(super) fn has_cluster_locks(&self) -> bool {

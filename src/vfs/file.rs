@@ -96,6 +96,8 @@ pub(super) struct FileState {
     pub(super) notes: Notes,
     /// Whether who changed it has closed it since: others are to see it.
     pub(super) is_handed_over: bool,
+    /// Whether the namespace got another content while something of this one was on its way.
+    pub(super) is_behind: bool,
     /// How often it was changed, and how many of these changes others were made sure to have.
     pub(super) changes: u64,
     pub(super) shown: u64,
@@ -235,6 +237,7 @@ impl FileState {
             lifted: None,
             has_base_row: false,
             is_handed_over: false,
+            is_behind: false,
             changes: 0,
             shown: 0,
             overlay: Overlay::default(),
@@ -264,6 +267,20 @@ impl FileState {
             Base::Inline(bytes) => Body::Inline(self.lifted.as_ref().unwrap_or(bytes).clone()),
             Base::Stored(profile, body) => Body::Stored(*profile, body.clone()),
         }
+    }
+
+    /// Whether it has changes, or anything of it is on its way into the namespace: what others make of it then must
+    /// wait.
+    pub(super) const fn is_busy(&self) -> bool {
+        self.is_changed || self.is_publishing || self.flying > 0
+    }
+
+    /// Whether a file without changes shows a content of the namespace. Its edits alone do not say that: one of them
+    /// may have been told in several parts.
+    pub(super) fn shows(&self, content: &Content) -> bool {
+        self.origin.edits == content.edits
+            && self.base_size == content.size
+            && self.body() == content.body
     }
 
     /// The namespace has another content, and nothing was changed here.

@@ -225,15 +225,19 @@ impl Inner {
                 tracing::debug!(?stop, "a part of a file is sealed again later");
             }
             drop(state);
+            self.catch_up(&core, &file);
             self.reap(&mut core, file.number);
         }
     }
 
     fn give_back(&self, plan: &Plan) {
         for (file, piece) in &plan.parts {
+            let core = self.core();
             let mut state = self.lock(file);
             land(&mut state, piece);
             state.dirty_since.get_or_insert_with(Instant::now);
+            drop(state);
+            self.catch_up(&core, file);
         }
     }
 
@@ -369,6 +373,12 @@ impl Inner {
         state.dirty_since = None;
         core.changed(&[ino]);
         self.after_edit(core, file, state, affected);
+        if state.is_behind
+            && !state.is_busy()
+            && let Err(stop) = self.show_merged(core, file, state)
+        {
+            tracing::debug!(?stop, "an open file shows later what others wrote");
+        }
         let mut notes = notes;
         if is_noted
             && is_long

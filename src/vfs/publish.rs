@@ -7,7 +7,7 @@ use cairnfs_fuse::Errno;
 use tokio::time::Instant;
 
 use super::errno::{Step, Stop};
-use super::file::{Base, FileCell, Head};
+use super::file::{Base, FileCell, FileState, Head};
 use super::inner::Inner;
 use super::land::{SealError, push_extent};
 use super::ledger::{Born, Deltas};
@@ -21,6 +21,7 @@ use crate::content::overlay::{Part, Piece, Source};
 use crate::dag::file::INLINE_EXTENTS_MAX;
 use crate::dag::{
     Body as DagBody, Extent, FileContent, NodeAt, NodeBudget, NodePacker, Patch, PatchStep,
+    Timestamp,
 };
 use crate::namespace::{Body, Now, Stamp};
 
@@ -30,6 +31,8 @@ const EXTENTS_MAX: usize = 8192;
 /// What is to be described, as it was when it began.
 struct Snapshot {
     head: Head,
+    /// The size that is told: what is in no block yet at the end would be a hole to others.
+    told_size: u64,
     base: Base,
     base_size: u64,
     /// All changes of earlier generations that are no pieces are in `head`.
@@ -81,7 +84,7 @@ impl Snapshot {
     /// still there behind.
     fn shown(&self, upto: u64) -> (u64, u64) {
         if upto >= self.end {
-            return (self.head.size, self.head.size);
+            return (self.told_size, self.told_size);
         }
         let before = match self.dropped {
             Some(_) => 0,
@@ -125,6 +128,7 @@ impl Inner {
                 }
             };
             let mut core = inner.core();
+            inner.catch_up(&core, &file);
             inner.reap(&mut core, file.number);
             drop(core);
             if let Err(stop) = outcome {
@@ -175,6 +179,7 @@ impl Inner {
         state.low_water = u64::MAX;
         Some(Snapshot {
             head: state.head,
+            told_size: told_size(&state),
             base: state.base.clone(),
             base_size: state.base_size,
             generation: state.overlay.generation(),
@@ -233,7 +238,12 @@ impl Inner {
             hlc: snapshot.head.edited,
             time: snapshot.head.mtime,
         };
-        let (ino, mtime) = (file.ino, snapshot.head.mtime);
+        let ino = file.ino;
+        // Kernels elsewhere take what has one size and one time for one content, so what follows has another.
+        let mtime = match state.head.mtime == snapshot.head.mtime {
+            true => just_before(snapshot.head.mtime),
+            false => snapshot.head.mtime,
+        };
         let (size, base_end) = snapshot.shown(upto);
         let base = Base::of(&body);
         let origin = state.origin.clone();
@@ -264,8 +274,9 @@ impl Inner {
             hlc: now.hlc,
             writer: self.writer,
         });
-        if reach == Reach::Part && self.is_shared() {
-            // What others make of this part is not made of what follows, which is an edit of its own.
+        if self.is_shared() && (reach == Reach::Part || state.head.edited == now.hlc) {
+            // What others make of this part is not made of what follows, which is an edit of its own: also where it was
+            // there already and only not in a block.
             state.head.edited = self.now().hlc;
         }
         if snapshot.dropped.is_some() {
@@ -412,6 +423,30 @@ impl Inner {
         deltas.add(placed.block.id, live as i64);
         born.push(placed);
         Ok(())
+    }
+}
+
+/// The size of a file without what lies at its end in memory or in the journal only.
+fn told_size(state: &FileState) -> u64 {
+    let pieces: Vec<Piece> = state.overlay.pieces().collect();
+    let mut size = state.head.size;
+    for piece in pieces.iter().rev() {
+        if piece.end() != size || !piece.source.is_dirty() {
+            break;
+        }
+        size = piece.offset;
+    }
+    size.max(state.head.base_end.min(state.head.size))
+}
+
+/// A nanosecond before.
+fn just_before(time: Timestamp) -> Timestamp {
+    match time.nanos.checked_sub(1) {
+        Some(nanos) => Timestamp { nanos, ..time },
+        None => Timestamp {
+            seconds: time.seconds.saturating_sub(1),
+            nanos: 999_999_999,
+        },
     }
 }
 

@@ -379,9 +379,9 @@ impl Inner {
             {
                 Some((mtime, content)) => {
                     let mut state = self.lock(&file);
-                    let is_busy = state.is_changed || state.flying > 0 || state.is_publishing;
-                    if !is_busy {
-                        state.reload(content, mtime);
+                    match state.is_busy() {
+                        true => state.is_behind = true,
+                        false => state.reload(content, mtime),
                     }
                 }
                 // What was changed here comes back when it is described.

@@ -149,9 +149,10 @@ impl Inner {
             };
             if let (Some(cell), Some(content)) = (self.cell(core, ino), &stat.content) {
                 let mut state = self.lock(&cell);
-                let is_busy = state.is_changed || state.is_publishing || state.flying > 0;
-                if !is_busy && !state.is_orphan && state.origin.edits != content.edits {
-                    state.reload(content, stat.mtime);
+                match state.is_busy() {
+                    _ if state.is_orphan || state.shows(content) => {}
+                    true => state.is_behind = true,
+                    false => state.reload(content, stat.mtime),
                 }
             }
             let is_contested = self.view(|view| view.is_contested(ino)).unwrap_or(false);
@@ -162,6 +163,42 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// A file that was busy when others changed it shows what they made of it as soon as it is at rest, and the kernel
+    /// forgets what it read meanwhile.
+    pub(in crate::vfs) fn catch_up(&self, core: &Core, cell: &FileCell) {
+        let mut state = self.lock(cell);
+        if !state.is_behind || state.is_busy() || state.is_orphan {
+            return;
+        }
+        // Where the rows cannot be read now it stays behind, and is looked at again.
+        if let Err(stop) = self.show_merged(core, cell, &mut state) {
+            tracing::debug!(?stop, "an open file shows later what others wrote");
+        }
+    }
+
+    /// A file at rest shows the content that the namespace has.
+    pub(in crate::vfs) fn show_merged(
+        &self,
+        _core: &Core,
+        cell: &FileCell,
+        state: &mut FileState,
+    ) -> Step<()> {
+        let stat = self.view(|view| view.stat_ino(cell.ino))?;
+        let content = stat
+            .as_ref()
+            .and_then(|stat| Some((stat, stat.content.as_ref()?)));
+        state.is_behind = false;
+        if let Some((stat, content)) = content
+            && !state.shows(content)
+        {
+            state.reload(content, stat.mtime);
+            if let Some(shared) = self.shared() {
+                shared.tell([Notice::Inode(cairnfs_fuse::Ino(cell.number))]);
+            }
+        }
+        Ok(())
     }
 
     /// Gives every content that lost against another a file of its own.
@@ -320,7 +357,7 @@ impl Inner {
         if !state.is_changed
             && let Ok(Some(stat)) = self.view(|view| view.stat_ino(cell.ino))
             && let Some(content) = &stat.content
-            && content.edits != state.origin.edits
+            && !state.shows(content)
         {
             state.reload(content, stat.mtime);
         }

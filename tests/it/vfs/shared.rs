@@ -5,6 +5,7 @@ mod conflicts;
 mod random;
 mod revoked;
 pub mod team;
+mod told;
 
 use cairnfs::vfs::Rights;
 use cairnfs_fuse::Errno;
