@@ -62,8 +62,25 @@ fn errno_of(error: &SnapshotError) -> Errno {
 /// What a page of a listing has, with attributes where they are wanted.
 struct Listing {
     parent: Option<Ino>,
-    shown: Vec<(Name, Name, Ino, Kind, Option<Stat>)>,
+    shown: Vec<Item>,
     next: Option<Name>,
+}
+
+/// An entry of a listing.
+struct Item {
+    name: Name,
+    /// The name because of which it is shown.
+    base: Name,
+    ino: Ino,
+    kind: Kind,
+    stat: Option<Stat>,
+}
+
+impl Item {
+    /// Whether a listing can show it: with attributes only what has any.
+    const fn is_told(&self, wants_attrs: bool) -> bool {
+        !wants_attrs || self.stat.is_some()
+    }
 }
 
 fn list(
@@ -94,7 +111,13 @@ fn list(
                 Err(_) => continue,
             },
         };
-        shown.push((entry.name, entry.base, entry.ino, entry.kind, stat));
+        shown.push(Item {
+            name: entry.name,
+            base: entry.base,
+            ino: entry.ino,
+            kind: entry.kind,
+            stat,
+        });
     }
     match missed {
         Some(error) => Err(error),
@@ -342,18 +365,19 @@ impl Inner {
         }
         let begin = self.cursors_of(dir.snapshot, |cursors| cursors.of(dir.ino).find(offset));
         let wants_attrs = batch.wants_attrs();
-        let mut is_first = true;
-        let After { name, mut skip } = begin.clone().unwrap_or_default();
-        let (mut begin, mut after) = (begin, name);
         let is_end = begin.is_none();
+        let begin = begin.unwrap_or_default();
+        let mut after = begin.name.clone();
+        let mut shown: Vec<Item> = Vec::new();
+        // What fits is found out first: pages are waited for, and others list the same directory meanwhile.
+        let mut measured: Option<DirBatch> = None;
         loop {
             let from = after.clone();
             let looked = self.look_at_snapshot(dir.snapshot, move |view| {
                 list(view, dir.ino, from.as_ref(), wants_attrs)
             });
             let listing = looked.await?;
-            if is_first {
-                is_first = false;
+            if measured.is_none() {
                 let above = match listing.parent {
                     Some(ino) => self.snapshots.nodes().number(&Place { ino, ..dir }),
                     None => TOP,
@@ -367,54 +391,66 @@ impl Inner {
             if is_end {
                 return Ok(batch);
             }
-            let is_full = self.cursors_of(dir.snapshot, |cursors| {
-                let places = cursors.of(dir.ino);
-                let bases: Vec<Name> = listing.shown.iter().map(|item| item.1.clone()).collect();
-                let mut is_full = false;
-                for (at, (name, base, ino, kind, stat)) in listing.shown.into_iter().enumerate() {
-                    if skip > 0 {
-                        skip -= 1;
-                        continue;
-                    }
-                    if let Some(begin) = begin.take() {
-                        places.begin_batch(begin);
-                    }
-                    let is_same =
-                        |at: Option<usize>| at.and_then(|at| bases.get(at)) == Some(&base);
-                    let is_contested = is_same(at.checked_add(1)) || is_same(at.checked_sub(1));
-                    let next = places.next();
-                    let place = Place { ino, ..dir };
-                    let shown = fuse::Name::new(name.bytes());
-                    let fits = match stat {
-                        Some(stat) => {
-                            let entry = self.hand_out_of_snapshot(place, &stat);
-                            let fits = batch.push_entry(shown, next, entry);
-                            if !fits {
-                                self.snapshots.nodes().forget(entry.attr.ino.0, 1);
-                            }
-                            fits
-                        }
-                        None if wants_attrs => true,
-                        None => {
-                            let ino = fuse::Ino(self.snapshots.nodes().number(&place));
-                            batch.push(shown, next, ino, file_type(kind))
-                        }
-                    };
-                    if !fits {
-                        is_full = true;
-                        break;
-                    }
-                    places.push(base, is_contested);
+            let measured = measured.get_or_insert_with(|| batch.clone());
+            let mut has_room = true;
+            for item in listing.shown {
+                let is_shown = shown.len() as u64 >= begin.skip && item.is_told(wants_attrs);
+                let name = fuse::Name::new(item.name.bytes());
+                has_room = !is_shown || measured.push(name, 0, fuse::Ino(0), file_type(item.kind));
+                shown.push(item);
+                if !has_room {
+                    break;
                 }
-                is_full
-            });
+            }
             after = listing.next;
-            if is_full || after.is_none() {
+            if !has_room || after.is_none() {
                 break;
             }
         }
-        self.cursors_of(dir.snapshot, |cursors| cursors.of(dir.ino).end_batch());
+        self.give_places(dir, begin, shown, &mut batch);
         Ok(batch)
+    }
+
+    /// Adds entries to a batch, each with its place; in one step, so that the places of one batch follow one another.
+    fn give_places(&self, dir: Place, begin: After, shown: Vec<Item>, batch: &mut DirBatch) {
+        let wants_attrs = batch.wants_attrs();
+        let bases: Vec<Name> = shown.iter().map(|item| item.base.clone()).collect();
+        let skip = begin.skip as usize;
+        self.cursors_of(dir.snapshot, |cursors| {
+            let places = cursors.of(dir.ino);
+            places.begin_batch(begin);
+            for (at, item) in shown.into_iter().enumerate().skip(skip) {
+                let is_same =
+                    |at: Option<usize>| at.and_then(|at| bases.get(at)) == Some(&item.base);
+                let is_contested = is_same(at.checked_add(1)) || is_same(at.checked_sub(1));
+                let next = places.next();
+                let place = Place {
+                    ino: item.ino,
+                    ..dir
+                };
+                let name = fuse::Name::new(item.name.bytes());
+                let fits = match item.stat {
+                    Some(stat) => {
+                        let entry = self.hand_out_of_snapshot(place, &stat);
+                        let fits = batch.push_entry(name, next, entry);
+                        if !fits {
+                            self.snapshots.nodes().forget(entry.attr.ino.0, 1);
+                        }
+                        fits
+                    }
+                    None if wants_attrs => true,
+                    None => {
+                        let ino = fuse::Ino(self.snapshots.nodes().number(&place));
+                        batch.push(name, next, ino, file_type(item.kind))
+                    }
+                };
+                if !fits {
+                    break;
+                }
+                places.push(item.base, is_contested);
+            }
+            places.end_batch();
+        });
     }
 
     fn cursors_of<T>(&self, snapshot: SnapshotId, use_them: impl FnOnce(&mut Cursors) -> T) -> T {

@@ -295,19 +295,20 @@ impl Inner {
         let xattrs = self.view(|view| xattrs_of(view, ino))?;
         let content = old.stat.content.as_ref().filter(|_| with_content);
         let file = core.inodes.get(number).and_then(|node| node.file.clone());
-        if let Some(file) = file.as_ref().filter(|_| content.is_some()) {
-            let state = self.lock(file);
-            if state.is_changed || state.is_publishing || state.flying > 0 {
-                return Err(Errno::EAGAIN.into());
-            }
+        // From here until it is done: whoever has the file in hand writes to it without the lock of the core.
+        let mut state = file.as_ref().map(|file| self.lock(file));
+        if content.is_some() && state.as_ref().is_some_and(|state| state.is_busy()) {
+            return Err(Errno::EAGAIN.into());
         }
         let is_small = old.xattrs.values().map(Bytes::len).sum::<usize>() <= XATTRS_TOGETHER;
-        let together = if is_small { &old.xattrs } else { &xattrs };
+        // Where they are too long for one operation, those go now that are not in the snapshot.
+        let mut together = if is_small { &old.xattrs } else { &xattrs }.clone();
+        together.retain(|name, _| old.xattrs.contains_key(name));
         let mut edited = self.edit(&core, self.now(), |edit| {
             if let Some(content) = content {
                 edit.set_content(ino, content.size, content.mtime, content.body.clone())?;
             }
-            dress(edit, ino, &old.stat, (&xattrs, together))
+            dress(edit, ino, &old.stat, (&xattrs, &together))
         })?;
         let mut deltas = Deltas::default();
         let mut gone = None;
@@ -318,14 +319,12 @@ impl Inner {
         if let Some(gone) = &gone {
             drop_body(&core, gone, &mut edited.group);
         }
-        // Whoever writes to it now waits until this is done: nobody has it in hand while the core is held.
         self.bring(&mut core, edited, &deltas)?;
         if gone.is_some() {
             self.dropped_one(&mut core);
         }
-        if let Some(file) = file {
+        if let Some(state) = &mut state {
             let stat = self.view(|view| view.stat_ino(ino))?;
-            let mut state = self.lock(&file);
             state.unguard();
             match stat
                 .as_ref()
@@ -337,6 +336,7 @@ impl Inner {
                 _ => {}
             }
         }
+        drop(state);
         self.snapshots.tell(vec![Notice::Inode(fuse::Ino(number))]);
         if !is_small {
             self.put_xattrs(&mut core, ino, &old.stat, &xattrs, &old.xattrs)?;

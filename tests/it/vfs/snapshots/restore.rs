@@ -255,3 +255,29 @@ fn a_file_that_is_open_shows_what_came_back() {
         assert!(!told.lock().unwrap().is_empty());
     });
 }
+
+/// More extended attributes than go into one operation: those that came since go as well.
+#[test]
+fn what_has_many_extended_attributes_comes_back_without_later_ones() {
+    block_on(async {
+        let twin = Twin::new(6, 88).await;
+        let (vfs, hand) = (twin.vfs(), Hand(twin.vfs()));
+        hand.write("file", 0, b"text").await.unwrap();
+        let ino = hand.find("file").await.unwrap();
+        let set = async |name: &str, value: &[u8]| {
+            let set = vfs.setxattr(&Caller::ROOT, ino, name.into(), value, 0);
+            set.wait().await.unwrap();
+        };
+        for number in 0..6u8 {
+            set(&format!("user.{number}"), &[number; 60_000]).await;
+        }
+        let before = timeless(live(vfs).await);
+        let made = vfs.make_snapshot("").await.unwrap();
+        set("user.later", b"later").await;
+        set("user.3", b"changed").await;
+        let gone = vfs.removexattr(&Caller::ROOT, ino, "user.4".into());
+        gone.wait().await.unwrap();
+        restore(vfs, request(&made, "file")).await;
+        same(&before, &timeless(live(vfs).await), "restored");
+    });
+}

@@ -8,7 +8,7 @@ use cairnfs_fuse::{
 use super::{DIRECTORY, RD, live, past, same, tree};
 use crate::common::hand::Hand;
 use crate::vfs::files::{NODE, block_on};
-use crate::vfs::twin::{RW, Twin};
+use crate::vfs::twin::{Fs, RW, Twin};
 
 async fn set_xattr(twin: &Twin, path: &str, name: &str, value: &[u8]) {
     let ino = Hand(twin.vfs()).find(path).await.unwrap();
@@ -309,5 +309,45 @@ fn a_large_tree_is_looked_into_page_by_page() {
         same(&before, &past(twin.vfs(), &made).await, "afterwards");
         println!("{} files in {:?}", before.len(), begun.elapsed());
         assert_eq!(tree(twin.vfs(), Ino::ROOT).await.len(), 21);
+    });
+}
+
+/// Two who list one directory of a snapshot at a time, of which more is fetched meanwhile: each goes on where it was,
+/// also later.
+#[test]
+fn listings_at_a_time_do_not_confuse_one_another() {
+    block_on(async {
+        let twin = Twin::new(6, 89).await;
+        let (vfs, hand) = (twin.vfs(), Hand(twin.vfs()));
+        for number in 0..700 {
+            hand.write(&format!("f{number:03}"), 0, b"").await.unwrap();
+        }
+        let made = vfs.make_snapshot("").await.unwrap();
+        let fs: &dyn Fs = vfs;
+        let dir = fs.lookup(Ino::ROOT, DIRECTORY.as_bytes()).await.unwrap();
+        let top = fs.lookup(dir.unwrap(), made.name.as_bytes()).await;
+        let top = top.unwrap().unwrap();
+        let list = async |offset: u64, room: usize| {
+            let batch = DirBatch::new(room, false);
+            let batch = fs.raw().readdir(top, offset, batch).wait().await.unwrap();
+            let items = batch.items();
+            let items = items.map(|item| (item.name.to_vec(), item.next_offset));
+            items.collect::<Vec<(Vec<u8>, u64)>>()
+        };
+        let (one, two) = tokio::join!(list(0, 20_000), list(0, 20_000));
+        assert!(one.len() > 500 && one.len() == two.len(), "{}", one.len());
+        // Until it is known only after which name each began.
+        for _ in 0..8 {
+            list(0, 2000).await;
+        }
+        for (at, (name, offset)) in one.iter().chain(&two).enumerate() {
+            let Some(next) = one.get(at % one.len() + 1) else {
+                continue;
+            };
+            if at % 50 == 0 && !matches!(name.as_slice(), b"." | b"..") {
+                let rest = list(*offset, 200).await;
+                assert_eq!(rest.first().map(|item| &item.0), Some(&next.0));
+            }
+        }
     });
 }
