@@ -259,4 +259,11 @@ pub trait FileSystem: Send + Sync + 'static {
     fn setlk(&self, _lock: &LockRequest) -> Answer<()> {
         Answer::err(Errno::ENOSYS)
     }
+
+    /// The last descriptor of an opening that had a flock(2) lock was closed: what its owner took through this handle
+    /// is released, and nothing else. The kernel tells of a closing after it has returned, and may give the number of
+    /// the owner to an opening that comes meanwhile, which keeps its lock.
+    fn unlock_closed(&self, _ino: Ino, _fh: Fh, _owner: u64) -> Answer<()> {
+        Answer::err(Errno::ENOSYS)
+    }
 }

@@ -227,6 +227,9 @@ impl FileSystem for Vfs {
         if is_snapshot(ino.0) {
             return Front(&self.0).open(ino.0, flags);
         }
+        if let Some(errno) = self.0.refuse_flags(flags) {
+            return Answer::err(errno);
+        }
         if self.0.is_close_to_open() {
             let (inner, caller) = (Arc::clone(&self.0), *caller);
             return Answer::later(async move {
@@ -251,6 +254,9 @@ impl FileSystem for Vfs {
         flags: OpenFlags,
     ) -> Answer<(Entry, Opened)> {
         if let Some(errno) = self.0.refuse_new(parent.0, name) {
+            return Answer::err(errno);
+        }
+        if let Some(errno) = self.0.refuse_flags(flags) {
             return Answer::err(errno);
         }
         let is_alone = flags.is_exclusive() && self.0.has_cluster_locks();
@@ -497,5 +503,13 @@ impl FileSystem for Vfs {
 
     fn setlk(&self, lock: &LockRequest) -> Answer<()> {
         Answer::later(Arc::clone(&self.0).set_lock(*lock))
+    }
+
+    fn unlock_closed(&self, ino: Ino, fh: Fh, owner: u64) -> Answer<()> {
+        let inner = Arc::clone(&self.0);
+        Answer::later(async move {
+            inner.unlock_closed(ino.0, fh, owner).await;
+            Ok(())
+        })
     }
 }

@@ -157,6 +157,13 @@ impl Inner {
         self.check_writer()?;
         let len = write.bytes.len() as u64;
         end_of(write.offset, len)?;
+        // The flags of what is open may have been changed since.
+        if let Some(errno) = self
+            .refuse_flags(write.flags)
+            .filter(|_| !write.is_from_cache)
+        {
+            return Err(errno.into());
+        }
         let cell = self.opened(number)?;
         if len == 0 {
             return Ok(0);

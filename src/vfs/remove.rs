@@ -46,11 +46,22 @@ pub(super) struct Doomed {
 
 impl Inner {
     pub(super) fn unlink(&self, caller: &Caller, parent: u64, name: fuse::Name<'_>) -> Step<()> {
-        self.remove(caller, parent, name, false)
+        self.remove(caller, parent, name, (false, None))
+    }
+
+    /// The same if the name still means this file; `ENOENT` if not.
+    pub(super) fn unlink_this(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: fuse::Name<'_>,
+        ino: Ino,
+    ) -> Step<()> {
+        self.remove(caller, parent, name, (false, Some(ino)))
     }
 
     pub(super) fn rmdir(&self, caller: &Caller, parent: u64, name: fuse::Name<'_>) -> Step<()> {
-        self.remove(caller, parent, name, true)
+        self.remove(caller, parent, name, (true, None))
     }
 
     fn remove(
@@ -58,12 +69,13 @@ impl Inner {
         caller: &Caller,
         parent: u64,
         name: fuse::Name<'_>,
-        wants_dir: bool,
+        (wants_dir, only): (bool, Option<Ino>),
     ) -> Step<()> {
         let mut core = self.core();
         let dir = core.dir(parent)?;
         let name = name_of(name)?;
         let shown = self.named(&mut core, (parent, dir), &name)?;
+        let shown = shown.filter(|shown| only.is_none_or(|only| shown.ino == only));
         let shown = shown.ok_or(Errno::ENOENT)?;
         let doomed = self.doomed(&mut core, shown.ino)?;
         self.check_sticky(&mut core, caller, (parent, dir), &doomed.stat)?;

@@ -315,7 +315,7 @@ impl<F: FileSystem> fuser::Filesystem for Adapter<F> {
         reply: ReplyEmpty,
     ) {
         let ask = |fs: &F| fs.flush(Ino(ino.0), Fh(fh.0), lock_owner.0);
-        self.flight.answer(reply, ask);
+        self.flight.answer_always(reply, ask);
     }
 
     fn release(
@@ -333,7 +333,7 @@ impl<F: FileSystem> fuser::Filesystem for Adapter<F> {
             Some(owner) => locks::release(&self.flight, owner.0, (ino, fh, flags), reply),
             None => self
                 .flight
-                .answer(reply, |fs: &F| fs.release(ino, fh, flags)),
+                .answer_always(reply, |fs: &F| fs.release(ino, fh, flags)),
         }
     }
 

@@ -26,6 +26,13 @@ pub(super) struct Flight<F> {
     permits_all: usize,
 }
 
+/// What becomes of a request that comes on top of all that are waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beyond {
+    Refused,
+    Taken,
+}
+
 impl<F: FileSystem> Flight<F> {
     pub(super) fn new(fs: Arc<F>, runtime: Handle, deadline: Duration, in_flight: usize) -> Self {
         Flight {
@@ -70,10 +77,33 @@ impl<F: FileSystem> Flight<F> {
         self.answer_within(self.deadline, reply, late, ask, undo);
     }
 
-    /// The same with a deadline of its own.
+    /// The same for what gives something back, however many requests are waited for: refused, it would be kept for
+    /// ever. The kernel bounds these: each is one of a handle that is closed, or of a thread that waits.
+    pub(super) fn answer_always<T: Send + 'static>(
+        &self,
+        reply: impl Finish<T>,
+        ask: impl FnOnce(&F) -> Answer<T>,
+    ) {
+        let deadline = self.deadline;
+        self.carry(deadline, Beyond::Taken, reply, Errno::EIO, ask, |_, _| ());
+    }
+
+    /// The same as [`Flight::answer_or_undo`] with a deadline of its own.
     pub(super) fn answer_within<T: Send + 'static>(
         &self,
         deadline: Duration,
+        reply: impl Finish<T>,
+        late: Errno,
+        ask: impl FnOnce(&F) -> Answer<T>,
+        undo: impl FnOnce(&F, T) + Send + 'static,
+    ) {
+        self.carry(deadline, Beyond::Refused, reply, late, ask, undo);
+    }
+
+    fn carry<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        beyond: Beyond,
         reply: impl Finish<T>,
         late: Errno,
         ask: impl FnOnce(&F) -> Answer<T>,
@@ -88,13 +118,14 @@ impl<F: FileSystem> Flight<F> {
                 return reply.finish(Err(Errno::EIO));
             }
         };
-        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
+        let permit = self.permits.clone().try_acquire_owned().ok();
+        if permit.is_none() && beyond == Beyond::Refused {
             tracing::warn!(
                 max = self.permits_all,
                 "too many requests wait; one got EAGAIN"
             );
             return reply.finish(Err(Errno::EAGAIN));
-        };
+        }
         let fs = self.fs.clone();
         self.runtime.spawn(async move {
             let _permit = permit;
@@ -116,5 +147,47 @@ impl<F: FileSystem> Flight<F> {
                 Err(_) => tracing::warn!("a filesystem operation was given up"),
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+    use crate::memfs::{Limits, MemFs};
+
+    struct Told(Sender<Result<(), Errno>>);
+
+    impl Finish<()> for Told {
+        fn finish(self, result: Result<(), Errno>) {
+            self.0.send(result).unwrap();
+        }
+    }
+
+    /// With as many requests waiting as may, others are refused, and a closing is not: its locks would stay.
+    #[test]
+    fn what_gives_something_back_is_never_refused() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let fs = Arc::new(MemFs::new(Limits::default()));
+        let deadline = Duration::from_secs(60);
+        let flight = Flight::new(fs, runtime.handle().clone(), deadline, 0);
+        let (to, told) = channel();
+        let later = |_: &MemFs| Answer::later(async { Ok(()) });
+        flight.answer(Told(to.clone()), later);
+        assert_eq!(told.try_recv(), Ok(Err(Errno::EAGAIN)));
+        flight.answer_always(Told(to), later);
+        let answer = runtime.block_on(async {
+            loop {
+                match told.try_recv() {
+                    Ok(answer) => break answer,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        });
+        assert_eq!(answer, Ok(()));
     }
 }

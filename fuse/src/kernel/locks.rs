@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::flight::{Finish, Flight};
-use crate::{Answer, Errno, Fh, FileSystem, Ino, LockKind, LockRange, LockRequest, OpenFlags};
+use crate::{Answer, Errno, Fh, FileSystem, Ino, LockKind, LockRequest, OpenFlags};
 
 /// How long the kernel may wait for a lock. It passes no signals on, so a program that is killed meanwhile ends when
 /// this is over at the latest.
@@ -20,6 +20,9 @@ pub(super) fn set<F: FileSystem>(
         Ok(lock) => lock,
         Err(error) => return reply.finish(Err(error)),
     };
+    if lock.range.kind == LockKind::Unlock {
+        return flight.answer_always(reply, |fs: &F| fs.setlk(&lock));
+    }
     // A lock had too late belongs to nobody.
     let runtime = flight.runtime.clone();
     let undo = move |fs: &F, (): ()| {
@@ -42,26 +45,14 @@ pub(super) fn release<F: FileSystem>(
     (ino, fh, flags): (Ino, Fh, OpenFlags),
     reply: impl Finish<()>,
 ) {
-    let back = LockRequest {
-        ino,
-        fh,
-        owner,
-        range: LockRange {
-            start: 0,
-            end: u64::MAX,
-            kind: LockKind::Unlock,
-            pid: 0,
-        },
-        waits: false,
-    };
     let fs = Arc::clone(&flight.fs);
     let ask = move |asked: &F| {
-        let unlocked = asked.setlk(&back);
+        let unlocked = asked.unlock_closed(ino, fh, owner);
         Answer::later(async move {
             // What became of the lock changes nothing: the file is closed.
             let _ = unlocked.wait().await;
             fs.release(ino, fh, flags).wait().await
         })
     };
-    flight.answer(reply, ask);
+    flight.answer_always(reply, ask);
 }

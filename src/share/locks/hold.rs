@@ -91,7 +91,7 @@ impl Inner {
             let before = self.hold(name);
             let before = before.filter(|hold| !is_leaving && self.is_valid(hold));
             // It is asked for again only to have more of it.
-            if let Some(hold) = before.filter(|hold| hold.mode >= mode) {
+            if let Some(hold) = before.filter(|hold| hold.mode >= mode && hold.is_merged) {
                 return Ok(hold.grant);
             }
             let want = Want {
@@ -129,12 +129,16 @@ impl Inner {
                     .filter(|hold| self.is_valid(hold))
                     .map_or(attempt, |hold| hold.grant),
                 attempt,
+                is_merged: false,
                 until_ms: asked_ms + relied_on,
                 until_wall_ms: asked_wall_ms + relied_on,
             };
             lock(&self.locks.leaving).remove(&name);
             lock(&self.locks.held).insert(name, hold);
             if self.has_merged(poll.released()).await {
+                if let Some(held) = lock(&self.locks.held).get_mut(&name) {
+                    held.is_merged |= held.grant == hold.grant && held.attempt == attempt;
+                }
                 return Ok(hold.grant);
             }
             tracing::warn!(volume = %self.volume, "a lock is not taken: what was done under locks before is not here yet");
@@ -231,6 +235,10 @@ impl Inner {
         before: Option<Hold>,
         list: u64,
     ) {
+        if told.is_empty() {
+            // All refused: nothing is to be undone, and what is held goes on under its own attempt.
+            return;
+        }
         let volume = self.volume;
         let message = match before {
             None => Accord::Release {
@@ -440,9 +448,12 @@ impl Inner {
             }
             let relied_on = relied_on_ms(LEASE.as_millis() as u64);
             let mut held = lock(&self.locks.held);
-            for ((name, _), count) in holds.iter().zip(granted) {
+            for ((name, asked), count) in holds.iter().zip(granted) {
+                // It may have been asked for once more meanwhile, in vain. What was had more of is not renewed by this.
+                let is_same =
+                    |hold: &&mut Hold| hold.grant == asked.grant && hold.mode <= asked.mode;
                 if count >= needed
-                    && let Some(hold) = held.get_mut(name).filter(|hold| hold.attempt == attempt)
+                    && let Some(hold) = held.get_mut(name).filter(is_same)
                 {
                     hold.until_ms = hold.until_ms.max(asked_ms + relied_on);
                     hold.until_wall_ms = hold.until_wall_ms.max(asked_wall_ms + relied_on);

@@ -98,6 +98,8 @@ pub struct Hold {
     pub grant: u64,
     /// The last attempt in which it was asked for.
     pub attempt: u64,
+    /// Whether what was released before is merged here: until then nobody has it, and it is only kept from others.
+    pub is_merged: bool,
     /// When it ends by the clock that never goes back.
     pub until_ms: u64,
     /// When it ends by the clock on the wall, which goes on while a machine sleeps.

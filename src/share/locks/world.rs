@@ -311,6 +311,7 @@ impl World {
             } => match poll.count() {
                 Count::Won => {
                     let hold = Hold {
+                        is_merged: true,
                         mode,
                         grant: attempt,
                         attempt,

@@ -4,21 +4,20 @@
 //! Who loses the lock of a machine, because it could not be renewed, may not go on writing: what was open then is
 //! closed to writing until it is opened again.
 
+mod alone;
+mod leave;
 mod table;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cairnfs_fuse::{
-    self as fuse, Caller, Errno, Fh, LockKind, LockRange, LockRequest, NewNode, OpenFlags, Opened,
-};
-use tokio::sync::Notify;
-use tokio::time::{Duration, Instant, sleep, timeout};
+use cairnfs_fuse::{Errno, Fh, LockKind, LockRange, LockRequest};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Duration, Instant, timeout};
 
 use self::table::{Ranges, mode_of};
 use super::agree::LockError;
-use super::errno::Stop;
 use super::inner::Inner;
 use crate::feeds::{LockMode, LockName};
 use crate::namespace::Ino;
@@ -28,14 +27,8 @@ const WAIT: Duration = Duration::from_secs(570);
 /// How long one who does not wait does so for voters that have just begun, or do not answer at once.
 const BEGINNING: Duration = Duration::from_secs(15);
 const REACHING: Duration = Duration::from_secs(3);
-/// How long the name of a file that is made alone is waited for.
-const NAME: Duration = Duration::from_secs(20);
-/// How often what cannot be given back yet is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
 /// How often local holders are looked at, should a wake-up have been missed.
 const LOOK: Duration = Duration::from_millis(250);
-/// How long closing or unlocking waits until the others may have the lock; it goes on in the background.
-const LEAVING: Duration = Duration::from_secs(20);
 /// Locks of one remainder have their turn one after the other.
 const TURNS: usize = 64;
 
@@ -48,10 +41,13 @@ struct FileLocks {
     had: Option<(LockMode, u64)>,
 }
 
-/// All locks of the programs of this machine.
+/// All files that programs of this machine have locked.
+type Files = BTreeMap<u64, FileLocks>;
+
+/// All locks of the programs of this machine. Order: `files`, then `fences`.
 #[derive(Debug)]
 pub(super) struct LockTable {
-    files: Mutex<BTreeMap<u64, FileLocks>>,
+    files: Mutex<Files>,
     /// Handles below this number may not write: they were open when a lock on their file was lost.
     fences: Mutex<BTreeMap<u64, u64>>,
     /// Files in either: mostly none.
@@ -109,10 +105,16 @@ impl LockTable {
         }
     }
 
-    /// Counts files that are locked or closed to writing. The caller has neither list locked.
-    fn recount(&self) {
-        let count = guard(&self.files).len() + guard(&self.fences).len();
+    /// Counts files that are locked or closed to writing, before anybody else may change what is.
+    fn recount(&self, files: &Files) {
+        let count = files.len() + guard(&self.fences).len();
         self.busy.store(count, Ordering::Release);
+    }
+
+    /// Whether a lock on a file was lost while a handle was open.
+    fn is_fenced(&self, number: u64, fh: Fh) -> bool {
+        let fences = guard(&self.fences);
+        fences.get(&number).is_some_and(|below| fh.0 < *below)
     }
 
     fn conflict(&self, number: u64, owner: u64, range: &LockRange) -> Option<LockRange> {
@@ -124,7 +126,6 @@ impl LockTable {
     fn fence(&self, number: u64) {
         let below = self.next_handle.load(Ordering::Relaxed);
         guard(&self.fences).insert(number, below);
-        self.recount();
     }
 }
 
@@ -146,11 +147,7 @@ impl Inner {
         if self.locks.busy.load(Ordering::Acquire) == 0 {
             return Ok(());
         }
-        let is_fenced = |below: &u64| fh.0 < *below;
-        if guard(&self.locks.fences)
-            .get(&number)
-            .is_some_and(is_fenced)
-        {
+        if self.locks.is_fenced(number, fh) {
             return Err(Errno::EIO);
         }
         self.look_at_lock(number)
@@ -185,17 +182,15 @@ impl Inner {
     /// The lock of this machine on a file was lost.
     fn lost(&self, number: u64, grant: u64) {
         let mut files = guard(&self.locks.files);
-        let Some(file) = files.get_mut(&number) else {
-            return;
-        };
-        if file.had.is_none_or(|(_, had)| had != grant) {
+        let had = files.get(&number).and_then(|file| file.had);
+        if had.is_none_or(|(_, had)| had != grant) {
             return;
         }
-        file.ranges.clear();
-        file.had = None;
-        files.remove(&number);
-        drop(files);
+        // First what was open is closed to writing: nobody writes who finds no lock.
         self.locks.fence(number);
+        files.remove(&number);
+        self.locks.recount(&files);
+        drop(files);
         self.locks.changed.notify_waiters();
         tracing::error!(
             "the volume `{}`: a lock on a file was lost, because too few voters could be reached; what was open is closed to writing",
@@ -207,21 +202,15 @@ impl Inner {
     pub(super) async fn set_lock(self: Arc<Self>, lock: LockRequest) -> Result<(), Errno> {
         let number = lock.ino.0;
         if lock.range.kind == LockKind::Unlock {
-            return self
-                .unlock(number, |ranges| ranges.set(lock.owner, lock.range))
-                .await;
-        }
-        // Whoever lost a lock begins anew with an opening of its own.
-        let is_fenced = |below: &u64| lock.fh.0 < *below;
-        if guard(&self.locks.fences)
-            .get(&number)
-            .is_some_and(is_fenced)
-        {
-            return Err(Errno::EIO);
+            return self.give_up(&lock).await;
         }
         let name = file_name(self.ino_of(number)?);
         let began = Instant::now();
         loop {
+            // Whoever lost a lock begins anew with an opening of its own.
+            if self.locks.is_fenced(number, lock.fh) {
+                return Err(Errno::EIO);
+            }
             let woken = self.locks.changed.notified();
             if self
                 .locks
@@ -238,7 +227,7 @@ impl Inner {
                 let _ = timeout(LOOK, woken).await;
                 continue;
             }
-            let error = match self.try_set(number, name, &lock, began).await {
+            let error = match self.try_to_end(name, lock, began).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => continue,
                 Err(error) => error,
@@ -273,14 +262,39 @@ impl Inner {
         Err(Errno::ENOLCK)
     }
 
-    /// Tries once, where no program of this machine stands in the way. False if one does by now.
+    /// Tries once. It goes on to its end also if nobody waits for it any more, and is taken back then: a lock that was
+    /// had half way would be renewed for ever.
+    async fn try_to_end(
+        self: &Arc<Self>,
+        name: LockName,
+        lock: LockRequest,
+        began: Instant,
+    ) -> Result<bool, LockError> {
+        let (done, tried) = oneshot::channel();
+        let inner = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let tried = tokio::select! {
+                biased;
+                () = inner.stop.cancelled() => return,
+                tried = inner.try_set(name, &lock, began) => tried,
+            };
+            let is_had = matches!(tried, Ok(true));
+            if done.send(tried).is_err() && is_had {
+                let _ = inner.give_up(&lock).await;
+            }
+        });
+        tried.await.unwrap_or(Err(LockError::NoMajority))
+    }
+
+    /// Tries once, where no program of this machine stands in the way. False if one does by now, or if what was open is
+    /// closed to writing.
     async fn try_set(
         self: &Arc<Self>,
-        number: u64,
         name: LockName,
         lock: &LockRequest,
         began: Instant,
     ) -> Result<bool, LockError> {
+        let number = lock.ino.0;
         let _turn = self.locks.turn(name).await;
         let (needed, had) = {
             let files = guard(&self.locks.files);
@@ -301,9 +315,12 @@ impl Inner {
             if !is_enough {
                 let waited = lock.waits.then(|| began.elapsed());
                 let grant = others.lock(name, needed, waited).await?;
-                if let Some((_, before)) = had.filter(|(_, before)| *before != grant) {
-                    // It was lost in between, and others may have had it.
+                let lost = had.filter(|(_, before)| *before != grant);
+                if let Some((_, before)) = lost {
+                    // In between others may have had it: whoever relied on it is told.
                     self.lost(number, before);
+                    others.unlock(name).await;
+                    return Ok(false);
                 }
                 now_had = Some((needed, grant));
                 // What others wrote may have come while something of this file was on its way.
@@ -313,140 +330,38 @@ impl Inner {
                 }
             }
         }
-        {
-            let mut files = guard(&self.locks.files);
-            let file = files.entry(number).or_insert_with(|| FileLocks {
-                name,
-                ranges: Ranges::default(),
-                had: None,
-            });
-            file.had = now_had;
-            if file.ranges.conflict(lock.owner, &lock.range).is_some() {
-                return Ok(false);
-            }
-            if file.ranges.set(lock.owner, lock.range).is_err() {
-                return Err(LockError::TooMany);
-            }
-        }
-        self.locks.recount();
-        Ok(true)
-    }
-
-    /// Gives locks of this machine's programs back; the last one gives back that of the machine.
-    async fn unlock(
-        self: &Arc<Self>,
-        number: u64,
-        change: impl FnOnce(&mut Ranges) -> Result<(), Errno>,
-    ) -> Result<(), Errno> {
-        let is_last = {
-            let mut files = guard(&self.locks.files);
-            let Some(file) = files.get_mut(&number) else {
-                return Ok(());
-            };
-            change(&mut file.ranges)?;
-            file.ranges.is_empty()
+        let mut files = guard(&self.locks.files);
+        let file = files.entry(number).or_insert_with(|| FileLocks {
+            name,
+            ranges: Ranges::default(),
+            had: None,
+        });
+        file.had = now_had;
+        let is_free = file.ranges.conflict(lock.owner, &lock.range).is_none();
+        let set = match is_free {
+            true => file.ranges.set(lock.owner, lock.fh, lock.range),
+            false => Ok(()),
         };
-        self.locks.changed.notify_waiters();
-        if is_last {
-            let inner = Arc::clone(self);
-            // It goes on also if nobody waits for it any more.
-            let left = self
-                .tasks
-                .spawn(async move { inner.leave_file(number).await });
-            let _ = timeout(LEAVING, left).await;
-        }
-        Ok(())
+        self.locks.recount(&files);
+        set.map_err(|_| LockError::TooMany)?;
+        Ok(is_free)
     }
 
-    /// All locks of one owner on a file are given back.
-    pub(super) async fn unlock_owner(self: &Arc<Self>, number: u64, owner: u64) {
-        if self.locks.busy.load(Ordering::Acquire) == 0 {
-            return;
-        }
-        let dropped = self.unlock(number, |ranges| {
-            // Nothing to be told if it had none.
-            match ranges.drop_owner(owner) {
-                true => Ok(()),
-                false => Err(Errno::EINVAL),
+    /// The lock that stands in the way of another. It is looked for to the end also if nobody waits for it any more: that
+    /// takes a lock for a moment.
+    pub(super) async fn get_lock(self: Arc<Self>, lock: LockRequest) -> Result<LockRange, Errno> {
+        let inner = Arc::clone(&self);
+        let looked = self.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = inner.stop.cancelled() => Err(Errno::EIO),
+                found = inner.look_for_lock(lock) => found,
             }
         });
-        let _ = dropped.await;
+        looked.await.unwrap_or(Err(Errno::EIO))
     }
 
-    /// Nobody has a file open any more, unless somebody has opened it anew since.
-    pub(super) async fn unlock_all(self: &Arc<Self>, number: u64) {
-        if self.locks.busy.load(Ordering::Acquire) == 0 {
-            return;
-        }
-        {
-            // Whoever opens it waits for this, and has no lock before.
-            let core = self.core();
-            if core.inodes.get(number).is_some_and(|node| node.opens > 0) {
-                return;
-            }
-            guard(&self.locks.fences).remove(&number);
-            if let Some(file) = guard(&self.locks.files).get_mut(&number) {
-                file.ranges.clear();
-            }
-        }
-        self.locks.recount();
-        // What was locked before is given back, what is locked since is not touched.
-        let _ = self.unlock(number, |_| Ok(())).await;
-    }
-
-    /// Gives the lock of this machine on a file back once what was done under it is in the feed.
-    async fn leave_file(self: Arc<Self>, number: u64) {
-        let Some(name) = guard(&self.locks.files).get(&number).map(|file| file.name) else {
-            return;
-        };
-        loop {
-            let turn = self.locks.turn(name).await;
-            let is_wanted = {
-                let mut files = guard(&self.locks.files);
-                match files.get(&number) {
-                    Some(file) if !file.ranges.is_empty() => true,
-                    Some(file) if file.had.is_none() => {
-                        files.remove(&number);
-                        true
-                    }
-                    Some(_) => false,
-                    None => true,
-                }
-            };
-            if is_wanted || self.stop.is_cancelled() {
-                break;
-            }
-            let file = {
-                let mut core = self.core();
-                core.node(number).ok().and_then(|node| node.file.clone())
-            };
-            let settled = match &file {
-                Some(file) => self.settle_now(file).await,
-                None => self.feed_now().await.map(|_| true),
-            };
-            match settled {
-                Ok(true) => {
-                    if let Some(others) = self.agreement() {
-                        others.unlock(name).await;
-                    }
-                    guard(&self.locks.files).remove(&number);
-                    break;
-                }
-                // Somebody here goes on writing to it without a lock.
-                Ok(false) => {}
-                Err(errno) => tracing::warn!(
-                    "the volume `{}`: a lock is kept until what was written under it can be told: {errno}",
-                    self.options.name
-                ),
-            }
-            drop(turn);
-            sleep(AGAIN).await;
-        }
-        self.locks.recount();
-    }
-
-    /// The lock that stands in the way of another.
-    pub(super) async fn get_lock(self: Arc<Self>, lock: LockRequest) -> Result<LockRange, Errno> {
+    async fn look_for_lock(&self, lock: LockRequest) -> Result<LockRange, Errno> {
         let number = lock.ino.0;
         let free = LockRange {
             kind: LockKind::Unlock,
@@ -477,94 +392,6 @@ impl Inner {
                 pid: 0,
             }),
             Err(_) => Err(Errno::ENOLCK),
-        }
-    }
-
-    /// Makes a file that must not be there, on any machine.
-    pub(super) async fn create_alone(
-        self: Arc<Self>,
-        caller: Caller,
-        parent: u64,
-        name: Vec<u8>,
-        node: NewNode,
-        flags: OpenFlags,
-    ) -> Result<(fuse::Entry, Opened), Errno> {
-        let dir = self.core().dir(parent)?;
-        let lock = entry_name(dir, &name);
-        let Some(others) = self.agreement() else {
-            return self.create_now(&caller, parent, &name, &node, flags).await;
-        };
-        let began = Instant::now();
-        let _turn = self.locks.turn(lock).await;
-        loop {
-            if self.has_name(dir, &name)? {
-                return Err(Errno::EEXIST);
-            }
-            match others
-                .lock(lock, LockMode::Exclusive, Some(began.elapsed()))
-                .await
-            {
-                Ok(_) => break,
-                Err(error) => {
-                    if began.elapsed() >= NAME {
-                        return Err(Errno::ENOLCK);
-                    }
-                    match error {
-                        // Whoever has it is making the file; one turn of the clock decides.
-                        LockError::Taken | LockError::Deadlock => self.pause_between(began).await,
-                        error => self.after_refusal(error, false, began).await?,
-                    }
-                }
-            }
-        }
-        let made = self.create_now(&caller, parent, &name, &node, flags).await;
-        let told = match &made {
-            // Whoever has the name next knows of the file first.
-            Ok(_) => self.feed_now().await.map(drop),
-            Err(_) => Ok(()),
-        };
-        let is_known = others.unlock(lock).await;
-        match (made, told) {
-            (Ok(made), Ok(())) if is_known => Ok(made),
-            (Ok((entry, opened)), _) => {
-                // Another machine may make it as well by now: this one did not.
-                let name = fuse::Name::new(&name);
-                if let Err(stop) = self.unlink(&caller, parent, name) {
-                    tracing::warn!(?stop, "a file that was not made alone stays");
-                }
-                let number = entry.attr.ino.0;
-                let _ = opened;
-                self.release(number);
-                self.forget_in(&mut self.core(), number, 1);
-                Err(Errno::EIO)
-            }
-            (Err(errno), _) => Err(errno),
-        }
-    }
-
-    fn has_name(&self, dir: Ino, name: &[u8]) -> Result<bool, Errno> {
-        let _core = self.core();
-        match self.find(dir, fuse::Name::new(name)) {
-            Ok(found) => Ok(found.is_some()),
-            Err(Stop::Errno(errno)) => Err(errno),
-            Err(Stop::Busy) => Ok(false),
-        }
-    }
-
-    async fn create_now(
-        &self,
-        caller: &Caller,
-        parent: u64,
-        name: &[u8],
-        node: &NewNode,
-        flags: OpenFlags,
-    ) -> Result<(fuse::Entry, Opened), Errno> {
-        loop {
-            match self.create(caller, parent, fuse::Name::new(name), node, flags) {
-                Ok(made) => return Ok(made),
-                Err(Stop::Errno(errno)) => return Err(errno),
-                Err(Stop::Busy) => self.room().await?,
-            }
         }
     }
 }

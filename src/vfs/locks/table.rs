@@ -1,9 +1,10 @@
 //! Which ranges of one file the programs of this machine have locked.
 //!
 //! As POSIX has it: the ranges of one owner replace one another, those of different owners conflict where one of them
-//! is exclusive. `flock` locks come as the whole range, with an owner for each opening.
+//! is exclusive. `flock` locks come as the whole range, with an owner for each opening. The kernel may give the number of
+//! such an owner to a later opening before it tells that the first was closed, so each range has its handle besides.
 
-use cairnfs_fuse::{Errno, LockKind, LockRange};
+use cairnfs_fuse::{Errno, Fh, LockKind, LockRange};
 
 use crate::feeds::LockMode;
 
@@ -14,6 +15,8 @@ const RANGES_MAX: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held {
     owner: u64,
+    /// Through which it was locked.
+    fh: Fh,
     range: LockRange,
 }
 
@@ -56,7 +59,7 @@ impl Ranges {
     ///
     /// # Errors
     /// `ENOLCK` if there are too many ranges; nothing has changed then.
-    pub(super) fn set(&mut self, owner: u64, range: LockRange) -> Result<(), Errno> {
+    pub(super) fn set(&mut self, owner: u64, fh: Fh, range: LockRange) -> Result<(), Errno> {
         let mut left: Vec<Held> = Vec::with_capacity(self.0.len() + 2);
         for held in &self.0 {
             let old = held.range;
@@ -67,16 +70,16 @@ impl Ranges {
             if old.start < range.start {
                 let end = range.start - 1;
                 let range = LockRange { end, ..old };
-                left.push(Held { owner, range });
+                left.push(Held { range, ..*held });
             }
             if old.end > range.end {
                 let start = range.end + 1;
                 let range = LockRange { start, ..old };
-                left.push(Held { owner, range });
+                left.push(Held { range, ..*held });
             }
         }
         if range.kind != LockKind::Unlock {
-            left.push(Held { owner, range });
+            left.push(Held { owner, fh, range });
         }
         if left.len() > RANGES_MAX && left.len() > self.0.len() {
             return Err(Errno::ENOLCK);
@@ -89,6 +92,13 @@ impl Ranges {
     pub(super) fn drop_owner(&mut self, owner: u64) -> bool {
         let before = self.0.len();
         self.0.retain(|held| held.owner != owner);
+        self.0.len() < before
+    }
+
+    /// Takes all from an owner that it locked through a handle, which is closed.
+    pub(super) fn drop_closed(&mut self, owner: u64, fh: Fh) -> bool {
+        let before = self.0.len();
+        self.0.retain(|held| held.owner != owner || held.fh != fh);
         self.0.len() < before
     }
 
@@ -150,7 +160,7 @@ mod tests {
                 if stands && kind != LockKind::Unlock {
                     continue;
                 }
-                table.set(owner, wanted).unwrap();
+                table.set(owner, Fh(0), wanted).unwrap();
                 for at in start..=start + more {
                     match kind {
                         LockKind::Unlock => bytes.remove(&(owner, at)),
@@ -165,10 +175,26 @@ mod tests {
     }
 
     #[test]
+    fn a_handle_that_is_closed_takes_only_what_was_locked_through_it() {
+        let mut table = Ranges::default();
+        let all = range(0, u64::MAX, LockKind::Write);
+        table.set(1, Fh(1), all).unwrap();
+        // The number of its owner goes to a later opening, which has a lock before the first is told to be closed.
+        table.set(1, Fh(2), all).unwrap();
+        assert!(!table.drop_closed(1, Fh(1)));
+        assert!(table.conflict(2, &all).is_some());
+        assert!(table.drop_closed(1, Fh(2)) && table.is_empty());
+    }
+
+    #[test]
     fn the_last_byte_is_one_as_well() {
         let mut table = Ranges::default();
-        table.set(1, range(0, u64::MAX, LockKind::Write)).unwrap();
-        table.set(1, range(5, u64::MAX, LockKind::Unlock)).unwrap();
+        let (all, rest) = (
+            range(0, u64::MAX, LockKind::Write),
+            range(5, u64::MAX, LockKind::Unlock),
+        );
+        table.set(1, Fh(0), all).unwrap();
+        table.set(1, Fh(0), rest).unwrap();
         assert!(table.conflict(2, &range(4, 4, LockKind::Read)).is_some());
         assert!(
             table

@@ -80,6 +80,13 @@ impl Program<'_> {
         self.fs().release(open.0, open.1, RW).wait().await
     }
 
+    /// The kernel tells that an opening with a lock of flock(2) is closed.
+    async fn closed(&self, open: Open) {
+        let unlocked = self.fs().unlock_closed(open.0, open.1, self.owner);
+        unlocked.wait().await.unwrap();
+        self.fs().release(open.0, open.1, RW).wait().await.unwrap();
+    }
+
     async fn lock(&self, open: Open, kind: LockKind, waits: bool) -> Result<(), Errno> {
         let lock = LockRequest {
             ino: open.0,
@@ -351,6 +358,133 @@ fn agreed_a_closing_that_comes_late_takes_no_later_lock() {
         one.close(second).await.unwrap();
         two.lock(other, LockKind::Write, false).await.unwrap();
         assert_eq!(two.read(other).await, b"mine");
+    });
+}
+
+/// The kernel tells of a closing after it has returned, and gives the number of its owner to the next opening: appending
+/// under a lock lost a line so, now and then.
+#[test]
+fn agreed_a_closing_takes_only_the_lock_of_its_own_handle() {
+    run(async {
+        let world = World::with_voters(41, &[0, 1, 2]).await;
+        let (one, two) = (world.program(1), world.program(3));
+        let first = one.create("file", 0).await.unwrap();
+        sleep(SECOND).await;
+        let other = two.create("file", 0).await.unwrap();
+        one.lock(first, LockKind::Write, false).await.unwrap();
+        let second = one.create("file", 0).await.unwrap();
+        one.lock(second, LockKind::Write, false).await.unwrap();
+        one.closed(first).await;
+        assert_eq!(
+            two.lock(other, LockKind::Write, false).await,
+            Err(Errno::EAGAIN)
+        );
+        one.write(second, 0, b"mine").await.unwrap();
+        one.closed(second).await;
+        two.lock(other, LockKind::Write, false).await.unwrap();
+        assert_eq!(two.read(other).await, b"mine");
+    });
+}
+
+/// What somebody writes besides, without the lock, while it is given back, goes with it.
+#[test]
+fn agreed_a_lock_is_given_back_when_its_file_is_at_rest() {
+    run(async {
+        let world = World::with_voters(42, &[0, 1, 2]).await;
+        let (one, two) = (world.program(1), world.program(3));
+        let mine = one.create("file", 0).await.unwrap();
+        sleep(SECOND).await;
+        let other = two.create("file", 0).await.unwrap();
+        one.lock(mine, LockKind::Write, false).await.unwrap();
+        one.write(mine, 0, &[1; 200_000]).await.unwrap();
+        let besides = async {
+            sleep(Duration::from_millis(1)).await;
+            one.write(mine, 200_000, &[2; 10]).await.unwrap();
+        };
+        let (left, ()) = futures::join!(one.lock(mine, LockKind::Unlock, false), besides);
+        left.unwrap();
+        two.lock(other, LockKind::Write, true).await.unwrap();
+        let mut whole = [vec![1; 200_000], vec![2; 10]].concat();
+        assert!(two.read(other).await == whole);
+        two.write(other, 200_010, b"two").await.unwrap();
+        two.close(other).await.unwrap();
+        whole.extend(b"two");
+        one.close(mine).await.unwrap();
+        world.settle().await;
+        assert_eq!(world.hand(2).names("").await, ["file"]);
+        assert!(world.hand(2).read("file").await.unwrap() == whole);
+    });
+}
+
+/// One that has a lock with others and waits to have it alone keeps what it has for as long as that takes.
+#[test]
+fn agreed_who_waits_for_more_of_a_lock_keeps_what_it_has() {
+    run(async {
+        let world = World::with_voters(43, &[0, 1, 2]).await;
+        let (one, two) = (world.program(1), world.program(3));
+        let mine = one.create("file", 0).await.unwrap();
+        sleep(SECOND).await;
+        let other = two.create("file", 0).await.unwrap();
+        one.lock(mine, LockKind::Read, false).await.unwrap();
+        two.lock(other, LockKind::Read, false).await.unwrap();
+        // What it asks and what it renews are under way at the same time.
+        for voter in [0, 2] {
+            let faults = LinkFaults {
+                delay: Duration::from_millis(250),
+                ..LinkFaults::default()
+            };
+            world
+                .cluster
+                .hub
+                .link(world.peer(1), world.peer(voter), faults);
+        }
+        let waits = one.lock(mine, LockKind::Write, true);
+        let leaves = async {
+            sleep(40 * SECOND).await;
+            two.close(other).await.unwrap();
+        };
+        let (had, ()) = futures::join!(waits, leaves);
+        had.unwrap();
+        one.write(mine, 0, b"alone").await.unwrap();
+        assert!(!world.take_warnings().contains("lost"));
+    });
+}
+
+/// A file that could not be made alone is taken back, and not what has its name by then.
+#[test]
+fn agreed_what_is_not_made_alone_takes_nothing_else_away() {
+    run(async {
+        let world = World::with_voters(44, &[0, 1, 2]).await;
+        let (one, hand) = (world.program(1), world.hand(1));
+        hand.write("other", 0, b"other").await.unwrap();
+        sleep(SECOND).await;
+        let meanwhile = async {
+            while hand.find("alone").await.is_err() {
+                sleep(Duration::from_millis(1)).await;
+            }
+            // Nobody hears that the name was given back.
+            world.part(&[1]);
+            hand.rename("other", "alone").await.unwrap();
+        };
+        let making = one.create("alone", libc::O_EXCL);
+        let (made, ()) = futures::join!(making, meanwhile);
+        assert_eq!(made.err(), Some(Errno::EIO));
+        assert_eq!(hand.read("alone").await.unwrap(), b"other");
+        world.cluster.hub.heal();
+        world.settle().await;
+        assert_eq!(world.hand(2).read("alone").await.unwrap(), b"other");
+    });
+}
+
+#[test]
+fn agreed_no_file_is_opened_to_append_past_the_cache() {
+    run(async {
+        let world = World::with_voters(45, &[0, 1, 2]).await;
+        let one = world.program(1);
+        let blind = libc::O_APPEND | libc::O_DIRECT;
+        assert_eq!(one.create("file", blind).await.err(), Some(Errno::EINVAL));
+        let open = one.create("file", libc::O_APPEND).await.unwrap();
+        one.close(open).await.unwrap();
     });
 }
 
