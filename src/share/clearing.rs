@@ -81,7 +81,7 @@ pub enum ClearError {
 }
 
 fn shown(peers: &[PeerId]) -> String {
-    let names: Vec<String> = peers.iter().map(|peer| peer.short().to_string()).collect();
+    let names: Vec<String> = peers.iter().map(|peer| peer.short()).collect();
     names.join(", ")
 }
 

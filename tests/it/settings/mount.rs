@@ -41,7 +41,7 @@ fn what_is_let_go_rests_as_long_as_told() {
     for (seed, trash) in [(1, 0), (2, 3600)] {
         for at in [0, 1] {
             net.reconfigure(at, |config| {
-                config.storage.trash = Duration::from_secs(trash)
+                config.storage.trash = Duration::from_secs(trash);
             });
         }
         net.wait_connected(0);
