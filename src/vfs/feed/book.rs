@@ -56,6 +56,8 @@ pub(super) struct Book {
     pub(super) kept: Option<(u64, Instant)>,
     /// What new data is sealed under.
     pub(super) current: Option<(u32, EpochSecrets)>,
+    /// Epochs that were handed out in what has left for others.
+    pub(super) said_epochs: BTreeSet<u32>,
     /// Since when there has been nothing to seal under, or somebody lacks it.
     pub(super) stuck_since: Option<Instant>,
     pub(super) lacking_since: Option<Instant>,
@@ -116,6 +118,7 @@ impl Book {
             said: BTreeMap::new(),
             kept: None,
             current: None,
+            said_epochs: BTreeSet::new(),
             stuck_since: None,
             lacking_since: None,
             heard: Heard::default(),

@@ -6,12 +6,13 @@
 //! * `points` makes and merges checkpoints for others to find.
 //! * `book` has who is a member and which keys there are (`ring` those that open, `heard` what is only said), `rules`
 //!   follows and keeps that, `revoke` changes it, `parts` tells it; `keys` finds keys beside checkpoints.
-//! * `store` has the rows of feeds, `outgoing` seals the own feed, `lives` begins another where others have more of it, `receive` takes others' deltas, `merge` merges
+//! * `store` has the rows of feeds, `outgoing` seals the own feed (`epochs` says with which keys), `lives` begins another where others have more of it, `receive` takes others' deltas, `merge` merges
 //!   one, `files` brings what is open into line with it.
 //!
 //! Order of locks: feeds, then core and what follows it. A volume that nobody shared has no feed.
 
 mod book;
+mod epochs;
 mod files;
 mod heard;
 mod keys;

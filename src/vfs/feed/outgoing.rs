@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::{Duration, sleep};
 
+use super::epochs::{EpochsError, Unsaid};
 use super::{Slice, claim_of, store};
 use crate::feeds::{Feed, Head, SealedDelta, Signed};
 use crate::namespace::{Delta, Hlc, WriterId};
@@ -35,6 +36,8 @@ enum TurnError {
     Feed(#[from] crate::feeds::FeedError),
     #[error("a delta that waits for its feed: {0}")]
     Delta(#[from] crate::namespace::error::FormatError),
+    #[error(transparent)]
+    Epochs(#[from] EpochsError),
 }
 
 impl Inner {
@@ -140,6 +143,7 @@ impl Inner {
         if waiting.is_empty() {
             return Ok(0);
         }
+        let unsaid = Unsaid::find(shared, &self.volume)?;
         let (volume, writer) = (self.identity.id, self.writer());
         let feed = feeds.known.entry(writer);
         let feed = feed.or_insert_with(|| Feed::new(volume, writer));
@@ -152,7 +156,7 @@ impl Inner {
             let delta = Delta::decode(bytes)?;
             let before = previous.as_ref().map(|link| link.epoch);
             // Where nothing is known that nobody has who was revoked, it waits.
-            let Some((epoch, key)) = self.seal_key(shared, &delta, before) else {
+            let Some((epoch, key)) = unsaid.seal_key(shared, (*first, &delta), before) else {
                 break;
             };
             let sealed = SealedDelta::seal(

@@ -57,7 +57,7 @@ impl Shared {
 }
 
 /// Keys of epochs that a delta hands out.
-fn brings(delta: &Delta) -> BTreeSet<u32> {
+pub(super) fn brings(delta: &Delta) -> BTreeSet<u32> {
     rotations_in(delta).map(|rotation| rotation.epoch).collect()
 }
 
@@ -393,30 +393,6 @@ impl Inner {
         let current = book.and_then(|book| book.current.clone());
         let secret = current.and_then(|(_, secrets)| secrets.secret);
         secret.unwrap_or_else(|| self.identity.secret.clone())
-    }
-
-    /// What a delta is sealed under; none if nothing may be sealed now. `before`: the epoch of the delta before.
-    pub(super) fn seal_key(
-        &self,
-        shared: &Shared,
-        delta: &Delta,
-        before: Option<u32>,
-    ) -> Option<(u32, crate::crypto::EpochKey)> {
-        let Some(book) = shared.book() else {
-            let (epoch, key) = shared.share.epochs.last_key_value()?;
-            return Some((*epoch, key.clone()));
-        };
-        let brings = brings(delta);
-        let is_word = |key: &Key| matches!(key, Key::Ruling(..));
-        let has_words = delta.draft.writes.iter().any(|write| is_word(&write.key));
-        match &book.current {
-            Some((epoch, secrets)) if !brings.contains(epoch) => {
-                Some((*epoch, secrets.key.clone()))
-            }
-            // What lets the others go on is sealed under what they have.
-            _ if has_words => book.before(&brings, before),
-            _ => None,
-        }
     }
 }
 

@@ -182,6 +182,19 @@ pub(super) fn outgoing(
     Ok(found)
 }
 
+/// Shows each delta that is to be sealed, in order, with its first dot.
+pub(super) fn each_outgoing(
+    volume: &Volume,
+    mut show: impl FnMut(u64, &Bytes),
+) -> Result<(), VolumeError> {
+    read_long(volume, OUTGOING, &[], 0, |key, delta| {
+        if let Ok(first) = key.try_into() {
+            show(u64::from_be_bytes(first), delta);
+        }
+        false
+    })
+}
+
 /// Sealed deltas, each with its first dot, and where the one begins that did not fit.
 #[derive(Default)]
 pub(super) struct Found {

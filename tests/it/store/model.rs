@@ -328,7 +328,8 @@ async fn run(seed: u64, steps: usize, crash_every: u64) {
     let (mut store, _) = open(Arc::new(disk.clone()), tiny(), &clock).await;
     let mut off_at = u64::MAX;
     for _ in 0..steps {
-        if world.entropy.below(crash_every) == 0 {
+        // It does not come back under a store that runs.
+        if world.entropy.below(crash_every) == 0 && disk.changes() <= off_at {
             off_at = disk.changes() + world.entropy.below(12);
             disk.power_off_at(off_at);
         }
@@ -377,7 +378,7 @@ async fn run(seed: u64, steps: usize, crash_every: u64) {
         model = compare(&world, &store, &[model]).await;
         recount(&store, &disk).await;
     }
-    // It may have failed in what the store did after the last operation: it does not come back under a store that runs.
+    // It may have failed in what the store did after the last operation.
     if disk.changes() > off_at {
         let image = disk.crash_image(&Crash::seeded(world.entropy.below(8)));
         (disk, store) = world.reopen(image).await;

@@ -494,7 +494,8 @@ fn what_is_no_message_is_refused() {
         let warned = world.take_warnings();
         let name = villain.peer().short();
         let refused = warned.matches("a message about feeds was refused").count();
-        assert!(refused >= 200, "{refused} of {warned}");
+        // Those that name another volume nobody reads.
+        assert!(refused >= 150, "{refused} of {warned}");
         assert!(warned.contains(&name), "{name} is not in {warned}");
         // Whole messages among them were true.
         assert_eq!(world.standing(0), before);

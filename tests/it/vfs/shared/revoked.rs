@@ -141,8 +141,6 @@ async fn more_tickets_can_be_ended_than_keys_say_whom_they_leave_out() {
         let id = ticket.invitation.read().unwrap().id;
         let revoked = club.vfs(one).revoke(Subject::Invitation(id)).await;
         revoked.unwrap();
-        // Each is sealed by itself.
-        moment().await;
     }
     club.gather(&[0, one]).await;
     club.hand(0).mkdir("after").await.unwrap();
