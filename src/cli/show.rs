@@ -300,12 +300,7 @@ pub(super) async fn stat(session: &Session, output: &Output, what: &str) -> Done
             ("blocks", stat.blocks.to_string()),
             (
                 "shards",
-                format!(
-                    "{} of {} present on {}",
-                    stat.shards_present,
-                    stat.shards,
-                    peers_text(stat.peers)
-                ),
+                shards_text(stat.shards_present, stat.shards, stat.peers),
             ),
             ("survives", survives),
         ];
@@ -341,12 +336,7 @@ async fn stat_path(session: &Session, output: &Output, path: &Path) -> Done {
             ("blocks", stat.blocks.to_string()),
             (
                 "shards",
-                format!(
-                    "{} of {} present on {}",
-                    stat.shards_present,
-                    stat.shards,
-                    peers_text(stat.peers)
-                ),
+                shards_text(stat.shards_present, stat.shards, stat.peers),
             ),
             ("safety", stat.line.clone()),
         ];
@@ -360,6 +350,10 @@ async fn stat_path(session: &Session, output: &Output, path: &Path) -> Done {
         return Err(unreadable(stat.unreadable_blocks, stat.blocks).into());
     }
     Ok(())
+}
+
+fn shards_text(present: u64, of: u64, peers: u32) -> String {
+    format!("{present} of {of} present on {}", peers_text(peers))
 }
 
 fn unreadable(count: u64, of: u64) -> AdminError {
