@@ -7,6 +7,8 @@ mod burst;
 mod clearing;
 mod forks;
 mod life;
+mod locked;
+mod program;
 mod wasters;
 mod world;
 
