@@ -4,7 +4,7 @@ use cairnfs::base::{PeerId, VolumeId};
 use cairnfs::feeds::{Accord, FeedError, LockMode, LockName, Signed, Vote, VoterList, Want};
 use cairnfs::namespace::VersionVector;
 
-use super::support::{VOLUME, device, writer};
+use super::support::{Kind, VOLUME, device, writer};
 
 fn list(number: u64, voters: &[u8], previous: &[u8]) -> VoterList {
     let peers = |tags: &[u8]| {
@@ -83,45 +83,25 @@ fn messages() -> Vec<Accord> {
     ]
 }
 
-/// With `CAIRN_BLESS` set, the fixture is written anew: only for a new format version.
+fn kind(messages: &[Accord]) -> Kind<'_, Accord> {
+    Kind {
+        messages,
+        encode: Accord::encode,
+        decode: Accord::decode,
+    }
+}
+
 #[test]
 fn accord_encodings_are_those_of_the_golden_vectors() {
-    let path = crate::support::root().join("tests/fixtures/accord-v1.txt");
-    let mut text = String::new();
-    for (number, message) in messages().iter().enumerate() {
-        let hex = data_encoding::HEXLOWER.encode(&message.encode());
-        text.push_str(&format!("accord-{number} {hex}\n"));
-    }
-    if std::env::var_os("CAIRN_BLESS").is_some() {
-        std::fs::write(&path, &text).unwrap();
-    }
-    let kept = std::fs::read_to_string(path).unwrap();
-    assert_eq!(text, kept);
-    for (line, message) in kept.lines().zip(messages()) {
-        let (_, hex) = line.split_once(' ').unwrap();
-        let bytes = data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap();
+    for bytes in kind(&messages()).check_golden("accord") {
         assert!(Accord::is_one(&bytes));
-        assert_eq!(Accord::decode(&bytes).unwrap(), message);
     }
 }
 
 #[test]
 fn accord_messages_are_read_as_they_were_written_and_nothing_else() {
-    for message in messages() {
-        let bytes = message.encode();
-        assert_eq!(message.volume(), VOLUME);
-        for cut in 0..bytes.len() {
-            assert!(Accord::decode(&bytes[..cut]).is_err());
-        }
-        for at in 0..bytes.len() {
-            let mut other = bytes.clone();
-            other[at] ^= 1;
-            if let Ok(read) = Accord::decode(&other) {
-                assert_eq!(read.encode(), other);
-                assert_ne!(read, message);
-            }
-        }
-    }
+    kind(&messages()).check_nothing_else_is_read();
+    assert!(messages().iter().all(|message| message.volume() == VOLUME));
     let other = Accord::List {
         volume: VolumeId([8; 16]),
         list: Some(signed()),

@@ -2,7 +2,7 @@
 
 use cairnfs::base::VolumeId;
 use cairnfs::crypto::{EpochKey, SigningKey};
-use cairnfs::feeds::{Head, Link, SealedDelta, Signed};
+use cairnfs::feeds::{FeedError, Head, Link, SealedDelta, Signed};
 use cairnfs::namespace::{Delta, Draft, Hlc, Ino, Key, VersionVector, Write, WriterId};
 
 use crate::namespace::support::{Replica, START_MS};
@@ -92,4 +92,54 @@ pub fn volume_of() -> [Replica; 3] {
     let first = all[0].clone();
     all[1..].iter_mut().for_each(|other| other.pull(&first));
     all
+}
+
+/// Messages of one kind, and how they are written and read.
+pub struct Kind<'a, T> {
+    pub messages: &'a [T],
+    pub encode: fn(&T) -> Vec<u8>,
+    pub decode: fn(&[u8]) -> Result<T, FeedError>,
+}
+
+impl<T: PartialEq + std::fmt::Debug> Kind<'_, T> {
+    /// Against the fixture `{name}-v1.txt`; its bytes. With `CAIRN_BLESS` set it is written anew: only for a new format
+    /// version.
+    pub fn check_golden(&self, name: &str) -> Vec<Vec<u8>> {
+        let path = crate::support::root().join(format!("tests/fixtures/{name}-v1.txt"));
+        let mut text = String::new();
+        for (number, message) in self.messages.iter().enumerate() {
+            let hex = data_encoding::HEXLOWER.encode(&(self.encode)(message));
+            text.push_str(&format!("{name}-{number} {hex}\n"));
+        }
+        if std::env::var_os("CAIRN_BLESS").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let kept = std::fs::read_to_string(path).unwrap();
+        assert_eq!(text, kept);
+        let read = kept.lines().zip(self.messages).map(|(line, message)| {
+            let (_, hex) = line.split_once(' ').unwrap();
+            let bytes = data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap();
+            assert_eq!(&(self.decode)(&bytes).unwrap(), message);
+            bytes
+        });
+        read.collect()
+    }
+
+    /// What is cut short is refused, and what is read from other bytes is another message, of which those are the bytes.
+    pub fn check_nothing_else_is_read(&self) {
+        for message in self.messages {
+            let bytes = (self.encode)(message);
+            for cut in 0..bytes.len() {
+                assert!((self.decode)(&bytes[..cut]).is_err());
+            }
+            for at in 0..bytes.len() {
+                let mut other = bytes.clone();
+                other[at] ^= 1;
+                if let Ok(read) = (self.decode)(&other) {
+                    assert_eq!((self.encode)(&read), other);
+                    assert_ne!(&read, message);
+                }
+            }
+        }
+    }
 }
