@@ -256,6 +256,22 @@ impl Book {
     /// Chooses what new data is sealed under: of what was handed out by members to nobody who was revoked the greatest;
     /// where nobody was revoked, of all. Whether that is another one than before.
     pub(super) fn choose(&mut self) -> bool {
+        let counting = self.counting();
+        let mut known = self.known.iter().rev();
+        let chosen = known.find(|(place, _)| counting.contains(place));
+        let chosen = chosen.map(|((epoch, _), secrets)| (*epoch, secrets.clone()));
+        let is_another = chosen != self.current;
+        if chosen.is_some() {
+            self.stuck_since = None;
+        } else {
+            self.stuck_since.get_or_insert_with(Instant::now);
+        }
+        self.current = chosen;
+        is_another
+    }
+
+    /// The known keys that new data may be sealed under: nobody has them who was revoked.
+    fn counting(&self) -> BTreeSet<(u32, [u8; 32])> {
         let rotations = self.standing.rotations().iter();
         let safe = rotations.filter(|rotation| self.standing.is_safe(rotation));
         let mut names = BTreeSet::new();
@@ -276,17 +292,24 @@ impl Book {
             let came_with = !from_rows.contains(place);
             places.contains(place) || came_with && (!is_anybody_out || names.contains(&place.0))
         };
-        let mut known = self.known.iter().rev();
-        let chosen = known.find(|(place, _)| counts(place));
-        let chosen = chosen.map(|((epoch, _), secrets)| (*epoch, secrets.clone()));
-        let is_another = chosen != self.current;
-        if chosen.is_some() {
-            self.stuck_since = None;
-        } else {
-            self.stuck_since.get_or_insert_with(Instant::now);
-        }
-        self.current = chosen;
-        is_another
+        self.known.keys().copied().filter(counts).collect()
+    }
+
+    /// A key that new data may be sealed under, of none of some epochs; best that of the epoch `wished`.
+    pub(super) fn safe_besides(
+        &self,
+        barred: &BTreeSet<u32>,
+        wished: Option<u32>,
+    ) -> Option<(u32, EpochKey)> {
+        let counting = self.counting();
+        let safe = self
+            .known
+            .iter()
+            .rev()
+            .filter(|(place, _)| counting.contains(place) && !barred.contains(&place.0));
+        let mut safe = safe.map(|((epoch, _), secrets)| (*epoch, secrets.key.clone()));
+        let same = safe.clone().find(|(epoch, _)| Some(*epoch) == wished);
+        same.or_else(|| safe.next())
     }
 
     /// What a delta is sealed under that hands out the keys `brings`: those that get them cannot have them yet.

@@ -30,15 +30,13 @@ pub(super) struct Unsaid(BTreeMap<u32, u64>);
 impl Unsaid {
     /// Looks through what waits for its feed, if the present epoch may be in it.
     pub(super) fn find(shared: &Shared, volume: &Volume) -> Result<Unsaid, EpochsError> {
-        let Some(mut book) = shared.book() else {
+        let current = shared.book().and_then(|book| {
+            let current = book.current.as_ref().map(|(epoch, _)| *epoch);
+            current.filter(|epoch| !book.said_epochs.contains(epoch))
+        });
+        let Some(current) = current else {
             return Ok(Unsaid::default());
         };
-        let Some(current) = book.current.as_ref().map(|(epoch, _)| *epoch) else {
-            return Ok(Unsaid::default());
-        };
-        if book.said_epochs.contains(&current) {
-            return Ok(Unsaid::default());
-        }
         let mut waiting: BTreeMap<u32, (u64, Vec<Signed<Rotation>>)> = BTreeMap::new();
         let mut damage = None;
         store::each_outgoing(volume, |first, bytes| match Delta::decode(bytes) {
@@ -55,6 +53,10 @@ impl Unsaid {
         if let Some(error) = damage {
             return Err(error.into());
         }
+        // Not while the disk is read: others wait for the book who must not wait for that.
+        let Some(mut book) = shared.book() else {
+            return Ok(Unsaid::default());
+        };
         // Another document says it as well, which is in a delta that is sealed already.
         let is_said = |epoch: u32, documents: &[Signed<Rotation>]| {
             let all = book.standing.rotations().iter();
@@ -98,19 +100,22 @@ impl Unsaid {
         barred.extend(early.map(|(epoch, _)| *epoch));
         let is_word = |key: &Key| matches!(key, Key::Ruling(..));
         let has_words = delta.draft.writes.iter().any(|write| is_word(&write.key));
+        let begun = self.0.iter().filter(|(_, begins)| !is_early(begins));
+        let latest = begun.max_by_key(|(_, begins)| **begins);
+        let latest = latest.map(|(epoch, _)| *epoch);
         match &book.current {
             Some((epoch, secrets)) if !barred.contains(epoch) => {
                 Some((*epoch, secrets.key.clone()))
             }
-            // It was done before the present epoch began: the one of then will do.
-            Some((epoch, _)) if has_words || self.0.contains_key(epoch) => {
-                let begun = self.0.iter().filter(|(_, begins)| !is_early(begins));
-                let latest = begun.max_by_key(|(_, begins)| **begins);
-                book.before(&barred, latest.map(|(epoch, _)| *epoch).or(before))
-            }
             // What lets the others go on is sealed under what they have.
-            None if has_words => book.before(&barred, before),
-            _ => None,
+            _ if has_words => book.before(&barred, latest.or(before)),
+            // It was done before what hands the present keys out. An earlier key only if nobody has it who is out by now:
+            // it may have waited for such keys. Else under the present ones, which others find a little further on.
+            Some((epoch, secrets)) => {
+                let earlier = book.safe_besides(&barred, latest.or(before));
+                earlier.or_else(|| Some((*epoch, secrets.key.clone())))
+            }
+            None => None,
         }
     }
 }

@@ -137,20 +137,27 @@ async fn more_tickets_can_be_ended_than_keys_say_whom_they_leave_out() {
     let tickets = (0..COUNT).map(|_| club.ticket(one, true, NOW + 1000));
     let tickets: Vec<_> = tickets.collect();
     tokio::time::sleep(Duration::from_secs(3)).await;
-    for ticket in &tickets {
+    for (number, ticket) in tickets.iter().enumerate() {
         let id = ticket.invitation.read().unwrap().id;
         let revoked = club.vfs(one).revoke(Subject::Invitation(id)).await;
         revoked.unwrap();
+        if number == 1 {
+            // Done between two that wait for their feed.
+            club.hand(one).mkdir("between").await.unwrap();
+        }
     }
     club.gather(&[0, one]).await;
     club.hand(0).mkdir("after").await.unwrap();
     club.hand(one).mkdir("all").await.unwrap();
     club.gather(&[0, one]).await;
-    assert_eq!(club.names(&[0, one]).await, ["after", "all"]);
+    assert_eq!(club.names(&[0, one]).await, ["after", "all", "between"]);
     // Whoever comes now comes into the same.
     let two = club.invite(0, false).await;
     club.gather(&[0, one, two]).await;
-    assert_eq!(club.names(&[0, one, two]).await, ["after", "all"]);
+    assert_eq!(
+        club.names(&[0, one, two]).await,
+        ["after", "all", "between"]
+    );
 }
 
 /// The same, but for where its keys are, which nobody has.
