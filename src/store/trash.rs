@@ -83,7 +83,13 @@ impl Engine {
         }
         let part = (rest / PARTS).clamp(1000, PART_MAX_MS);
         let now_ms = self.shared.clock.now_ms();
-        let claim = claim_from(now_ms - now_ms % part);
+        let mut claim = claim_from(now_ms - now_ms % part);
+        // That of this time may have been emptied already, and takes nothing more.
+        while let Some(row) = batch.draft.claim(&claim)?
+            && row.state != ClaimState::Open
+        {
+            claim.number = claim.number.max(now_ms) + 1;
+        }
         let entry = Entry::Claim {
             claim,
             expires_ms: claim.number + part + rest,
