@@ -266,6 +266,10 @@ impl Engine {
             let Keeper {
                 claim, expires_ms, ..
             } = *keeper;
+            // Trash is this store's own affair, whatever others say.
+            if is_trash(&claim) {
+                continue;
+            }
             let known = match self.live_claim(batch, &claim, expires_ms) {
                 Err(Fail::Refused(StoreError::ClaimGone)) => continue,
                 known => known?,
