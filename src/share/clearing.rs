@@ -27,6 +27,8 @@ const WASTE_BYTES: u64 = 16 << 20;
 const WASTE_PART: u64 = 8;
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(20);
+/// Times that nothing had changed since all was looked through, until it is looked through again.
+const QUIET: u32 = 6;
 /// How long all of a round may take.
 const ROUND: Duration = Duration::from_secs(300);
 /// How long those are waited for who only read.
@@ -113,6 +115,7 @@ impl Inner {
     pub(super) async fn clear_always(self: Arc<Self>) {
         let mut pause = FIRST;
         let mut seen: Option<VersionVector> = None;
+        let mut quiet = 0;
         loop {
             // Each at another time: all have to look for who asks.
             let own = self.vfs.writer().peer;
@@ -124,9 +127,12 @@ impl Inner {
             }
             let vfs = Arc::clone(&self.vfs);
             let version = self.pools.disk.run(move || vfs.version()).await.ok();
-            if version.is_none() || version == seen {
+            // A file that was open then may be closed by now.
+            if version.is_none() || version == seen && quiet < QUIET {
+                quiet += 1;
                 continue;
             }
+            quiet = 0;
             match self.clear(false, WORTH_BYTES).await {
                 Ok(report) if report.away.is_empty() => {
                     if report.cleared.blocks > 0 {
@@ -137,7 +143,9 @@ impl Inner {
                             "blocks that no member names are let go"
                         );
                     }
-                    seen = version;
+                    // Letting go changes nothing of that, and there may be more.
+                    let is_all = report.cleared.blocks == 0 && report.unnamed_bytes < WORTH_BYTES;
+                    seen = version.filter(|_| is_all);
                 }
                 Ok(report) => tracing::info!(
                     volume = %self.volume,
@@ -205,6 +213,8 @@ impl Inner {
         readers: BTreeSet<PeerId>,
     ) -> Result<Cleared, ClearError> {
         let began = Instant::now();
+        // When the present question was first asked, and who has said anything to it.
+        let (mut since, mut is_again, mut heard) = (began, false, BTreeSet::new());
         let Unnamed {
             round,
             version,
@@ -218,12 +228,17 @@ impl Inner {
             if questions.is_empty() {
                 break;
             }
+            if !is_again && asked.above().is_some() {
+                (since, is_again) = (Instant::now(), true);
+                heard.clear();
+            }
             let answers = questions.iter().map(|(peer, question)| async move {
                 (*peer, self.ask_about_blocks(*peer, question).await)
             });
             let mut is_on = false;
             for (peer, told) in join_all(answers).await {
                 let Some(told) = told else { continue };
+                heard.insert(peer);
                 let taken = asked.told(peer, &told);
                 match taken {
                     Ok(more) => is_on |= more,
@@ -232,9 +247,11 @@ impl Inner {
                     Err(why) => return Err(ClearError::Broken { peer, why }),
                 }
             }
-            if began.elapsed() > READERS {
+            if since.elapsed() > READERS {
+                // Who is still looking says so.
                 let silent: Vec<PeerId> = asked.waits_for().collect();
-                let silent = silent.iter().filter(|peer| readers.contains(peer));
+                let is_silent = |peer: &&PeerId| readers.contains(*peer) && !heard.contains(*peer);
+                let silent = silent.iter().filter(is_silent);
                 silent.for_each(|peer| asked.leave_out(peer));
             }
             if began.elapsed() > ROUND {

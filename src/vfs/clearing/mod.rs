@@ -38,6 +38,9 @@ pub enum ClearingError {
     /// Something else is being done.
     #[error("{0}")]
     Busy(&'static str),
+    /// The round came to nothing and has to be begun anew.
+    #[error("something changed that the round did not look at; the next one does")]
+    Anew,
     /// Something that is named cannot be read.
     #[error("what the volume names cannot be read: {0}")]
     Read(String, Class),
@@ -46,7 +49,7 @@ pub enum ClearingError {
 impl Classify for ClearingError {
     fn class(&self) -> Class {
         match self {
-            ClearingError::Busy(_) => Class::Retry,
+            ClearingError::Busy(_) | ClearingError::Anew => Class::Retry,
             ClearingError::Read(_, class) => *class,
         }
     }

@@ -66,7 +66,7 @@ impl Inner {
             return Ok(None);
         }
         let unnamed = self.watches.unnamed(own, round);
-        let unnamed = unnamed.ok_or(ClearingError::Busy("the round has to be begun anew"))?;
+        let unnamed = unnamed.ok_or(ClearingError::Anew)?;
         let changed = self.blocks_in_memory(&core);
         let mut placed = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         placed.retain(|_, at| at.elapsed() < REST);
