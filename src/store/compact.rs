@@ -156,7 +156,7 @@ impl Engine {
     }
 
     /// Whether enough was tried to read all of a segment; counts one more try.
-    fn is_given_up(&mut self, segment: u32) -> bool {
+    pub(super) fn is_given_up(&mut self, segment: u32) -> bool {
         let tries = self.unreadable.entry(segment).or_insert(0);
         *tries = tries.saturating_add(1);
         *tries > READ_TRIES
@@ -488,6 +488,6 @@ fn live(row: Option<ClaimRow>) -> Option<ClaimRow> {
 }
 
 /// Compaction cannot go on; nothing is lost by that.
-fn read_failed(error: &std::io::Error) -> Fail {
+pub(super) fn read_failed(error: &std::io::Error) -> Fail {
     Fail::Refused(super::error::StoreError::Io(error.to_string()))
 }

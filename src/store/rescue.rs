@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::compact::read_failed;
 use super::disk::DiskFile;
 use super::engine::{Batch, Engine, Fail};
 use super::record::{ClaimEnd, Entry, KvKey, KvPair};
@@ -149,7 +150,11 @@ impl Engine {
         row: &ShardRow,
     ) -> Result<u64, Fail> {
         let read = super::read::read_copy(left.file.as_ref(), row, DiskFile::read_bytes);
-        let copy = read.ok().flatten();
+        let copy = match read {
+            // The disk may give it another time.
+            Err(error) if !self.is_given_up(left.victim) => return Err(read_failed(&error)),
+            read => read.ok().flatten(),
+        };
         let sound = copy
             .and_then(|copy| VerifiedShard::verify(block, row.index, copy.header, copy.data).ok());
         let Some(shard) = sound else {
