@@ -266,7 +266,7 @@ impl FileSystem for Vfs {
             return Answer::later(async move {
                 if is_alone {
                     return inner
-                        .create_alone(caller, parent.0, name, node, flags)
+                        .create_to_end(caller, parent.0, name, node, flags)
                         .await;
                 }
                 inner.before_open().await;

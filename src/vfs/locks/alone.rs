@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cairnfs_fuse::{self as fuse, Caller, Errno, NewNode, OpenFlags, Opened};
+use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 
 use super::entry_name;
@@ -16,8 +17,34 @@ use crate::vfs::inner::Inner;
 const NAME: Duration = Duration::from_secs(20);
 
 impl Inner {
-    /// Makes a file that must not be there, on any machine.
-    pub(in crate::vfs) async fn create_alone(
+    /// Makes a file that must not be there, on any machine. It goes on also if nobody waits for it any more, and is taken
+    /// back then: a lock that was had half way would be renewed for ever.
+    pub(in crate::vfs) async fn create_to_end(
+        self: Arc<Self>,
+        caller: Caller,
+        parent: u64,
+        name: Vec<u8>,
+        node: NewNode,
+        flags: OpenFlags,
+    ) -> Result<(fuse::Entry, Opened), Errno> {
+        let (done, made) = oneshot::channel();
+        let inner = Arc::clone(&self);
+        self.tasks.spawn(async move {
+            let making = Arc::clone(&inner).create_alone(caller, parent, name.clone(), node, flags);
+            let made = tokio::select! {
+                biased;
+                () = inner.stop.cancelled() => return,
+                made = making => made,
+            };
+            if let Err(Ok((entry, _))) = done.send(made) {
+                inner.unmake(&caller, parent, &name, entry.attr.ino.0).await;
+            }
+        });
+        made.await.unwrap_or(Err(Errno::EIO))
+    }
+
+    /// The same, and may be broken off.
+    async fn create_alone(
         self: Arc<Self>,
         caller: Caller,
         parent: u64,
