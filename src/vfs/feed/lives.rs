@@ -13,7 +13,7 @@ use crate::vfs::rows::OWN;
 impl Inner {
     /// Begins another life as a writer if `link`, which is of the own feed and not here, shows that this one cannot go on:
     /// it follows the last that is here. Not if anything was done here since, which has taken its numbers: then the feed
-    /// forked. Whether it did.
+    /// forked, which is remembered. Whether it did.
     pub(super) fn begin_another_life(&self, feeds: &mut Feeds, link: &Signed<Link>) -> bool {
         let old = self.writer();
         let is_next = |feed: &crate::feeds::Feed| matches!(feed.check(link), Ok(Verdict::Next));
@@ -24,6 +24,7 @@ impl Inner {
         let mut core = self.core();
         let merged = state::version(&self.rows()).map(|version| version.get(&old));
         if core.seen != last || merged != Ok(last) {
+            feeds.has_forked = true;
             return false;
         }
         let incarnation = self.now_ms().max(old.incarnation.saturating_add(1));

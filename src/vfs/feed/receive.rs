@@ -207,7 +207,6 @@ impl Inner {
                 return Ok(());
             }
             if !self.begin_another_life(feeds, sealed.link()) {
-                feeds.has_forked = true;
                 return Err(Refused::Fault(format!(
                     "{writer:?} is this device, which knows nothing of it"
                 )));
