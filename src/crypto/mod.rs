@@ -12,6 +12,7 @@ mod links;
 pub mod member;
 pub mod passphrase;
 pub mod proof;
+pub mod record;
 pub mod seal;
 pub mod sign;
 pub mod ticket;

@@ -118,22 +118,23 @@ impl Links {
     /// Of two simultaneous connections of one kind both ends keep the one that the smaller peer
     /// id opened; otherwise the newer one replaces the older, which closes when all that is
     /// under way on it is answered.
-    pub fn attach<S>(
+    pub fn attach<R, W>(
         &self,
         peer: PeerId,
         path: Path,
         dialer: PeerId,
-        stream: S,
+        halves: (R, W),
     ) -> Result<Link, AttachError>
     where
-        S: AsyncRead + AsyncWrite + Send + 'static,
+        R: AsyncRead + Unpin + Send + 'static,
+        W: AsyncWrite + Unpin + Send + 'static,
     {
         let replaced;
         let link;
         {
             let mut table = self.lock();
             table.may_attach(&peer, path, dialer, Instant::now())?;
-            link = Link::start(peer, path, stream, self.inner.context.clone());
+            link = Link::start(peer, path, halves, self.inner.context.clone());
             replaced = table.insert(link.clone(), dialer, Instant::now());
         }
         for old in replaced {

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::{TlsConnector, TlsStream};
 
-use super::stream::{ReadAhead, prepare};
+use super::stream::{ByRecord, prepare};
 use super::{BulkError, BulkPlane};
 use crate::base::PeerId;
 use crate::crypto::Side;
@@ -53,7 +53,7 @@ impl BulkPlane {
             let connector = TlsConnector::from(Arc::new(self.inner.tls.client(peer)?));
             // Not sent: the peer is known by its key.
             let name = ServerName::IpAddress(address.ip().into());
-            let connected = connector.connect(name, ReadAhead::new(stream)).await?;
+            let connected = connector.connect(name, ByRecord::new(stream)).await?;
             let stream = TlsStream::Client(connected);
             self.admit(stream, peer, Side::Dialer, address).await
         };

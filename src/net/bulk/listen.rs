@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsStream;
 
 use super::strangers::Stranger;
-use super::stream::{ReadAhead, prepare};
+use super::stream::{ByRecord, prepare};
 use super::{BulkError, BulkPlane, peer_of};
 use crate::crypto::Side;
 use crate::net::mux::Link;
@@ -92,7 +92,7 @@ impl BulkPlane {
     ) -> Result<Link, BulkError> {
         let exchange = async {
             prepare(&stream)?;
-            let accepted = self.inner.acceptor.accept(ReadAhead::new(stream)).await?;
+            let accepted = self.inner.acceptor.accept(ByRecord::new(stream)).await?;
             let peer = peer_of(accepted.get_ref().1.peer_certificates());
             let peer = peer.ok_or(BulkError::NoPeer)?;
             let stream = TlsStream::Server(accepted);

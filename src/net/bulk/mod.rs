@@ -6,6 +6,7 @@
 
 mod dial;
 mod listen;
+mod records;
 mod strangers;
 mod stream;
 
@@ -16,8 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::rustls;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 use tokio_util::sync::CancellationToken;
@@ -32,15 +34,12 @@ use crate::base::{Class, Classify, Entropy, Limits, PeerId};
 use crate::crypto::{Side, SigningKey};
 pub use listen::is_taken;
 use strangers::Strangers;
-use stream::ReadAhead;
+use stream::ByRecord;
 
 /// Application protocol of the TLS handshake.
 pub const BULK_PROTOCOL: &[u8] = b"cairn-bulk/1";
 /// Label of the exporter that a membership proof is bound to.
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-cairn-bulk-1";
-/// Most bytes sealed ahead of the socket: a call of the kernel wakes the other end, so a segment goes
-/// with one instead of several.
-const WRITE_BUFFER_BYTES: usize = 256 << 10;
 /// Peers whose addresses are kept.
 const ADDRESS_BOOK_MAX: usize = 65_536;
 
@@ -201,7 +200,7 @@ impl BulkPlane {
     /// Admission, and then the link.
     async fn admit(
         &self,
-        mut stream: TlsStream<ReadAhead<TcpStream>>,
+        mut stream: TlsStream<ByRecord<TcpStream>>,
         peer: PeerId,
         side: Side,
         address: SocketAddr,
@@ -228,19 +227,19 @@ impl BulkPlane {
             room,
         );
         let (greeted, ()) = admission.await?;
-        // A stranger gets the small buffer.
-        let buffered = Some(WRITE_BUFFER_BYTES);
-        match &mut stream {
-            TlsStream::Client(stream) => stream.get_mut().1.set_buffer_limit(buffered),
-            TlsStream::Server(stream) => stream.get_mut().1.set_buffer_limit(buffered),
-        }
+        stream.flush().await?;
+        let records = records::take_over(stream, TcpStream::into_split)?;
         let dialer = match side {
             Side::Dialer => self.inner.own,
             Side::Listener => peer,
         };
-        let link = config
-            .links
-            .attach(peer, Path::Bulk(address), dialer, stream)?;
+        let link = config.links.attach(
+            peer,
+            Path::Bulk(address),
+            dialer,
+            (records.reader, records.writer),
+        )?;
+        self.replace_when_worn(&link, records.worn);
         self.seen_at(peer, address.ip());
         // Whoever listens asks for what it missed.
         let _ = config.greeted.try_send((peer, greeted));
@@ -248,8 +247,21 @@ impl BulkPlane {
     }
 }
 
+impl BulkPlane {
+    /// Closes a link in good order once its keys have been used for long: the next request finds another.
+    fn replace_when_worn(&self, link: &Link, worn: oneshot::Receiver<()>) {
+        let link = link.clone();
+        self.inner.config.tasks.spawn(async move {
+            // Without a word the link has ended.
+            if worn.await.is_ok() {
+                link.close();
+            }
+        });
+    }
+}
+
 /// Bytes that only the two ends of this session know.
-fn binding_of(stream: &TlsStream<ReadAhead<TcpStream>>) -> Result<Vec<u8>, rustls::Error> {
+fn binding_of(stream: &TlsStream<ByRecord<TcpStream>>) -> Result<Vec<u8>, rustls::Error> {
     let binding = vec![0u8; 32];
     match stream {
         TlsStream::Client(stream) => {

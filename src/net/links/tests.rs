@@ -47,7 +47,7 @@ fn links(max_peers: usize) -> Links {
 fn far_end(answer: Response) -> (tokio::io::DuplexStream, Link) {
     let (near, far) = tokio::io::duplex(64 << 10);
     let (context, mut inbound) = context();
-    let link = Link::start(OWN, Path::Memory, far, context);
+    let link = Link::start(OWN, Path::Memory, tokio::io::split(far), context);
     tokio::spawn(async move {
         while let Some(Inbound { reply, .. }) = inbound.recv().await {
             let _ = reply.send(answer.clone());
@@ -57,7 +57,12 @@ fn far_end(answer: Response) -> (tokio::io::DuplexStream, Link) {
 }
 
 fn attach(links: &Links, peer: PeerId, path: Path, dialer: PeerId) -> Result<Link, AttachError> {
-    links.attach(peer, path, dialer, far_end(Response::Done).0)
+    links.attach(
+        peer,
+        path,
+        dialer,
+        tokio::io::split(far_end(Response::Done).0),
+    )
 }
 
 /// A plane that takes its time, and then succeeds or not.
@@ -270,7 +275,9 @@ async fn a_request_moves_on_when_its_link_is_replaced() {
     let links = links(8);
     // Takes requests and never answers.
     let (near, _far) = tokio::io::duplex(64 << 10);
-    let mute = links.attach(PEER, bulk(), OWN, near).unwrap();
+    let mute = links
+        .attach(PEER, bulk(), OWN, tokio::io::split(near))
+        .unwrap();
     let asking = tokio::spawn({
         let links = links.clone();
         async move { ask(&links).await }
@@ -337,7 +344,9 @@ async fn a_request_waits_for_room_while_all_links_are_in_use() {
     plan(&links, Plane::Bulk, 0, true);
     // Takes requests and never answers.
     let (near, _far) = tokio::io::duplex(64 << 10);
-    links.attach(SMALLER, bulk(), OWN, near).unwrap();
+    links
+        .attach(SMALLER, bulk(), OWN, tokio::io::split(near))
+        .unwrap();
     let other = links.clone();
     let busy = tokio::spawn(async move { other.request(SMALLER, &have(), soon()).await });
     sleep(Duration::from_secs(1)).await;

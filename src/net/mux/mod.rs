@@ -72,12 +72,17 @@ impl Link {
     /// Starts a link over an authenticated and admitted connection to `peer`.
     ///
     /// Must be called within a tokio runtime. Any bytes the transport has buffered must still be
-    /// readable from `stream`.
-    pub fn start<S>(peer: PeerId, path: Path, stream: S, context: LinkContext) -> Link
+    /// readable from `reader`.
+    pub fn start<R, W>(
+        peer: PeerId,
+        path: Path,
+        (reader, writer): (R, W),
+        context: LinkContext,
+    ) -> Link
     where
-        S: AsyncRead + AsyncWrite + Send + 'static,
+        R: AsyncRead + Unpin + Send + 'static,
+        W: AsyncWrite + Unpin + Send + 'static,
     {
-        let (reader, writer) = tokio::io::split(stream);
         let shared = Arc::new(Shared::new(peer, path, context));
         let supervisor = keeper::supervise(Arc::clone(&shared), reader, writer);
         shared.context.tasks.spawn(supervisor);

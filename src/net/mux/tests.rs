@@ -39,7 +39,12 @@ fn context(limits: Limits, throttle: Throttle) -> (LinkContext, mpsc::Receiver<I
 
 fn end(peer: PeerId, stream: DuplexStream, limits: Limits, throttle: Throttle) -> End {
     let (context, inbound) = context(limits, throttle);
-    let link = Link::start(peer, Path::Memory, stream, context.clone());
+    let link = Link::start(
+        peer,
+        Path::Memory,
+        tokio::io::split(stream),
+        context.clone(),
+    );
     End {
         link,
         inbound,

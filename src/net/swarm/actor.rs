@@ -491,7 +491,10 @@ impl Actor {
             return;
         }
         let dialer = if dialed { self.shared.own } else { peer };
-        let attached = self.shared.links.attach(peer, path, dialer, stream);
+        let attached = self
+            .shared
+            .links
+            .attach(peer, path, dialer, tokio::io::split(stream));
         if !dialed {
             return;
         }

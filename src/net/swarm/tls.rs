@@ -2,7 +2,8 @@
 //! libp2p's: the peer id is proved the same way.
 //!
 //! Differs from libp2p's own configurations in the application protocol and in the one cipher
-//! suite, AES-256-GCM; keys are never logged and sessions never resumed.
+//! suite, AES-256-GCM; keys are never logged and sessions never resumed. The keys may be taken out of a session, for the
+//! records to be sealed and opened without it.
 //! See <https://github.com/libp2p/specs/blob/master/tls/tls.md>.
 
 use std::fmt;
@@ -93,6 +94,7 @@ impl PeerTls {
         config.alpn_protocols = vec![self.protocol.clone()];
         config.resumption = rustls::client::Resumption::disabled();
         config.enable_sni = false;
+        config.enable_secret_extraction = true;
         Ok(config)
     }
 
@@ -105,6 +107,7 @@ impl PeerTls {
         config.alpn_protocols = vec![self.protocol.clone()];
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
+        config.enable_secret_extraction = true;
         Ok(config)
     }
 }

@@ -177,7 +177,7 @@ async fn a_payload_waits_for_memory_and_is_refused_in_time() {
     let a = end(B, stream_a, Limits::default(), Throttle::unlimited());
     let (mut context, mut inbound) = context(Limits::default(), Throttle::unlimited());
     context.budget = PayloadBudget::new(1 << 20);
-    let _b = Link::start(A, Path::Memory, stream_b, context);
+    let _b = Link::start(A, Path::Memory, tokio::io::split(stream_b), context);
     let ask = |len| {
         let link = a.link.clone();
         tokio::spawn(async move { link.request(&store(len), soon()).await })
