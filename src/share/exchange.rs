@@ -174,7 +174,7 @@ impl Inner {
                     ..
                 } = message
                 {
-                    self.compare_clocks(&signed);
+                    self.compare_clocks(peer, &signed);
                     let found = self.heard(peer, after, is_last, &claims);
                     theirs.extend(claims);
                     wanted.ask.extend(found.ask);
@@ -226,12 +226,11 @@ impl Inner {
         Ok(())
     }
 
-    /// Others signed what they say just now.
-    pub(super) fn compare_clocks(&self, signed: &[Signed<Head>]) {
+    /// A peer signed what it says just now. What it passes on of others may be old.
+    pub(super) fn compare_clocks(&self, from: PeerId, signed: &[Signed<Head>]) {
         let now_ms = self.vfs.wall_ms();
-        signed
-            .iter()
-            .for_each(|head| self.clocks.heard(head, now_ms));
+        let own = signed.iter().filter(|head| head.writer.peer == from);
+        own.for_each(|head| self.clocks.heard(head, now_ms));
     }
 
     /// Nobody is asked for what is refused: the rest of a feed that was cut.

@@ -67,7 +67,7 @@ impl Inner {
                 signed,
                 ..
             } => {
-                self.compare_clocks(&signed);
+                self.compare_clocks(from, &signed);
                 let mut signed = self.vfs.signed_head().await;
                 let plan = self.heard(from, after, is_last, &claims);
                 let end = claims.last().map(|claim| claim.writer);

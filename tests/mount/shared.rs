@@ -72,16 +72,21 @@ impl Member {
     fn wait_lists(&self, name: &str, wanted: &[&str]) {
         let what = format!("{} lists {wanted:?}", self.path(name).display());
         let wanted: BTreeSet<String> = wanted.iter().map(|&name| name.to_owned()).collect();
-        wait_until(&what, LONG, || names(&self.path(name)) == wanted);
+        wait_until(&what, LONG, || {
+            // It may not be there yet, or change while it is read.
+            try_names(&self.path(name)).is_ok_and(|found| found == wanted)
+        });
     }
 }
 
+fn try_names(dir: &Path) -> std::io::Result<BTreeSet<String>> {
+    let name =
+        |entry: std::io::Result<std::fs::DirEntry>| Ok(entry?.file_name().into_string().unwrap());
+    std::fs::read_dir(dir)?.map(name).collect()
+}
+
 fn names(dir: &Path) -> BTreeSet<String> {
-    let listed = std::fs::read_dir(dir).unwrap();
-    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
-    listed
-        .map(|entry| name(entry).into_string().unwrap())
-        .collect()
+    try_names(dir).unwrap()
 }
 
 /// Machines with one volume; nothing is mounted and no peer runs after it.

@@ -16,11 +16,18 @@ impl Inner {
     /// forked, which is remembered. Whether it did.
     pub(super) fn begin_another_life(&self, feeds: &mut Feeds, link: &Signed<Link>) -> bool {
         let old = self.writer();
-        let is_next = |feed: &crate::feeds::Feed| matches!(feed.check(link), Ok(Verdict::Next));
-        let Some(last) = feeds.known.get(&old).filter(|feed| is_next(feed)) else {
+        let Some(feed) = feeds.known.get(&old) else {
             return false;
         };
-        let last = last.last();
+        let last = feed.last();
+        match feed.check(link) {
+            Ok(Verdict::Next) => {}
+            Ok(Verdict::Branch | Verdict::Forked(_)) => {
+                feeds.has_forked = true;
+                return false;
+            }
+            _ => return false,
+        }
         let mut core = self.core();
         let merged = state::version(&self.rows()).map(|version| version.get(&old));
         if core.seen != last || merged != Ok(last) {

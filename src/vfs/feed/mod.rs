@@ -136,7 +136,7 @@ pub struct Slice {
 pub struct Received {
     /// How many were merged, those that waited before included.
     pub merged: usize,
-    /// The greatest last dot of those that came and open.
+    /// The greatest last dot of those that came, whether they open or not.
     pub upto: u64,
     /// What has to be asked for: of each writer what follows that dot.
     pub missing: Vec<(WriterId, u64)>,

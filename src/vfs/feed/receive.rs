@@ -61,8 +61,7 @@ impl Inner {
         let inner = Arc::clone(&self);
         let pools = self.blocks.pools();
         let opened = pools.cpu.run(move || inner.open_all(from, deltas)).await;
-        let ends = opened.iter().map(|(delta, _)| delta.last());
-        let upto = ends.max().unwrap_or(0);
+        let (opened, upto) = opened;
         let inner = Arc::clone(&self);
         pools.disk.run(move || inner.hold_all(opened)).await;
         let received = self.merge_waiting().await;
@@ -121,8 +120,10 @@ impl Inner {
         version.unwrap_or_default()
     }
 
-    /// Opens deltas that another peer sent. What does not open is named, and left out.
-    fn open_all(&self, from: PeerId, deltas: Vec<Bytes>) -> Vec<(Delta, SealedDelta)> {
+    /// Opens deltas that another peer sent. What does not open is named, and left out. Also, how far they go: what hands
+    /// out the key of some may come far behind them.
+    fn open_all(&self, from: PeerId, deltas: Vec<Bytes>) -> (Vec<(Delta, SealedDelta)>, u64) {
+        let mut upto = 0;
         let mut opened = Vec::with_capacity(deltas.len());
         let mut closed: Vec<SealedDelta> = Vec::new();
         for bytes in deltas {
@@ -133,6 +134,7 @@ impl Inner {
                     continue;
                 }
             };
+            upto = upto.max(sealed.link().last);
             match self.open_one(&sealed) {
                 Ok(Some(delta)) => opened.push((delta, sealed)),
                 // What hands out the key may come behind it.
@@ -155,7 +157,7 @@ impl Inner {
                 ),
             }
         }
-        opened
+        (opened, upto)
     }
 
     fn open_one(&self, sealed: &SealedDelta) -> Result<Option<Delta>, FeedError> {

@@ -208,23 +208,22 @@ impl Club {
         }
         let mut count = 0;
         for claim in source.claims() {
-            loop {
+            let last = || {
                 let known = to.claims();
                 let mut known = known.iter().filter(|known| known.writer == claim.writer);
-                let after = known.next().map_or(0, |known| known.last);
-                // Also what is refused: that is for the other one to see.
-                if after >= claim.last {
-                    break;
-                }
+                known.next().map_or(0, |known| known.last)
+            };
+            let mut after = last();
+            // Also what is refused: that is for the other one to see.
+            while after < claim.last {
+                let before = last();
                 let found = source.deltas(claim.writer, after, 4096).await.unwrap();
-                to.receive(PeerId([1; 32]), found.deltas).await;
-                let known = to.claims();
-                let mut known = known.iter().filter(|known| known.writer == claim.writer);
-                let now = known.next().map_or(0, |known| known.last);
-                if now <= after {
+                let received = to.receive(PeerId([1; 32]), found.deltas).await;
+                count += usize::from(last() > before);
+                if received.upto <= after {
                     break;
                 }
-                count += 1;
+                after = received.upto;
             }
         }
         count
