@@ -6,10 +6,10 @@ mod revoked;
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use cairnfs::base::ByteSize;
@@ -89,6 +89,21 @@ fn names(dir: &Path) -> BTreeSet<String> {
     try_names(dir).unwrap()
 }
 
+/// Ports of the loopback that nobody has, and that the system gives to no connection by itself.
+fn free_ports() -> [u16; 3] {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Tests are processes of their own.
+    let start = (std::process::id() % 1000) as u16 * 20;
+    let ports = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    let ports = ports.map(|next| 10_000 + (start + next) % 20_000);
+    let is_free = |port: &u16| {
+        TcpListener::bind(("127.0.0.1", *port)).is_ok()
+            && UdpSocket::bind(("127.0.0.1", *port)).is_ok()
+    };
+    let found: Vec<u16> = ports.take(20_000).filter(is_free).take(3).collect();
+    found.try_into().expect("three ports")
+}
+
 /// Machines with one volume; nothing is mounted and no peer runs after it.
 pub struct Members {
     dir: tempfile::TempDir,
@@ -122,19 +137,18 @@ impl Members {
             };
             std::fs::create_dir(&member.place).unwrap();
             // Whoever comes back is looked for where it was.
-            let ports = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-            let [tcp, udp, bulk] = ports.map(|port| port.local_addr().unwrap());
+            let [tcp, udp, bulk] = free_ports();
             edit_config(&member.data, |config| {
                 config.storage.quota = Quota::Bytes(ByteSize::gib(1));
                 config.storage.reserve_free = ByteSize(0);
                 config.network.mdns = false;
                 config.network.listen = [
-                    format!("/ip4/127.0.0.1/tcp/{}", tcp.port()),
-                    format!("/ip4/127.0.0.1/udp/{}/quic-v1", udp.port()),
+                    format!("/ip4/127.0.0.1/tcp/{tcp}"),
+                    format!("/ip4/127.0.0.1/udp/{udp}/quic-v1"),
                 ]
                 .map(|address| address.parse().unwrap())
                 .into();
-                config.network.bulk_listen = vec![bulk];
+                config.network.bulk_listen = vec![SocketAddr::from(([127, 0, 0, 1], bulk))];
                 set(config);
             });
             all.push(member);
