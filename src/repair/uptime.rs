@@ -130,9 +130,8 @@ impl Uptimes {
         now: Instant,
         now_ms: u64,
     ) -> Result<(), StoreError> {
-        let written = *self.written.get_or_insert(now);
-        // The first time soon, so that a short run is remembered too.
-        if now < written + WRITE && !(written == now) {
+        // The first time at once, so that a short run is remembered too.
+        if self.written.is_some_and(|written| now < written + WRITE) {
             return Ok(());
         }
         self.written = Some(now);

@@ -3,10 +3,11 @@
 use super::{RecodeError, Task};
 use crate::base::{BlockId, EcProfile};
 use crate::namespace::{Body, Content, Key, Rows, Value};
+use crate::placement::promised;
 use crate::store::Group;
 use crate::vfs::errno::{Step, Stop};
 use crate::vfs::inner::Inner;
-use crate::vfs::ledger::{Born, Deltas};
+use crate::vfs::ledger::Deltas;
 use crate::vfs::remove::{Gone, drop_body};
 
 /// What became of it.
@@ -100,13 +101,13 @@ impl Inner {
         Ok(found.filter(is_there))
     }
 
-    /// Refuses a new block that survives less than the old ones did, as far as that is still asked for.
-    pub(super) fn check_safe(
+    /// How many losses new blocks must survive that take the place of old ones: as many as those did when they were
+    /// placed, as far as that is still asked for. Refuses it at once where there are too few peers for that.
+    pub(super) fn losses_to_survive(
         &self,
-        born: &Born,
         target: EcProfile,
         old: impl Iterator<Item = BlockId>,
-    ) -> Result<(), RecodeError> {
+    ) -> Result<u32, RecodeError> {
         let mut least = None;
         for block in old {
             if let Some(tenant) = self.tenant(block)? {
@@ -114,13 +115,11 @@ impl Inner {
             }
         }
         let old = least.unwrap_or(0).min(target.parity_shards() as u32);
-        match born.survives < old {
-            true => Err(RecodeError::Weaker {
-                old,
-                new: born.survives,
-            }),
-            false => Ok(()),
-        }
+        let members = self.blocks.net().members();
+        let live = members.list.iter().filter(|m| m.state.is_live());
+        let live = live.filter(|member| member.capacity_bytes > 0).count();
+        check_safe(old, promised(target, live) as u32)?;
+        Ok(old)
     }
 
     /// Tries again what has to wait until the volume takes more.
@@ -134,5 +133,13 @@ impl Inner {
                 done => return Ok(done?),
             }
         }
+    }
+}
+
+/// Refuses what would survive fewer losses.
+pub(super) const fn check_safe(old: u32, new: u32) -> Result<(), RecodeError> {
+    match new < old {
+        true => Err(RecodeError::Weaker { old, new }),
+        false => Ok(()),
     }
 }

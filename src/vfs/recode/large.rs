@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use super::exchange::{Exchanged, Old};
+use super::exchange::{Exchanged, Old, check_safe};
 use super::{PAGE, RecodeError, Task, Work};
 use crate::base::limits::CHUNK_MAX_BYTES;
 use crate::base::{EcProfile, wire};
@@ -184,9 +184,10 @@ impl Inner {
             return Ok(0);
         }
         let bytes = block.len() as u64;
+        let losses = self.losses_to_survive(*target, old.into_iter())?;
         let born = self.place(block.freeze(), *target).await?;
         self.hold_block(&born);
-        self.check_safe(&born, *target, old.into_iter())?;
+        check_safe(losses, born.survives)?;
         let mut extents = Vec::new();
         for (part, at) in new {
             let extent = Extent {
@@ -260,9 +261,10 @@ impl Inner {
         let described = self
             .run_patch(patch, (target, target), Deltas::default(), u64::MAX)
             .await?;
+        let losses = self.losses_to_survive(target, task.root().into_iter())?;
         for born in &described.born {
             self.hold_block(born);
-            self.check_safe(born, target, task.root().into_iter())?;
+            check_safe(losses, born.survives)?;
             self.when_there_is_room(|| self.adopt(born)).await?;
         }
         let gone: Gone = (task.profile, task.body.clone());

@@ -197,7 +197,12 @@ impl Vfs {
     /// # Errors
     /// If blocks cannot be read or placed now. It goes on with others, or where it was.
     pub async fn recode(&self) -> Result<Recoded, RecodeError> {
-        self.0.recode().await
+        tokio::select! {
+            biased;
+            // Whoever closes the volume does not wait for this.
+            () = self.0.stop.cancelled() => Ok(Recoded::default()),
+            done = self.0.recode() => done,
+        }
     }
 
     /// How far that is. Does no I/O.
@@ -258,6 +263,11 @@ impl Inner {
                     work.large = None;
                     work.is_partial = true;
                     self.leave(&mut work);
+                } else {
+                    *work = Work {
+                        not_before: Some(Instant::now() + AGAIN),
+                        ..Work::default()
+                    };
                 }
                 Err(error)
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use super::exchange::{Exchanged, Old};
+use super::exchange::{Exchanged, Old, check_safe};
 use super::{RecodeError, Task, Work};
 use crate::base::limits::CHUNK_MAX_BYTES;
 use crate::content::ContentError;
@@ -78,10 +78,11 @@ impl Inner {
             (0..taken.max(1)).for_each(|_| self.leave(work));
             return Ok(0);
         };
+        let old = packed.iter().flat_map(|packed| extents_of(&packed.task));
+        let losses = self.losses_to_survive(target, old.map(|extent| extent.block.id))?;
         let born = self.place(block.freeze(), target).await?;
         self.hold_block(&born);
-        let old = packed.iter().flat_map(|packed| extents_of(&packed.task));
-        self.check_safe(&born, target, old.map(|extent| extent.block.id))?;
+        check_safe(losses, born.survives)?;
         self.when_there_is_room(|| self.adopt(&born)).await?;
         let mut moved = 0;
         for Packed { task, at } in &packed {
