@@ -21,7 +21,10 @@ async fn open(peers: usize, seed: u64) -> Twin {
         quota_bytes: 256 << 20,
         ..ClusterOptions::default()
     };
-    Twin::with(options, "4+2", seed).await
+    let twin = Twin::with(options, "4+2", seed).await;
+    // Until the peers know each other.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    twin
 }
 
 fn redundancy(text: &str) -> Option<Redundancy> {
@@ -180,6 +183,8 @@ fn what_is_stored_otherwise_is_stored_anew_and_looks_the_same() {
             hand.unlink(path).await.unwrap();
         }
         hand.unlink("other").await.unwrap();
+        // The kernel forgets what it knew.
+        twin.vfs().ended();
         tokio::time::sleep(Duration::from_secs(90)).await;
         assert_eq!(twin.vfs().usage().stored_bytes, 0);
     });
@@ -224,6 +229,7 @@ fn a_crash_in_the_middle_costs_a_block_and_no_more() {
         twin.reopen().await;
         assert!(Hand(twin.vfs()).read("large").await.unwrap() == data);
         Hand(twin.vfs()).unlink("large").await.unwrap();
+        twin.vfs().ended();
         tokio::time::sleep(Duration::from_secs(90)).await;
         assert_eq!(twin.vfs().usage().stored_bytes, 0);
     });
@@ -251,6 +257,7 @@ fn what_is_written_meanwhile_wins_and_what_was_begun_is_let_go() {
         assert_eq!(profiles(vfs, "").await, all(&["3+2"]));
         assert!(hand.read("large").await.unwrap() == data);
         hand.unlink("large").await.unwrap();
+        vfs.ended();
         tokio::time::sleep(Duration::from_secs(90)).await;
         assert_eq!(vfs.usage().stored_bytes, 0);
     });
