@@ -13,13 +13,13 @@ use super::transfer::{frames_of, into_file};
 use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GcReport, GcRequest,
     GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
-    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathRequest,
-    PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota,
-    SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest,
-    Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest, VolumeCreate, VolumeInfo,
-    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
-    VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest,
-    WorkerChange, WorkerStatus,
+    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathPolicy,
+    PathRequest, PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, RestoreLine,
+    SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots,
+    SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest,
+    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
+    VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
+    VolumeVotersRequest, WorkerChange, WorkerStatus,
 };
 
 /// Bytes of a body, in pieces of any size. It ends with an error if its other end broke off.
@@ -86,6 +86,8 @@ pub trait Backend: Send + Sync + 'static {
     fn stat(&self, request: LinkRequest) -> Answer<'_, Stat>;
     /// How much of what is below a path of a mount is there now.
     fn stat_path(&self, request: PathRequest) -> Answer<'_, PathStat>;
+    /// Which redundancy is wanted at a path of a mount.
+    fn path_policy(&self, request: PathRequest) -> Answer<'_, PathPolicy>;
     /// What this peer has put, oldest first.
     fn list(&self) -> Answer<'_, ItemStream<Listed>>;
     /// Identity, secrets and list, sealed with a passphrase.

@@ -27,13 +27,13 @@ use super::socket::Door;
 use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GcReport, GcRequest,
     GetRequest, Hello, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported,
-    Line, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathRequest, PathStat,
-    PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota, SnapshotCreate,
-    SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest, Stat, Status,
-    SyncProgress, SyncRequest, TrashInfo, UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited,
-    VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke,
-    VolumeRevoked, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest, WorkerChange,
-    WorkerStatus,
+    Line, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathPolicy, PathRequest,
+    PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota,
+    SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest,
+    Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest, VolumeCreate, VolumeInfo,
+    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
+    VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest,
+    WorkerChange, WorkerStatus,
 };
 
 /// How long a peer may take to greet: it answers that from memory.
@@ -259,6 +259,10 @@ impl Backend for Client {
 
     fn stat_path(&self, request: PathRequest) -> Answer<'_, PathStat> {
         self.ask(format!("/v1/stat/path{}", to_query(&request)))
+    }
+
+    fn path_policy(&self, request: PathRequest) -> Answer<'_, PathPolicy> {
+        self.ask(format!("/v1/redundancy{}", to_query(&request)))
     }
 
     fn list(&self) -> Answer<'_, ItemStream<Listed>> {

@@ -217,6 +217,7 @@ fn router(shared: Shared) -> Router {
         .route("/v1/ls", get(ls))
         .route("/v1/stat", get(stat))
         .route("/v1/stat/path", get(stat_path))
+        .route("/v1/redundancy", get(path_policy))
         .route("/v1/list", get(list))
         .route("/v1/key/export", post(key_export))
         .route(
@@ -408,6 +409,10 @@ async fn conflict_resolve(State(shared): State<Shared>, body: Bytes) -> Reply {
 
 async fn stat_path(State(shared): State<Shared>, request: QueryOf<PathRequest>) -> Reply {
     json(shared.backend.stat_path(query(request)?).await)
+}
+
+async fn path_policy(State(shared): State<Shared>, request: QueryOf<PathRequest>) -> Reply {
+    json(shared.backend.path_policy(query(request)?).await)
 }
 
 async fn stat(State(shared): State<Shared>, request: QueryOf<LinkRequest>) -> Reply {

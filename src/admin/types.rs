@@ -15,7 +15,7 @@ use super::error::AdminError;
 
 pub use clearing::{GcReport, GcRequest};
 pub use members::{VolumeEnd, VolumeRevoke, VolumeRevoked, VolumeTicketInfo};
-pub use paths::{PathRequest, PathStat};
+pub use paths::{PathPolicy, PathRequest, PathStat};
 pub use snapshots::{
     RestoreItem, RestoreLine, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
     Snapshots, SnapshotsRequest,

@@ -138,7 +138,7 @@ impl Fetching<'_> {
             match store.get(self.reference.id, wanted).await {
                 Ok(Some((shard, held))) => {
                     let index = shard.id().index;
-                    self.good.insert(index, shard);
+                    self.take_good(shard);
                     wanted = IndexSet(wanted.0 & held.0);
                     wanted.remove(index);
                 }
@@ -154,9 +154,16 @@ impl Fetching<'_> {
         let wanted = IndexSet::first(self.profile.total_shards()).minus(self.at_hand());
         let most = self.profile.data_shards().saturating_sub(self.good.len());
         for shard in store.cached(self.reference.id, wanted, most).await {
-            self.good.insert(shard.id().index, shard);
+            self.take_good(shard);
         }
         self.here = self.at_hand();
+    }
+
+    /// A shard that was checked. What its header says of the stripe counts, whatever was expected: a file whose
+    /// redundancy was changed may name blocks of another one for a while.
+    fn take_good(&mut self, shard: VerifiedShard) {
+        self.profile = shard.profile();
+        self.good.insert(shard.id().index, shard);
     }
 
     /// Keeps what others sent, for the next time.
@@ -485,9 +492,7 @@ impl Fetching<'_> {
     fn book(&mut self, checked: Vec<(PeerId, Result<VerifiedShard, erasure::StripeError>)>) {
         for (peer, checked) in checked {
             match checked {
-                Ok(shard) => {
-                    self.good.insert(shard.id().index, shard);
-                }
+                Ok(shard) => self.take_good(shard),
                 Err(error) => {
                     tracing::warn!(peer = %peer.short(), "a peer sent a bad shard: {error}");
                     self.blocks.stats.lied(&peer);
@@ -522,6 +527,9 @@ impl Fetching<'_> {
                 })
                 .collect();
             good.extend(checked.iter().filter_map(|(_, shard)| shard.clone().ok()));
+            let need = good
+                .first()
+                .map_or(need, |shard| shard.profile().data_shards());
             if good.len() < need {
                 return (checked, None);
             }

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::mount_options::MountOption;
-use crate::base::{ByteSize, EcProfile};
+use crate::base::{ByteSize, EcProfile, Redundancy};
 use crate::config::Quota;
 
 /// One pool out of the spare disks of many machines: encrypted, self-healing, without a server.
@@ -73,6 +73,8 @@ pub(super) enum Command {
     Ls(LsArgs),
     /// Tell how much of a link's data, or of what is below a path of a mount, is there now, and what it survives
     Stat(StatArgs),
+    /// Tell or set which redundancy is wanted at a path of a mount, and below it
+    Redundancy(RedundancyArgs),
     /// List what this peer has put
     List,
     /// Back up or restore this peer's identity, secrets and list
@@ -98,6 +100,38 @@ pub(super) enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RedundancyArgs {
+    /// A file or directory in a mounted volume
+    pub(super) path: PathBuf,
+    /// Redundancy of it and of what is below, for instance 4+2; `auto` chooses by the peers there are, `inherit` takes that
+    /// of the directory above. What is stored otherwise is stored anew in the background
+    #[arg(value_name = "DATA+PARITY|auto|inherit")]
+    pub(super) redundancy: Option<PolicyArg>,
+}
+
+/// What is set on a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PolicyArg {
+    /// This redundancy.
+    Set(Redundancy),
+    /// That of the directory above.
+    Inherit,
+}
+
+impl std::str::FromStr for PolicyArg {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "inherit" => Ok(PolicyArg::Inherit),
+            text => text
+                .parse()
+                .map(PolicyArg::Set)
+                .map_err(|error| format!("{error}")),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -298,9 +332,9 @@ pub(super) struct VolumeRestoreArgs {
 pub(super) struct VolumeCreateArgs {
     /// Its name: letters, digits, `.`, `_` and `-`
     pub(super) name: String,
-    /// Redundancy, for instance 4+2: any 4 of 6 shards bring a block back [default: as configured]
-    #[arg(long, value_name = "DATA+PARITY")]
-    pub(super) redundancy: Option<EcProfile>,
+    /// Redundancy, for instance 4+2: any 4 of 6 shards bring a block back; `auto` chooses by the peers there are [default: as configured]
+    #[arg(long, value_name = "DATA+PARITY|auto")]
+    pub(super) redundancy: Option<Redundancy>,
 }
 
 #[derive(Debug, Args)]
@@ -385,9 +419,9 @@ pub(super) struct PutArgs {
     /// File or directory; `-` or nothing: the standard input
     #[arg(default_value = "-")]
     pub(super) path: PathBuf,
-    /// Redundancy, for instance 4+2: any 4 of 6 shards bring it back [default: as configured]
-    #[arg(long, value_name = "DATA+PARITY")]
-    pub(super) redundancy: Option<EcProfile>,
+    /// Redundancy, for instance 4+2: any 4 of 6 shards bring it back; `auto` chooses by the peers there are [default: as configured]
+    #[arg(long, value_name = "DATA+PARITY|auto")]
+    pub(super) redundancy: Option<Redundancy>,
     /// Fail unless it survives the loss of any N peers
     #[arg(long, value_name = "N")]
     pub(super) survive: Option<u32>,

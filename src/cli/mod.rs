@@ -21,6 +21,7 @@ pub mod output;
 mod peer;
 mod progress;
 mod put;
+mod redundancy;
 mod revoke;
 pub mod session;
 mod show;
@@ -177,6 +178,14 @@ async fn dispatch(cli: Cli, output: &Output, launcher: Arc<dyn Launch>) -> Resul
                 outcome = conflicts::run(&paths, output, args) => outcome,
             }
         }
+        Command::Redundancy(args) => {
+            logging::start(output, LogLevel::Warn)?;
+            tokio::select! {
+                biased;
+                () = interrupt.wait() => Err(Failure::Interrupted),
+                outcome = redundancy::run(&paths, output, args) => outcome,
+            }
+        }
         Command::Config(args) => match args.command {
             ConfigCommand::Check => check_config(&paths, output),
         },
@@ -251,6 +260,7 @@ async fn ask(
         | Command::Umount(_)
         | Command::Sync(_)
         | Command::Conflicts(_)
+        | Command::Redundancy(_)
         | Command::Node(_)
         | Command::Devnet(_)
         | Command::Config(_)

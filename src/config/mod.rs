@@ -16,7 +16,7 @@ mod value;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::base::{ByteSize, EcProfile, PeerId};
+use crate::base::{ByteSize, PeerId, Redundancy};
 
 pub use agree::{Consistency, Locks};
 pub use conflict::{ConflictRule, KeepWhich};
@@ -103,7 +103,7 @@ pub struct Network {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Put {
     /// Redundancy of new data.
-    pub redundancy: EcProfile,
+    pub redundancy: Redundancy,
 }
 
 /// `[fetch]`
@@ -214,7 +214,7 @@ impl Default for Network {
 impl Default for Put {
     fn default() -> Self {
         Put {
-            redundancy: EcProfile::DEFAULT,
+            redundancy: Redundancy::DEFAULT,
         }
     }
 }

@@ -87,8 +87,8 @@ keys! {
     network.deny, "list of peer ids",
         "Peers that are never stored for, served or routed to.";
 
-    put.redundancy, "DATA+PARITY shards",
-        "Redundancy of new data: any DATA of all shards bring it back, so PARITY peers may be lost.";
+    put.redundancy, "DATA+PARITY shards, or \"auto\"",
+        "Redundancy of new data: any DATA of all shards bring it back, so PARITY peers may be lost. \"auto\" chooses whenever something is written, by how many peers there are and how often each could be reached of late.";
 
     fetch.timeout, "duration, more than 0",
         "How long a read waits for shards that no reachable peer has before it fails.";

@@ -10,7 +10,7 @@ use toml::de::DeValue;
 
 use crate::base::limits::QUOTA_MIN_BYTES;
 use crate::base::units::{format_duration, parse_duration};
-use crate::base::{ByteSize, EcProfile, PeerId};
+use crate::base::{ByteSize, PeerId, Redundancy};
 
 /// Longest name of a zone, in bytes.
 const ZONE_MAX_BYTES: usize = 64;
@@ -343,9 +343,14 @@ impl Setting for Duration {
     }
 }
 
-impl Setting for EcProfile {
+impl Setting for Redundancy {
     fn read(value: &Spanned<DeValue<'_>>, sink: &mut Sink<'_>) -> Option<Self> {
-        parsed(value, "a redundancy such as \"4+2\"", sink, str::parse)
+        parsed(
+            value,
+            "a redundancy such as \"4+2\", or \"auto\"",
+            sink,
+            str::parse,
+        )
     }
     fn show(&self) -> String {
         quoted(&self.to_string())

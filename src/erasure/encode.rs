@@ -83,7 +83,7 @@ where
     let shards = (0u8..)
         .zip(shards)
         .map(|(index, data)| {
-            VerifiedShard::trusted(ShardId { block: id, index }, header.clone(), data)
+            VerifiedShard::trusted(ShardId { block: id, index }, profile, header.clone(), data)
         })
         .collect();
     Ok(EncodedStripe { id, header, shards })

@@ -156,6 +156,7 @@ impl<'a> Partial<'a> {
                 };
                 Ok(VerifiedShard::trusted(
                     id,
+                    self.first.profile(),
                     self.first.header().clone(),
                     data,
                 ))

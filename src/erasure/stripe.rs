@@ -166,6 +166,7 @@ impl StripeHeader {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedShard {
     id: ShardId,
+    profile: EcProfile,
     header: Bytes,
     data: Bytes,
 }
@@ -186,17 +187,37 @@ impl VerifiedShard {
         {
             return Err(StripeError::WrongShard(id));
         }
-        Ok(VerifiedShard { id, header, data })
+        Ok(VerifiedShard {
+            id,
+            profile: parsed.profile,
+            header,
+            data,
+        })
     }
 
     /// For the encoder, which has just computed the hashes itself.
-    pub(super) const fn trusted(id: ShardId, header: Bytes, data: Bytes) -> Self {
-        VerifiedShard { id, header, data }
+    pub(super) const fn trusted(
+        id: ShardId,
+        profile: EcProfile,
+        header: Bytes,
+        data: Bytes,
+    ) -> Self {
+        VerifiedShard {
+            id,
+            profile,
+            header,
+            data,
+        }
     }
 
     /// Block and index.
     pub const fn id(&self) -> ShardId {
         self.id
+    }
+
+    /// The redundancy of its stripe.
+    pub const fn profile(&self) -> EcProfile {
+        self.profile
     }
 
     /// The canonical stripe header.

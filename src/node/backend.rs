@@ -11,16 +11,16 @@ use super::{Node, quota, show};
 use crate::admin::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GcReport, GcRequest,
     GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
-    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathRequest,
-    PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota,
-    SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest,
-    Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest, VolumeCreate, VolumeInfo,
-    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
-    VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest,
-    WorkerChange, WorkerStatus,
+    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathPolicy,
+    PathRequest, PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, RestoreLine,
+    SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots,
+    SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest,
+    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
+    VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
+    VolumeVotersRequest, WorkerChange, WorkerStatus,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
-use crate::base::{ByteSize, EcProfile};
+use crate::base::{ByteSize, EcProfile, Redundancy};
 use crate::blocks::{PutError, Upload, UploadOptions};
 use crate::config::{Quota, set_quota};
 use crate::content::{
@@ -81,6 +81,10 @@ impl Backend for Node {
 
     fn stat_path(&self, request: PathRequest) -> Answer<'_, PathStat> {
         Box::pin(self.examine_path(request))
+    }
+
+    fn path_policy(&self, request: PathRequest) -> Answer<'_, PathPolicy> {
+        Box::pin(self.tell_policy(request))
     }
 
     fn list(&self) -> Answer<'_, ItemStream<Listed>> {
@@ -266,12 +270,13 @@ impl Node {
     ) -> Result<PutResult, AdminError> {
         let begun = tokio::time::Instant::now();
         let inner = &self.0;
-        let profile = match &request.redundancy {
+        let redundancy = match &request.redundancy {
             None => inner.options.config.put.redundancy,
             Some(text) => text
-                .parse::<EcProfile>()
+                .parse::<Redundancy>()
                 .map_err(|error| AdminError::usage(error.to_string()))?,
         };
+        let profile = redundancy.resolve(inner.auto.get());
         let secret = self.sealing_secret(request.private)?;
         let owner = self.identity().owner;
         let upload = inner

@@ -13,6 +13,7 @@ mod mounts;
 mod network;
 mod offer;
 mod quota;
+mod recode;
 mod revoke;
 mod share;
 mod sharing;
@@ -50,6 +51,7 @@ use crate::blocks::{
 };
 use crate::config::Config;
 use crate::net::{NetHandle, Offer};
+use crate::placement::AutoProfile;
 use crate::repair::{Repair, RepairOptions};
 use crate::store::{RealDisk, Store, StoreOptions};
 
@@ -93,6 +95,8 @@ struct Inner {
     workers: workers::Jobs,
     /// Who looks after redundancy.
     repair: Repair,
+    /// What redundancy fits the peers.
+    auto: AutoProfile,
     started: Instant,
     uploads: AtomicU64,
     clock: Clock,
@@ -148,6 +152,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         feeds.clone(),
         stop.clone(),
     ));
+    let auto = AutoProfile::default();
     let upkeep = &options.config.repair;
     let repair = Repair::new(
         blocks.clone(),
@@ -158,6 +163,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
             scrub: upkeep.scrub,
             serving: Arc::clone(&serving),
             entropy: entropy.fork(),
+            auto: auto.clone(),
         },
     );
     tasks.spawn(repair.serve(stop.clone()));
@@ -186,6 +192,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         feeds,
         workers: workers::Jobs::default(),
         repair,
+        auto,
         started: Instant::now(),
         uploads: AtomicU64::new(0),
         clock,
@@ -297,6 +304,7 @@ impl Node {
         let (repairer, scrubber) = self.0.repair.workers();
         self.run_worker(repairer);
         self.run_worker(scrubber);
+        self.run_worker(recode::Recoder::new(self.clone()));
         self.run_worker(thrift::Thrift::new(self.0.blocks.pools().clone()));
     }
 }

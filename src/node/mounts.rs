@@ -5,6 +5,7 @@ mod footing;
 mod gc;
 mod keys;
 mod list;
+mod redundancy;
 mod snapshots;
 mod sync;
 mod voters;
@@ -28,9 +29,10 @@ use super::mount_point::{mount_error, prepare, unmount_error};
 use super::volumes::{DEFAULT_NAME, Record, VolumesError, check_name};
 use crate::admin::AdminError;
 use crate::admin::types::{HexPath, MountRequest, Mounted, UmountRequest, VolumeUsage};
-use crate::base::EcProfile;
+use crate::base::Redundancy;
 use crate::config::{self, Config, Durability, KeepWhich};
 use crate::crypto::ConvergenceSecret;
+use crate::placement::AutoProfile;
 use crate::share::Sharer;
 use crate::vfs::{self, ConflictRules, Vfs, VfsError, VfsOptions, VfsParts, VolumeIdentity};
 
@@ -249,7 +251,7 @@ async fn blocking<T: Send + 'static>(
     done.map_err(|panic| AdminError::failed(panic.to_string()))
 }
 
-fn vfs_options(name: &str, config: &Config) -> VfsOptions {
+fn vfs_options(name: &str, config: &Config, auto: &AutoProfile) -> VfsOptions {
     let mount = &config.mount;
     let rules = mount.conflict.iter();
     let rules = rules.map(|rule| (rule.glob.clone(), rule.keep == KeepWhich::Newest));
@@ -271,6 +273,7 @@ fn vfs_options(name: &str, config: &Config) -> VfsOptions {
         commit_interval: mount.commit_interval,
         dirty_max_bytes: mount.dirty_max.0,
         read_timeout: mount.read_timeout,
+        auto: auto.clone(),
     }
 }
 
@@ -308,12 +311,24 @@ impl Node {
         }
     }
 
-    async fn new_volume(&self, name: &str, profile: EcProfile) -> Result<Record, VolumesError> {
+    /// Makes an empty volume. One whose redundancy is chosen by the peers there are says so in its tree.
+    async fn new_volume(&self, name: &str, redundancy: Redundancy) -> Result<Record, AdminError> {
         let inner = &self.0;
+        let profile = redundancy.resolve(inner.auto.get());
         let made = inner
             .volumes
             .create(name, profile, &inner.clock, &inner.entropy);
-        made.await
+        let record = made.await?;
+        if redundancy == Redundancy::Auto {
+            let vfs = self.open_volume(name, &record).await?;
+            let set = vfs.set_policy(b"", Some(redundancy)).await;
+            close_again(name, &vfs).await;
+            if let Err(error) = set {
+                inner.volumes.remove(name).await?;
+                return Err(AdminError::of(&error));
+            }
+        }
+        Ok(record)
     }
 
     /// Waits for a volume that is being closed; refuses one that is mounted.
@@ -374,8 +389,8 @@ impl Node {
         let (record, created) = match self.0.volumes.find(name).await? {
             Some(record) => (record, false),
             None if name == DEFAULT_NAME => {
-                let profile = self.0.options.config.put.redundancy;
-                (self.new_volume(name, profile).await?, true)
+                let redundancy = self.0.options.config.put.redundancy;
+                (self.new_volume(name, redundancy).await?, true)
             }
             None => return Err(VolumesError::NotFound(name.to_owned()).into()),
         };
@@ -476,7 +491,7 @@ impl Node {
             blocks: inner.blocks.clone(),
             clock: inner.clock.clone(),
             entropy: inner.entropy.fork(),
-            options: vfs_options(name, &inner.options.config),
+            options: vfs_options(name, &inner.options.config, &inner.auto),
         };
         let owner = (
             rustix::process::geteuid().as_raw(),

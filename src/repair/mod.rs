@@ -17,6 +17,7 @@ mod queue;
 mod scrub;
 mod serve;
 mod survey;
+mod uptime;
 mod worker;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use self::serve::{Server, SharedGroups, SharedTally};
 use crate::base::Entropy;
 use crate::blocks::{Blocks, ServeOptions};
 use crate::net::Reach;
+use crate::placement::AutoProfile;
 
 /// How often holders compare what they have, at most and at least.
 const INTERVAL_MAX: Duration = Duration::from_secs(60);
@@ -55,6 +57,8 @@ pub struct RepairOptions {
     pub serving: Arc<ServeOptions>,
     /// For proofs that nobody foresees.
     pub entropy: Entropy,
+    /// Is told how often peers can be reached.
+    pub auto: AutoProfile,
 }
 
 impl RepairOptions {
@@ -117,6 +121,12 @@ impl Repair {
             health.is_known = false;
         }
         health
+    }
+
+    /// How long other upkeep has to rest after it moved so many bytes in so long: the same that repairs do.
+    pub fn rest_after(&self, bytes: u64, took: Duration) -> Duration {
+        let is_wanted = self.blocks.is_wanted();
+        queue::rest(self.options.rate, bytes, took, is_wanted)
     }
 
     /// What this peer was going to repair when it last looked, the most urgent first. Does no I/O.

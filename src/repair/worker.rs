@@ -16,11 +16,12 @@ use super::plan::{Standing, Surplus};
 use super::queue::{Queue, rest};
 use super::serve::{SharedGroups, SharedTally};
 use super::survey::{Root, roots};
+use super::uptime::Uptimes;
 use super::{Repair, RepairOptions, proof};
 use crate::base::worker::{Next, Worker};
 use crate::base::{BlockId, ByteSize, Classify, Group, IndexSet, PeerId};
 use crate::blocks::Blocks;
-use crate::net::Reach;
+use crate::net::{Member, Members, Reach};
 use crate::store::{Digest, StoreError};
 
 /// Groups looked at in one step.
@@ -71,6 +72,9 @@ pub struct Repairer {
     tally: SharedTally,
     groups: SharedGroups,
     absences: Option<Absences>,
+    uptimes: Option<Uptimes>,
+    /// When it began to look at members.
+    begun: Option<Instant>,
     roots: BTreeMap<PeerId, Root>,
     /// Peers that were asked in this sweep and did not answer.
     silent: BTreeSet<PeerId>,
@@ -99,6 +103,8 @@ impl Repairer {
             tally: repair.tally.clone(),
             groups: repair.groups.clone(),
             absences: None,
+            uptimes: None,
+            begun: None,
             roots: BTreeMap::new(),
             silent: BTreeSet::new(),
             led: BTreeMap::new(),
@@ -136,6 +142,7 @@ impl Repairer {
             is_dead_back = absences.look(&members, now);
             absences.save(&store, now).await?;
         }
+        self.look_at_uptimes(&members, now).await?;
         if is_dead_back {
             // What was planned is what it has.
             self.queue.clear();
@@ -172,6 +179,31 @@ impl Repairer {
             return Ok(Next::Again);
         }
         Ok(Next::Idle(self.next_sweep.saturating_duration_since(now)))
+    }
+
+    /// Takes note of who is there, and tells what redundancy fits that.
+    async fn look_at_uptimes(&mut self, members: &Members, now: Instant) -> Result<(), StoreError> {
+        let store = self.blocks.store().clone();
+        let now_ms = self.blocks.clock().now_ms();
+        if self.uptimes.is_none() {
+            self.uptimes = Some(Uptimes::load(&store, self.own(), now_ms).await?);
+        }
+        let begun = *self.begun.get_or_insert(now);
+        let (Some(uptimes), Some(absences)) = (&mut self.uptimes, &self.absences) else {
+            return Ok(());
+        };
+        uptimes.look(members, now);
+        uptimes.save(&store, now, now_ms).await?;
+        let counts = |member: &&Member| {
+            let is_away = matches!(member.state, Reach::Away { .. });
+            let is_dead = || absences.standing(&member.peer) == Standing::Dead;
+            member.capacity_bytes > 0 && !(is_away && is_dead())
+        };
+        let counted = members.list.iter().filter(counts);
+        let availabilities = counted.map(|member| uptimes.availability(&member.peer));
+        let is_settled = now >= begun + self.options.suspect;
+        self.options.auto.set(availabilities.collect(), is_settled);
+        Ok(())
     }
 
     // ---- looking -----------------------------------------------------------------------------

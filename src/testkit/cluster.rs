@@ -323,6 +323,7 @@ impl Cluster {
                 scrub: times.scrub,
                 serving,
                 entropy: self.entropy.fork(),
+                auto: crate::placement::AutoProfile::default(),
             };
             let repair = Repair::new(blocks.clone(), options);
             let (repairer, scrubber) = repair.workers();

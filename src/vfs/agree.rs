@@ -3,7 +3,7 @@
 //!
 //! Who asks them is above this layer, and given to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -289,17 +289,21 @@ impl Inner {
             Some(file) => self.describe_now(file).await?,
             None => self.feed_now().await?,
         };
-        let losses = losses(self.identity.profile);
+        let profile = match file {
+            Some(file) => self.profile_of_file(&self.lock(file)),
+            None => self.identity.profile,
+        };
+        let losses = losses(profile);
         let name = &self.options.name;
         let blocks = match file {
             Some(file) => self.blocks_of(file),
             None => Some(BTreeSet::new()),
         };
-        let frail = self.still_frail(losses, blocks.as_ref()).await?;
+        let frail = self.still_frail(blocks.as_ref()).await?;
         if frail > 0 {
-            let places = self.identity.profile.total_shards();
+            let places = profile.total_shards();
             tracing::error!(
-                "the volume `{name}`: {frail} blocks do not survive the loss of {losses} machines, this one among them: there are too few peers with room for {places} shards"
+                "the volume `{name}`: {frail} blocks do not survive the loss of as many machines as was asked for ({losses} where {profile} is), this one among them: there are too few peers with room for {places} shards"
             );
             return Err(Errno::EIO);
         }
@@ -335,35 +339,40 @@ impl Inner {
         Some(blocks)
     }
 
-    /// How many of some blocks, or of all of the volume, do not survive so many losses.
+    /// How many of some blocks, or of all of the volume, do not survive as many losses as their redundancy asks for.
     async fn still_frail(
         self: &Arc<Self>,
-        losses: usize,
         among: Option<&BTreeSet<BlockId>>,
     ) -> Result<usize, Errno> {
         let inner = Arc::clone(self);
         let disk = &self.blocks.pools().disk;
-        let mut frail = disk.run(move || inner.frail_blocks(losses)).await?;
+        let mut frail = disk.run(move || inner.frail_blocks()).await?;
         frail.retain(|id| among.is_none_or(|among| among.contains(id)));
         if frail.is_empty() {
             return Ok(0);
         }
         // There may be more peers by now.
-        let blocks: Vec<BlockId> = frail.into_iter().collect();
+        let mut by_profile: BTreeMap<EcProfile, Vec<BlockId>> = BTreeMap::new();
+        for id in frail {
+            let tenant = self.tenant(id).map_err(|_| Errno::EIO)?;
+            let profile = tenant.map(|tenant| self.profile_of_block(&tenant));
+            let profile = profile.unwrap_or(self.identity.profile);
+            by_profile.entry(profile).or_default().push(id);
+        }
         let own = self.identity.peer;
-        let others = self
-            .blocks
-            .survives_without(own, &blocks, self.identity.profile);
         let mut left = 0;
-        for (id, survives) in blocks.iter().zip(others.await) {
-            let is_safe = survives.is_some_and(|survives| survives + 1 >= losses);
-            self.frail.placed(*id, is_safe);
-            left += usize::from(!is_safe);
+        for (profile, blocks) in by_profile {
+            let others = self.blocks.survives_without(own, &blocks, profile).await;
+            for (id, survives) in blocks.iter().zip(others) {
+                let is_safe = survives.is_some_and(|survives| survives + 1 >= losses(profile));
+                self.frail.placed(*id, is_safe);
+                left += usize::from(!is_safe);
+            }
         }
         Ok(left)
     }
 
-    fn frail_blocks(&self, losses: usize) -> Result<BTreeSet<BlockId>, Errno> {
+    fn frail_blocks(&self) -> Result<BTreeSet<BlockId>, Errno> {
         let looking = self.frail.looking.lock();
         let looking = looking.unwrap_or_else(PoisonError::into_inner);
         if self.frail.with(|known| known.is_none()) {
@@ -377,7 +386,7 @@ impl Inner {
                 for (key, row) in page {
                     let id = <[u8; 32]>::try_from(key.as_ref()).map(BlockId);
                     if let (Ok(id), Some(tenant)) = (id, Tenant::decode(&row))
-                        && (tenant.survives as usize) < losses
+                        && (tenant.survives as usize) < losses(self.profile_of_block(&tenant))
                     {
                         self.frail.placed(id, false);
                     }

@@ -118,6 +118,7 @@ impl Inner {
             shared.outgoing.notify_one();
         }
         self.watches.see(&edited.changes);
+        self.policies.see(&edited.changes);
         self.row_cache.applied(edited.changes, edited.decoded);
         core.seen = edited.last;
         if let Some(files) = edited.files {

@@ -47,7 +47,6 @@ impl Inner {
     /// Looks through the rows of all blocks.
     pub(super) fn look_through_books(&self) -> Books {
         let mut books = Books::default();
-        let promised = self.identity.profile.parity_shards() as u32;
         // Those come together when the next checkpoint is made.
         let Ok(checkpoints) = self.blocks_of_checkpoints() else {
             return books;
@@ -65,6 +64,7 @@ impl Inner {
                     continue;
                 };
                 let plain = u64::from(tenant.plain_len);
+                let promised = self.profile_of_block(&tenant).parity_shards() as u32;
                 if tenant.survives < promised {
                     books.usage.under_redundant_bytes += tenant.live.min(plain);
                 }

@@ -89,6 +89,9 @@ pub(super) struct FileState {
     /// Whether the journal has what the changes were made to.
     pub(super) has_base_row: bool,
     pub(super) overlay: Overlay,
+    /// The redundancy of its blocks, once that was decided for what is changed; until all of it is described. All
+    /// blocks of a content have one.
+    pub(super) profile: Option<EcProfile>,
     /// Whether the namespace has another content.
     pub(super) is_changed: bool,
     /// Whether its last name is gone: nothing of it is written to the namespace any more.
@@ -243,6 +246,7 @@ impl FileState {
             changes: 0,
             shown: 0,
             overlay: Overlay::default(),
+            profile: None,
             is_changed: false,
             is_orphan: false,
             notes: Notes::default(),

@@ -34,6 +34,8 @@ pub struct Footing {
     pub unplaced_bytes: u64,
     /// Of those, what is in the journal of this machine alone.
     pub journal_bytes: u64,
+    /// Bytes of contents in blocks of another redundancy than is wanted where they are: they are stored anew by and by.
+    pub recode_bytes: u64,
 }
 
 /// Why that is not known.
@@ -99,6 +101,19 @@ impl Vfs {
     /// # Errors
     /// If there is nothing, or rows or manifests cannot be read.
     pub async fn footing(&self, path: &[u8]) -> Result<Footing, FootingError> {
+        self.walk(path, true).await
+    }
+
+    /// Bytes of contents below a path that have another redundancy than is wanted there. Walks like
+    /// [`Vfs::footing`], and reads no manifest.
+    ///
+    /// # Errors
+    /// As [`Vfs::footing`].
+    pub async fn stored_otherwise(&self, path: &[u8]) -> Result<u64, FootingError> {
+        Ok(self.walk(path, false).await?.recode_bytes)
+    }
+
+    async fn walk(&self, path: &[u8], with_blocks: bool) -> Result<Footing, FootingError> {
         let mut found = Footing::default();
         let mut walk = Walk {
             directories: Vec::new(),
@@ -115,7 +130,7 @@ impl Vfs {
             (found, walk, stored) = first.await?;
         }
         loop {
-            for (profile, body) in stored {
+            for (profile, body) in stored.into_iter().filter(|_| with_blocks) {
                 self.0.add_blocks(profile, &body, &mut found).await?;
             }
             if walk.directories.is_empty() {
@@ -132,6 +147,27 @@ impl Vfs {
 }
 
 impl Inner {
+    /// What a path shows, from the top directory on; none: that one. The caller holds the lock of the core.
+    fn shown_at(&self, path: &[u8]) -> Step<Option<Shown>> {
+        let mut dir = Ino::ROOT;
+        let mut last = None;
+        let names = path.split(|byte| *byte == b'/');
+        for name in names.filter(|name| !name.is_empty()) {
+            let name = Name::new(name).map_err(|_| Errno::ENOENT)?;
+            let there = self.view(|view| view.lookup(dir, &name))?;
+            let there = there.ok_or(Errno::ENOENT)?;
+            dir = there.ino;
+            last = Some(there);
+        }
+        Ok(last)
+    }
+
+    /// The same, as an identity.
+    pub(super) fn ino_at(&self, path: &[u8]) -> Step<Ino> {
+        let last = self.shown_at(path)?;
+        Ok(last.map_or(Ino::ROOT, |shown| shown.ino))
+    }
+
     fn begin_footing(
         &self,
         path: &[u8],
@@ -139,18 +175,7 @@ impl Inner {
         walk: &mut Walk,
     ) -> Step<Vec<Stored>> {
         let mut core = self.core();
-        let mut dir = Ino::ROOT;
-        let mut last = None;
-        for name in path
-            .split(|byte| *byte == b'/')
-            .filter(|name| !name.is_empty())
-        {
-            let name = Name::new(name).map_err(|_| Errno::ENOENT)?;
-            let there = self.view(|view| view.lookup(dir, &name))?;
-            let there = there.ok_or(Errno::ENOENT)?;
-            dir = there.ino;
-            last = Some(there);
-        }
+        let last = self.shown_at(path)?;
         let mut stored = Vec::new();
         match &last {
             Some(shown) => self.meet(&mut core, shown, found, walk, &mut stored)?,
@@ -204,6 +229,21 @@ impl Inner {
             None => core.inodes.get(number).and_then(|node| node.file.clone()),
             Some(_) => None,
         };
+        let wanted = self.policy_at(shown.ino)?.0;
+        let stored_as = match (&open, &stat.content) {
+            (Some(file), _) => match &self.lock(file).base {
+                Base::Stored(profile, _) => Some(*profile),
+                Base::Inline(_) => None,
+            },
+            (None, Some(content)) => match &content.body {
+                Body::Stored(profile, _) => Some(*profile),
+                Body::Inline(_) => None,
+            },
+            (None, None) => None,
+        };
+        if stored_as.is_some_and(|stored| !self.is_as_wanted(wanted, stored)) {
+            found.recode_bytes += stat.size();
+        }
         match (open, &stat.content) {
             (Some(file), _) => add_state(&self.lock(&file), found, stored),
             (None, Some(content)) => add_content(content, found, stored),

@@ -24,6 +24,7 @@ use super::file::{FileCell, FileState, Locked, Totals};
 use super::inode::{Inodes, Node};
 use super::ledger::Keeper;
 use super::locks::LockTable;
+use super::policy::Policies;
 use super::row_cache::RowCache;
 use super::rows::VolumeRows;
 use super::snapshots::Shelf;
@@ -117,6 +118,8 @@ pub(super) struct Inner {
     pub(super) locks: LockTable,
     /// Names of blocks that come while others ask about them.
     pub(super) watches: Watches,
+    /// Where redundancy is set, and what is still to be stored anew for that.
+    pub(super) policies: Policies,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
@@ -194,6 +197,7 @@ impl Inner {
             frail: Frail::default(),
             locks: LockTable::default(),
             watches: Watches::default(),
+            policies: Policies::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
@@ -246,6 +250,7 @@ impl Inner {
     /// Changes of rows were made that are no operation of this replica.
     pub(super) fn forget_rows(&self, changes: Changes) {
         self.watches.see(&changes);
+        self.policies.see(&changes);
         self.row_cache.applied(changes, Vec::new());
     }
 

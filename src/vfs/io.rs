@@ -147,7 +147,7 @@ impl Inner {
             parts,
             base: state.base.clone(),
             base_end: state.head.base_end,
-            profile: self.identity.profile,
+            profile: self.profile_of_file(&state),
             goes_on,
         }))
     }
@@ -261,14 +261,18 @@ impl Inner {
                 return Err(Errno::EINVAL.into());
             }
         }
-        let (parts, len, base_end, base) = {
+        let Some(wanted) = self.decide_profile(&to) else {
+            return Ok(None);
+        };
+        let (parts, len, base_end, base, own) = {
             let state = self.lock(&from);
             let left = state.size().saturating_sub(copy.from_offset);
             let len = copy.len.min(left);
             let parts = state
                 .overlay
                 .parts(copy.from_offset, copy.from_offset + len);
-            (parts, len, state.head.base_end, state.base.clone())
+            let base = state.base.clone();
+            (parts, len, state.head.base_end, base, state.profile)
         };
         end_of(copy.to_offset, len)?;
         if len == 0 {
@@ -277,7 +281,7 @@ impl Inner {
         if self.has_no_room(len) {
             return Err(Errno::ENOSPC.into());
         }
-        let Some(pieces) = self.copyable(&parts, &base, base_end) else {
+        let Some(pieces) = self.copyable(&parts, &base, base_end, (own, wanted)) else {
             return Ok(None);
         };
         let now = self.now();

@@ -16,7 +16,7 @@ use super::notes::{REMOVALS_PER_GROUP, encode_head};
 use super::read::ReadError;
 use super::remove::{Gone, drop_body};
 use super::rows::{BASES, HEADS};
-use crate::base::{Class, Classify};
+use crate::base::{Class, Classify, EcProfile};
 use crate::blocks::{PutError, UploadOptions};
 use crate::content::overlay::{KeptId, Part, Piece, Source};
 use crate::dag::{self, Extent};
@@ -36,6 +36,8 @@ const SHARED_ROW_BYTES: u64 = 12 << 10;
 pub(super) struct Plan {
     pub(super) parts: Vec<(Arc<FileCell>, Piece)>,
     pub(super) len: u64,
+    /// The redundancy of all these files.
+    pub(super) profile: EcProfile,
 }
 
 /// Why a block was not placed.
@@ -71,7 +73,7 @@ impl Inner {
             self.relief.notify_waiters();
             return;
         }
-        match self.place(bytes).await {
+        match self.place(bytes, plan.profile).await {
             Ok(born) => {
                 // It is written down where everybody else's changes are.
                 if self.room().await.is_err() {
@@ -129,8 +131,13 @@ impl Inner {
                 Err(error) => self.leave_out(&file, &piece, &error),
             }
         }
-        let len = all.len() as u64;
-        (Plan { parts, len }, all.freeze())
+        let (len, profile) = (all.len() as u64, plan.profile);
+        let plan = Plan {
+            parts,
+            len,
+            profile,
+        };
+        (plan, all.freeze())
     }
 
     /// A piece of a file cannot be read: the file is left alone for a while.
@@ -147,9 +154,9 @@ impl Inner {
     }
 
     /// Seals, codes and places one block, durably.
-    pub(super) async fn place(&self, bytes: Bytes) -> Result<Born, SealError> {
+    pub(super) async fn place(&self, bytes: Bytes, profile: EcProfile) -> Result<Born, SealError> {
         let options = UploadOptions {
-            profile: self.identity.profile,
+            profile,
             secret: self.block_secret(),
             survive: None,
             owner: self.identity.owner,
@@ -165,6 +172,7 @@ impl Inner {
         let report = upload.finish(vec![row]).await?;
         Ok(Born {
             block,
+            profile,
             survives: report.survives as u32,
             keeper: Keeper {
                 number,
@@ -179,7 +187,7 @@ impl Inner {
 
     /// Takes a block into the books, not in use yet.
     pub(super) fn adopt(&self, born: &Born) -> Step<()> {
-        let is_safe = born.survives as usize >= losses(self.identity.profile);
+        let is_safe = born.survives as usize >= losses(born.profile);
         self.frail.placed(born.block.id, is_safe);
         if self.is_kept_enough(born)? {
             self.surplus
@@ -319,7 +327,7 @@ impl Inner {
         deltas.extents(&new, 1);
         let body = match new.is_empty() {
             true => Body::EMPTY,
-            false => Body::Stored(self.identity.profile, dag::Body::Inline(new)),
+            false => Body::Stored(self.profile_of_file(state), dag::Body::Inline(new)),
         };
         self.publish(core, file, state, body, deltas, None)?;
         Ok(true)
@@ -386,6 +394,7 @@ impl Inner {
         state.base_size = size;
         state.head = after;
         state.overlay.reset();
+        state.profile = None;
         state.described = state.overlay.begin_generation();
         state.is_changed = false;
         state.dirty_since = None;

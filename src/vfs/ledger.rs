@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::inner::Inner;
 use super::rows::{BLOCKS, RELEASES};
 use crate::base::limits::ROW_GROUP_MAX_BYTES;
+use crate::base::profile::MAX_STRIPE_SHARDS;
 use crate::base::{BlockId, BlockRef, EcProfile, PeerId, wire};
 use crate::dag::{self, Extent, NodeAt};
 use crate::namespace::Body;
@@ -49,6 +50,9 @@ pub(super) struct Tenant {
     /// Peers whose loss it survived when it was placed.
     pub(super) survives: u32,
     pub(super) keepers: Vec<Keeper>,
+    /// Its redundancy, if that is not the volume's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) profile: Option<EcProfile>,
 }
 
 /// How counts change.
@@ -59,6 +63,7 @@ pub(super) struct Deltas(pub(super) BTreeMap<BlockId, i64>);
 #[derive(Debug, Clone)]
 pub(super) struct Born {
     pub(super) block: BlockRef,
+    pub(super) profile: EcProfile,
     pub(super) survives: u32,
     pub(super) keeper: Keeper,
 }
@@ -143,7 +148,11 @@ pub(super) fn decode_dropped(bytes: &[u8]) -> Option<(Body, u64)> {
 impl Inner {
     /// Blocks whose counts may change in one group: so few that their rows leave half of it for the rest.
     pub(super) fn blocks_per_group(&self) -> usize {
-        let peers = self.identity.profile.total_shards() * KEEPERS_MAX;
+        let shards = match self.policies.any() {
+            true => MAX_STRIPE_SHARDS,
+            false => self.identity.profile.total_shards(),
+        };
+        let peers = shards * KEEPERS_MAX;
         ROW_GROUP_MAX_BYTES / 2 / (peers * PEER_COST + TENANT_COST)
     }
 
@@ -199,6 +208,7 @@ impl Inner {
                     live: 0,
                     survives: born.survives,
                     keepers: Vec::new(),
+                    profile: Some(born.profile).filter(|of| *of != self.identity.profile),
                 }),
             };
             // The block was just being let go: what kept it is still to be released with it.
@@ -238,6 +248,11 @@ impl Inner {
             group.put(BLOCKS, &id.0, &tenant.encode());
         }
         Ok(has_zeros)
+    }
+
+    /// The redundancy of a block that is in the books.
+    pub(super) fn profile_of_block(&self, tenant: &Tenant) -> EcProfile {
+        tenant.profile.unwrap_or(self.identity.profile)
     }
 
     pub(super) fn tenant(&self, id: BlockId) -> Result<Option<Tenant>, VolumeError> {

@@ -12,7 +12,8 @@
 //! * `snapshots` keeps the tree as it was at some moments, and shows it in `.snapshots`.
 //! * `agree` waits for other machines where that is wanted; `locks` are those that hold between machines, `voting` what is
 //!   remembered for them.
-//! * `footing` tells which blocks the files below a path are in.
+//! * `footing` tells which blocks the files below a path are in; `policy` how redundant they are to be, and `recode` stores
+//!   anew what is stored otherwise.
 //! * `recover` takes up what a crash left. `checkpoint` says all of the namespace at once, and merges what others say so.
 
 mod agree;
@@ -40,8 +41,10 @@ mod ledger;
 mod locks;
 mod make;
 mod notes;
+mod policy;
 mod publish;
 mod read;
+mod recode;
 mod recover;
 mod remove;
 mod row_cache;
@@ -70,6 +73,8 @@ pub use feed::{
 };
 pub use footing::{Footing, FootingError};
 pub use forsake::forsake;
+pub use policy::Policy;
+pub use recode::{RecodeError, RecodeProgress, Recoded};
 pub use snapshots::{
     RestoreAction, RestorePlan, RestoreProgress, RestoreRequest, RestoreStep, SnapshotError,
     SnapshotInfo, SnapshotRecord,
@@ -85,6 +90,7 @@ use crate::base::{Class, Classify, Clock, EcProfile, Entropy, OwnerId, PeerId, V
 use crate::blocks::Blocks;
 use crate::crypto::ConvergenceSecret;
 use crate::namespace::StateError;
+use crate::placement::AutoProfile;
 use crate::store::{VolumeError, VolumeOpenError};
 
 /// What `fsync` waits for.
@@ -116,6 +122,8 @@ pub struct VfsOptions {
     pub read_timeout: Duration,
     /// Of which files only the newest content stays, where several are written at a time.
     pub conflicts: ConflictRules,
+    /// What redundancy fits the peers, where it is chosen by that.
+    pub auto: AutoProfile,
 }
 
 /// Whose volume it is and how its blocks are sealed.

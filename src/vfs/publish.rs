@@ -46,6 +46,8 @@ struct Snapshot {
     renew_end: u64,
     /// The old content, if nothing of it stays: it is let go as a whole.
     dropped: Option<Gone>,
+    /// The redundancy of its blocks.
+    profile: EcProfile,
 }
 
 /// How much of a snapshot a description says.
@@ -96,10 +98,10 @@ impl Snapshot {
 }
 
 /// A new description and the blocks it is in.
-struct Described {
-    body: DagBody<NodeAt>,
-    deltas: Deltas,
-    born: Vec<Born>,
+pub(super) struct Described {
+    pub(super) body: DagBody<NodeAt>,
+    pub(super) deltas: Deltas,
+    pub(super) born: Vec<Born>,
     /// How far it goes; what lies behind is described by the next one.
     upto: u64,
 }
@@ -189,6 +191,7 @@ impl Inner {
             end,
             renew_end: renew_end.unwrap_or(0),
             dropped,
+            profile: self.profile_of_file(&state),
         })
     }
 
@@ -218,7 +221,7 @@ impl Inner {
         }
         let body = match described.body {
             DagBody::Inline(extents) if extents.is_empty() => Body::EMPTY,
-            body => Body::Stored(self.identity.profile, body),
+            body => Body::Stored(snapshot.profile, body),
         };
         let before = state.overlay.clone();
         for piece in snapshot.pieces.iter().filter_map(|p| p.clip(0, upto)) {
@@ -304,7 +307,7 @@ impl Inner {
         let mut deltas = Deltas::default();
         let (profile, body) = match &snapshot.base {
             Base::Stored(profile, body) if snapshot.dropped.is_none() => (*profile, body.clone()),
-            _ => (self.identity.profile, DagBody::Inline(Vec::new())),
+            _ => (snapshot.profile, DagBody::Inline(Vec::new())),
         };
         let Snapshot { start, end, .. } = *snapshot;
         let map = &self.extent_map;
@@ -348,13 +351,15 @@ impl Inner {
         let content = FileContent { size, body };
         let budget = NodeBudget::for_chunks(CHUNK_MAX_BYTES);
         let patch = Patch::new(&content, start, end, new, budget, INLINE_EXTENTS_MAX);
-        self.run_patch(patch, profile, deltas, end).await
+        let profiles = (profile, snapshot.profile);
+        self.run_patch(patch, profiles, deltas, end).await
     }
 
-    async fn run_patch(
+    /// Carries out a patch of nodes that have the first redundancy; new ones get the second.
+    pub(super) async fn run_patch(
         &self,
         mut patch: Patch,
-        profile: EcProfile,
+        (profile, new_profile): (EcProfile, EcProfile),
         mut deltas: Deltas,
         upto: u64,
     ) -> Result<Described, SealError> {
@@ -375,8 +380,14 @@ impl Inner {
                 PatchStep::Place(draft) => {
                     let mut node = draft.encode(&|place| packer.name(place));
                     if !packer.fits(node.len()) {
-                        self.seal_nodes(&mut packer, &mut born, &mut lens, &mut deltas)
-                            .await?;
+                        self.seal_nodes(
+                            &mut packer,
+                            new_profile,
+                            &mut born,
+                            &mut lens,
+                            &mut deltas,
+                        )
+                        .await?;
                         node = draft.encode(&|place| packer.name(place));
                     }
                     let place = packer.push(&node);
@@ -385,7 +396,7 @@ impl Inner {
                 }
                 PatchStep::Few(extents) => break DagBody::Inline(extents),
                 PatchStep::Root(place) => {
-                    self.seal_nodes(&mut packer, &mut born, &mut lens, &mut deltas)
+                    self.seal_nodes(&mut packer, new_profile, &mut born, &mut lens, &mut deltas)
                         .await?;
                     let Some(block) = packer.block(place) else {
                         let why = "a node that was not placed".to_owned();
@@ -410,6 +421,7 @@ impl Inner {
     async fn seal_nodes(
         &self,
         packer: &mut NodePacker,
+        profile: EcProfile,
         born: &mut Vec<Born>,
         lens: &mut Vec<u32>,
         deltas: &mut Deltas,
@@ -417,7 +429,7 @@ impl Inner {
         let Some(bytes) = packer.take() else {
             return Ok(());
         };
-        let placed = self.place(bytes).await?;
+        let placed = self.place(bytes, profile).await?;
         packer.sealed(placed.block);
         let live: u64 = lens.drain(..).map(u64::from).sum();
         deltas.add(placed.block.id, live as i64);

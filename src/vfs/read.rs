@@ -305,12 +305,14 @@ impl Inner {
         Ok((!wants_data && at < range.end).then_some(at))
     }
 
-    /// What can be copied without being read: none if a part is in the journal only, or below a manifest.
+    /// What can be copied without being read: none if a part is in the journal only, or below a manifest, or its blocks
+    /// do not have the redundancy that is `wanted`. Blocks of changes have their `own`.
     pub(super) fn copyable(
         &self,
         parts: &[Part],
         base: &Base,
         base_end: u64,
+        (own, wanted): (Option<EcProfile>, EcProfile),
     ) -> Option<Vec<Piece>> {
         let mut pieces = Vec::new();
         let hole = |start: u64, end: u64, pieces: &mut Vec<Piece>| {
@@ -327,15 +329,18 @@ impl Inner {
                 Part::Piece(piece) if matches!(piece.source, Source::Journal { .. }) => {
                     return None;
                 }
+                Part::Piece(piece)
+                    if matches!(piece.source, Source::Block { .. }) && own != Some(wanted) =>
+                {
+                    return None;
+                }
                 Part::Piece(piece) => pieces.push(piece.clone()),
                 Part::Old(range) => {
                     let end = range.end.min(base_end).max(range.start);
                     let mut at = range.start;
                     match base {
                         _ if at == end => {}
-                        Base::Stored(profile, Body::Inline(extents))
-                            if *profile == self.identity.profile =>
-                        {
+                        Base::Stored(profile, Body::Inline(extents)) if *profile == wanted => {
                             for part in extents.iter().filter_map(|e| e.clip(range.start, end)) {
                                 hole(at, part.offset, &mut pieces);
                                 at = part.end();

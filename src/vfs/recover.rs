@@ -158,6 +158,7 @@ impl Inner {
         self.files.store(files, Ordering::Relaxed);
         let has_acls = self.volume.get(OWN, HAS_ACLS)?.is_some();
         self.acls.store(has_acls, Ordering::Relaxed);
+        self.recall_policies()?;
         match self.promise_moments() {
             // A full disk is no reason not to read what is there. It is tried again all the time.
             Err(error) if crate::base::Classify::class(&error) == crate::base::Class::Full => {
@@ -249,6 +250,16 @@ impl Inner {
             state.is_changed = true;
             state.dirty_since = Some(state.changed_at);
             state.notes.head = Some(head);
+            let placed = pieces.values().find_map(|noted| match &noted.place {
+                NotedPlace::Block(block, _) => Some(block.id),
+                _ => None,
+            });
+            if let Some(id) = placed
+                && let Some(tenant) = self.tenant(id)?
+            {
+                // What is placed already decides for the rest.
+                state.profile = Some(self.profile_of_block(&tenant));
+            }
             for (offset, noted) in &pieces {
                 if let NotedPlace::Kept(id, _) = noted.place {
                     used.insert(id);

@@ -5,6 +5,7 @@ use std::ops::Bound;
 
 use bytes::{Bytes, BytesMut};
 
+use super::policy::REDUNDANCY_XATTR;
 use super::row_cache::{self, FIRST_ROWS, Known, Prefix, RowCache};
 use crate::base::limits::{ROW_PAGE_MAX, ROW_VALUE_MAX_BYTES};
 use crate::base::{Class, Classify};
@@ -44,10 +45,18 @@ pub(super) const CONFLICTS: Space = Space(14);
 /// Proofs that feeds forked: `device | incarnation`.
 pub(super) const FORKS: Space = Space(15);
 
+/// Files and directories whose redundancy is set: `file`.
+pub(super) const POLICIES: Space = Space(16);
+/// Contents that are being stored anew: `file | number`.
+pub(super) const RECODED: Space = Space(17);
+
 /// How keys of files' own rows begin in [`ROWS`].
 pub(super) const FILE_ROWS: &[u8] = &[2];
 /// The row of [`OWN`] that says how many files there are.
 pub(super) const FILES: &[u8] = b"shown";
+
+/// The row of [`OWN`] that says that contents may be stored otherwise than they should be.
+pub(super) const RECODE: &[u8] = b"recode";
 
 /// A value that is here as a whole.
 const WHOLE: u8 = 0;
@@ -303,6 +312,13 @@ pub(super) fn add_changes(
                 None => group.remove(CONFLICTS, &ino.0),
             };
         }
+        if let Some(ino) = policy_file(key) {
+            match value {
+                Some(_) => group.put(POLICIES, &ino.0, &[]),
+                None => group.remove(POLICIES, &ino.0),
+            };
+            group.put(OWN, RECODE, &[]);
+        }
         let is_split = value.as_ref().is_some_and(|value| value.len() > PART_BYTES);
         // Only extended attributes are ever that long, so only theirs may leave parts behind.
         if is_split || key.len() > 18 && key.first() == Some(&2) {
@@ -337,6 +353,17 @@ pub(super) fn marked_file(key: &[u8]) -> Option<Ino> {
     }
     match Key::decode(key) {
         Ok(Key::Xattr(ino, name)) if name.bytes() == CONFLICT_XATTR => Some(ino),
+        _ => None,
+    }
+}
+
+/// The file of a row, if the row says what redundancy it has.
+pub(super) fn policy_file(key: &[u8]) -> Option<Ino> {
+    if !key.ends_with(REDUNDANCY_XATTR) {
+        return None;
+    }
+    match Key::decode(key) {
+        Ok(Key::Xattr(ino, name)) if name.bytes() == REDUNDANCY_XATTR => Some(ino),
         _ => None,
     }
 }

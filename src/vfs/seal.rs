@@ -1,7 +1,7 @@
 //! Background sealing: what was changed goes from memory and journal into blocks. Large runs go as soon as
 //! there is enough for a block; small ones are packed together once they have been left alone for a while.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -188,11 +188,12 @@ impl Inner {
         let is_pausing = self.is_pausing();
         let memory = self.totals.memory.load(Ordering::Relaxed);
         let is_tight = memory > self.options.dirty_max_bytes / 2;
-        let (mut plans, mut pack) = (Vec::new(), Vec::new());
-        let mut pack_len = 0;
+        let (mut plans, mut packs) = (Vec::new(), BTreeMap::new());
         let (mut small, mut large) = (Vec::new(), Vec::new());
         let mut done = Vec::new();
         for file in files {
+            // Only who has the core may look for the policy, and the core comes before the file.
+            let profile = self.decide_profile(&file);
             let mut state = self.lock(&file);
             if !state.is_changed && state.flying == 0 && !state.is_publishing {
                 state.is_queued = false;
@@ -216,7 +217,7 @@ impl Inner {
                     .dirty_since
                     .is_some_and(|since| since.elapsed() >= AGE);
             let is_quiet = state.flying == 0 && !state.is_publishing;
-            if is_pausing || state.is_unread() {
+            if is_pausing || state.is_unread() || profile.is_none() {
                 if is_tight {
                     self.note_and_unload(&file, &mut state);
                 }
@@ -226,16 +227,14 @@ impl Inner {
                 small.push(Arc::clone(&file));
                 continue;
             }
+            let profile = self.profile_of_file(&state);
             for run in grounded_runs(&state) {
-                take_run(
-                    &file,
-                    &mut state,
-                    run,
-                    is_ripe,
-                    &mut plans,
-                    &mut pack,
-                    &mut pack_len,
-                );
+                let pack = packs.entry(profile).or_insert_with(|| Plan {
+                    parts: Vec::new(),
+                    len: 0,
+                    profile,
+                });
+                take_run(&file, &mut state, run, is_ripe, &mut plans, pack);
             }
             if is_ripe {
                 // What comes from now on has its own time.
@@ -255,12 +254,7 @@ impl Inner {
                 large.push(Arc::clone(&file));
             }
         }
-        if !pack.is_empty() {
-            plans.push(Plan {
-                parts: pack,
-                len: pack_len,
-            });
-        }
+        plans.extend(packs.into_values().filter(|pack| !pack.parts.is_empty()));
         self.leave_queue(&done);
         for file in small {
             if let Err(stop) = self.publish_small(&file) {
@@ -346,16 +340,16 @@ fn grounded_runs(state: &FileState) -> Vec<Run> {
     runs
 }
 
-/// Takes whole blocks off a run, and what is left if it is ripe.
+/// Takes whole blocks off a run, and what is left if it is ripe into the block of small pieces of its redundancy.
 fn take_run(
     file: &Arc<FileCell>,
     state: &mut FileState,
     run: Run,
     is_ripe: bool,
     plans: &mut Vec<Plan>,
-    pack: &mut Vec<(Arc<FileCell>, Piece)>,
-    pack_len: &mut u64,
+    pack: &mut Plan,
 ) {
+    let profile = pack.profile;
     let chunk = CHUNK_MAX_BYTES as u64;
     let (mut run, is_ripe) = (run.pieces, is_ripe || run.is_awaited);
     let mut left: u64 = run.iter().map(|piece| piece.len).sum();
@@ -380,16 +374,21 @@ fn take_run(
     while left >= chunk {
         let parts = take(chunk, &mut run, state);
         left -= chunk;
-        plans.push(Plan { parts, len: chunk });
+        plans.push(Plan {
+            parts,
+            len: chunk,
+            profile,
+        });
     }
     if left > 0 && is_ripe {
-        if *pack_len + left > chunk {
+        if pack.len + left > chunk {
             plans.push(Plan {
-                parts: std::mem::take(pack),
-                len: std::mem::take(pack_len),
+                parts: std::mem::take(&mut pack.parts),
+                len: std::mem::take(&mut pack.len),
+                profile,
             });
         }
-        pack.extend(take(left, &mut run, state));
-        *pack_len += left;
+        pack.parts.extend(take(left, &mut run, state));
+        pack.len += left;
     }
 }

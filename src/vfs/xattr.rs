@@ -9,6 +9,7 @@ use cairnfs_fuse::{self as fuse, Caller, Errno};
 
 use super::errno::Step;
 use super::inner::{Core, Inner};
+use super::policy::{self, REDUNDANCY_XATTR};
 use super::rows::OWN;
 use crate::base::limits::XATTR_MAX_BYTES;
 use crate::namespace::{AttrChange, Ino, Name, OpError};
@@ -73,6 +74,7 @@ impl Inner {
         if is_acl(name.bytes()) && !self.has_acls() {
             return Err(Errno::ENODATA.into());
         }
+        let named = node.orphan.is_none().then_some(node.ino);
         let found = match &node.orphan {
             Some(orphan) => orphan.xattrs.get(name.bytes()).cloned(),
             None => {
@@ -80,6 +82,9 @@ impl Inner {
                 self.view(|view| view.xattr(ino, &wanted))?
             }
         };
+        if found.is_none() && name.bytes() == REDUNDANCY_XATTR {
+            return self.inherited_policy(named);
+        }
         Ok(found.ok_or(Errno::ENODATA)?)
     }
 
@@ -126,6 +131,13 @@ impl Inner {
         if is_acl(name.bytes()) {
             let acl = Acl::parse(value)?;
             return self.set_acl(&mut core, caller, number, (wanted, has), acl);
+        }
+        if name.bytes() == REDUNDANCY_XATTR {
+            let kind = self.attr(&mut core, number)?.kind;
+            return match policy::value_to_set(kind, value)? {
+                None if !has => Ok(()),
+                value => self.put_xattr(&mut core, number, wanted, value, None),
+            };
         }
         let value = Bytes::copy_from_slice(value);
         self.put_xattr(&mut core, number, wanted, Some(value), None)

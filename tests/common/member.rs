@@ -27,6 +27,7 @@ pub fn options() -> VfsOptions {
         dirty_max_bytes: 1 << 20,
         read_timeout: Duration::from_secs(30),
         conflicts: Default::default(),
+        auto: Default::default(),
     }
 }
 

@@ -11,6 +11,8 @@ mod model;
 #[cfg(feature = "testkit")]
 mod over_quota;
 #[cfg(feature = "testkit")]
+mod policy;
+#[cfg(feature = "testkit")]
 mod shared;
 #[cfg(feature = "testkit")]
 mod snapshots;

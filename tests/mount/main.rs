@@ -15,6 +15,7 @@ mod failures;
 mod fstab;
 mod home;
 mod mounted;
+mod redundancy;
 mod semantics;
 mod shared;
 mod snapshots;

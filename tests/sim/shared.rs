@@ -8,6 +8,7 @@ mod clearing;
 mod forks;
 mod life;
 mod locked;
+mod policy;
 mod program;
 mod wasters;
 mod world;

@@ -1,4 +1,4 @@
-//! How safe is what lies below a path of a mount.
+//! How safe is what lies below a path of a mount, and how safe it is to be.
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,26 @@ pub struct PathStat {
     pub inline_bytes: u64,
     /// Bytes that only the journal of this machine has.
     pub journal_bytes: u64,
+    /// Bytes of contents that are still to be stored anew, with the redundancy that is wanted for them.
+    pub recode_bytes: u64,
     /// All of it in a sentence.
     pub line: String,
+}
+
+/// Which redundancy is wanted at a path.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PathPolicy {
+    /// The path, for people.
+    pub path: String,
+    /// The volume that it is in.
+    pub volume: String,
+    /// What is wanted: `4+2`, or `auto`.
+    pub redundancy: String,
+    /// In what new data is stored at this moment, as `4+2`.
+    pub stored_as: String,
+    /// The path on which it is set; none: it is that with which the volume was made, or the path is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_on: Option<String>,
+    /// Bytes of contents at the path and below it that are stored otherwise, and are stored anew in the background.
+    pub recode_bytes: u64,
 }

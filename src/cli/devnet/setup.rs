@@ -107,7 +107,7 @@ fn peer_config(args: &DevnetArgs, quota: ByteSize, control: u16, bulk: u16, zone
     config.network.bulk_listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, bulk))];
     config.network.mdns = false;
     zone.clone_into(&mut config.network.zone);
-    config.put.redundancy = args.redundancy;
+    config.put.redundancy = args.redundancy.into();
     config
 }
 

@@ -323,6 +323,15 @@ impl<'a> View<'a> {
         place::shown_at(self.rows, dir)
     }
 
+    /// Directory and name under which a file of any kind is shown; of several names the same one everywhere. None for the
+    /// top directory and for what is gone.
+    ///
+    /// # Errors
+    /// If rows cannot be read.
+    pub fn home_of(&self, ino: Ino) -> Result<Option<(Ino, Name)>, StateError> {
+        place::first_name(self.rows, ino)
+    }
+
     /// Everything about a file; `copy` picks the content of a conflict copy. None if it is gone.
     ///
     /// # Errors

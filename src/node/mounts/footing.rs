@@ -64,6 +64,7 @@ impl Node {
             blocks: footing.blocks.len() as u64,
             inline_bytes: footing.unplaced_bytes - footing.journal_bytes,
             journal_bytes: footing.journal_bytes,
+            recode_bytes: footing.recode_bytes,
             ..PathStat::default()
         };
         let mut least = BTreeSet::new();
@@ -106,6 +107,11 @@ fn sentence(stat: &PathStat) -> String {
         let missing = stat.shards - stat.shards_present;
         line += &format!("; {missing} of {} shards are missing", stat.shards);
     }
+    if stat.recode_bytes > 0 {
+        let bytes = ByteSize(stat.recode_bytes);
+        line +=
+            &format!("; {bytes} of it are still to be stored anew with the redundancy that is set");
+    }
     if stat.journal_bytes > 0 {
         let bytes = ByteSize(stat.journal_bytes);
         line += &format!("; {bytes} so far on this machine alone");
@@ -113,7 +119,7 @@ fn sentence(stat: &PathStat) -> String {
     line
 }
 
-fn path_error(path: &str, error: &FootingError) -> AdminError {
+pub(super) fn path_error(path: &str, error: &FootingError) -> AdminError {
     let told = AdminError::of(error);
     let message = format!("{path}: {}", told.error);
     let told = AdminError {

@@ -5,7 +5,7 @@ use crate::admin::AdminError;
 use crate::admin::types::{
     VolumeClock, VolumeCreate, VolumeEnd, VolumeInfo, VolumeRemove, VolumeShare,
 };
-use crate::base::{EcProfile, PeerId};
+use crate::base::{PeerId, Redundancy};
 use crate::node::Node;
 use crate::node::volumes::{Record, Role, Share};
 use crate::share::Sharer;
@@ -105,14 +105,14 @@ impl Node {
         &self,
         request: VolumeCreate,
     ) -> Result<VolumeInfo, AdminError> {
-        let profile = match &request.redundancy {
+        let redundancy = match &request.redundancy {
             None => self.0.options.config.put.redundancy,
             Some(text) => text
-                .parse::<EcProfile>()
+                .parse::<Redundancy>()
                 .map_err(|error| AdminError::usage(error.to_string()))?,
         };
         let _changing = self.0.mounts.changing.lock().await;
-        let record = self.new_volume(&request.name, profile).await?;
+        let record = self.new_volume(&request.name, redundancy).await?;
         Ok(self.volume_info(request.name, &record, true))
     }
 

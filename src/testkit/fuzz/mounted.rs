@@ -126,6 +126,7 @@ async fn open(cluster: &Cluster, clock: &Clock) -> std::sync::Arc<Vfs> {
             dirty_max_bytes: 1 << 20,
             read_timeout: Duration::from_secs(30),
             conflicts: Default::default(),
+            auto: Default::default(),
         },
     };
     match Vfs::open(parts, (0, 0)).await {

@@ -15,7 +15,7 @@ use crate::admin::types::{
     VolumeTicketRequest,
 };
 use crate::base::units::{format_duration, parse_duration};
-use crate::base::{ByteSize, EcProfile, PeerId};
+use crate::base::{ByteSize, EcProfile, PeerId, Redundancy};
 use crate::config::{Address, Config, Quota};
 use crate::crypto::{Ticket, VolumeTicket};
 use crate::dag::Link;
@@ -118,6 +118,9 @@ pub(super) fn units(data: &[u8]) {
     }
     if let Ok(profile) = text.parse::<EcProfile>() {
         assert_eq!(profile.to_string().parse(), Ok(profile));
+    }
+    if let Ok(redundancy) = text.parse::<Redundancy>() {
+        assert_eq!(redundancy.to_string().parse(), Ok(redundancy));
     }
     if let Ok(peer) = text.parse::<PeerId>() {
         assert_eq!(peer.to_string().parse(), Ok(peer));

@@ -36,7 +36,7 @@ impl Inner {
         while !all.is_empty() {
             let bytes = all.split_to(all.len().min(CHUNK_MAX_BYTES));
             let len = bytes.len() as u64;
-            let born = self.place(bytes).await?;
+            let born = self.place(bytes, self.identity.profile).await?;
             self.adopt_pages(number, &born, len).await?;
             blocks.push(born.block);
         }

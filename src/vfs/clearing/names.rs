@@ -21,7 +21,7 @@ use crate::vfs::inner::{Core, Inner};
 use crate::vfs::ledger::{Tenant, decode_dropped};
 use crate::vfs::notes::decode_piece;
 use crate::vfs::remove::Gone;
-use crate::vfs::rows::{BASES, BLOCKS, CHECKPOINTS, DROPPED, FILE_ROWS, PIECES, pages};
+use crate::vfs::rows::{BASES, BLOCKS, CHECKPOINTS, DROPPED, FILE_ROWS, PIECES, RECODED, pages};
 
 /// Rows that are looked at in one turn on the disk's threads.
 const ROWS: usize = 1024;
@@ -244,6 +244,7 @@ impl Inner {
             (PIECES, [].as_slice()),
             (BASES, &[]),
             (DROPPED, &[]),
+            (RECODED, &[]),
             (CHECKPOINTS, came),
         ] {
             let mut next = Some(prefix.to_vec());

@@ -3,7 +3,7 @@
 //! yields to one (`namespace`). Files that are open here have their turn when they are closed; and those with
 //! manifests stay where they are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -31,6 +31,7 @@ const ROUND_BYTES: u64 = 256 << 20;
 struct Candidate {
     ino: Ino,
     version: VersionVector,
+    profile: EcProfile,
     extents: Vec<Extent>,
 }
 
@@ -51,7 +52,6 @@ fn candidates(
     rows: &SnapshotRows,
     from: &[u8],
     sparse: &BTreeSet<BlockId>,
-    profile: EcProfile,
 ) -> Result<(Vec<Candidate>, Option<Vec<u8>>), StateError> {
     let pairs = rows.scan(from, &end_of(FILE_ROWS), ROWS)?;
     let mut found = Vec::new();
@@ -64,14 +64,15 @@ fn candidates(
             let Value::Content(content) = &sibling.value else {
                 continue;
             };
-            let Body::Stored(of, dag::Body::Inline(extents)) = &content.body else {
+            let Body::Stored(profile, dag::Body::Inline(extents)) = &content.body else {
                 continue;
             };
             let is_sparse = |extent: &Extent| sparse.contains(&extent.block.id);
-            if *of == profile && extents.iter().any(is_sparse) {
+            if extents.iter().any(is_sparse) {
                 found.push(Candidate {
                     ino: *ino,
                     version: content.edits.clone(),
+                    profile: *profile,
                     extents: extents.clone(),
                 });
             }
@@ -89,14 +90,14 @@ impl Inner {
         sparse: BTreeSet<BlockId>,
     ) -> Result<Relocated, ClearingError> {
         let mut done = Relocated::default();
-        let mut filling = Filling::default();
+        // A block has contents of one redundancy.
+        let mut fillings: BTreeMap<EcProfile, Filling> = BTreeMap::new();
         let sparse = Arc::new(sparse);
         let rows = SnapshotRows(self.volume.snapshot());
         let mut next = Some(FILE_ROWS.to_vec());
         while let Some(from) = next.filter(|_| done.bytes < ROUND_BYTES) {
             let (rows, among) = (rows.clone(), Arc::clone(&sparse));
-            let profile = self.identity.profile;
-            let look = move || candidates(&rows, &from, &among, profile);
+            let look = move || candidates(&rows, &from, &among);
             let (found, more) = self.blocks.pools().disk.run(look).await?;
             for candidate in found {
                 if self.is_known(candidate.ino) {
@@ -108,14 +109,18 @@ impl Inner {
                 if bytes > CHUNK_MAX_BYTES {
                     continue;
                 }
+                let profile = candidate.profile;
+                let filling = fillings.entry(profile).or_default();
                 if filling.bytes.len() + bytes > CHUNK_MAX_BYTES {
-                    self.land_moves(&mut filling, &mut done).await?;
+                    self.land_moves(profile, filling, &mut done).await?;
                 }
-                self.take_in(candidate, &sparse, &mut filling).await?;
+                self.take_in(candidate, &sparse, filling).await?;
             }
             next = more;
         }
-        self.land_moves(&mut filling, &mut done).await?;
+        for (profile, filling) in &mut fillings {
+            self.land_moves(*profile, filling, &mut done).await?;
+        }
         Ok(done)
     }
 
@@ -140,7 +145,7 @@ impl Inner {
             let range = extent.block_offset..extent.block_offset.saturating_add(extent.len);
             let read = self
                 .blocks
-                .read_range(&extent.block, self.identity.profile, range);
+                .read_range(&extent.block, candidate.profile, range);
             let bytes: Bytes = read
                 .await
                 .map_err(|e| ReadError::from(ContentError::from(e)))?;
@@ -160,6 +165,7 @@ impl Inner {
     /// Places what was taken in, and says of each content where it is now.
     async fn land_moves(
         self: &Arc<Self>,
+        profile: EcProfile,
         filling: &mut Filling,
         done: &mut Relocated,
     ) -> Result<(), ClearingError> {
@@ -167,7 +173,7 @@ impl Inner {
         if moves.is_empty() {
             return Ok(());
         }
-        let born = self.place(bytes.freeze()).await;
+        let born = self.place(bytes.freeze(), profile).await;
         let born = born.map_err(|error| ClearingError::Read(error.to_string(), error.class()))?;
         while let Err(stop) = self.adopt(&born) {
             self.wait_for_room(stop).await?;
@@ -199,6 +205,7 @@ impl Inner {
         let Candidate {
             ino,
             version,
+            profile,
             extents,
         } = &moved.from;
         let mut core = self.core();
@@ -217,7 +224,7 @@ impl Inner {
             deltas.extents(std::slice::from_ref(extent), 1);
             bytes += u64::from(extent.len);
         }
-        let body = Body::Stored(self.identity.profile, dag::Body::Inline(new));
+        let body = Body::Stored(*profile, dag::Body::Inline(new));
         let edited = self.edit(&core, self.now(), |edit| edit.relocate(*ino, version, body));
         let edited = match edited {
             Ok(edited) => edited,

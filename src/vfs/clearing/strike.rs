@@ -58,6 +58,7 @@ impl Inner {
         let own = self.identity.peer;
         let counted = self.counted_blocks()?;
         let core = self.core();
+        let recoded = self.blocks_recoded()?;
         self.checkpoints.gate.check()?;
         if !state::version(&self.rows())?.includes(above) {
             return Err(ClearingError::Busy(super::names::BEHIND));
@@ -77,6 +78,7 @@ impl Inner {
             unnamed.contains(block)
                 && !counted.contains(block)
                 && !changed.contains(block)
+                && !recoded.contains(block)
                 && !placed.contains_key(block)
         };
         let free: Vec<&BlockId> = blocks.iter().filter(is_free).collect();

@@ -58,6 +58,11 @@ fn every_command_that_asks_has_a_text() {
         "{told}"
     );
     assert!(told.contains("is as safe as houses\n"), "{told}");
+    let told = ask(&["redundancy", "."]);
+    assert!(
+        told.starts_with("auto, which is 4+2 now; that of the volume"),
+        "{told}"
+    );
     assert!(ask(&["ls", "cairn:x"]).contains("drwxr-xr-x"));
     assert_eq!(ask(&["list"]), "");
     assert_eq!(ask(&["invite"]), "cairn-ticket:None\n");

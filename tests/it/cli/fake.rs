@@ -8,9 +8,9 @@ use bytes::Bytes;
 use cairnfs::admin::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, GetHead,
     GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind,
-    LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathRequest, PathStat,
-    PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, SetQuota, Stat, Status, SyncProgress,
-    SyncRequest, UmountRequest, VolumeCreate, VolumeEnd, VolumeInfo, VolumeInvited,
+    LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathPolicy, PathRequest,
+    PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, SetQuota, Stat, Status,
+    SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeEnd, VolumeInfo, VolumeInvited,
     VolumeMemberInfo, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
     VolumeRevoke, VolumeRevoked, VolumeShare, VolumeTicketInfo, VolumeTicketRequest, VolumeUsage,
     WorkerChange, WorkerStatus,
@@ -469,6 +469,15 @@ impl Backend for Fake {
             )),
             Ok(conflict("returned", "b", vec![side("b", None)])),
         ])
+    }
+
+    fn path_policy(&self, request: PathRequest) -> Answer<'_, PathPolicy> {
+        ready(PathPolicy {
+            path: format!("{:?}", request.path_hex),
+            redundancy: "auto".to_owned(),
+            stored_as: "4+2".to_owned(),
+            ..PathPolicy::default()
+        })
     }
 
     fn stat_path(&self, request: PathRequest) -> Answer<'_, PathStat> {

@@ -243,6 +243,7 @@ impl Backend for NeverReads {
         ls(cairnfs::admin::types::LsRequest) -> cairnfs::admin::ItemStream<cairnfs::admin::types::LsEntry>;
         stat(LinkRequest) -> cairnfs::admin::types::Stat;
         stat_path(cairnfs::admin::types::PathRequest) -> cairnfs::admin::types::PathStat;
+        path_policy(cairnfs::admin::types::PathRequest) -> cairnfs::admin::types::PathPolicy;
         list() -> cairnfs::admin::ItemStream<cairnfs::admin::types::Listed>;
         key_export(cairnfs::admin::types::KeyExportRequest) -> cairnfs::admin::types::KeyExported;
         volumes() -> Vec<cairnfs::admin::types::VolumeInfo>;

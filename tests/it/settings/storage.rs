@@ -84,6 +84,38 @@ fn data_is_stored_as_redundantly_as_configured() {
     }
 }
 
+/// What is chosen fits the peers: of seven that are mostly there, less room is enough than by default.
+#[test]
+fn data_is_stored_as_the_peers_allow_where_that_is_configured() {
+    let mut net = Devnet::start(&["--peers", "7"]);
+    let file = net.dir.path().join("file");
+    random_file(&file, 1 << 20, 1);
+    let redundancy = |net: &Devnet, arguments: &[&str]| -> String {
+        let path = file.to_string_lossy();
+        let put = ask(net, 0, &[&["put", &path], arguments].concat());
+        let stat = ask(net, 0, &["stat", put["link"].as_str().unwrap()]);
+        stat["redundancy"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(redundancy(&net, &[]), "4+2");
+    net.reconfigure(0, |config| {
+        config.put.redundancy = "auto".parse().unwrap();
+        // How often it looks who is there.
+        config.repair.suspect = Duration::from_secs(2);
+    });
+    net.wait_connected(0);
+    wait_until("it knows who is there", Duration::from_secs(60), || {
+        redundancy(&net, &[]) == "5+2"
+    });
+    assert_eq!(redundancy(&net, &["--redundancy", "2+1"]), "2+1");
+    assert_eq!(redundancy(&net, &["--redundancy", "auto"]), "5+2");
+    let made = ask(
+        &net,
+        0,
+        &["volume", "create", "photos", "--redundancy", "auto"],
+    );
+    assert_eq!(made["redundancy"], "5+2");
+}
+
 #[test]
 fn messages_are_as_many_as_wanted() {
     let home = tempfile::tempdir().unwrap();

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Every test named in `docs/SEMANTICS.md` is there, and every test of this folder, of `shared` and of `agreed` is named.
+/// Every test named in `docs/SEMANTICS.md` is there, and every test of this folder, of `shared`, `agreed` and `redundancy` is
+/// named.
 #[test]
 fn every_promise_names_its_test() {
     let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| ".".into());
@@ -44,11 +45,24 @@ fn every_promise_names_its_test() {
         let function = format!("#[test]\nfn {name}() {{");
         assert!(text.contains(&function), "{file} has no test {name}");
     }
+    // What policies do is proved without a kernel as well.
+    let (of_policies, named): (BTreeSet<String>, BTreeSet<String>) = named
+        .into_iter()
+        .partition(|test| test.starts_with("policy::"));
+    let text = std::fs::read_to_string(root.join("tests/it/vfs/policy.rs")).unwrap();
+    for test in of_policies {
+        let function = test.replace("policy::", "#[test]\nfn ") + "() {";
+        assert!(
+            text.contains(&function),
+            "tests/it/vfs/policy.rs has no {test}"
+        );
+    }
     let mut there = BTreeSet::new();
     let folder = std::fs::read_dir(root.join("tests/mount/semantics")).unwrap();
     let mut paths: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
     paths.push(root.join("tests/mount/shared.rs"));
     paths.push(root.join("tests/mount/agreed.rs"));
+    paths.push(root.join("tests/mount/redundancy.rs"));
     for path in paths {
         let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
         if module == "mod" || module == "document" {
