@@ -9,11 +9,13 @@ mod carry;
 mod fingerprint;
 mod health;
 mod keepers;
+mod leaving;
 pub(crate) mod message;
 mod pattern;
 pub mod plan;
 mod proof;
 mod queue;
+mod room;
 mod scrub;
 mod serve;
 mod survey;
@@ -25,6 +27,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use health::Health;
+pub use leaving::Remainder;
 pub use message::Tally;
 pub use scrub::Scrubber;
 pub use worker::Repairer;
@@ -117,6 +120,11 @@ impl Repair {
             health.is_known = false;
         }
         health
+    }
+
+    /// What is left to be handed over, if this peer leaves; none before it has looked. Does no I/O.
+    pub fn remainder(&self) -> Option<Remainder> {
+        self.blocks.is_leaving().then(|| self.shown.remainder())?
     }
 
     /// What this peer was going to repair when it last looked, the most urgent first. Does no I/O.
