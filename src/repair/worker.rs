@@ -396,10 +396,12 @@ impl Repairer {
             async move { (surplus, proof::let_go(blocks, entropy, surplus).await) }
         });
         let own = self.own();
+        let mut gone = 0;
         for (surplus, is_gone) in futures::future::join_all(some).await {
             let Some(led) = self.led.get_mut(&surplus.block.group()) else {
                 continue;
             };
+            gone += usize::from(is_gone);
             if !is_gone {
                 // Whoever has it may have been busy.
                 led.fingerprint = None;
@@ -412,7 +414,7 @@ impl Repairer {
             if self.shown.remainder().is_some() {
                 self.shown.set_remainder(Some(self.remainder()));
             }
-            if self.surplus.is_empty() && self.queue.is_empty() {
+            if gone > 0 && self.surplus.is_empty() && self.queue.is_empty() {
                 // What is left shows at once.
                 self.next_sweep = self.next_sweep.min(Instant::now() + INTERVAL_MIN);
             }
@@ -491,11 +493,13 @@ impl Worker for Repairer {
         if let Some(sweep) = &self.sweep {
             return format!("looking at what is held: {} groups left", sweep.left.len());
         }
-        let tally = self.tally.get();
-        let mut text = format!("looks after {} blocks", tally.blocks);
+        let mut text = match self.shown.remainder() {
+            Some(left) => format!("hands over {} shards, to leave", left.shards),
+            None => format!("looks after {} blocks", self.tally.get().blocks),
+        };
         if !self.queue.is_empty() {
             text.push_str(&format!(
-                ", repairs {} of them at {}/s",
+                ", repairs or moves {} of them at {}/s",
                 self.queue.len(),
                 ByteSize(self.speed as u64)
             ));

@@ -65,11 +65,10 @@ pub(super) fn of_leavers(state: &BlockState, candidates: &[Candidate]) -> Vec<(u
 pub(super) fn plan(state: &BlockState, candidates: &[Candidate]) -> (Vec<Moved>, usize) {
     let leaving = of_leavers(state, candidates);
     let mut moves = hand_over(state, candidates, &leaving);
-    if survives(&after(state, candidates, &moves), state.profile)
-        < survives(&state.holders, state.profile)
-    {
-        // It would survive less among those who stay.
-        moves.clear();
+    let before = survives(&state.holders, state.profile);
+    // Those that come last go where there is some of it already: what would survive less among those who stay is not moved.
+    while !moves.is_empty() && survives(&after(state, candidates, &moves), state.profile) < before {
+        moves.pop();
     }
     let stranded = leaving.len() - moves.len();
     moves.extend(displaced(state, candidates, &moves));

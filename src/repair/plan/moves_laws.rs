@@ -85,9 +85,13 @@ fn settle(
             }
             _ => prop_assert!(judgement.moves.is_empty()),
         }
+        let usable: BTreeSet<PeerId> = {
+            let usable = candidates.iter().filter(|c| c.is_usable());
+            usable.map(|c| c.peer).collect()
+        };
         for (index, to) in &copies {
+            prop_assert!(usable.contains(to));
             let taker = candidates.iter_mut().find(|c| c.peer == *to).unwrap();
-            prop_assert!(taker.is_usable());
             match refuses(*to) {
                 true => taker.has_room = false,
                 false => add(&mut state, *index, *to),
@@ -173,7 +177,7 @@ proptest! {
             rest.state.holders.iter().partition(|(peer, _)| stays(peer));
         prop_assert!(here.iter().all(|(peer, _)| belongs.contains(peer)));
         let has_room = candidates.iter().any(|c| c.has_room && rest.state.held_by(&c.peer).is_empty());
-        prop_assert!(gone.is_empty() || !has_room, "who leaves has nothing left if there is room");
+        prop_assert!(gone.is_empty() || !has_room, "who leaves has nothing left while somebody has room");
     }
 
     #[test]

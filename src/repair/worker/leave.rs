@@ -40,7 +40,9 @@ impl Repairer {
             let count = held.len() as u64;
             left.shards += count;
             left.bytes += count * u64::from(state.shard_bytes);
-            if judgement.missing > 0 || judgement.waiting > 0 || judgement.survives.is_none() {
+            // What is not safe is made so first, by who leads the group.
+            let is_whole = judgement.missing == 0 && judgement.waiting == 0;
+            if judgement.verdict != Verdict::Nothing || !is_whole {
                 left.waiting += count;
                 continue;
             }
