@@ -137,8 +137,8 @@ pub(super) fn state_text(info: &DrainInfo) -> String {
 
 fn homeless(info: &DrainInfo) -> AdminError {
     AdminError::refused(format!(
-        "{} shards ({}) cannot be handed over: among the {} other peers that offer storage, {} of them away, \
-         too few have room for them to survive what they survive now",
+        "{} shards ({}) cannot be handed over: of the {} other peers that offer storage ({} away), too few have room for \
+         them to survive what they survive now",
         info.homeless_shards,
         ByteSize(info.left_bytes),
         info.peers,
