@@ -13,7 +13,7 @@ use cairnfs::crypto::ConvergenceSecret;
 use cairnfs::erasure::Outboard;
 use cairnfs::erasure::tree::{aligned, proves};
 use cairnfs::net::lone::Lone;
-use cairnfs::net::{NetHandle, Offer};
+use cairnfs::net::{NetHandle, Offer, Stay};
 use cairnfs::store::{RealDisk, Store, StoreOptions};
 use criterion::{Criterion, Throughput};
 
@@ -87,6 +87,7 @@ async fn open(dir: tempfile::TempDir) -> Peer {
         capacity_bytes: 64 << 30,
         free_bytes: 64 << 30,
         zone: String::new(),
+        stay: Stay::Stays,
     };
     let lone = Lone::start(own, offer, ends);
     let blocks = Blocks::open(Parts {

@@ -11,12 +11,12 @@ use futures::stream::Stream;
 use super::error::AdminError;
 use super::transfer::{frames_of, into_file};
 use super::types::{
-    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GcReport, GcRequest,
-    GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
-    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathPolicy,
-    PathRequest, PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, RestoreLine,
-    SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots,
-    SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest,
+    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, DrainChange, DrainInfo,
+    GcReport, GcRequest, GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined,
+    KeyExportRequest, KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest,
+    Mounted, PathPolicy, PathRequest, PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo,
+    Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
+    Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest,
     VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
     VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
     VolumeVotersRequest, WorkerChange, WorkerStatus,
@@ -128,6 +128,14 @@ pub trait Backend: Send + Sync + 'static {
     /// Empties that; what there was.
     fn empty_trash(&self) -> Answer<'_, TrashInfo> {
         Box::pin(async { Ok(TrashInfo::default()) })
+    }
+    /// How far this peer is with leaving.
+    fn drain(&self) -> Answer<'_, DrainInfo> {
+        Box::pin(async { Ok(DrainInfo::default()) })
+    }
+    /// Has this peer hand over what it holds, to leave; or stay after all.
+    fn set_drain(&self, _change: DrainChange) -> Answer<'_, DrainInfo> {
+        Box::pin(async { Err(AdminError::refused("this peer cannot leave")) })
     }
     /// Lets go of what nothing in a shared volume names any more.
     fn gc(&self, _request: GcRequest) -> Answer<'_, GcReport> {

@@ -25,15 +25,15 @@ use super::query::to_query;
 use super::server::HEAD_HEADER;
 use super::socket::Door;
 use super::types::{
-    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GcReport, GcRequest,
-    GetRequest, Hello, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported,
-    Line, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathPolicy, PathRequest,
-    PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, RestoreLine, SetQuota,
-    SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest,
-    Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest, VolumeCreate, VolumeInfo,
-    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
-    VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest,
-    WorkerChange, WorkerStatus,
+    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, DrainChange, DrainInfo,
+    GcReport, GcRequest, GetRequest, Hello, InviteRequest, Invited, JoinRequest, Joined,
+    KeyExportRequest, KeyExported, Line, LinkRequest, Listed, LsEntry, LsRequest, MountRequest,
+    Mounted, PathPolicy, PathRequest, PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo,
+    Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
+    Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest,
+    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
+    VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
+    VolumeVotersRequest, WorkerChange, WorkerStatus,
 };
 
 /// How long a peer may take to greet: it answers that from memory.
@@ -319,6 +319,14 @@ impl Backend for Client {
 
     fn empty_trash(&self) -> Answer<'_, TrashInfo> {
         self.tell(Method::POST, "/v1/trash/empty", &())
+    }
+
+    fn drain(&self) -> Answer<'_, DrainInfo> {
+        self.ask("/v1/drain")
+    }
+
+    fn set_drain(&self, change: DrainChange) -> Answer<'_, DrainInfo> {
+        self.tell(Method::POST, "/v1/drain", &change)
     }
 
     fn gc(&self, request: GcRequest) -> Answer<'_, GcReport> {

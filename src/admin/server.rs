@@ -27,11 +27,11 @@ use super::error::AdminError;
 use super::lock::DirLock;
 use super::socket;
 use super::types::{
-    ConflictResolve, ConflictsRequest, GcRequest, GetRequest, Hello, InviteRequest, JoinRequest,
-    KeyExportRequest, Line, LinkRequest, LsRequest, MountRequest, PathRequest, PutRequest,
-    SetQuota, SnapshotCreate, SnapshotRemove, SnapshotRestore, SnapshotsRequest, SyncRequest,
-    UmountRequest, VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeRevoke,
-    VolumeTicketRequest, VolumeVotersRequest, WorkerChange,
+    ConflictResolve, ConflictsRequest, DrainChange, GcRequest, GetRequest, Hello, InviteRequest,
+    JoinRequest, KeyExportRequest, Line, LinkRequest, LsRequest, MountRequest, PathRequest,
+    PutRequest, SetQuota, SnapshotCreate, SnapshotRemove, SnapshotRestore, SnapshotsRequest,
+    SyncRequest, UmountRequest, VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove,
+    VolumeRevoke, VolumeTicketRequest, VolumeVotersRequest, WorkerChange,
 };
 
 /// Header with the [`super::types::GetHead`] of a download.
@@ -241,6 +241,7 @@ fn router(shared: Shared) -> Router {
             "/v1/trash/empty",
             post(|State(s): State<Shared>| async move { json(s.backend.empty_trash().await) }),
         )
+        .route("/v1/drain", get(drain).post(set_drain))
         .route("/v1/volumes/gc", post(gc))
         .route("/v1/volumes/voters", post(volume_voters))
         .route("/v1/volumes/revoke", post(volume_revoke))
@@ -369,6 +370,15 @@ async fn snapshot_restore(
 ) -> Reply {
     let restored = shared.backend.snapshot_restore(query(request)?).await?;
     Ok(lines(restored))
+}
+
+async fn drain(State(shared): State<Shared>) -> Reply {
+    json(shared.backend.drain().await)
+}
+
+async fn set_drain(State(shared): State<Shared>, body: Bytes) -> Reply {
+    let request = parse::<DrainChange>(&body)?;
+    json(shared.backend.set_drain(request).await)
 }
 
 async fn gc(State(shared): State<Shared>, body: Bytes) -> Reply {

@@ -1,6 +1,7 @@
 //! The JSON of the control API. Fields are only ever added.
 
 mod clearing;
+mod drain;
 mod members;
 mod paths;
 mod snapshots;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::error::AdminError;
 
 pub use clearing::{GcReport, GcRequest};
+pub use drain::{DrainChange, DrainInfo};
 pub use members::{VolumeEnd, VolumeRevoke, VolumeRevoked, VolumeTicketInfo};
 pub use paths::{PathPolicy, PathRequest, PathStat};
 pub use snapshots::{
@@ -81,6 +83,9 @@ pub struct Status {
     /// How well everything is kept; none: the peer is of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthInfo>,
+    /// How far it is, if it leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainInfo>,
 }
 
 /// What look-ups in the DHT cost, all together.
@@ -161,6 +166,9 @@ pub struct PeerInfo {
     pub capacity_bytes: u64,
     /// Of which free.
     pub free_bytes: u64,
+    /// Whether it hands over what it holds, to leave; or has.
+    #[serde(default)]
+    pub leaving: bool,
     /// Its failure domain.
     pub zone: String,
     /// Whether it was admitted by a storage-only ticket.

@@ -194,8 +194,9 @@ impl Blocks {
             return Vec::new();
         }
         let offering = members.list.iter();
-        let offering = offering.filter(|member| member.capacity_bytes > 0);
-        offering.map(|member| member.peer).collect()
+        // Whoever leaves offers nothing, and may hold something all the same.
+        let holding = offering.filter(|member| member.capacity_bytes > 0 || member.is_leaving());
+        holding.map(|member| member.peer).collect()
     }
 
     fn debt(&self, owner: OwnerId, state: State, peers: Vec<PeerId>) -> Debt {

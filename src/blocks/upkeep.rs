@@ -21,6 +21,8 @@ pub struct GroupPeer {
     pub reach: Reach,
     /// Bytes that it may still take, as far as is known.
     pub free_bytes: u64,
+    /// Bytes that it offers in all.
+    pub capacity_bytes: u64,
 }
 
 impl GroupPeer {
@@ -59,9 +61,28 @@ impl Blocks {
                 peer: *peer,
                 reach: member.state.clone(),
                 free_bytes,
+                capacity_bytes: member.capacity_bytes,
             })
         });
         peers.collect()
+    }
+
+    /// The members of the list that hand over what they hold, to leave, but for this peer.
+    pub fn leavers(&self) -> Vec<(PeerId, Reach)> {
+        let members = self.net.members();
+        let own = self.net.own();
+        let leavers = members.list.iter().filter(|member| member.is_leaving());
+        let others = leavers.filter(|member| member.peer != own);
+        others
+            .map(|member| (member.peer, member.state.clone()))
+            .collect()
+    }
+
+    /// Whether this peer itself leaves.
+    pub fn is_leaving(&self) -> bool {
+        let members = self.net.members();
+        let own = members.get(&self.net.own());
+        own.is_some_and(crate::net::Member::is_leaving)
     }
 
     /// Sends a message about upkeep and waits for what is said to it. Cancel safe.

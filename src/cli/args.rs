@@ -85,6 +85,8 @@ pub(super) enum Command {
     Repair(RepairArgs),
     /// Tell what was let go and rests on this peer, or empty it
     Trash(TrashArgs),
+    /// Have this peer leave: others take over what it holds, and then it can be stopped for good
+    Drain(DrainArgs),
     /// Let go of what nothing in a shared volume names any more
     Gc(GcArgs),
     /// Tell what this peer does in the background, and have a part of it rest
@@ -146,6 +148,16 @@ pub(super) enum TrashCommand {
     List,
     /// Let it go at once: nothing of it can be taken back
     Empty,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DrainArgs {
+    /// Tell how far it is
+    #[arg(long, conflicts_with = "cancel")]
+    pub(super) status: bool,
+    /// Have this peer stay after all, and take shards again
+    #[arg(long)]
+    pub(super) cancel: bool,
 }
 
 #[derive(Debug, Args)]

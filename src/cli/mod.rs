@@ -5,6 +5,7 @@
 mod args;
 mod conflicts;
 mod devnet;
+mod drain;
 mod failure;
 mod fstab;
 mod gc;
@@ -219,6 +220,8 @@ async fn with_peer(
     let outcome = match command {
         // Cleans up by itself when interrupted.
         Command::Get(args) => get::run(&session, output, args, interrupt).await,
+        // Says that it goes on.
+        Command::Drain(args) => drain::run(&session, output, &args, interrupt).await,
         command => tokio::select! {
             biased;
             () = interrupt.wait() => Err(Failure::Interrupted),
@@ -256,6 +259,7 @@ async fn ask(
         },
         // Carried out before there is a session.
         Command::Get(_)
+        | Command::Drain(_)
         | Command::Mount(_)
         | Command::Umount(_)
         | Command::Sync(_)

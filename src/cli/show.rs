@@ -8,6 +8,7 @@ use futures::StreamExt;
 use serde::Serialize;
 
 use super::args::{LsArgs, QuotaArgs, StatusArgs};
+use super::drain;
 use super::failure::Failure;
 use super::mount::absolute;
 use super::output::{Output, Table, printable};
@@ -61,6 +62,9 @@ pub(super) async fn status(session: &Session, output: &Output, args: &StatusArgs
     ];
     if let Some(health) = &status.health {
         rows.push(("safety", health.line.clone()));
+    }
+    if let Some(drain) = &status.drain {
+        rows.push(("leaving", drain::state_text(drain)));
     }
     if status.lookups.count > 0 {
         let LookupInfo {
@@ -228,10 +232,13 @@ pub(super) async fn peers(session: &Session, output: &Output) -> Done {
         "peer", "state", "path", ">rtt", ">offers", ">free", "zone", "version", "address",
     ]);
     for peer in &peers {
-        let state = match peer.storage_only {
-            true => format!("{} (storage only)", peer.state),
-            false => peer.state.clone(),
-        };
+        let mut state = peer.state.clone();
+        if peer.leaving {
+            state.push_str(", leaving");
+        }
+        if peer.storage_only {
+            state.push_str(" (storage only)");
+        }
         let offers = match peer.capacity_bytes {
             0 => "nothing".to_owned(),
             bytes => ByteSize(bytes).to_string(),

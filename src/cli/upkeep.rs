@@ -46,7 +46,10 @@ pub(super) async fn repair(session: &Session, output: &Output, args: &RepairArgs
     for repair in &repairs.repairs {
         let shards = repair.shards.iter();
         let shards: Vec<String> = shards
-            .map(|(index, peer)| format!("{index} at {peer}"))
+            .map(|(index, peer)| match repair.moved {
+                true => format!("{index} moved to {peer}"),
+                false => format!("{index} at {peer}"),
+            })
             .collect();
         table.row([
             repair.block.clone(),

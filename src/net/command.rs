@@ -153,6 +153,20 @@ pub struct Offer {
     pub free_bytes: u64,
     /// Failure domain; empty: as the invitation says.
     pub zone: String,
+    /// Whether it is about to leave; then it offers nothing.
+    pub stay: Stay,
+}
+
+/// Whether a member means to stay in the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stay {
+    /// It does.
+    #[default]
+    Stays,
+    /// It hands over what it holds, and can be asked for the rest.
+    Leaving,
+    /// It has handed over everything: once it is away, it is no member any more.
+    Left,
 }
 
 /// A request from another peer, with the place for its answer.
@@ -175,6 +189,8 @@ pub struct Member {
     pub capacity_bytes: u64,
     /// Free bytes when it last said so.
     pub free_bytes: u64,
+    /// Whether it means to stay.
+    pub stay: Stay,
     /// Failure domain: its own word, or else its invitation.
     pub zone: String,
     /// The invitation that it shares with others as a failure domain; empty: none.
@@ -195,6 +211,16 @@ impl Member {
     /// Whether it is known not to be reached now.
     pub const fn is_away(&self) -> bool {
         matches!(self.state, Reach::Away { .. })
+    }
+
+    /// Whether it has left for good: it handed over all that it held, and is gone.
+    pub const fn has_left(&self) -> bool {
+        matches!(self.stay, Stay::Left) && self.is_away()
+    }
+
+    /// Whether it offers nothing because it leaves, and may still hold some of what it did.
+    pub const fn is_leaving(&self) -> bool {
+        !matches!(self.stay, Stay::Stays)
     }
 }
 

@@ -47,6 +47,7 @@ fn alone(own: PeerId, offer: &Offer) -> Member {
         peer: own,
         capacity_bytes: offer.capacity_bytes,
         free_bytes: offer.free_bytes,
+        stay: offer.stay,
         zone,
         invitation: String::new(),
         storage_only: false,
@@ -128,6 +129,7 @@ mod tests {
             capacity_bytes: 7,
             free_bytes: 5,
             zone: String::new(),
+            stay: crate::net::Stay::Stays,
         };
         let lone = Lone::start(own, Offer::default(), ends);
         handle.offer(offer.clone()).await.unwrap();

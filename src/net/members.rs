@@ -60,6 +60,7 @@ impl Known {
             peer: self.record.peer,
             capacity_bytes: self.record.capacity_bytes,
             free_bytes: self.record.free_bytes.min(self.record.capacity_bytes),
+            stay: self.record.stay(),
             // A peer without a zone shares its fate with nobody.
             zone: zone.map_or_else(|| format!("peer:{}", self.record.peer), String::clone),
             invitation: self.admitted.zone.clone(),
@@ -215,6 +216,7 @@ impl MemberTable {
                 };
                 known.member(state, rtt)
             })
+            .filter(|member| !member.has_left())
             .collect();
         list.sort_unstable_by_key(|member| member.peer);
         Members {
@@ -304,6 +306,7 @@ mod tests {
             zone: String::new(),
             program: "test".to_owned(),
             membership: Vec::new(),
+            leaving: 0,
         };
         let encoded = Bytes::from(vec![tag, seq as u8]);
         Known::new(record, encoded, Admitted::default())
@@ -378,6 +381,23 @@ mod tests {
         let sorted = all.is_sorted_by_key(|known| distance(known.point(), &[0; 32]));
         assert!(sorted);
         assert_eq!(table.closest(&[0; 32], 2).len(), 2);
+    }
+
+    #[test]
+    fn who_has_handed_over_all_is_no_member_once_it_is_away() {
+        let mut table = MemberTable::new(PeerId([0; 32]), 9, 9);
+        for (tag, leaving) in [(1, 0), (2, 1), (3, 2)] {
+            let mut leaver = known(tag, 1);
+            leaver.record.leaving = leaving;
+            table.learn(Arc::new(leaver));
+        }
+        let tags = |state: Reach| -> Vec<u8> {
+            let list = table.members(|_| (state.clone(), None)).list;
+            list.iter().map(|member| member.peer.0[0]).collect()
+        };
+        assert_eq!(tags(Reach::Idle), [1, 2, 3]);
+        assert_eq!(tags(Reach::Away { since_ms: 5 }), [1, 2]);
+        assert!(table.members(idle).complete);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::command::Stay;
 use crate::base::{BlockId, ClaimId, IndexSet, PeerId, VolumeId};
 
 /// A question to another peer.
@@ -220,4 +221,34 @@ pub struct PeerRecord {
     /// Its encoded proof of membership (invitation chain).
     #[serde(with = "serde_bytes")]
     pub membership: Vec<u8>,
+    /// 0: it stays; 1: it hands over what it holds, to leave; 2 and more: it has. Who leaves offers no bytes, so that whoever
+    /// does not know this field gives it nothing either.
+    #[serde(default, skip_serializing_if = "stays")]
+    pub leaving: u8,
+}
+
+const fn stays(leaving: &u8) -> bool {
+    *leaving == 0
+}
+
+impl PeerRecord {
+    /// What its `leaving` says.
+    pub const fn stay(&self) -> Stay {
+        match self.leaving {
+            0 => Stay::Stays,
+            1 => Stay::Leaving,
+            _ => Stay::Left,
+        }
+    }
+}
+
+impl Stay {
+    /// As [`PeerRecord`] has it.
+    pub(super) const fn to_wire(self) -> u8 {
+        match self {
+            Stay::Stays => 0,
+            Stay::Leaving => 1,
+            Stay::Left => 2,
+        }
+    }
 }

@@ -23,7 +23,7 @@ pub mod throttle;
 
 pub use command::{
     Command, Inbound, Lookup, LookupCounter, LookupTotals, Member, Members, NetActorEnds, NetError,
-    NetHandle, Offer, Path, Reach,
+    NetHandle, Offer, Path, Reach, Stay,
 };
 pub use message::{PeerRecord, Refusal, Request, Response};
 

@@ -156,6 +156,7 @@ mod tests {
             zone: String::new(),
             program: "0.1".to_owned(),
             membership: credentials.gate().chain().to_vec(),
+            leaving: 0,
         }
     }
 
@@ -188,6 +189,22 @@ mod tests {
         let claim = Claimed::decode(&golden("record")[0].1.clone().into()).unwrap();
         assert_eq!(claim.record, record(&credentials, NOW));
         assert!(claim.verify(credentials.gate(), None, NOW).is_ok());
+    }
+
+    #[test]
+    fn whoever_leaves_says_so_in_a_field_that_others_lack() {
+        use crate::net::command::Stay;
+        let credentials = founded(1, Lists::default());
+        let stays = wire::encode(&record(&credentials, NOW));
+        assert!(!stays.windows(7).any(|name| name == b"leaving"));
+        for (leaving, stay) in [(1, Stay::Leaving), (2, Stay::Left), (9, Stay::Left)] {
+            let mut leaver = record(&credentials, NOW);
+            leaver.leaving = leaving;
+            let signed = sign(&leaver, credentials.device());
+            let claim = Claimed::decode(&signed).unwrap();
+            assert_eq!(claim.record.stay(), stay);
+            assert!(claim.verify(credentials.gate(), None, NOW).is_ok());
+        }
     }
 
     #[test]

@@ -9,12 +9,12 @@ use super::catalogue::{Entry, PUTS};
 use super::mounts::held;
 use super::{Node, quota, show};
 use crate::admin::types::{
-    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GcReport, GcRequest,
-    GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest,
-    KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathPolicy,
-    PathRequest, PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, RestoreLine,
-    SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots,
-    SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest,
+    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, DrainChange, DrainInfo,
+    GcReport, GcRequest, GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined,
+    KeyExportRequest, KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest,
+    Mounted, PathPolicy, PathRequest, PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo,
+    Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
+    Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest,
     VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
     VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
     VolumeVotersRequest, WorkerChange, WorkerStatus,
@@ -137,6 +137,14 @@ impl Backend for Node {
 
     fn snapshot_restore(&self, request: SnapshotRestore) -> Answer<'_, ItemStream<RestoreLine>> {
         Box::pin(self.restore_snapshot(request))
+    }
+
+    fn drain(&self) -> Answer<'_, DrainInfo> {
+        Box::pin(async move { Ok(self.show_drain().await) })
+    }
+
+    fn set_drain(&self, change: DrainChange) -> Answer<'_, DrainInfo> {
+        Box::pin(self.change_drain(change))
     }
 
     fn trash(&self) -> Answer<'_, TrashInfo> {

@@ -5,6 +5,7 @@
 
 mod backend;
 mod catalogue;
+mod drain;
 mod error;
 mod export;
 pub mod identity;
@@ -40,6 +41,7 @@ pub use mount_point::umount_left;
 #[cfg(feature = "testkit")]
 pub use volumes::rewritten_record;
 
+use self::drain::Drain;
 use self::identity::Identity;
 use self::mounts::Mounts;
 use self::network::Network;
@@ -50,7 +52,7 @@ use crate::blocks::{
     Blocks, ClaimSettler, FeedDoor, FeedInbound, Parts, PointerKeeper, ServeOptions, serve,
 };
 use crate::config::Config;
-use crate::net::{NetHandle, Offer};
+use crate::net::{NetHandle, Offer, Stay};
 use crate::placement::AutoProfile;
 use crate::repair::{Repair, RepairOptions};
 use crate::store::{RealDisk, Store, StoreOptions};
@@ -90,6 +92,8 @@ struct Inner {
     volumes: Volumes,
     mounts: Mounts,
     serving: Arc<ServeOptions>,
+    /// Whether this peer leaves.
+    drain: Drain,
     /// Where messages of other peers about feeds go.
     feeds: FeedDoor,
     workers: workers::Jobs,
@@ -137,8 +141,10 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         memory_bytes: usize::try_from(options.config.cache.memory.0).unwrap_or(usize::MAX),
     })
     .await?;
+    let drain = Drain::load(&store).await?;
+    let offers = options.config.storage.offer && !drain.is_draining();
     let serving = Arc::new(ServeOptions {
-        offer: AtomicBool::new(options.config.storage.offer),
+        offer: AtomicBool::new(offers),
         claim_ttl_ms: limits.claim_ttl.as_millis() as u64,
     });
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -171,6 +177,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         capacity_bytes: 0,
         free_bytes: 0,
         zone: options.config.network.zone.clone(),
+        stay: Stay::Stays,
     };
     let network = Network::lone(own, offer, ends);
     let volumes = Volumes::new(store.clone()).with_blocks(blocks.clone());
@@ -189,6 +196,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         volumes,
         mounts: Mounts::new(),
         serving,
+        drain,
         feeds,
         workers: workers::Jobs::default(),
         repair,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Node;
 use crate::base::worker::{Next, Worker};
-use crate::net::Offer;
+use crate::net::{Offer, Stay};
 
 /// How often free space is looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -16,7 +16,9 @@ impl Node {
     pub(super) fn current_offer(&self) -> Offer {
         let inner = &self.0;
         let alone = !self.identity().is_networked;
-        let offers = alone || inner.serving.offer.load(Ordering::Relaxed);
+        let stay = inner.drain.stay();
+        // Whoever leaves offers nothing, so that nobody counts on it.
+        let offers = stay == Stay::Stays && (alone || inner.serving.offer.load(Ordering::Relaxed));
         Offer {
             capacity_bytes: if offers { inner.quota.bytes() } else { 0 },
             free_bytes: if offers {
@@ -25,6 +27,7 @@ impl Node {
                 0
             },
             zone: inner.options.config.network.zone.clone(),
+            stay,
         }
     }
 
@@ -53,6 +56,7 @@ impl Worker for OfferKeeper {
     }
 
     async fn step(&mut self) -> Next {
+        self.node.settle_drain().await;
         let offer = self.node.current_offer();
         if self.last.as_ref() != Some(&offer) {
             self.node.announce_offer().await;

@@ -44,6 +44,10 @@ impl Node {
             }),
             serves_mounts: self.serves_mounts(),
             health: Some(self.show_health()),
+            drain: match inner.drain.is_draining() {
+                true => Some(self.show_drain().await),
+                false => None,
+            },
         }
     }
 
@@ -118,6 +122,7 @@ fn peer_info(member: &Member) -> PeerInfo {
         addresses: member.addresses.clone(),
         capacity_bytes: member.capacity_bytes,
         free_bytes: member.free_bytes,
+        leaving: member.is_leaving(),
         zone: member.zone.clone(),
         storage_only: member.storage_only,
         version: member.program.clone(),

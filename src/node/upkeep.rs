@@ -3,7 +3,7 @@
 use super::Node;
 use crate::admin::types::{HealthInfo, RepairInfo, Repairs};
 use crate::repair::Health;
-use crate::repair::plan::Rebuild;
+use crate::repair::plan::{Purpose, Rebuild};
 
 impl Node {
     pub(super) fn show_health(&self) -> HealthInfo {
@@ -37,6 +37,8 @@ fn info(health: &Health) -> HealthInfo {
         made_shards: health.made,
         made_bytes: health.made_bytes,
         read_bytes: health.read_bytes,
+        moved_shards: health.moved,
+        moved_bytes: health.moved_bytes,
     }
 }
 
@@ -50,5 +52,6 @@ fn repair_info(rebuild: &Rebuild) -> RepairInfo {
         shards: missing
             .map(|(index, to)| (*index, to.to_string()))
             .collect(),
+        moved: rebuild.purpose == Purpose::Move,
     }
 }

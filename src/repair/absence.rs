@@ -177,6 +177,7 @@ mod tests {
             peer: PeerId([tag; 32]),
             capacity_bytes: 1,
             free_bytes: 1,
+            stay: crate::net::Stay::Stays,
             zone: String::new(),
             invitation: String::new(),
             storage_only: false,

@@ -7,7 +7,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::keepers::{self, HandedOn};
 use super::message::{Ask, Say};
-use super::plan::Rebuild;
+use super::plan::{Purpose, Rebuild, Surplus};
 use super::survey::ask;
 use super::{RepairOptions, serve};
 use crate::base::{BlockId, Class, Classify, IndexSet, PeerId};
@@ -32,6 +32,10 @@ pub(super) struct Carried {
     pub(super) moved_bytes: u64,
     /// Shards that could not be made or found no place.
     pub(super) failed: u64,
+    /// Shards copied to where they belong, and durable there.
+    pub(super) relocated: u64,
+    /// Bytes of those.
+    pub(super) relocated_bytes: u64,
     /// Blocks that were left alone: nobody says for whom they are kept.
     pub(super) idle: u64,
 }
@@ -43,6 +47,8 @@ impl Carried {
         self.read_bytes += other.read_bytes;
         self.moved_bytes += other.moved_bytes;
         self.failed += other.failed;
+        self.relocated += other.relocated;
+        self.relocated_bytes += other.relocated_bytes;
         self.idle += other.idle;
     }
 }
@@ -57,6 +63,8 @@ pub(super) struct Outcome {
     pub(super) disappointing: Vec<PeerId>,
     /// Peers that took no shard and did not say why.
     pub(super) unwilling: Vec<PeerId>,
+    /// Shards that were moved: who had each may let it go.
+    pub(super) displaced: Vec<Surplus>,
 }
 
 /// Carries some repairs out, beside one another. Cancel safe: what is begun is repeated.
@@ -85,6 +93,7 @@ pub(super) async fn carry(
         outcome.refusals.extend(one.refusals);
         outcome.disappointing.extend(one.disappointing);
         outcome.unwilling.extend(one.unwilling);
+        outcome.displaced.extend(one.displaced);
     }
     drop(under_way);
     outcome
@@ -171,7 +180,7 @@ impl One<'_> {
     async fn hand_over(&mut self, shard: VerifiedShard, target: PeerId, keepers: &[Keeper]) {
         let (blocks, options) = (self.blocks, self.options);
         let bytes = shard.data().len() as u64;
-        let block = self.task.block;
+        let (block, index) = (self.task.block, shard.id().index);
         let placed = match keepers::hand_on(blocks, options, block, target, keepers).await {
             HandedOn::Done => place_for_any(blocks, options, &shard, target, keepers).await,
             HandedOn::Refused => Placed::Refused,
@@ -180,8 +189,19 @@ impl One<'_> {
         let carried = &mut self.outcome.carried;
         match placed {
             Placed::Done => {
-                carried.made += 1;
-                carried.made_bytes += bytes;
+                match self.task.purpose {
+                    Purpose::Mend => {
+                        carried.made += 1;
+                        carried.made_bytes += bytes;
+                    }
+                    Purpose::Move => {
+                        carried.relocated += 1;
+                        carried.relocated_bytes += bytes;
+                        self.outcome
+                            .displaced
+                            .extend(self.task.displaced(index, target));
+                    }
+                }
                 if target != blocks.net().own() {
                     carried.moved_bytes += bytes;
                 }

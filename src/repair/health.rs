@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::leaving::Remainder;
 use super::message::Tally;
 use super::plan::{Judgement, Rebuild, Verdict};
 use crate::base::{ByteSize, PeerId};
@@ -70,6 +71,10 @@ pub struct Health {
     pub made_bytes: u64,
     /// Bytes of shards that it read for that, its own included.
     pub read_bytes: u64,
+    /// Shards that this peer has copied to where they belong since it was started.
+    pub moved: u64,
+    /// Bytes of those.
+    pub moved_bytes: u64,
 }
 
 impl Health {
@@ -137,6 +142,9 @@ struct State {
     made: u64,
     made_bytes: u64,
     read_bytes: u64,
+    moved: u64,
+    moved_bytes: u64,
+    remainder: Option<Remainder>,
 }
 
 impl Shown {
@@ -160,6 +168,21 @@ impl Shown {
         self.lock().plan.clone()
     }
 
+    /// What is to be handed over; none if this peer stays.
+    pub(super) fn set_remainder(&self, remainder: Option<Remainder>) {
+        self.lock().remainder = remainder;
+    }
+
+    pub(super) fn remainder(&self) -> Option<Remainder> {
+        self.lock().remainder
+    }
+
+    pub(super) fn add_moved(&self, shards: u64, bytes: u64) {
+        let mut state = self.lock();
+        state.moved += shards;
+        state.moved_bytes += bytes;
+    }
+
     pub(super) fn add_made(&self, shards: u64, bytes: u64, read_bytes: u64) {
         let mut state = self.lock();
         state.made += shards;
@@ -179,6 +202,8 @@ impl Shown {
             made: state.made,
             made_bytes: state.made_bytes,
             read_bytes: state.read_bytes,
+            moved: state.moved,
+            moved_bytes: state.moved_bytes,
         }
     }
 }

@@ -50,6 +50,11 @@ impl GroupSet {
         }
     }
 
+    pub(crate) fn contains(&self, group: Group) -> bool {
+        let byte = self.0.get(usize::from(group.0 / 8));
+        byte.is_some_and(|byte| byte >> (group.0 % 8) & 1 == 1)
+    }
+
     pub(crate) fn add(&mut self, other: &GroupSet) {
         for (byte, more) in self.0.iter_mut().zip(&other.0) {
             *byte |= more;
@@ -57,10 +62,9 @@ impl GroupSet {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Group> {
-        (0..=u16::MAX).map(Group).filter(|group| {
-            let byte = self.0.get(usize::from(group.0 / 8));
-            byte.is_some_and(|byte| byte >> (group.0 % 8) & 1 == 1)
-        })
+        (0..=u16::MAX)
+            .map(Group)
+            .filter(|group| self.contains(*group))
     }
 }
 

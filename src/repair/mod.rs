@@ -9,11 +9,13 @@ mod carry;
 mod fingerprint;
 mod health;
 mod keepers;
+mod leaving;
 pub(crate) mod message;
 mod pattern;
 pub mod plan;
 mod proof;
 mod queue;
+mod room;
 mod scrub;
 mod serve;
 mod survey;
@@ -26,6 +28,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use health::Health;
+pub use leaving::Remainder;
 pub use message::Tally;
 pub use scrub::Scrubber;
 pub use worker::Repairer;
@@ -127,6 +130,11 @@ impl Repair {
     pub fn rest_after(&self, bytes: u64, took: Duration) -> Duration {
         let is_wanted = self.blocks.is_wanted();
         queue::rest(self.options.rate, bytes, took, is_wanted)
+    }
+
+    /// What is left to be handed over, if this peer leaves; none before it has looked. Does no I/O.
+    pub fn remainder(&self) -> Option<Remainder> {
+        self.blocks.is_leaving().then(|| self.shown.remainder())?
     }
 
     /// What this peer was going to repair when it last looked, the most urgent first. Does no I/O.

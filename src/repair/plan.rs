@@ -2,10 +2,13 @@
 //!
 //! Laws, each with a test: nothing is made that a peer may still have that may come back; nothing that is there; never
 //! more than is missing; what is there is copied only to whom has fewer of it, and comes to rest; where views agree there
-//! is one leader.
+//! is one leader. Those of moving are in [`moves`].
+
+pub mod moves;
 
 use std::collections::BTreeMap;
 
+use self::moves::Moved;
 use crate::base::{BlockId, EcProfile, IndexSet, PeerId};
 use crate::placement;
 
@@ -29,6 +32,15 @@ pub struct Candidate {
     pub standing: Standing,
     /// Whether it takes new shards.
     pub has_room: bool,
+    /// Whether there is room enough that shards which are safe already are moved to it as well.
+    pub has_plenty: bool,
+}
+
+impl Candidate {
+    /// Whether it can be handed a shard now.
+    const fn is_usable(&self) -> bool {
+        matches!(self.standing, Standing::Live) && self.has_room
+    }
 }
 
 /// What is known of one block.
@@ -42,10 +54,19 @@ pub struct BlockState {
     pub is_kept: bool,
     /// Length of a shard.
     pub shard_bytes: u32,
-    /// Live peers, and what each holds.
+    /// Live peers, and what each holds. Whoever of them is no candidate is about to leave the network.
     pub holders: Vec<(PeerId, IndexSet)>,
     /// What peers that may come back hold, as far as is known or was to be expected.
     pub absent: IndexSet,
+}
+
+/// Why something is done about a block, the most urgent first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// Something is missing, or lies where it survives less than it could.
+    Mend,
+    /// All is safe, and belongs elsewhere since members came, left or changed what they offer.
+    Move,
 }
 
 /// Shards of one block to be made anew, or to be copied to where they are better kept.
@@ -63,6 +84,8 @@ pub struct Rebuild {
     pub missing: Vec<(u8, PeerId)>,
     /// Lost peers that it survives as it is.
     pub survives: usize,
+    /// Why.
+    pub purpose: Purpose,
 }
 
 impl Rebuild {
@@ -70,6 +93,18 @@ impl Rebuild {
     pub fn is_missing(&self) -> bool {
         let is_held = |index: u8| self.holders.iter().any(|(_, held)| held.contains(index));
         self.missing.iter().any(|(index, _)| !is_held(*index))
+    }
+
+    /// Who had a shard that `to` has by now.
+    pub(super) fn displaced(&self, index: u8, to: PeerId) -> Option<Surplus> {
+        let mut others = self.holders.iter().filter(|(peer, _)| *peer != to);
+        let (at, _) = others.find(|(_, held)| held.contains(index))?;
+        Some(Surplus {
+            block: self.block,
+            index,
+            at: *at,
+            other: to,
+        })
     }
 }
 
@@ -118,6 +153,10 @@ pub struct Judgement {
     pub waiting: usize,
     /// A shard that is there twice.
     pub surplus: Option<Surplus>,
+    /// Shards that belong elsewhere; only where nothing else is to be done.
+    pub moves: Vec<Moved>,
+    /// Shards that only peers have who leave, and that nobody can take over now.
+    pub stranded: usize,
 }
 
 /// Who looks after a group: the first of its candidates, in order, that is live.
@@ -170,6 +209,8 @@ pub fn judge(state: &BlockState, candidates: &[Candidate]) -> Judgement {
         missing: 0,
         waiting: waiting.len(),
         surplus: None,
+        moves: Vec::new(),
+        stranded: 0,
     };
     if !state.is_kept {
         judgement.verdict = Verdict::NotKept;
@@ -187,34 +228,58 @@ pub fn judge(state: &BlockState, candidates: &[Candidate]) -> Judgement {
         judgement.surplus = surplus(state, candidates);
         let moved = spread_out(state, candidates);
         if !moved.is_empty() {
-            let rebuild = rebuild(state, moved, judgement.survives);
+            judgement.stranded = moves::of_leavers(state, candidates).len();
+            let rebuild = state.task(moved, Purpose::Mend);
             judgement.verdict = Verdict::Spread(rebuild);
+            return judgement;
         }
+        (judgement.moves, judgement.stranded) = moves::plan(state, candidates);
         return judgement;
     }
     let is_live = |candidate: &&Candidate| candidate.standing == Standing::Live;
     // Parity beside the data of a lone peer protects nothing.
     if candidates.iter().filter(is_live).count() <= 1 {
+        match waiting.is_empty() {
+            true => (judgement.moves, judgement.stranded) = moves::plan(state, candidates),
+            false => judgement.stranded = moves::of_leavers(state, candidates).len(),
+        }
         return judgement;
     }
+    judgement.stranded = moves::of_leavers(state, candidates).len();
     let wanted = lost.minus(waiting);
     judgement.missing = wanted.len();
     let missing = targets(state, candidates, wanted);
     if !missing.is_empty() {
-        judgement.verdict = Verdict::Rebuild(rebuild(state, missing, judgement.survives));
+        judgement.verdict = Verdict::Rebuild(state.task(missing, Purpose::Mend));
     }
     judgement
 }
 
-fn rebuild(state: &BlockState, missing: Vec<(u8, PeerId)>, survives: Option<usize>) -> Rebuild {
-    Rebuild {
-        block: state.block,
-        profile: state.profile,
-        shard_bytes: state.shard_bytes,
-        holders: state.holders.clone(),
-        missing,
-        survives: survives.unwrap_or(0),
+impl BlockState {
+    /// What it takes that these peers get these shards of it.
+    pub(super) fn task(&self, missing: Vec<(u8, PeerId)>, purpose: Purpose) -> Rebuild {
+        Rebuild {
+            block: self.block,
+            profile: self.profile,
+            shard_bytes: self.shard_bytes,
+            holders: self.holders.clone(),
+            missing,
+            survives: survives(&self.holders, self.profile).unwrap_or(0),
+            purpose,
+        }
     }
+}
+
+/// Who of several that have the same shard lets it go: the last in this order. Whoever leaves, or is no candidate any more,
+/// goes before all others; then who has most of the block, so that it is spread; then who is ranked worse, so that it
+/// comes to lie where it belongs. All that two holders need to agree is the member list.
+pub(super) fn order_of_keeping(
+    rank: Option<usize>,
+    held: IndexSet,
+    peer: PeerId,
+) -> (bool, usize, usize, PeerId) {
+    let is_outside = rank.is_none();
+    (is_outside, held.len(), rank.unwrap_or(usize::MAX), peer)
 }
 
 /// Which shards are better kept by whom: as long as one peer has at least two more than another could have. The one of its
@@ -222,6 +287,8 @@ fn rebuild(state: &BlockState, missing: Vec<(u8, PeerId)>, survives: Option<usiz
 fn spread_out(state: &BlockState, candidates: &[Candidate]) -> Vec<(u8, PeerId)> {
     let all = IndexSet::first(state.profile.total_shards());
     let mut counted = counted(&state.holders, all);
+    // Whoever leaves hands over all that it has.
+    counted.retain(|_, peer| candidates.iter().any(|c| c.peer == *peer));
     let place = |peer: &PeerId| candidates.iter().position(|c| c.peer == *peer);
     let held = |peer: &PeerId| {
         let of = state.holders.iter().filter(|(holder, _)| holder == peer);
@@ -230,8 +297,7 @@ fn spread_out(state: &BlockState, candidates: &[Candidate]) -> Vec<(u8, PeerId)>
     let mut moved = Vec::new();
     while moved.len() < state.profile.total_shards() {
         let load = |peer: &PeerId| counted.values().filter(|of| *of == peer).count();
-        let usable = candidates.iter();
-        let usable = usable.filter(|c| c.standing == Standing::Live && c.has_room);
+        let usable = candidates.iter().filter(|c| c.is_usable());
         let Some(to) = usable.map(|c| c.peer).min_by_key(load) else {
             break;
         };
@@ -261,9 +327,7 @@ fn targets(state: &BlockState, candidates: &[Candidate], wanted: IndexSet) -> Ve
     }
     let mut found = Vec::with_capacity(wanted.len());
     for index in wanted.iter() {
-        let usable = candidates
-            .iter()
-            .filter(|candidate| candidate.standing == Standing::Live && candidate.has_room);
+        let usable = candidates.iter().filter(|c| c.is_usable());
         let least = usable.min_by_key(|candidate| load.get(&candidate.peer).copied().unwrap_or(0));
         let Some(target) = least.map(|candidate| candidate.peer) else {
             break;
@@ -276,25 +340,22 @@ fn targets(state: &BlockState, candidates: &[Candidate], wanted: IndexSet) -> Ve
 
 /// The first shard that two live peers have and one may let go without the block surviving less.
 fn surplus(state: &BlockState, candidates: &[Candidate]) -> Option<Surplus> {
-    let rank = |peer: &PeerId| {
-        let at = candidates.iter().position(|c| c.peer == *peer);
-        at.unwrap_or(usize::MAX)
-    };
+    let rank = |peer: &PeerId| candidates.iter().position(|c| c.peer == *peer);
     let before = survives(&state.holders, state.profile);
     for index in 0..state.profile.total_shards() as u8 {
         let has = state
             .holders
             .iter()
             .filter(|(_, held)| held.contains(index));
-        let mut has: Vec<(PeerId, usize)> = has.map(|(peer, held)| (*peer, held.len())).collect();
-        if has.len() < 2 {
-            continue;
-        }
-        // Who has most of the block lets go first, then who is ranked worse.
-        has.sort_by_key(|(peer, held)| (*held, rank(peer), *peer));
+        let mut has: Vec<(PeerId, IndexSet)> = has.copied().collect();
+        has.sort_by_key(|(peer, held)| order_of_keeping(rank(peer), *held, *peer));
         let (Some((at, _)), Some((other, _))) = (has.last().copied(), has.first().copied()) else {
             continue;
         };
+        // What only those have who leave is no better at one of them.
+        if at == other || rank(&other).is_none() {
+            continue;
+        }
         let mut after = state.holders.clone();
         for (peer, held) in &mut after {
             if *peer == at {

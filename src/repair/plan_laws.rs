@@ -6,13 +6,13 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn peer(tag: usize) -> PeerId {
+pub(super) fn peer(tag: usize) -> PeerId {
     PeerId([tag as u8; 32])
 }
 
-/// A block of 4+2 among so many candidates, anything about it.
-fn any_case() -> impl Strategy<Value = (BlockState, Vec<Candidate>)> {
-    let candidate = (0..3u8, any::<bool>(), any::<u64>(), 0..4u8);
+/// A block of 4+2 among so many candidates, anything about it. Some of those who are live may be about to leave.
+pub(super) fn any_case() -> impl Strategy<Value = (BlockState, Vec<Candidate>)> {
+    let candidate = (0..3u8, any::<bool>(), any::<u64>(), 0..4u8, 0..8u8);
     proptest::collection::vec(candidate, 1..12).prop_map(|rows| {
         let all = IndexSet::first(6);
         let mut candidates = Vec::new();
@@ -24,7 +24,7 @@ fn any_case() -> impl Strategy<Value = (BlockState, Vec<Candidate>)> {
             holders: Vec::new(),
             absent: IndexSet::EMPTY,
         };
-        for (tag, (standing, has_room, held, thin)) in rows.into_iter().enumerate() {
+        for (tag, (standing, has_room, held, thin, rest)) in rows.into_iter().enumerate() {
             let standing = match standing {
                 0 => Standing::Live,
                 1 => Standing::Away,
@@ -32,10 +32,17 @@ fn any_case() -> impl Strategy<Value = (BlockState, Vec<Candidate>)> {
             };
             // Few shards each, as it is; sometimes many.
             let held = IndexSet(held & all.0 & if thin == 0 { u64::MAX } else { held >> 7 });
+            if rest == 0 {
+                if !held.is_empty() {
+                    state.holders.push((peer(tag), held));
+                }
+                continue;
+            }
             candidates.push(Candidate {
                 peer: peer(tag),
                 standing,
                 has_room,
+                has_plenty: rest > 2,
             });
             match standing {
                 Standing::Live if !held.is_empty() => state.holders.push((peer(tag), held)),
@@ -47,7 +54,7 @@ fn any_case() -> impl Strategy<Value = (BlockState, Vec<Candidate>)> {
     })
 }
 
-fn present(state: &BlockState) -> IndexSet {
+pub(super) fn present(state: &BlockState) -> IndexSet {
     let held = state.holders.iter().map(|(_, held)| *held);
     held.fold(IndexSet::EMPTY, IndexSet::union)
 }
@@ -161,15 +168,16 @@ proptest! {
     }
 }
 
-fn live(tag: usize) -> Candidate {
+pub(super) fn live(tag: usize) -> Candidate {
     Candidate {
         peer: peer(tag),
         standing: Standing::Live,
         has_room: true,
+        has_plenty: true,
     }
 }
 
-fn state(holders: &[(usize, u64)]) -> BlockState {
+pub(super) fn state(holders: &[(usize, u64)]) -> BlockState {
     BlockState {
         block: BlockId([1; 32]),
         profile: EcProfile::DEFAULT,

@@ -6,7 +6,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::keepers;
 use super::message::{Ask, Say};
-use super::plan::Surplus;
+use super::plan::{Surplus, order_of_keeping};
 use super::survey::ask;
 use crate::base::{ClaimId, Classify, Entropy, IndexSet, PeerId, ShardId};
 use crate::blocks::Blocks;
@@ -112,8 +112,9 @@ async fn keeps(blocks: &Blocks, id: ShardId, other: PeerId) -> bool {
     theirs.is_some_and(|theirs| closed(&ours).is_subset(&closed(&theirs)))
 }
 
-/// Whether all shards of the stripe are held by somebody, and this peer is the one of both to let go: who has more of the block,
-/// or else is ranked worse. So two that are told of one another never do it both.
+/// Whether all shards of the stripe are held by somebody, and this peer is the one of both to let go, see
+/// [`order_of_keeping`]. So two that are told of one another never do it both. The only one that stays when this peer leaves
+/// needs no parity.
 async fn is_whole(blocks: &Blocks, stripe: &Stripe, id: ShardId, other: PeerId) -> bool {
     let own = blocks.net().own();
     let Ok(ours) = blocks.store().held(&[id.block]).await else {
@@ -123,6 +124,7 @@ async fn is_whole(blocks: &Blocks, stripe: &Stripe, id: ShardId, other: PeerId) 
     let candidates = blocks.group_peers(id.block.group()).await;
     let live = candidates.iter().filter(|candidate| candidate.is_live());
     let mut peers: BTreeSet<PeerId> = live.map(|candidate| candidate.peer).collect();
+    let is_last = peers.len() == 1 && peers.contains(&other);
     peers.insert(other);
     peers.remove(&own);
     let mut answers: FuturesUnordered<_> = peers
@@ -146,11 +148,11 @@ async fn is_whole(blocks: &Blocks, stripe: &Stripe, id: ShardId, other: PeerId) 
             }
         }
     }
-    let rank = |peer: &PeerId| {
-        let at = candidates.iter().position(|c| c.peer == *peer);
-        at.unwrap_or(usize::MAX)
-    };
-    let of = |peer: PeerId, held: IndexSet| (held.len(), rank(&peer), peer);
-    let all = IndexSet::first(stripe.header().profile.total_shards());
-    theirs.contains(id.index) && all.minus(present).is_empty() && of(own, ours) > of(other, theirs)
+    let rank = |peer: &PeerId| candidates.iter().position(|c| c.peer == *peer);
+    let of = |peer: PeerId, held| order_of_keeping(rank(&peer), held, peer);
+    let profile = stripe.header().profile;
+    let all = IndexSet::first(profile.total_shards());
+    let is_whole = all.minus(present).is_empty();
+    let is_enough = is_last && rank(&own).is_none() && theirs.len() >= profile.data_shards();
+    theirs.contains(id.index) && (is_whole || is_enough) && of(own, ours) > of(other, theirs)
 }

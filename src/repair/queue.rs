@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::plan::Rebuild;
+use super::plan::{Purpose, Rebuild};
 use crate::base::{BlockId, IndexSet, PeerId};
 
 /// Most repairs that are planned; more are found again when these are done.
@@ -22,8 +22,9 @@ const DOUBTS_MAX: usize = 1024;
 /// While somebody waits for a block, repairs are so much slower.
 const YIELDED: u32 = 4;
 
-/// Doubtful ones last; then by what they survive; what is missing before what is only in the wrong place.
-type Key = (bool, usize, bool, BlockId);
+/// Doubtful ones last; what is safe and belongs elsewhere behind all that is not; then by what they survive; what is missing
+/// before what is only in the wrong place.
+type Key = (bool, Purpose, usize, bool, BlockId);
 
 #[derive(Debug, Clone, Copy)]
 struct Doubt {
@@ -131,13 +132,23 @@ impl Queue {
 
     fn key(&self, task: &Rebuild) -> Key {
         let is_doubtful = self.is_doubtful(task);
-        (is_doubtful, task.survives, !task.is_missing(), task.block)
+        (
+            is_doubtful,
+            task.purpose,
+            task.survives,
+            !task.is_missing(),
+            task.block,
+        )
     }
 }
 
 /// Bytes that a repair reads and sends, at most.
 fn moved(task: &Rebuild) -> u64 {
-    let shards = task.profile.data_shards() + task.missing.len();
+    let read = match task.is_missing() {
+        true => task.profile.data_shards(),
+        false => task.missing.len(),
+    };
+    let shards = read + task.missing.len();
     u64::from(task.shard_bytes) * shards as u64
 }
 
@@ -176,6 +187,7 @@ mod tests {
                 .collect(),
             missing: vec![(5, peer(9))],
             survives,
+            purpose: Purpose::Mend,
         }
     }
 

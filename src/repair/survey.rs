@@ -192,8 +192,10 @@ async fn have(
 pub(super) struct Inquiry<'a> {
     pub(super) group: Group,
     pub(super) candidates: &'a [Candidate],
-    /// Of the live candidates but this peer.
+    /// Of the live candidates and leavers but this peer.
     pub(super) digests: &'a BTreeMap<PeerId, Digest>,
+    /// Other peers that leave, which may hold some of it.
+    pub(super) leavers: &'a [(PeerId, Standing)],
     /// Live candidates of an earlier version.
     pub(super) old: &'a BTreeSet<PeerId>,
     /// What those were last seen to hold who are away.
@@ -349,6 +351,14 @@ fn absent(
             None => by_rank(inquiry.candidates, rank, profile.total_shards()),
         };
         absent.push((candidate.peer, held));
+    }
+    // Of whoever leaves nothing is expected but what it was seen to have.
+    for (peer, standing) in inquiry.leavers {
+        let is_holder = holders.iter().any(|(holder, _)| holder == peer);
+        let seen = inquiry.remembered.get(peer);
+        if let Some(seen) = seen.filter(|_| *standing == Standing::Away && !is_holder) {
+            absent.push((*peer, *seen));
+        }
     }
     absent
 }

@@ -1,5 +1,6 @@
 //! The worker that looks after the groups that this peer leads: looks at what changed, plans, repairs.
 
+mod leave;
 mod look;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,13 +12,15 @@ use super::absence::Absences;
 use super::carry::{Carried, carry};
 use super::fingerprint::Fingerprint;
 use super::health::Shown;
+use super::leaving::Remainder;
 use super::message::{GroupSet, Tally};
 use super::plan::{Standing, Surplus};
 use super::queue::{Queue, rest};
+use super::room::Roomy;
 use super::serve::{SharedGroups, SharedTally};
 use super::survey::{Root, roots};
 use super::uptime::Uptimes;
-use super::{Repair, RepairOptions, proof};
+use super::{INTERVAL_MIN, Repair, RepairOptions, proof};
 use crate::base::worker::{Next, Worker};
 use crate::base::{BlockId, ByteSize, Classify, Group, IndexSet, PeerId};
 use crate::blocks::Blocks;
@@ -32,12 +35,18 @@ const QUEUE_PATIENCE: u32 = 10;
 const REFUSALS_MAX: usize = 4096;
 /// Most shards planned to be let go in one sweep.
 const SURPLUS_MAX: usize = 1024;
+/// So many are let go although there is more to repair or to move.
+const SURPLUS_MUCH: usize = 64;
+/// Shards let go beside one another.
+const LET_GO_TOGETHER: usize = 8;
 /// A peer with less room than this gets no repaired shard: some is left for those who write.
 const ROOM_MIN: u64 = 5 << 20;
 /// In a network of more members those are asked alone to whom there is a connection.
 const ALL_ASKED_MAX: usize = 64;
 /// A peer that took no shard, and did not say that it is full, is offered none for so long: others may take it.
 const UNWILLING_FOR: Duration = Duration::from_secs(3600);
+/// How soon it is noticed that this peer leaves, or stays after all.
+const REST_MAX: Duration = Duration::from_secs(5);
 /// Pause after a failure of the own store.
 const TROUBLE: Duration = Duration::from_secs(10);
 
@@ -47,6 +56,8 @@ struct Led {
     /// Of everything that the judgement came from; none: it is to be judged again.
     fingerprint: Option<u128>,
     tally: Tally,
+    /// If this peer leaves: what it still has.
+    left: Remainder,
     /// Who was last seen to have which shards.
     seen: BTreeMap<PeerId, IndexSet>,
 }
@@ -61,6 +72,8 @@ struct Sweep {
     silent: BTreeSet<PeerId>,
     /// Whether some could not be looked at.
     is_partial: bool,
+    /// Whether this peer leaves, and looks at its own shards only.
+    is_leaving: bool,
 }
 
 /// Finds and repairs what is missing. One for each peer.
@@ -85,6 +98,10 @@ pub struct Repairer {
     next_sweep: Instant,
     queue: Queue,
     surplus: Vec<Surplus>,
+    /// Who has room for what is safe already.
+    roomy: Roomy,
+    /// Whether this peer leaves, when that was last looked at.
+    is_leaving: bool,
     /// Peers that do not take a shard of a block: they know its claims as given up.
     refusals: BTreeSet<(BlockId, PeerId)>,
     /// Peers that took no shard, and until when they are offered none.
@@ -113,6 +130,8 @@ impl Repairer {
             next_sweep: Instant::now(),
             queue: Queue::default(),
             surplus: Vec::new(),
+            roomy: Roomy::default(),
+            is_leaving: false,
             refusals: BTreeSet::new(),
             unwilling: BTreeMap::new(),
             speed: 0.0,
@@ -137,6 +156,16 @@ impl Repairer {
             self.absences = Some(loaded);
         }
         let members = self.blocks.net().members();
+        let is_leaving = self.blocks.is_leaving();
+        if self.is_leaving != is_leaving {
+            self.is_leaving = is_leaving;
+            self.shown.set_remainder(None);
+            self.queue.clear();
+            self.surplus.clear();
+            self.sweep = None;
+            self.settled = None;
+            self.next_sweep = now;
+        }
         let mut is_dead_back = false;
         if let Some(absences) = &mut self.absences {
             is_dead_back = absences.look(&members, now);
@@ -166,19 +195,16 @@ impl Repairer {
             self.begin_sweep().await?;
             return Ok(Next::Again);
         }
-        if !self.queue.is_empty() {
+        let is_much = self.surplus.len() >= SURPLUS_MUCH;
+        if !self.queue.is_empty() && !is_much {
             return Ok(self.repair_some().await);
         }
-        if let Some(surplus) = self.surplus.pop() {
-            let group = surplus.block.group();
-            let is_gone = proof::let_go(&self.blocks, &self.options.entropy, surplus).await;
-            if let Some(led) = self.led.get_mut(&group).filter(|_| !is_gone) {
-                // Whoever has it may have been busy.
-                led.fingerprint = None;
-            }
+        if !self.surplus.is_empty() {
+            self.let_go_some().await;
             return Ok(Next::Again);
         }
-        Ok(Next::Idle(self.next_sweep.saturating_duration_since(now)))
+        let rest = self.next_sweep.saturating_duration_since(now);
+        Ok(Next::Idle(rest.min(REST_MAX)))
     }
 
     /// Takes note of who is there, and tells what redundancy fits that.
@@ -218,6 +244,14 @@ impl Repairer {
             self.roots.retain(|peer, _| members.get(peer).is_some());
         }
         let own = self.own();
+        for member in &members.list {
+            let free_bytes = match member.peer == own {
+                true => self.blocks.store().usage().intake_left,
+                false => member.free_bytes,
+            };
+            self.roomy
+                .note(member.peer, free_bytes, member.capacity_bytes);
+        }
         let few = members.list.len() <= ALL_ASKED_MAX;
         let asked = members.list.iter().filter(|member| {
             let reached = match member.state {
@@ -225,7 +259,8 @@ impl Repairer {
                 Reach::Connected(_) => true,
                 Reach::Idle => few,
             };
-            reached && member.capacity_bytes > 0 && member.peer != own
+            let may_hold = member.capacity_bytes > 0 || member.is_leaving();
+            reached && may_hold && member.peer != own
         });
         let asked: Vec<PeerId> = asked.map(|member| member.peer).collect();
         self.ask_roots(&asked).await;
@@ -243,6 +278,12 @@ impl Repairer {
         }
         self.settled = None;
         self.queue.clear();
+        if self.blocks.is_leaving() {
+            self.led.retain(|group, _| groups.contains(*group));
+            let own_groups = groups.iter().collect();
+            self.sweep = Some(self.sweep_of(own_groups, Some(fingerprint)));
+            return Ok(());
+        }
         for root in self.roots.values() {
             groups.add(&root.groups);
         }
@@ -260,6 +301,7 @@ impl Repairer {
             from,
             silent: self.silent.clone(),
             is_partial: false,
+            is_leaving: self.blocks.is_leaving(),
         }
     }
 
@@ -294,8 +336,14 @@ impl Repairer {
             hash.add(&member.peer.0);
             hash.add(&member.capacity_bytes.to_le_bytes());
             hash.add(&self.how(&member.peer, &member.state));
+            for text in [&member.zone, &member.invitation] {
+                hash.add(&(text.len() as u32).to_le_bytes());
+                hash.add(text.as_bytes());
+            }
             hash.add(&[
+                member.stay as u8,
                 u8::from(member.free_bytes >= ROOM_MIN),
+                u8::from(self.roomy.is_roomy(&member.peer)),
                 u8::from(self.unwilling.contains_key(&member.peer)),
             ]);
             if let Some(root) = self.roots.get(&member.peer) {
@@ -344,6 +392,11 @@ impl Repairer {
         } else if sweep.from.is_some() {
             self.settled = sweep.from;
         }
+        match sweep.is_leaving && self.blocks.is_leaving() {
+            true if sweep.is_partial => {}
+            true => self.shown.set_remainder(Some(self.remainder())),
+            false => self.shown.set_remainder(None),
+        }
         self.shown.set_plan(self.queue.plan());
         self.publish(Carried::default());
     }
@@ -367,6 +420,39 @@ impl Repairer {
 
     // ---- doing -------------------------------------------------------------------------------
 
+    /// Lets some of what is there twice go, beside one another.
+    async fn let_go_some(&mut self) {
+        let from = self.surplus.len().saturating_sub(LET_GO_TOGETHER);
+        let some = self.surplus.split_off(from).into_iter().map(|surplus| {
+            let (blocks, entropy) = (&self.blocks, &self.options.entropy);
+            async move { (surplus, proof::let_go(blocks, entropy, surplus).await) }
+        });
+        let own = self.own();
+        let mut gone = 0;
+        for (surplus, is_gone) in futures::future::join_all(some).await {
+            let Some(led) = self.led.get_mut(&surplus.block.group()) else {
+                continue;
+            };
+            gone += usize::from(is_gone);
+            if !is_gone {
+                // Whoever has it may have been busy.
+                led.fingerprint = None;
+            } else if surplus.at == own {
+                led.left.took_one();
+            }
+        }
+        if self.blocks.is_leaving() {
+            // Only once all was looked at it says how much there is.
+            if self.shown.remainder().is_some() {
+                self.shown.set_remainder(Some(self.remainder()));
+            }
+            if gone > 0 && self.surplus.is_empty() && self.queue.is_empty() {
+                // What is left shows at once.
+                self.next_sweep = self.next_sweep.min(Instant::now() + INTERVAL_MIN);
+            }
+        }
+    }
+
     async fn repair_some(&mut self) -> Next {
         let rate = self.options.rate;
         let tasks = self.queue.take(rate, self.blocks.is_wanted());
@@ -389,11 +475,17 @@ impl Repairer {
         }
         self.shown
             .add_made(carried.made, carried.made_bytes, carried.read_bytes);
+        self.shown
+            .add_moved(carried.relocated, carried.relocated_bytes);
+        // More are found again.
+        let more = SURPLUS_MAX.saturating_sub(self.surplus.len());
+        self.surplus
+            .extend(outcome.displaced.into_iter().take(more));
         let took = begun.elapsed();
         let bytes = carried.moved_bytes.max(carried.read_bytes);
         let pause = rest(rate, bytes, took, self.blocks.is_wanted());
         let took = (took + pause).as_secs_f64().max(0.001);
-        let speed = carried.made_bytes as f64 / took;
+        let speed = (carried.made_bytes + carried.relocated_bytes) as f64 / took;
         self.speed = match self.speed > 0.0 {
             true => self.speed * 0.8 + speed * 0.2,
             false => speed,
@@ -401,7 +493,8 @@ impl Repairer {
         if carried.made > 0 {
             self.publish(carried);
         }
-        if self.queue.is_empty() && carried.made > 0 && carried.failed == 0 {
+        let is_done = carried.made + carried.relocated > 0 && carried.failed == 0;
+        if self.queue.is_empty() && is_done {
             // What was done shows at once, and what was left out is found.
             self.next_sweep = Instant::now();
         }
@@ -432,11 +525,13 @@ impl Worker for Repairer {
         if let Some(sweep) = &self.sweep {
             return format!("looking at what is held: {} groups left", sweep.left.len());
         }
-        let tally = self.tally.get();
-        let mut text = format!("looks after {} blocks", tally.blocks);
+        let mut text = match self.shown.remainder() {
+            Some(left) => format!("hands over {} shards, to leave", left.shards),
+            None => format!("looks after {} blocks", self.tally.get().blocks),
+        };
         if !self.queue.is_empty() {
             text.push_str(&format!(
-                ", repairs {} of them at {}/s",
+                ", repairs or moves {} of them at {}/s",
                 self.queue.len(),
                 ByteSize(self.speed as u64)
             ));

@@ -10,7 +10,7 @@ use cairnfs::crypto::{Contact, MembershipChain, NetworkSecrets, SigningKey, Term
 use cairnfs::net::admission::Lists;
 use cairnfs::net::credentials::Credentials;
 use cairnfs::net::swarm::{self, NetOptions, Network};
-use cairnfs::net::{Inbound, NetError, NetHandle, Offer, Reach, Request, Response};
+use cairnfs::net::{Inbound, NetError, NetHandle, Offer, Reach, Request, Response, Stay};
 use cairnfs::placement::candidates::{distance, peer_point, point};
 use tokio::sync::mpsc;
 
@@ -151,6 +151,7 @@ pub fn options(credentials: Credentials, contacts: &[Contact]) -> NetOptions {
         capacity_bytes: 1 << 30,
         free_bytes: 1 << 30,
         zone: String::new(),
+        stay: Stay::Stays,
     };
     options
 }
@@ -198,6 +199,7 @@ async fn six_peers_know_each_other_over_the_bulk_plane() {
         capacity_bytes: 1 << 30,
         free_bytes: 77,
         zone: "attic".to_owned(),
+        stay: Stay::Stays,
     };
     let own = peers[3].own;
     peers[3].handle.offer(changed).await.unwrap();

@@ -1,5 +1,7 @@
 //! What is lost is made anew by those who are left, while nobody is there to whom it belongs.
 
+mod balance;
+mod drain;
 mod kept;
 mod liar;
 mod spread;

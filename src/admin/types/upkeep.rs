@@ -35,6 +35,12 @@ pub struct HealthInfo {
     pub made_bytes: u64,
     /// Bytes of shards that it read for them.
     pub read_bytes: u64,
+    /// Shards that it has copied to where they belong since it was started.
+    #[serde(default)]
+    pub moved_shards: u64,
+    /// Bytes of those.
+    #[serde(default)]
+    pub moved_bytes: u64,
 }
 
 /// `cairn workers pause` and `cairn workers resume`
@@ -59,6 +65,9 @@ pub struct RepairInfo {
     pub shard_bytes: u64,
     /// Each missing shard, and the peer that gets it.
     pub shards: Vec<(u8, String)>,
+    /// Whether all of it is safe, and is only moved to where it belongs.
+    #[serde(default)]
+    pub moved: bool,
 }
 
 /// `cairn repair --dry-run`

@@ -21,7 +21,7 @@ pub use faults::LinkFaults;
 pub use trace::Trace;
 
 use self::world::World;
-use super::command::{Command, Inbound, NetActorEnds, NetHandle, Offer};
+use super::command::{Command, Inbound, NetActorEnds, NetHandle, Offer, Stay};
 use crate::base::{Clock, Entropy, PeerId};
 
 /// How a simulated network behaves unless told otherwise later.
@@ -70,6 +70,7 @@ impl MemoryPeer {
                 capacity_bytes,
                 free_bytes: capacity_bytes,
                 zone: String::new(),
+                stay: Stay::Stays,
             },
             storage_only: false,
             max_members: usize::MAX,

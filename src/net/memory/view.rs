@@ -48,6 +48,7 @@ fn member(viewer: &Peer, other: &Peer) -> Member {
         peer: other.id(),
         capacity_bytes: other.profile.offer.capacity_bytes,
         free_bytes: other.profile.offer.free_bytes,
+        stay: other.profile.offer.stay,
         zone,
         invitation: String::new(),
         storage_only: other.profile.storage_only,
@@ -87,7 +88,10 @@ pub(super) fn members(peers: &BTreeMap<PeerId, Peer>, viewer: &Peer) -> Arc<Memb
     kept.sort_unstable();
     let list = kept.iter().filter_map(|id| peers.get(id));
     Arc::new(Members {
-        list: list.map(|other| member(viewer, other)).collect(),
+        list: list
+            .map(|other| member(viewer, other))
+            .filter(|member| !member.has_left())
+            .collect(),
         complete,
     })
 }

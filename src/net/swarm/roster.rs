@@ -189,6 +189,7 @@ impl Roster {
             zone: offer.zone.clone(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
             membership: credentials.gate().chain().to_vec(),
+            leaving: offer.stay.to_wire(),
         };
         let encoded = records::sign(&record, credentials.device());
         let known = Known::new(record, encoded.clone(), credentials.admitted().clone());

@@ -354,7 +354,9 @@ impl Waiting {
 fn urgency(announced: &Offer, now: &Offer) -> Duration {
     let moved = announced.free_bytes.abs_diff(now.free_bytes);
     let is_small = moved.saturating_mul(20) < now.capacity_bytes;
-    let is_same = announced.capacity_bytes == now.capacity_bytes && announced.zone == now.zone;
+    let is_same = announced.capacity_bytes == now.capacity_bytes
+        && announced.zone == now.zone
+        && announced.stay == now.stay;
     // Whether anything is free at all decides whether a peer is asked to store.
     let same_state = (announced.free_bytes == 0) == (now.free_bytes == 0);
     if is_same && is_small && same_state {
@@ -384,6 +386,7 @@ async fn until(due: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::command::Stay;
 
     #[test]
     fn only_changes_that_matter_hurry() {
@@ -391,6 +394,7 @@ mod tests {
             capacity_bytes: 1000,
             free_bytes,
             zone: String::new(),
+            stay: Stay::Stays,
         };
         assert_eq!(urgency(&offer(500), &offer(460)), SMALL_CHANGE_PAUSE);
         assert_eq!(urgency(&offer(500), &offer(450)), OWN_CHANGE_PAUSE);
@@ -400,6 +404,11 @@ mod tests {
             ..offer(500)
         };
         assert_eq!(urgency(&offer(500), &moved), OWN_CHANGE_PAUSE);
+        let left = Offer {
+            stay: Stay::Left,
+            ..offer(500)
+        };
+        assert_eq!(urgency(&offer(500), &left), OWN_CHANGE_PAUSE);
     }
 
     #[test]

@@ -3,13 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::fingerprint::Fingerprint;
+use super::super::leaving::Remainder;
 use super::super::message::Tally;
-use super::super::plan::{BlockState, Candidate, Standing, Verdict, judge, leader};
+use super::super::plan::{BlockState, Candidate, Purpose, Standing, Verdict, judge, leader};
 use super::super::survey::{Findings, Inquiry, Looked, digests, inquire};
 use super::{GROUPS_PER_STEP, ROOM_MIN, Repairer, SURPLUS_MAX};
 use crate::base::{BlockId, Group, PeerId};
 use crate::blocks::GroupPeer;
 use crate::store::{Digest, StoreError};
+
+/// What others said of a group, and who of them leaves.
+struct Theirs<'a> {
+    digests: BTreeMap<PeerId, Digest>,
+    leavers: &'a [(PeerId, Standing)],
+}
 
 impl Repairer {
     /// Looks at the next groups of the sweep.
@@ -26,13 +33,19 @@ impl Repairer {
             }
             return Ok(());
         }
+        let is_leaving = sweep.is_leaving;
         let own = self.own();
         let mut groups: Vec<(Group, Vec<GroupPeer>)> = Vec::with_capacity(some.len());
         let mut unasked = BTreeSet::new();
         for group in some {
             let peers = self.blocks.group_peers(group).await;
+            for peer in &peers {
+                self.roomy
+                    .note(peer.peer, peer.free_bytes, peer.capacity_bytes);
+            }
             let candidates = self.candidates(&peers);
-            if leader(&candidates) != Some(own) {
+            // Whoever leaves leads nothing, and looks after what it has itself.
+            if leader(&candidates) != Some(own) && !is_leaving {
                 self.led.remove(&group);
                 continue;
             }
@@ -55,8 +68,17 @@ impl Repairer {
             has_room: peer.free_bytes >= ROOM_MIN
                 && !self.is_old(&peer.peer)
                 && !self.unwilling.contains_key(&peer.peer),
+            has_plenty: self.roomy.is_roomy(&peer.peer),
         };
         peers.iter().map(candidate).collect()
+    }
+
+    /// Other peers that leave.
+    fn leavers(&self) -> Vec<(PeerId, Standing)> {
+        let leavers = self.blocks.leavers().into_iter();
+        leavers
+            .map(|(peer, reach)| (peer, self.standing(&peer, &reach)))
+            .collect()
     }
 
     async fn look_at(&mut self, groups: Vec<(Group, Vec<GroupPeer>)>) -> Result<(), StoreError> {
@@ -70,6 +92,13 @@ impl Repairer {
                 if is_asked {
                     wanted.entry(candidate.peer).or_default().push(*group);
                 }
+            }
+        }
+        let leavers = self.leavers();
+        for (peer, standing) in &leavers {
+            if *standing == Standing::Live && !self.is_old(peer) {
+                let of_all = groups.iter().map(|(group, _)| *group);
+                wanted.entry(*peer).or_default().extend(of_all);
             }
         }
         let timeout = self.timeout();
@@ -94,8 +123,11 @@ impl Repairer {
         for ((group, peers), ours) in groups.into_iter().zip(ours) {
             let of_group = theirs.iter();
             let of_group = of_group.filter_map(|(peer, all)| Some((*peer, *all.get(&group)?)));
-            self.look_at_one(group, &peers, ours, of_group.collect())
-                .await;
+            let of_group = Theirs {
+                digests: of_group.collect(),
+                leavers: &leavers,
+            };
+            self.look_at_one(group, &peers, ours, of_group).await;
         }
         Ok(())
     }
@@ -105,16 +137,23 @@ impl Repairer {
         group: Group,
         peers: &[GroupPeer],
         ours: Digest,
-        theirs: BTreeMap<PeerId, Digest>,
+        theirs: Theirs<'_>,
     ) {
+        let Theirs { digests, leavers } = theirs;
         let mut hash = Fingerprint::default();
         hash.add(&ours.0.to_le_bytes());
         let candidates = self.candidates(peers);
         for (peer, candidate) in peers.iter().zip(&candidates) {
             hash.add(&peer.peer.0);
             hash.add(&self.how(&peer.peer, &peer.reach));
-            hash.add(&[u8::from(candidate.has_room)]);
-            let digest = theirs.get(&peer.peer).copied().unwrap_or_default();
+            hash.add(&[u8::from(candidate.has_room), u8::from(candidate.has_plenty)]);
+            let digest = digests.get(&peer.peer).copied().unwrap_or_default();
+            hash.add(&digest.0.to_le_bytes());
+        }
+        for (peer, standing) in leavers {
+            hash.add(&peer.0);
+            hash.add(&[*standing as u8]);
+            let digest = digests.get(peer).copied().unwrap_or_default();
             hash.add(&digest.0.to_le_bytes());
         }
         let fingerprint = hash.end();
@@ -125,8 +164,10 @@ impl Repairer {
         led.fingerprint = None;
         let remembered = led.seen.clone();
         let is = |standing: Standing| {
-            let some = candidates.iter().filter(move |c| c.standing == standing);
-            some.map(|c| c.peer)
+            let some = candidates.iter().map(|c| (c.peer, c.standing));
+            let all = some.chain(leavers.iter().copied());
+            all.filter(move |(_, is)| *is == standing)
+                .map(|(peer, _)| peer)
         };
         let brief = self.absences.as_ref().map_or_else(BTreeSet::new, |known| {
             let away = is(Standing::Away).filter(|peer| !self.silent.contains(peer));
@@ -135,7 +176,8 @@ impl Repairer {
         let inquiry = Inquiry {
             group,
             candidates: &candidates,
-            digests: &theirs,
+            digests: &digests,
+            leavers,
             old: &is(Standing::Live)
                 .filter(|peer| self.is_old(peer))
                 .collect(),
@@ -145,9 +187,13 @@ impl Repairer {
         };
         let found = inquire(&self.blocks, &inquiry).await;
         match found {
+            Some(findings) if self.blocks.is_leaving() => {
+                self.judge_leaving(group, &candidates, findings, fingerprint);
+            }
             Some(findings) => self.judge_group(group, &candidates, findings, fingerprint),
             None => {
                 let led = self.led.entry(group).or_default();
+                led.left.unseen_groups = 1;
                 led.tally = Tally {
                     unseen_groups: 1,
                     ..Tally::default()
@@ -189,7 +235,16 @@ impl Repairer {
                 Verdict::NotKept => is_settled = false,
                 Verdict::Nothing | Verdict::Unreadable | Verdict::Leftover => {}
             }
-            if let Some(surplus) = judgement.surplus {
+            // Whoever leaves sees to what it has itself.
+            let is_here = |peer: &PeerId| candidates.iter().any(|c| c.peer == *peer);
+            let moves = judgement.moves.iter();
+            let moves = moves.filter(|moved| is_here(&moved.from));
+            let moves: Vec<(u8, PeerId)> = moves.map(|moved| (moved.index, moved.to)).collect();
+            if !moves.is_empty() {
+                is_settled = false;
+                self.queue.insert(state.task(moves, Purpose::Move));
+            }
+            if let Some(surplus) = judgement.surplus.filter(|surplus| is_here(&surplus.at)) {
                 match self.surplus.len() < SURPLUS_MAX {
                     true => self.surplus.push(surplus),
                     false => is_settled = false,
@@ -200,20 +255,23 @@ impl Repairer {
             self.led.remove(&group);
             return;
         }
+        let leavers = self.leavers();
         let led = self.led.entry(group).or_default();
         led.tally = tally;
+        led.left = Remainder::default();
         led.fingerprint = is_settled.then_some(fingerprint);
         // Of those who are away what they were last seen to have stays.
-        for candidate in candidates {
-            if candidate.standing == Standing::Live || candidate.standing == Standing::Dead {
-                led.seen.remove(&candidate.peer);
+        let standings = candidates.iter().map(|c| (c.peer, c.standing));
+        for (peer, standing) in standings.chain(leavers) {
+            if standing != Standing::Away {
+                led.seen.remove(&peer);
             }
         }
         led.seen.extend(findings.seen);
     }
 
     /// The candidates, but for those who would not take a shard of this block.
-    fn takers(&self, block: BlockId, candidates: &[Candidate]) -> Vec<Candidate> {
+    pub(super) fn takers(&self, block: BlockId, candidates: &[Candidate]) -> Vec<Candidate> {
         let taker = |candidate: &Candidate| Candidate {
             has_room: candidate.has_room && !self.refusals.contains(&(block, candidate.peer)),
             ..*candidate

@@ -264,6 +264,7 @@ fn record() -> Bytes {
         zone: "attic".to_owned(),
         program: "0.1.0".to_owned(),
         membership: chain.encode(),
+        leaving: 0,
     };
     records::sign(&record, &device)
 }
