@@ -17,6 +17,7 @@ use crate::base::limits::CANDIDATES;
 use crate::base::wire;
 use crate::base::worker::{Next, Worker};
 use crate::base::{ClaimId, Class, OwnerId, PeerId};
+use crate::crypto::SignedRelease;
 use crate::net::{Member, Refusal, Request, Response};
 use crate::store::{KvChange, StoreError};
 
@@ -220,9 +221,13 @@ impl Blocks {
 
     /// Tells all `peers`; those that did not acknowledge.
     async fn tell(&self, claim: ClaimId, state: State, peers: &BTreeSet<PeerId>) -> Answers {
+        let word = match state {
+            State::Releasing => self.word(&claim, 0),
+            State::Open | State::Closing => None,
+        };
         let mut told: FuturesUnordered<_> = peers
             .iter()
-            .map(|peer| async move { (*peer, self.tell_one(claim, state, *peer).await) })
+            .map(|peer| async move { (*peer, self.tell_one(claim, state, word, *peer).await) })
             .collect();
         let mut answers = Answers::default();
         while let Some((peer, told)) = told.next().await {
@@ -235,13 +240,19 @@ impl Blocks {
         answers
     }
 
-    async fn tell_one(&self, claim: ClaimId, state: State, peer: PeerId) -> Told {
+    async fn tell_one(
+        &self,
+        claim: ClaimId,
+        state: State,
+        word: Option<SignedRelease>,
+        peer: PeerId,
+    ) -> Told {
         let closing = state == State::Closing;
         if peer == self.net.own() {
-            let done = if closing {
-                self.store.close_claim(claim).await
-            } else {
-                self.store.release_claim(claim).await
+            let done = match word {
+                _ if closing => self.store.close_claim(claim).await,
+                Some(word) => self.releases.take(word).await.map(|()| true),
+                None => self.store.release_claim(claim).await,
             };
             return match done {
                 Ok(false) if closing => Told::Gone,
@@ -253,7 +264,10 @@ impl Blocks {
         let request = if closing {
             Request::CloseClaim { claim }
         } else {
-            Request::ReleaseClaim { claim }
+            Request::ReleaseClaim {
+                claim,
+                proof: word.map(|word| word.signature),
+            }
         };
         match self.ask(peer, request, self.limits.request_timeout).await {
             Ok(Response::Done) => Told::Done,

@@ -17,6 +17,7 @@ mod peers;
 mod place;
 mod pointers;
 mod range;
+mod releases;
 mod serve;
 mod shared;
 mod upkeep;
@@ -32,6 +33,7 @@ pub use feed_door::{FeedDoor, FeedInbound};
 pub use health::BlockHealth;
 pub use peers::PeerStats;
 pub use pointers::{FoundRecords, PointerError, PointerKeeper, PointerRow};
+pub use releases::{HearError, ReleaseKeeper, Releases};
 pub use serve::{ServeOptions, serve};
 pub use upkeep::{Gathered, GroupPeer};
 pub use upload::{PendingRef, Upload, UploadOptions, UploadReport};
@@ -39,6 +41,7 @@ pub use upload::{PendingRef, Upload, UploadOptions, UploadReport};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::base::{Clock, Limits, Pools};
+use crate::crypto::SigningKey;
 use crate::erasure::VerifiedShard;
 use crate::net::NetHandle;
 use crate::store::{Store, StoreError};
@@ -65,6 +68,8 @@ pub struct Parts {
     pub pools: Pools,
     /// Wall clock, for expiry times.
     pub clock: Clock,
+    /// The own device key; without it nobody can prove to others what this peer let go.
+    pub signer: Option<SigningKey>,
     /// Bounds.
     pub limits: Limits,
     /// How long a read waits for peers that are away, unless told otherwise.
@@ -85,6 +90,8 @@ pub struct Inner {
     candidates: candidates::Cache,
     counter: claims::Counter,
     debts: claims::Locks,
+    releases: Releases,
+    signer: Option<SigningKey>,
     pointers: pointers::Kept,
     /// Where messages about upkeep go.
     upkeep: FeedDoor,
@@ -111,6 +118,12 @@ impl Blocks {
             parts.clock.clone(),
         )
         .await?;
+        let releases = Releases::open(
+            parts.store.clone(),
+            parts.pools.clone(),
+            parts.clock.clone(),
+        )
+        .await?;
         let blocks = Blocks {
             inner: Arc::new(Inner {
                 store: parts.store,
@@ -122,6 +135,8 @@ impl Blocks {
                 candidates: candidates::Cache::default(),
                 counter: claims::Counter::default(),
                 debts: claims::Locks::default(),
+                releases,
+                signer: parts.signer,
                 pointers,
                 upkeep: FeedDoor::default(),
                 shared: shared::SharedReads::new(parts.memory_bytes),

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{BlockId, ClaimId, IndexSet, PeerId, VolumeId};
+use crate::crypto::Signature;
 
 /// A question to another peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +68,8 @@ pub enum Request {
     ReleaseClaim {
         /// The claim of the asking writer.
         claim: ClaimId,
+        /// The writer's word for others, which whoever hears of it may pass on; none from earlier versions.
+        proof: Option<Signature>,
     },
     /// Signed records of the peers that you know, those closest to `near` first.
     Records {

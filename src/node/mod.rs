@@ -46,7 +46,8 @@ use self::volumes::Volumes;
 use crate::admin::Backend;
 use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
 use crate::blocks::{
-    Blocks, ClaimSettler, FeedDoor, FeedInbound, Parts, PointerKeeper, ServeOptions, serve,
+    Blocks, ClaimSettler, FeedDoor, FeedInbound, Parts, PointerKeeper, ReleaseKeeper, ServeOptions,
+    serve,
 };
 use crate::config::Config;
 use crate::net::{NetHandle, Offer};
@@ -128,6 +129,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         net: net.clone(),
         pools,
         clock: clock.clone(),
+        signer: Some(identity.device.clone()),
         limits: limits.clone(),
         fetch_timeout: options.config.fetch.timeout,
         memory_bytes: usize::try_from(options.config.cache.memory.0).unwrap_or(usize::MAX),
@@ -288,6 +290,7 @@ impl Node {
 
     fn start_workers(&self) {
         self.run_worker(ClaimSettler::new(self.0.blocks.clone()));
+        self.run_worker(ReleaseKeeper::new(&self.0.blocks));
         self.run_worker(PointerKeeper::new(self.0.blocks.clone()));
         let (compaction, expiry) = self.0.store.workers();
         self.run_worker(compaction);

@@ -6,6 +6,7 @@
 
 mod absence;
 mod carry;
+mod endings;
 mod fingerprint;
 mod health;
 mod keepers;

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::absence::Absences;
 use super::carry::{Carried, carry};
+use super::endings::{self, Leftover};
 use super::fingerprint::Fingerprint;
 use super::health::Shown;
 use super::message::{GroupSet, Tally};
@@ -29,6 +30,10 @@ const GROUPS_PER_STEP: usize = 64;
 const QUEUE_PATIENCE: u32 = 10;
 /// Most refusals that are remembered.
 const REFUSALS_MAX: usize = 4096;
+/// Most blocks of one sweep whose claims may have ended.
+const LEFTOVERS_MAX: usize = 1024;
+/// Of which so many are settled together.
+const LEFTOVERS_AT_ONCE: usize = 64;
 /// Most shards planned to be let go in one sweep.
 const SURPLUS_MAX: usize = 1024;
 /// A peer with less room than this gets no repaired shard: some is left for those who write.
@@ -81,6 +86,8 @@ pub struct Repairer {
     next_sweep: Instant,
     queue: Queue,
     surplus: Vec<Surplus>,
+    /// What may be left of something that ended.
+    leftovers: Vec<Leftover>,
     /// Peers that do not take a shard of a block: they know its claims as given up.
     refusals: BTreeSet<(BlockId, PeerId)>,
     /// Peers that took no shard, and until when they are offered none.
@@ -107,6 +114,7 @@ impl Repairer {
             next_sweep: Instant::now(),
             queue: Queue::default(),
             surplus: Vec::new(),
+            leftovers: Vec::new(),
             refusals: BTreeSet::new(),
             unwilling: BTreeMap::new(),
             speed: 0.0,
@@ -157,6 +165,10 @@ impl Repairer {
         };
         if now >= self.next_sweep + patience {
             self.begin_sweep().await?;
+            return Ok(Next::Again);
+        }
+        if !self.leftovers.is_empty() {
+            self.settle_some().await;
             return Ok(Next::Again);
         }
         if !self.queue.is_empty() {
@@ -334,6 +346,23 @@ impl Repairer {
     }
 
     // ---- doing -------------------------------------------------------------------------------
+
+    /// Tells holders of what ended while they were away.
+    async fn settle_some(&mut self) {
+        let rest = self.leftovers.len().saturating_sub(LEFTOVERS_AT_ONCE);
+        let some = self.leftovers.split_off(rest);
+        let endings = endings::settle(&self.blocks, &some).await;
+        if !endings.ended.is_empty() {
+            let ended = endings.ended.len();
+            tracing::info!(ended, "holders were told of claims that ended without them");
+        }
+        for block in &endings.open {
+            // Whoever said nothing may have been busy.
+            if let Some(led) = self.led.get_mut(&block.group()) {
+                led.fingerprint = None;
+            }
+        }
+    }
 
     async fn repair_some(&mut self) -> Next {
         let rate = self.options.rate;
