@@ -181,9 +181,23 @@ impl Blocks {
         number: u64,
         peers: Vec<PeerId>,
     ) -> Result<(), StoreError> {
+        self.release_with(owner, number, peers, Vec::new()).await
+    }
+
+    /// As [`Blocks::release`]; together with the decision, `rows` of the own store become durable.
+    ///
+    /// # Errors
+    /// As [`Blocks::release`].
+    pub async fn release_with(
+        &self,
+        owner: OwnerId,
+        number: u64,
+        peers: Vec<PeerId>,
+        rows: Vec<KvChange>,
+    ) -> Result<(), StoreError> {
         let claim = self.claim_of(owner, number);
         let peers = peers.into_iter().collect();
-        self.release_claim(claim, &peers, Vec::new()).await
+        self.release_claim(claim, &peers, rows).await
     }
 
     /// Those who may have got shards by a repair, of which the uploader was not told: in a network where everybody is a

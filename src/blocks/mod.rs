@@ -4,6 +4,7 @@
 //! Knows nothing of files, directories or links: it turns a chunk into a [`crate::base::BlockRef`] and back. Beside
 //! them it keeps, for anybody, the signed records that say where a volume's checkpoints are.
 
+mod adopt;
 mod ask;
 mod candidates;
 mod claims;
@@ -27,6 +28,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use adopt::{AdoptError, Adopted};
 pub use claims::ClaimSettler;
 pub use error::{GetError, PutError};
 pub use feed_door::{FeedDoor, FeedInbound};

@@ -12,6 +12,7 @@ mod mount_point;
 mod mounts;
 mod network;
 mod offer;
+mod puts;
 mod quota;
 mod revoke;
 mod share;
@@ -96,6 +97,8 @@ struct Inner {
     repair: Repair,
     started: Instant,
     uploads: AtomicU64,
+    /// When the first put expires (ms since 1970).
+    next_expiry: AtomicU64,
     clock: Clock,
     entropy: Entropy,
     stop: CancellationToken,
@@ -190,6 +193,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         repair,
         started: Instant::now(),
         uploads: AtomicU64::new(0),
+        next_expiry: AtomicU64::new(u64::MAX),
         clock,
         entropy,
         stop,
@@ -290,6 +294,7 @@ impl Node {
 
     fn start_workers(&self) {
         self.run_worker(ClaimSettler::new(self.0.blocks.clone()));
+        self.run_worker(puts::PutsKeeper::new(self.clone()));
         self.run_worker(ReleaseKeeper::new(&self.0.blocks));
         self.run_worker(PointerKeeper::new(self.0.blocks.clone()));
         let (compaction, expiry) = self.0.store.workers();

@@ -179,6 +179,14 @@ async fn ask_one(blocks: &Blocks, peer: PeerId, claims: &[ClaimId]) -> Option<Ve
     Some(all)
 }
 
+/// Tells several peers and the own store of the end of a claim, as far as they can be reached now.
+pub(super) async fn tell_all(blocks: &Blocks, release: SignedRelease, peers: &[PeerId]) {
+    let own = blocks.net().own();
+    let others = peers.iter().copied().filter(|peer| *peer != own);
+    let each = std::iter::once(own).chain(others);
+    join_all(each.map(|peer| tell(blocks, peer, vec![release]))).await;
+}
+
 /// Tells a holder of ends of claims. Whether it knows them now, or never will.
 async fn tell(blocks: &Blocks, peer: PeerId, mut releases: Vec<SignedRelease>) -> bool {
     releases.sort_by_key(|release| (release.claim, release.from_ms));

@@ -177,6 +177,10 @@ impl Repairer {
         if let Some(surplus) = self.surplus.pop() {
             let group = surplus.block.group();
             let is_gone = proof::let_go(&self.blocks, &self.options.entropy, surplus).await;
+            if !is_gone {
+                // One of both may keep it for somebody for whom the other does not, since one did not hear that this ended.
+                self.leftovers.push(self.twice(&surplus).await);
+            }
             if let Some(led) = self.led.get_mut(&group).filter(|_| !is_gone) {
                 // Whoever has it may have been busy.
                 led.fingerprint = None;
@@ -346,6 +350,19 @@ impl Repairer {
     }
 
     // ---- doing -------------------------------------------------------------------------------
+
+    /// What is there twice, and whom to ask about it.
+    async fn twice(&self, surplus: &Surplus) -> Leftover {
+        let holders = vec![surplus.at, surplus.other];
+        let peers = self.blocks.group_peers(surplus.block.group()).await;
+        let live = peers.iter().filter(|peer| peer.is_live());
+        let others = live.map(|peer| peer.peer);
+        Leftover {
+            block: surplus.block,
+            others: others.filter(|peer| !holders.contains(peer)).collect(),
+            holders,
+        }
+    }
 
     /// Tells holders of what ended while they were away.
     async fn settle_some(&mut self) {
