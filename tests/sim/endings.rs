@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use cairnfs::base::wire;
 use cairnfs::base::{BlockId, BlockRef, ClaimId, EcProfile, Entropy, OwnerId, PeerId};
-use cairnfs::blocks::{Blocks, UploadOptions};
+use cairnfs::blocks::{AdoptError, Blocks, UploadOptions};
 use cairnfs::crypto::{ConvergenceSecret, Signature, SignedRelease, SigningKey};
 use cairnfs::net::memory::MemoryPeer;
 use cairnfs::net::{NetHandle, Refusal, Request, Response};
@@ -427,5 +427,53 @@ fn who_is_asked_and_says_that_everything_ended_is_not_believed() {
         assert!(asked.load(Ordering::Relaxed) > 0);
         assert_eq!(all_shards(&cluster, &puts).await, 5 * puts.len());
         is_readable(&cluster, 1, &puts).await;
+    });
+}
+
+#[test]
+fn what_was_said_to_end_goes_at_its_time_whoever_is_away_unless_somebody_adopts_it() {
+    simulate(async {
+        let mut cluster = start(8, 69).await;
+        let puts = put_many(&cluster, 0, 12).await;
+        tokio::time::sleep(5 * MINUTE).await;
+        let (kept, gone) = puts.split_at(3);
+        let key = cluster.key(0).unwrap();
+        let from_ms = cluster.clock().now_ms() + 3_600_000;
+        for put in &puts {
+            let word = SignedRelease::sign(key, OWNER, put.number, from_ms);
+            cluster.repair(0).unwrap().tell_end(word, &put.told).await;
+        }
+        for put in kept {
+            let blocks = vec![put.reference.id];
+            let adopted =
+                cluster
+                    .blocks(1)
+                    .unwrap()
+                    .adopt(OWNER, EcProfile::DEFAULT, blocks, |_, _| Vec::new());
+            assert_eq!(adopted.await.unwrap().survives, 2);
+        }
+        cluster.crash(0);
+        cluster.crash(3);
+        tokio::time::sleep(50 * MINUTE).await;
+        assert!(
+            all_shards(&cluster, gone).await >= 4 * gone.len(),
+            "too soon"
+        );
+        tokio::time::sleep(20 * MINUTE).await;
+        assert_eq!(all_shards(&cluster, gone).await, 0);
+        // One that was off at that time needs nobody.
+        cluster.restart(3).await.unwrap();
+        tokio::time::sleep(MINUTE).await;
+        assert_eq!(all_shards(&cluster, gone).await, 0);
+        is_readable(&cluster, 3, kept).await;
+        // What is gone nobody adopts.
+        let blocks = vec![gone[0].reference.id];
+        let adopted =
+            cluster
+                .blocks(1)
+                .unwrap()
+                .adopt(OWNER, EcProfile::DEFAULT, blocks, |_, _| Vec::new());
+        let lost = adopted.await.unwrap_err();
+        assert_eq!(lost, AdoptError::Lost { lost: 1, blocks: 1 });
     });
 }
