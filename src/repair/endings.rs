@@ -139,7 +139,7 @@ async fn find(
         for (answer, of) in join_all(asking).await {
             match answer {
                 Some(said) => {
-                    found.extend(said.into_iter().map(|release| (release.claim, release)))
+                    found.extend(said.into_iter().map(|release| (release.claim, release)));
                 }
                 None => open.extend(of),
             }
