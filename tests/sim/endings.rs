@@ -421,11 +421,13 @@ fn who_is_asked_and_says_that_everything_ended_is_not_believed() {
         let puts = put_many(&cluster, 0, 12).await;
         let asked = join_liar(&cluster);
         tokio::time::sleep(5 * MINUTE).await;
-        // It is the only one that has room for what is missing then.
+        // It is the first to get what is missing then, and takes nothing.
         cluster.crash(3);
         tokio::time::sleep(DAY).await;
         assert!(asked.load(Ordering::Relaxed) > 0);
-        assert_eq!(all_shards(&cluster, &puts).await, 5 * puts.len());
+        for put in &puts {
+            assert!(shards(&cluster, put).await >= 5);
+        }
         is_readable(&cluster, 1, &puts).await;
     });
 }
