@@ -95,6 +95,7 @@ async fn open(dir: tempfile::TempDir) -> Peer {
         net,
         pools,
         clock: Clock::system(),
+        signer: None,
         limits: Limits::default(),
         fetch_timeout: Duration::from_secs(1),
         memory_bytes: 0,

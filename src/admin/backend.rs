@@ -12,14 +12,15 @@ use super::error::AdminError;
 use super::transfer::{frames_of, into_file};
 use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, DrainChange, DrainInfo,
-    GcReport, GcRequest, GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined,
+    GcReport, GcRequest, GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, Kept,
     KeyExportRequest, KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest,
     Mounted, PathPolicy, PathRequest, PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
-    Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest,
-    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
-    VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
-    VolumeVotersRequest, WorkerChange, WorkerStatus,
+    RemoveRequest, Removed, RenewRequest, Repairs, RestoreLine, RestoreRequest, Restored, SetQuota,
+    SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest,
+    Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest, VolumeCreate, VolumeInfo,
+    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
+    VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest,
+    WorkerChange, WorkerStatus,
 };
 
 /// Bytes of a body, in pieces of any size. It ends with an error if its other end broke off.
@@ -41,6 +42,10 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, AdminError>>;
 
 fn no_snapshots() -> AdminError {
     AdminError::refused("this peer keeps no snapshots")
+}
+
+fn no_list() -> AdminError {
+    AdminError::refused("this peer keeps no list of puts")
 }
 
 /// A peer, as its control API sees it. Dropping a call's future gives the call up.
@@ -124,6 +129,18 @@ pub trait Backend: Send + Sync + 'static {
     /// What was let go and rests in the store.
     fn trash(&self) -> Answer<'_, TrashInfo> {
         Box::pin(async { Ok(TrashInfo::default()) })
+    }
+    /// Lets go of what links name that this peer has put; they can be restored for a while.
+    fn remove(&self, _request: RemoveRequest) -> Answer<'_, Removed> {
+        Box::pin(async { Err(no_list()) })
+    }
+    /// Keeps what a link names from now on, whoever put it.
+    fn renew(&self, _request: RenewRequest) -> Answer<'_, Kept> {
+        Box::pin(async { Err(no_list()) })
+    }
+    /// Keeps removed links again.
+    fn restore_trash(&self, _request: RestoreRequest) -> Answer<'_, Restored> {
+        Box::pin(async { Err(no_list()) })
     }
     /// Empties that; what there was.
     fn empty_trash(&self) -> Answer<'_, TrashInfo> {

@@ -26,14 +26,15 @@ use super::server::HEAD_HEADER;
 use super::socket::Door;
 use super::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, DrainChange, DrainInfo,
-    GcReport, GcRequest, GetRequest, Hello, InviteRequest, Invited, JoinRequest, Joined,
+    GcReport, GcRequest, GetRequest, Hello, InviteRequest, Invited, JoinRequest, Joined, Kept,
     KeyExportRequest, KeyExported, Line, LinkRequest, Listed, LsEntry, LsRequest, MountRequest,
     Mounted, PathPolicy, PathRequest, PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
-    Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest,
-    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
-    VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
-    VolumeVotersRequest, WorkerChange, WorkerStatus,
+    RemoveRequest, Removed, RenewRequest, Repairs, RestoreLine, RestoreRequest, Restored, SetQuota,
+    SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest,
+    Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest, VolumeCreate, VolumeInfo,
+    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
+    VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest,
+    WorkerChange, WorkerStatus,
 };
 
 /// How long a peer may take to greet: it answers that from memory.
@@ -315,6 +316,18 @@ impl Backend for Client {
 
     fn trash(&self) -> Answer<'_, TrashInfo> {
         self.ask("/v1/trash")
+    }
+
+    fn remove(&self, request: RemoveRequest) -> Answer<'_, Removed> {
+        self.tell(Method::POST, "/v1/remove", &request)
+    }
+
+    fn renew(&self, request: RenewRequest) -> Answer<'_, Kept> {
+        self.tell(Method::POST, "/v1/renew", &request)
+    }
+
+    fn restore_trash(&self, request: RestoreRequest) -> Answer<'_, Restored> {
+        self.tell(Method::POST, "/v1/trash/restore", &request)
     }
 
     fn empty_trash(&self) -> Answer<'_, TrashInfo> {

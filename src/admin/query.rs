@@ -45,8 +45,16 @@ mod tests {
             redundancy in any::<Option<String>>(),
             survive in any::<Option<u32>>(),
             private: bool,
+            expires_after_ms in any::<Option<u64>>(),
         ) {
-            let request = PutRequest { name, kind: Kind::Tree, redundancy, survive, private };
+            let request = PutRequest {
+                name,
+                kind: Kind::Tree,
+                redundancy,
+                survive,
+                private,
+                expires_after_ms,
+            };
             let uri = format!("http://peer/v1/put{}", to_query(&request)).parse().unwrap();
             let read: Query<PutRequest> = Query::try_from_uri(&uri).unwrap();
             prop_assert_eq!(read.0, request);

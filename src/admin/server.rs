@@ -29,9 +29,10 @@ use super::socket;
 use super::types::{
     ConflictResolve, ConflictsRequest, DrainChange, GcRequest, GetRequest, Hello, InviteRequest,
     JoinRequest, KeyExportRequest, Line, LinkRequest, LsRequest, MountRequest, PathRequest,
-    PutRequest, SetQuota, SnapshotCreate, SnapshotRemove, SnapshotRestore, SnapshotsRequest,
-    SyncRequest, UmountRequest, VolumeCreate, VolumeMembersRequest, VolumeOpen, VolumeRemove,
-    VolumeRevoke, VolumeTicketRequest, VolumeVotersRequest, WorkerChange,
+    PutRequest, RemoveRequest, RenewRequest, RestoreRequest, SetQuota, SnapshotCreate,
+    SnapshotRemove, SnapshotRestore, SnapshotsRequest, SyncRequest, UmountRequest, VolumeCreate,
+    VolumeMembersRequest, VolumeOpen, VolumeRemove, VolumeRevoke, VolumeTicketRequest,
+    VolumeVotersRequest, WorkerChange,
 };
 
 /// Header with the [`super::types::GetHead`] of a download.
@@ -242,6 +243,9 @@ fn router(shared: Shared) -> Router {
             post(|State(s): State<Shared>| async move { json(s.backend.empty_trash().await) }),
         )
         .route("/v1/drain", get(drain).post(set_drain))
+        .route("/v1/trash/restore", post(trash_restore))
+        .route("/v1/remove", post(remove))
+        .route("/v1/renew", post(renew))
         .route("/v1/volumes/gc", post(gc))
         .route("/v1/volumes/voters", post(volume_voters))
         .route("/v1/volumes/revoke", post(volume_revoke))
@@ -379,6 +383,21 @@ async fn drain(State(shared): State<Shared>) -> Reply {
 async fn set_drain(State(shared): State<Shared>, body: Bytes) -> Reply {
     let request = parse::<DrainChange>(&body)?;
     json(shared.backend.set_drain(request).await)
+}
+
+async fn remove(State(shared): State<Shared>, body: Bytes) -> Reply {
+    let request = parse::<RemoveRequest>(&body)?;
+    json(shared.backend.remove(request).await)
+}
+
+async fn renew(State(shared): State<Shared>, body: Bytes) -> Reply {
+    let request = parse::<RenewRequest>(&body)?;
+    json(shared.backend.renew(request).await)
+}
+
+async fn trash_restore(State(shared): State<Shared>, body: Bytes) -> Reply {
+    let request = parse::<RestoreRequest>(&body)?;
+    json(shared.backend.restore_trash(request).await)
 }
 
 async fn gc(State(shared): State<Shared>, body: Bytes) -> Reply {

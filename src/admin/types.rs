@@ -4,6 +4,7 @@ mod clearing;
 mod drain;
 mod members;
 mod paths;
+mod puts;
 mod snapshots;
 mod trash;
 mod upkeep;
@@ -18,6 +19,9 @@ pub use clearing::{GcReport, GcRequest};
 pub use drain::{DrainChange, DrainInfo};
 pub use members::{VolumeEnd, VolumeRevoke, VolumeRevoked, VolumeTicketInfo};
 pub use paths::{PathPolicy, PathRequest, PathStat};
+pub use puts::{
+    Kept, NotRestored, RemoveRequest, Removed, RenewRequest, RestoreRequest, Restored, TrashLink,
+};
 pub use snapshots::{
     RestoreItem, RestoreLine, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
     Snapshots, SnapshotsRequest,
@@ -250,6 +254,9 @@ pub struct PutRequest {
     pub survive: Option<u32>,
     /// Whether to seal under a random secret, so that nobody can confirm a guess.
     pub private: bool,
+    /// For how many milliseconds it is kept; none: until it is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_after_ms: Option<u64>,
 }
 
 /// What `put` stored.
@@ -414,6 +421,9 @@ pub struct Listed {
     pub size_bytes: u64,
     /// When it was put, ms since 1970.
     pub put_ms: u64,
+    /// When it goes by itself, ms since 1970; none: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
 }
 
 /// `cairn key export`

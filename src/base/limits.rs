@@ -132,6 +132,10 @@ pub const POINTER_MAX_BYTES: usize = 1 << 10;
 pub const POINTERS_PER_VOLUME_MAX: usize = 64;
 /// Of the checkpoint records that a peer keeps for others, one in so many may have been brought by the same peer.
 pub const POINTERS_PEER_SHARE: usize = 4;
+/// Most ends of claims that a peer remembers with their proofs, for those who were away.
+pub const RELEASES_MAX: usize = 64 << 10;
+/// Bytes of quota for each end of a claim that a peer remembers: a small quota remembers fewer.
+pub const RELEASE_QUOTA_BYTES: u64 = 8 << 10;
 /// Most checkpoint records that a peer keeps for others.
 pub const POINTERS_MAX: usize = 16 << 10;
 /// Bytes of quota for each checkpoint record that a peer keeps for others: a small quota keeps fewer.

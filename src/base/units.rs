@@ -19,7 +19,8 @@ pub struct ParseUnitError {
 }
 
 const SIZE_HINT: &str = "size: write a number and a unit, for instance 500 MiB or 2 TB";
-const DURATION_HINT: &str = "duration: write a number and ms, s, m, h or d, for instance 30s or 7d";
+const DURATION_HINT: &str =
+    "duration: write a number and ms, s, m, h, d or y, for instance 30s or 7d";
 
 /// Longest duration, 278 years: it can be added to the time of any clock.
 const DURATION_MAX_MS: u64 = 1 << 43;
@@ -137,7 +138,7 @@ impl<'de> Deserialize<'de> for ByteSize {
     }
 }
 
-/// Reads `250ms`, `30s`, `5m`, `12h` or `7d`.
+/// Reads `250ms`, `30s`, `5m`, `12h`, `7d` or `1y` (365 days).
 pub fn parse_duration(text: &str) -> Result<Duration, ParseUnitError> {
     let fail = || ParseUnitError {
         text: text.to_owned(),
@@ -150,6 +151,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseUnitError> {
         "m" | "min" => 60.0,
         "h" => 3600.0,
         "d" => 86_400.0,
+        "y" => 365.0 * 86_400.0,
         _ => return Err(fail()),
     };
     let exact = Duration::try_from_secs_f64(number * seconds).map_err(|_| fail())?;
@@ -207,6 +209,7 @@ mod tests {
         }
         // Whole milliseconds, as they are written; nothing that no clock can count to.
         assert_eq!(parse_duration("1.52003s"), parse_duration("1520ms"));
+        assert_eq!(parse_duration("2y"), parse_duration("730d"));
         assert!(parse_duration("300000d").is_err());
         assert!(parse_duration("10").is_err());
         assert!(parse_duration("-1s").is_err());

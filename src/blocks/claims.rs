@@ -17,6 +17,7 @@ use crate::base::limits::CANDIDATES;
 use crate::base::wire;
 use crate::base::worker::{Next, Worker};
 use crate::base::{ClaimId, Class, OwnerId, PeerId};
+use crate::crypto::SignedRelease;
 use crate::net::{Member, Refusal, Request, Response};
 use crate::store::{KvChange, StoreError};
 
@@ -180,9 +181,23 @@ impl Blocks {
         number: u64,
         peers: Vec<PeerId>,
     ) -> Result<(), StoreError> {
+        self.release_with(owner, number, peers, Vec::new()).await
+    }
+
+    /// As [`Blocks::release`]; together with the decision, `rows` of the own store become durable.
+    ///
+    /// # Errors
+    /// As [`Blocks::release`].
+    pub async fn release_with(
+        &self,
+        owner: OwnerId,
+        number: u64,
+        peers: Vec<PeerId>,
+        rows: Vec<KvChange>,
+    ) -> Result<(), StoreError> {
         let claim = self.claim_of(owner, number);
         let peers = peers.into_iter().collect();
-        self.release_claim(claim, &peers, Vec::new()).await
+        self.release_claim(claim, &peers, rows).await
     }
 
     /// Those who may have got shards by a repair, of which the uploader was not told: in a network where everybody is a
@@ -221,9 +236,13 @@ impl Blocks {
 
     /// Tells all `peers`; those that did not acknowledge.
     async fn tell(&self, claim: ClaimId, state: State, peers: &BTreeSet<PeerId>) -> Answers {
+        let word = match state {
+            State::Releasing => self.word(&claim, 0),
+            State::Open | State::Closing => None,
+        };
         let mut told: FuturesUnordered<_> = peers
             .iter()
-            .map(|peer| async move { (*peer, self.tell_one(claim, state, *peer).await) })
+            .map(|peer| async move { (*peer, self.tell_one(claim, state, word, *peer).await) })
             .collect();
         let mut answers = Answers::default();
         while let Some((peer, told)) = told.next().await {
@@ -236,13 +255,19 @@ impl Blocks {
         answers
     }
 
-    async fn tell_one(&self, claim: ClaimId, state: State, peer: PeerId) -> Told {
+    async fn tell_one(
+        &self,
+        claim: ClaimId,
+        state: State,
+        word: Option<SignedRelease>,
+        peer: PeerId,
+    ) -> Told {
         let closing = state == State::Closing;
         if peer == self.net.own() {
-            let done = if closing {
-                self.store.close_claim(claim).await
-            } else {
-                self.store.release_claim(claim).await
+            let done = match word {
+                _ if closing => self.store.close_claim(claim).await,
+                Some(word) => self.releases.take(word).await.map(|()| true),
+                None => self.store.release_claim(claim).await,
             };
             return match done {
                 Ok(false) if closing => Told::Gone,
@@ -254,7 +279,10 @@ impl Blocks {
         let request = if closing {
             Request::CloseClaim { claim }
         } else {
-            Request::ReleaseClaim { claim }
+            Request::ReleaseClaim {
+                claim,
+                proof: word.map(|word| word.signature),
+            }
         };
         match self.ask(peer, request, self.limits.request_timeout).await {
             Ok(Response::Done) => Told::Done,

@@ -4,6 +4,7 @@
 //! Knows nothing of files, directories or links: it turns a chunk into a [`crate::base::BlockRef`] and back. Beside
 //! them it keeps, for anybody, the signed records that say where a volume's checkpoints are.
 
+mod adopt;
 mod ask;
 mod candidates;
 mod claims;
@@ -17,6 +18,7 @@ mod peers;
 mod place;
 mod pointers;
 mod range;
+mod releases;
 mod serve;
 mod shared;
 mod upkeep;
@@ -26,12 +28,14 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use adopt::{AdoptError, Adopted};
 pub use claims::ClaimSettler;
 pub use error::{GetError, PutError};
 pub use feed_door::{FeedDoor, FeedInbound};
 pub use health::BlockHealth;
 pub use peers::PeerStats;
 pub use pointers::{FoundRecords, PointerError, PointerKeeper, PointerRow};
+pub use releases::{HearError, ReleaseKeeper, Releases};
 pub use serve::{ServeOptions, serve};
 pub use upkeep::{Gathered, GroupPeer};
 pub use upload::{PendingRef, Upload, UploadOptions, UploadReport};
@@ -39,6 +43,7 @@ pub use upload::{PendingRef, Upload, UploadOptions, UploadReport};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::base::{Clock, Limits, Pools};
+use crate::crypto::SigningKey;
 use crate::erasure::VerifiedShard;
 use crate::net::NetHandle;
 use crate::store::{Store, StoreError};
@@ -65,6 +70,8 @@ pub struct Parts {
     pub pools: Pools,
     /// Wall clock, for expiry times.
     pub clock: Clock,
+    /// The own device key; without it nobody can prove to others what this peer let go.
+    pub signer: Option<SigningKey>,
     /// Bounds.
     pub limits: Limits,
     /// How long a read waits for peers that are away, unless told otherwise.
@@ -85,6 +92,8 @@ pub struct Inner {
     candidates: candidates::Cache,
     counter: claims::Counter,
     debts: claims::Locks,
+    releases: Releases,
+    signer: Option<SigningKey>,
     pointers: pointers::Kept,
     /// Where messages about upkeep go.
     upkeep: FeedDoor,
@@ -111,6 +120,12 @@ impl Blocks {
             parts.clock.clone(),
         )
         .await?;
+        let releases = Releases::open(
+            parts.store.clone(),
+            parts.pools.clone(),
+            parts.clock.clone(),
+        )
+        .await?;
         let blocks = Blocks {
             inner: Arc::new(Inner {
                 store: parts.store,
@@ -122,6 +137,8 @@ impl Blocks {
                 candidates: candidates::Cache::default(),
                 counter: claims::Counter::default(),
                 debts: claims::Locks::default(),
+                releases,
+                signer: parts.signer,
                 pointers,
                 upkeep: FeedDoor::default(),
                 shared: shared::SharedReads::new(parts.memory_bytes),

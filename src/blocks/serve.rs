@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::pointers::Kept;
-use super::{Blocks, FeedDoor, PointerError};
+use super::{Blocks, FeedDoor, HearError, PointerError, Releases};
 use crate::base::limits::{BATCH_BLOCKS_MAX, POINTERS_PER_VOLUME_MAX, STRIPE_HEADER_MAX_BYTES};
 use crate::base::{BlockId, ClaimId, Class, Classify, Clock, IndexSet, PeerId, Pools, VolumeId};
 use crate::erasure::VerifiedShard;
@@ -43,6 +43,7 @@ pub async fn serve(
         pools: blocks.pools.clone(),
         clock: blocks.clock.clone(),
         pointers: blocks.pointers.clone(),
+        releases: blocks.releases.clone(),
         options,
         feeds,
         upkeep: blocks.upkeep.clone(),
@@ -84,6 +85,7 @@ struct Server {
     pools: Pools,
     clock: Clock,
     pointers: Kept,
+    releases: Releases,
     options: Arc<ServeOptions>,
     feeds: FeedDoor,
     upkeep: FeedDoor,
@@ -154,12 +156,18 @@ impl Server {
                     closed => self.done(closed.map(drop), Response::Done),
                 }
             }
-            Request::ReleaseClaim { claim } => {
+            Request::ReleaseClaim { claim, proof } => {
                 if claim.writer != from {
                     return refused(Refusal::Denied);
                 }
-                let released = self.store.release_claim(claim).await;
-                self.done(released.map(drop), Response::Done)
+                match self.releases.hear_of_writer(claim, proof).await {
+                    Ok(()) => Response::Done,
+                    Err(HearError::Store(error)) => self.failed(&error),
+                    Err(error @ HearError::Forged) => {
+                        tracing::warn!(from = %from.short(), "refused: {error}");
+                        refused(Refusal::Invalid)
+                    }
+                }
             }
             Request::Feed { body } => self.feeds.answer(from, body).await,
             Request::Upkeep { body } => self.upkeep.answer(from, body).await,

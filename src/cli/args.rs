@@ -1,10 +1,15 @@
 //! The command line as clap sees it.
 
+mod puts;
+
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use self::puts::parse_lifetime;
+pub(super) use self::puts::{Expiry, RenewArgs, RestoreArgs, RmArgs};
 use super::mount_options::MountOption;
 use crate::base::{ByteSize, EcProfile, Redundancy};
 use crate::config::Quota;
@@ -77,6 +82,10 @@ pub(super) enum Command {
     Redundancy(RedundancyArgs),
     /// List what this peer has put
     List,
+    /// Remove what this peer has put: the pool lets go of it, and `cairn trash restore` brings it back for a while
+    Rm(RmArgs),
+    /// Keep what a link names from now on, whoever put it
+    Renew(RenewArgs),
     /// Back up or restore this peer's identity, secrets and list
     Key(KeyArgs),
     /// Tell how this peer is, and how safe everything is that the network keeps
@@ -142,11 +151,13 @@ pub(super) struct TrashArgs {
     pub(super) command: TrashCommand,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub(super) enum TrashCommand {
-    /// Tell what rests here, and how long
+    /// Tell which links this peer removed and can restore, what rests here, and how long
     List,
-    /// Let it go at once: nothing of it can be taken back
+    /// Bring removed links back
+    Restore(RestoreArgs),
+    /// Let go at once of what rests here: nothing of it can be taken back
     Empty,
 }
 
@@ -440,6 +451,9 @@ pub(super) struct PutArgs {
     /// Seal under a random secret: nobody can confirm a guess, and equal content gets another link
     #[arg(long)]
     pub(super) private: bool,
+    /// Let it go by itself after that time, for instance 12h, 30d or 1y [default: keep it until it is removed]
+    #[arg(long, value_name = "DURATION", value_parser = parse_lifetime)]
+    pub(super) expires: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -22,6 +22,7 @@ pub mod output;
 mod peer;
 mod progress;
 mod put;
+mod puts;
 mod redundancy;
 mod revoke;
 pub mod session;
@@ -245,9 +246,11 @@ async fn ask(
         Command::Ls(args) => show::ls(session, output, &args).await,
         Command::Stat(args) => show::stat(session, output, &args.what).await,
         Command::List => show::list(session, output).await,
+        Command::Rm(args) => puts::remove(session, output, args).await,
+        Command::Renew(args) => puts::renew(session, output, args).await,
         Command::Status(args) => show::status(session, output, &args).await,
         Command::Repair(args) => upkeep::repair(session, output, &args).await,
-        Command::Trash(args) => trash::run(session, output, &args).await,
+        Command::Trash(args) => trash::run(session, output, args).await,
         Command::Gc(args) => gc::run(session, output, &args).await,
         Command::Workers(args) => upkeep::workers(session, output, &args).await,
         Command::Peers => show::peers(session, output).await,

@@ -54,6 +54,7 @@ pub(super) async fn run(
         redundancy: args.redundancy.map(|profile| profile.to_string()),
         survive: args.survive,
         private: args.private,
+        expires_after_ms: args.expires.map(|after| after.as_millis() as u64),
     };
     let total = match &source {
         Source::File(_, stat) => u64::try_from(stat.st_size).ok(),

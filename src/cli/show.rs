@@ -448,7 +448,10 @@ pub(super) async fn list(session: &Session, output: &Output) -> Done {
         let size = ByteSize(item.size_bytes);
         let name = printable(&item.name).replace('\n', "\\n");
         let slash = if item.kind == Kind::Tree { "/" } else { "" };
-        format!("{time} {size:>10} {} {name}{slash}", item.link)
+        let until = item.expires_ms.map_or_else(String::new, |expires_ms| {
+            format!(" (until {})", utc_time((expires_ms / 1000).cast_signed()))
+        });
+        format!("{time} {size:>10} {} {name}{slash}{until}", item.link)
     })
     .await
 }

@@ -13,6 +13,7 @@ pub mod member;
 pub mod passphrase;
 pub mod proof;
 pub mod record;
+pub mod release;
 pub mod seal;
 pub mod sign;
 pub mod ticket;
@@ -26,6 +27,7 @@ pub use keys::{ConvergenceSecret, NetworkSecrets};
 pub use layout::Layout;
 pub use member::{Membership, MembershipChain, Terms};
 pub use proof::{Side, Statement};
+pub use release::SignedRelease;
 #[cfg(feature = "testkit")]
 pub use seal::forge;
 pub use seal::{SealError, Sealed, open, open_frames, seal, sealed_len_max};

@@ -59,6 +59,8 @@ pub enum Purpose {
     Checkpoint,
     /// The owner of a volume says who decides on its locks.
     Voters,
+    /// A writer ends a claim of its own.
+    ClaimRelease,
     /// A member of a volume admits whoever holds another key.
     VolumeInvitation,
     /// The holder of the key of an invitation to a volume names its device.
@@ -83,6 +85,7 @@ impl Purpose {
             Purpose::FeedCut => b"cairn v1 signature: feed cut\0",
             Purpose::Checkpoint => b"cairn v1 signature: checkpoint\0",
             Purpose::Voters => b"cairn v1 signature: voters\0",
+            Purpose::ClaimRelease => b"cairn v1 signature: claim release\0",
             Purpose::VolumeInvitation => b"cairn v1 signature: volume invitation\0",
             Purpose::VolumeCertificate => b"cairn v1 signature: volume certificate\0",
             Purpose::VolumeRevocation => b"cairn v1 signature: volume revocation\0",

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::Stay;
 use crate::base::{BlockId, ClaimId, IndexSet, PeerId, VolumeId};
+use crate::crypto::Signature;
 
 /// A question to another peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +69,8 @@ pub enum Request {
     ReleaseClaim {
         /// The claim of the asking writer.
         claim: ClaimId,
+        /// The writer's word for others, which whoever hears of it may pass on; none from earlier versions.
+        proof: Option<Signature>,
     },
     /// Signed records of the peers that you know, those closest to `near` first.
     Records {

@@ -1,7 +1,5 @@
 //! What a running peer can be asked, carried out.
 
-use std::sync::atomic::Ordering;
-
 use futures::StreamExt;
 use futures::stream;
 
@@ -10,14 +8,15 @@ use super::mounts::held;
 use super::{Node, quota, show};
 use crate::admin::types::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, DrainChange, DrainInfo,
-    GcReport, GcRequest, GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined,
+    GcReport, GcRequest, GetHead, GetRequest, InviteRequest, Invited, JoinRequest, Joined, Kept,
     KeyExportRequest, KeyExported, Kind, LinkRequest, Listed, LsEntry, LsRequest, MountRequest,
     Mounted, PathPolicy, PathRequest, PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo,
-    Repairs, RestoreLine, SetQuota, SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore,
-    Snapshots, SnapshotsRequest, Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest,
-    VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen,
-    VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters,
-    VolumeVotersRequest, WorkerChange, WorkerStatus,
+    RemoveRequest, Removed, RenewRequest, Repairs, RestoreLine, RestoreRequest, Restored, SetQuota,
+    SnapshotCreate, SnapshotItem, SnapshotRemove, SnapshotRestore, Snapshots, SnapshotsRequest,
+    Stat, Status, SyncProgress, SyncRequest, TrashInfo, UmountRequest, VolumeCreate, VolumeInfo,
+    VolumeInvited, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
+    VolumeRevoke, VolumeRevoked, VolumeTicketRequest, VolumeVoters, VolumeVotersRequest,
+    WorkerChange, WorkerStatus,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
 use crate::base::{ByteSize, EcProfile, Redundancy};
@@ -89,7 +88,7 @@ impl Backend for Node {
 
     fn list(&self) -> Answer<'_, ItemStream<Listed>> {
         Box::pin(async {
-            let puts = self.catalogue().await?;
+            let puts = self.listed().await?;
             let items = puts.into_iter().map(|put| Ok(Listed::from(put)));
             Ok(Box::pin(stream::iter(items)) as ItemStream<Listed>)
         })
@@ -151,6 +150,18 @@ impl Backend for Node {
         Box::pin(self.show_trash())
     }
 
+    fn remove(&self, request: RemoveRequest) -> Answer<'_, Removed> {
+        Box::pin(self.remove_puts(request))
+    }
+
+    fn renew(&self, request: RenewRequest) -> Answer<'_, Kept> {
+        Box::pin(self.renew_put(request))
+    }
+
+    fn restore_trash(&self, request: RestoreRequest) -> Answer<'_, Restored> {
+        Box::pin(self.restore_puts(request))
+    }
+
     fn empty_trash(&self) -> Answer<'_, TrashInfo> {
         Box::pin(self.clear_trash())
     }
@@ -189,7 +200,7 @@ impl Backend for Node {
 }
 
 /// An error of `content`, with what to do next.
-fn content_error(error: &ContentError) -> AdminError {
+pub(super) fn content_error(error: &ContentError) -> AdminError {
     let shown = AdminError::of(error);
     match error {
         ContentError::Put(PutError::Full { .. }) => shown.hint(
@@ -206,21 +217,21 @@ fn content_error(error: &ContentError) -> AdminError {
     }
 }
 
-fn parse_link(text: &str) -> Result<Link, AdminError> {
+pub(super) fn parse_link(text: &str) -> Result<Link, AdminError> {
     text.trim()
         .parse()
         .map_err(|error: crate::dag::LinkError| AdminError::usage(error.to_string()))
 }
 
 impl Node {
-    fn reading(&self) -> Reading {
+    pub(super) fn reading(&self) -> Reading {
         Reading {
             pools: self.0.blocks.pools().clone(),
             window_blocks: self.0.blocks.limits().download_window_blocks,
         }
     }
 
-    fn source(&self, profile: EcProfile) -> BlockSource {
+    pub(super) fn source(&self, profile: EcProfile) -> BlockSource {
         BlockSource {
             blocks: self.0.blocks.clone(),
             profile,
@@ -305,22 +316,26 @@ impl Node {
             }
         };
         let link = Link { profile, root }.to_string();
-        let put_ms = inner
-            .clock
-            .now_ms()
-            .max(inner.uploads.fetch_add(1, Ordering::Relaxed));
+        let told = upload.placed().await;
+        let put_ms = self.next_put_ms();
+        let number = upload.claim().number;
         let entry = Entry {
             link: link.clone(),
             name: request.name,
             is_tree: root.is_tree(),
             size_bytes: root.size(),
             put_ms,
+            claim: Some(number),
+            expires_ms: request
+                .expires_after_ms
+                .map(|after_ms| put_ms.saturating_add(after_ms)),
+            removed_ms: None,
         };
-        let row = (PUTS.to_owned(), entry.key(), Some(entry.encode().into()));
         let report = upload
-            .finish(vec![row])
+            .finish(entry.rows(&told))
             .await
             .map_err(|error| content_error(&error.into()))?;
+        self.foretell(&entry, number, &told).await;
         Ok(PutResult {
             link,
             kind: request.kind,

@@ -171,6 +171,9 @@ mod tests {
             is_tree: false,
             size_bytes: 1,
             put_ms: 2,
+            claim: None,
+            expires_ms: None,
+            removed_ms: None,
         };
         let old = wire::encode(&OldBackup {
             identity: vec![1, 2, 3],

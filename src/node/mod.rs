@@ -13,6 +13,7 @@ mod mount_point;
 mod mounts;
 mod network;
 mod offer;
+mod puts;
 mod quota;
 mod recode;
 mod revoke;
@@ -49,7 +50,8 @@ use self::volumes::Volumes;
 use crate::admin::Backend;
 use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
 use crate::blocks::{
-    Blocks, ClaimSettler, FeedDoor, FeedInbound, Parts, PointerKeeper, ServeOptions, serve,
+    Blocks, ClaimSettler, FeedDoor, FeedInbound, Parts, PointerKeeper, ReleaseKeeper, ServeOptions,
+    serve,
 };
 use crate::config::Config;
 use crate::net::{NetHandle, Offer, Stay};
@@ -103,6 +105,8 @@ struct Inner {
     auto: AutoProfile,
     started: Instant,
     uploads: AtomicU64,
+    /// When the first put expires (ms since 1970).
+    next_expiry: AtomicU64,
     clock: Clock,
     entropy: Entropy,
     stop: CancellationToken,
@@ -136,6 +140,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         net: net.clone(),
         pools,
         clock: clock.clone(),
+        signer: Some(identity.device.clone()),
         limits: limits.clone(),
         fetch_timeout: options.config.fetch.timeout,
         memory_bytes: usize::try_from(options.config.cache.memory.0).unwrap_or(usize::MAX),
@@ -203,6 +208,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         auto,
         started: Instant::now(),
         uploads: AtomicU64::new(0),
+        next_expiry: AtomicU64::new(u64::MAX),
         clock,
         entropy,
         stop,
@@ -303,6 +309,8 @@ impl Node {
 
     fn start_workers(&self) {
         self.run_worker(ClaimSettler::new(self.0.blocks.clone()));
+        self.run_worker(puts::PutsKeeper::new(self.clone()));
+        self.run_worker(ReleaseKeeper::new(&self.0.blocks));
         self.run_worker(PointerKeeper::new(self.0.blocks.clone()));
         let (compaction, expiry) = self.0.store.workers();
         self.run_worker(compaction);

@@ -7,9 +7,11 @@ use crate::admin::types::{TrashInfo, TrashPartInfo};
 impl Node {
     /// What is in trash.
     pub(super) async fn show_trash(&self) -> Result<TrashInfo, AdminError> {
+        let links = self.trash_links().await?;
         let parts = self.0.store.trash().await;
         let parts = parts.map_err(|error| AdminError::of(&error))?;
         Ok(TrashInfo {
+            links,
             bytes: parts.iter().map(|part| part.bytes).sum(),
             parts: parts
                 .into_iter()

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 
+use super::endings::{self, Endings, Leftover};
 use super::keepers::{self, HandedOn};
 use super::message::{Ask, Say};
 use super::plan::{Purpose, Rebuild, Surplus};
@@ -115,6 +116,7 @@ impl One<'_> {
             self.outcome.carried.failed += task.missing.len() as u64;
             return self.outcome;
         };
+        let keepers = self.living(keepers).await;
         // Given up since it was planned, or nobody says for whom it is kept.
         if !keepers.iter().any(|keeper| keeper.is_closed) {
             self.outcome.carried.idle += 1;
@@ -146,6 +148,27 @@ impl One<'_> {
             }
         }
         self.outcome
+    }
+
+    /// Those of these claims that have not ended by what the peers know that are to get a shard; the holders are told
+    /// of the others.
+    async fn living(&self, mut keepers: Vec<Keeper>) -> Vec<Keeper> {
+        let task = self.task;
+        let own = self.blocks.net().own();
+        let holders: Vec<PeerId> = task.holders.iter().map(|(peer, _)| *peer).collect();
+        let targets: BTreeSet<PeerId> = task.missing.iter().map(|(_, target)| *target).collect();
+        let others = targets.into_iter();
+        let others = others.filter(|peer| !holders.contains(peer) && *peer != own);
+        let leftover = Leftover {
+            block: task.block,
+            others: others.collect(),
+            holders,
+        };
+        let mut endings = Endings::default();
+        let case = [(&leftover, keepers.clone())];
+        endings::settle_known(self.blocks, &case, &mut endings).await;
+        keepers.retain(|keeper| !endings.ended.contains(&keeper.claim));
+        keepers
     }
 
     async fn gather(&mut self, holders: &[(PeerId, IndexSet)], need: usize) -> Vec<VerifiedShard> {

@@ -30,10 +30,22 @@ enum Known {
 /// The claims on each of these blocks, as all of their holders know them; a block is left out if none of those who know
 /// more than they told at once told the rest.
 pub(super) async fn of_tasks(blocks: &Blocks, tasks: &[Rebuild]) -> BTreeMap<BlockId, Vec<Keeper>> {
+    let of_task = |task: &Rebuild| {
+        let holders = task.holders.iter().map(|(peer, _)| *peer);
+        (task.block, holders.collect())
+    };
+    of_blocks(blocks, tasks.iter().map(of_task).collect()).await
+}
+
+/// As [`of_tasks`], of blocks with their holders.
+pub(super) async fn of_blocks(
+    blocks: &Blocks,
+    wanted: Vec<(BlockId, Vec<PeerId>)>,
+) -> BTreeMap<BlockId, Vec<Keeper>> {
     let mut of_peer: BTreeMap<PeerId, Vec<BlockId>> = BTreeMap::new();
-    for task in tasks {
-        for (peer, _) in &task.holders {
-            of_peer.entry(*peer).or_default().push(task.block);
+    for (block, holders) in wanted {
+        for peer in holders {
+            of_peer.entry(peer).or_default().push(block);
         }
     }
     let mut answers: FuturesUnordered<_> = of_peer

@@ -10,12 +10,15 @@ use serde::{Deserialize, Serialize};
 use crate::base::limits::{BATCH_BLOCKS_MAX, MESSAGE_PAYLOAD_MAX_BYTES, STRIPE_HEADER_MAX_BYTES};
 use crate::base::wire::{self, WireError};
 use crate::base::{BlockId, ClaimId, EcProfile, Group, IndexSet, PeerId};
+use crate::crypto::{Signature, SignedRelease};
 use crate::store::{Digest, Holding, KEEPERS_MAX, KEEPERS_PAGE, Keeper};
 
 /// Most groups asked about in one message.
 pub(super) const GROUPS_MAX: usize = 4096;
 /// Most blocks whose claims are asked about in one message.
 pub(super) const KEPT_MAX: usize = 128;
+/// Most claims whose ends are asked for, or told, in one message.
+pub(super) const ENDED_MAX: usize = 256;
 /// Bytes of a set of all groups.
 pub(super) const GROUP_SET_BYTES: usize = 8192;
 /// Largest control part.
@@ -124,6 +127,10 @@ pub(crate) enum Ask {
         block: BlockId,
         keepers: Vec<Keeper>,
     },
+    /// What do you know of the ends of these claims?
+    Ended { claims: Vec<ClaimId> },
+    /// These claims end: their writers said so.
+    LetGo { releases: Vec<SignedRelease> },
 }
 
 /// An answer.
@@ -141,16 +148,19 @@ pub(crate) enum Say {
     List { blocks: Vec<Holding>, is_all: bool },
     /// To [`Ask::Keepers`], in their order.
     Keepers { keepers: Vec<Vec<Keeper>> },
-    /// To [`Ask::Restore`], [`Ask::Surplus`] and [`Ask::Keep`].
+    /// To [`Ask::Restore`], [`Ask::Surplus`], [`Ask::Keep`] and [`Ask::LetGo`].
     Done,
     /// To [`Ask::Claims`]: a page, and the number from which to go on, unless that was all.
     Claims {
         keepers: Vec<Keeper>,
         next: Option<u64>,
     },
+    /// To [`Ask::Ended`]: of those of which something is known.
+    Ended { releases: Vec<SignedRelease> },
 }
 
 type KeeperRow = (ClaimId, bool, u64);
+type ReleaseRow = (ClaimId, u64, Signature);
 type HoldingRow = (BlockId, IndexSet, Option<EcProfile>, bool, u32);
 
 #[derive(Serialize, Deserialize)]
@@ -163,6 +173,8 @@ enum AskRow {
     Surplus(BlockId, u8, PeerId),
     Claims(BlockId, u64),
     Keep(BlockId, Vec<KeeperRow>),
+    Ended(Vec<ClaimId>),
+    LetGo(Vec<ReleaseRow>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -177,6 +189,7 @@ enum SayRow {
     Keepers(Vec<Vec<KeeperRow>>),
     Done,
     Claims(Vec<KeeperRow>, Option<u64>),
+    Ended(Vec<ReleaseRow>),
 }
 
 const fn keeper_row(keeper: &Keeper) -> KeeperRow {
@@ -191,6 +204,21 @@ fn keepers_of(rows: Vec<KeeperRow>, most: usize) -> Result<Vec<Keeper>, MessageE
         expires_ms,
     };
     Ok(rows.into_iter().map(keeper).collect())
+}
+
+fn release_rows(releases: &[SignedRelease]) -> Vec<ReleaseRow> {
+    let row = |release: &SignedRelease| (release.claim, release.from_ms, release.signature);
+    releases.iter().map(row).collect()
+}
+
+fn releases_of(rows: Vec<ReleaseRow>) -> Result<Vec<SignedRelease>, MessageError> {
+    check(rows.len() <= ENDED_MAX, "too many ends of claims")?;
+    let release = |(claim, from_ms, signature)| SignedRelease {
+        claim,
+        from_ms,
+        signature,
+    };
+    Ok(rows.into_iter().map(release).collect())
 }
 
 const fn check(is_fine: bool, why: &'static str) -> Result<(), MessageError> {
@@ -252,6 +280,8 @@ impl Ask {
                 let keepers = keepers.iter().map(keeper_row).collect();
                 (AskRow::Keep(*block, keepers), none)
             }
+            Ask::Ended { claims } => (AskRow::Ended(claims.clone()), none),
+            Ask::LetGo { releases } => (AskRow::LetGo(release_rows(releases)), none),
         };
         framed(&wire::encode(&row), payload)
     }
@@ -307,6 +337,13 @@ impl Ask {
                 block,
                 keepers: keepers_of(keepers, KEEPERS_PAGE)?,
             },
+            AskRow::Ended(claims) => {
+                check(claims.len() <= ENDED_MAX, "too many claims")?;
+                Ask::Ended { claims }
+            }
+            AskRow::LetGo(rows) => Ask::LetGo {
+                releases: releases_of(rows)?,
+            },
         })
     }
 }
@@ -348,6 +385,7 @@ impl Say {
             Say::Claims { keepers, next } => {
                 SayRow::Claims(keepers.iter().map(keeper_row).collect(), *next)
             }
+            Say::Ended { releases } => SayRow::Ended(release_rows(releases)),
         };
         framed(&wire::encode(&row), &[])
     }
@@ -404,6 +442,9 @@ impl Say {
             SayRow::Claims(rows, next) => Say::Claims {
                 keepers: keepers_of(rows, KEEPERS_PAGE)?,
                 next,
+            },
+            SayRow::Ended(rows) => Say::Ended {
+                releases: releases_of(rows)?,
             },
         })
     }

@@ -17,6 +17,14 @@ fn keeper(number: u64) -> Keeper {
     }
 }
 
+fn release(number: u64) -> SignedRelease {
+    SignedRelease {
+        claim: keeper(number).claim,
+        from_ms: number - 1,
+        signature: Signature([9; 64]),
+    }
+}
+
 pub(crate) fn asks() -> Vec<(&'static str, Ask)> {
     let block = BlockId([3; 32]);
     vec![
@@ -71,6 +79,18 @@ pub(crate) fn asks() -> Vec<(&'static str, Ask)> {
             Ask::Keep {
                 block,
                 keepers: vec![keeper(1), keeper(2)],
+            },
+        ),
+        (
+            "ended",
+            Ask::Ended {
+                claims: vec![keeper(1).claim, keeper(2).claim],
+            },
+        ),
+        (
+            "let-go",
+            Ask::LetGo {
+                releases: vec![release(1), release(2)],
             },
         ),
     ]
@@ -131,6 +151,12 @@ pub(crate) fn says() -> Vec<(&'static str, Say)> {
             Say::Claims {
                 keepers: vec![],
                 next: None,
+            },
+        ),
+        (
+            "ended",
+            Say::Ended {
+                releases: vec![release(1), release(2)],
             },
         ),
     ]
@@ -199,6 +225,19 @@ fn what_is_too_much_or_contradicts_itself_is_refused() {
     };
     assert!(Ask::decode(&keep(KEEPERS_PAGE).encode()).is_ok());
     assert!(Ask::decode(&keep(KEEPERS_PAGE + 1).encode()).is_err());
+    let many = vec![release(1); ENDED_MAX + 1];
+    let told = |most| Ask::LetGo {
+        releases: many[..most].to_vec(),
+    };
+    assert!(Ask::decode(&told(ENDED_MAX).encode()).is_ok());
+    assert!(Ask::decode(&told(ENDED_MAX + 1).encode()).is_err());
+    let said = |most| Say::Ended {
+        releases: many[..most].to_vec(),
+    };
+    assert!(Say::decode(&said(ENDED_MAX).encode()).is_ok());
+    assert!(Say::decode(&said(ENDED_MAX + 1).encode()).is_err());
+    let claims = vec![keeper(1).claim; ENDED_MAX + 1];
+    assert!(Ask::decode(&Ask::Ended { claims }.encode()).is_err());
     let mut longer = BytesMut::from(Say::Done.encode().as_ref());
     longer.put_u8(0);
     assert!(Say::decode(&longer.freeze()).is_err());
@@ -217,7 +256,7 @@ proptest! {
     }
 
     #[test]
-    fn damage_never_panics(which in 0..9usize, at: prop::sample::Index, flip in 1..=255u8) {
+    fn damage_never_panics(which in 0..11usize, at: prop::sample::Index, flip in 1..=255u8) {
         let (_, ask) = asks().swap_remove(which);
         let mut bytes = ask.encode().to_vec();
         let at = at.index(bytes.len());

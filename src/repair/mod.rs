@@ -6,6 +6,7 @@
 
 mod absence;
 mod carry;
+mod endings;
 mod fingerprint;
 mod health;
 mod keepers;
@@ -36,10 +37,12 @@ pub use worker::Repairer;
 use self::health::Shown;
 use self::plan::Rebuild;
 use self::serve::{Server, SharedGroups, SharedTally};
-use crate::base::Entropy;
+use crate::base::{BlockId, Entropy, PeerId};
 use crate::blocks::{Blocks, ServeOptions};
+use crate::crypto::SignedRelease;
 use crate::net::Reach;
 use crate::placement::AutoProfile;
+use crate::store::Keeper;
 
 /// How often holders compare what they have, at most and at least.
 const INTERVAL_MAX: Duration = Duration::from_secs(60);
@@ -109,6 +112,21 @@ impl Repair {
     /// Its background jobs.
     pub fn workers(&self) -> (Repairer, Scrubber) {
         (Repairer::new(self), Scrubber::new(self))
+    }
+
+    /// Tells these peers and the own store that a claim ends, now or later. Whoever cannot be told now hears of it from
+    /// the others when they have let go, or from the writer.
+    pub async fn tell_end(&self, release: SignedRelease, peers: &[PeerId]) {
+        endings::tell_all(&self.blocks, release, peers).await;
+    }
+
+    /// Who keeps a block, as all of its holders know it that can be asked now.
+    pub async fn keepers_of(&self, block: BlockId) -> Vec<Keeper> {
+        let peers = self.blocks.group_peers(block.group()).await;
+        let live = peers.iter().filter(|peer| peer.is_live());
+        let wanted = vec![(block, live.map(|peer| peer.peer).collect())];
+        let mut known = keepers::of_blocks(&self.blocks, wanted).await;
+        known.remove(&block).unwrap_or_default()
     }
 
     /// How well everything is kept, as far as is known. Does no I/O.

@@ -11,8 +11,8 @@ use tokio_util::task::TaskTracker;
 use super::message::{Ask, GroupSet, Say, Tally};
 use super::proof;
 use crate::base::limits::BATCH_BLOCKS_MAX;
-use crate::base::{BlockId, Class, Classify, Entropy, Group, PeerId, ShardId};
-use crate::blocks::{Blocks, FeedInbound, ServeOptions};
+use crate::base::{BlockId, ClaimId, Class, Classify, Entropy, Group, PeerId, ShardId};
+use crate::blocks::{Blocks, FeedInbound, HearError, ServeOptions};
 use crate::erasure::VerifiedShard;
 use crate::net::{Refusal, Response};
 use crate::store::{Digest, KEEPERS_PAGE, Keeper, StoreError};
@@ -159,6 +159,21 @@ impl Server {
                     Err(error) => Err(error),
                 }
             }
+            Ask::Ended { claims } => {
+                let known = self.blocks.releases().known(&claims).await;
+                known.map(|releases| Say::Ended { releases })
+            }
+            Ask::LetGo { releases } => match self.blocks.releases().hear(releases).await {
+                Ok(useful) => {
+                    tracing::debug!(from = %from.short(), useful, "heard of claims that end");
+                    Ok(Say::Done)
+                }
+                Err(HearError::Store(error)) => Err(error),
+                Err(error @ HearError::Forged) => {
+                    tracing::warn!(from = %from.short(), "refused: {error}");
+                    return refused(Refusal::Invalid);
+                }
+            },
             Ask::Restore {
                 block,
                 index,
@@ -250,7 +265,7 @@ pub(super) async fn restore(
     shard: VerifiedShard,
     mut keepers: Vec<Keeper>,
 ) -> Result<(), StoreError> {
-    bound(blocks, serving, &mut keepers);
+    bound(blocks, serving, &mut keepers).await?;
     blocks.store().restore(shard, &keepers).await.map(drop)
 }
 
@@ -261,13 +276,21 @@ pub(super) async fn keep(
     block: BlockId,
     mut keepers: Vec<Keeper>,
 ) -> Result<bool, StoreError> {
-    bound(blocks, serving, &mut keepers);
+    bound(blocks, serving, &mut keepers).await?;
     let kept = blocks.store().keep(block, &keepers).await?;
     Ok(kept.is_some())
 }
 
-/// No claim outlives this peer's own bound, whatever the asker's clock says.
-fn bound(blocks: &Blocks, serving: &ServeOptions, keepers: &mut [Keeper]) {
+/// No claim outlives this peer's own bound, whatever the asker's clock says; and none comes back whose end is known here,
+/// though the store has forgotten the claim itself.
+async fn bound(
+    blocks: &Blocks,
+    serving: &ServeOptions,
+    keepers: &mut Vec<Keeper>,
+) -> Result<(), StoreError> {
+    let claims: Vec<ClaimId> = keepers.iter().map(|keeper| keeper.claim).collect();
+    let ended = blocks.releases().ended(&claims).await?;
+    keepers.retain(|keeper| !ended.contains(&keeper.claim));
     let now_ms = blocks.clock().now_ms();
     let latest_ms = now_ms.saturating_add(serving.claim_ttl_ms);
     for keeper in keepers {
@@ -278,6 +301,7 @@ fn bound(blocks: &Blocks, serving: &ServeOptions, keepers: &mut [Keeper]) {
         };
         keeper.expires_ms = wished.clamp(now_ms, latest_ms);
     }
+    Ok(())
 }
 
 const fn refused(reason: Refusal) -> Response {

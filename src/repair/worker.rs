@@ -1,6 +1,7 @@
 //! The worker that looks after the groups that this peer leads: looks at what changed, plans, repairs.
 
 mod leave;
+mod letting;
 mod look;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 
 use super::absence::Absences;
 use super::carry::{Carried, carry};
+use super::endings::Leftover;
 use super::fingerprint::Fingerprint;
 use super::health::Shown;
 use super::leaving::Remainder;
@@ -20,7 +22,7 @@ use super::room::Roomy;
 use super::serve::{SharedGroups, SharedTally};
 use super::survey::{Root, roots};
 use super::uptime::Uptimes;
-use super::{INTERVAL_MIN, Repair, RepairOptions, proof};
+use super::{Repair, RepairOptions};
 use crate::base::worker::{Next, Worker};
 use crate::base::{BlockId, ByteSize, Classify, Group, IndexSet, PeerId};
 use crate::blocks::Blocks;
@@ -33,6 +35,10 @@ const GROUPS_PER_STEP: usize = 64;
 const QUEUE_PATIENCE: u32 = 10;
 /// Most refusals that are remembered.
 const REFUSALS_MAX: usize = 4096;
+/// Most blocks of one sweep whose claims may have ended.
+const LEFTOVERS_MAX: usize = 1024;
+/// Of which so many are settled together.
+const LEFTOVERS_AT_ONCE: usize = 64;
 /// Most shards planned to be let go in one sweep.
 const SURPLUS_MAX: usize = 1024;
 /// So many are let go although there is more to repair or to move.
@@ -102,6 +108,8 @@ pub struct Repairer {
     roomy: Roomy,
     /// Whether this peer leaves, when that was last looked at.
     is_leaving: bool,
+    /// What may be left of something that ended.
+    leftovers: Vec<Leftover>,
     /// Peers that do not take a shard of a block: they know its claims as given up.
     refusals: BTreeSet<(BlockId, PeerId)>,
     /// Peers that took no shard, and until when they are offered none.
@@ -132,6 +140,7 @@ impl Repairer {
             surplus: Vec::new(),
             roomy: Roomy::default(),
             is_leaving: false,
+            leftovers: Vec::new(),
             refusals: BTreeSet::new(),
             unwilling: BTreeMap::new(),
             speed: 0.0,
@@ -193,6 +202,10 @@ impl Repairer {
         };
         if now >= self.next_sweep + patience {
             self.begin_sweep().await?;
+            return Ok(Next::Again);
+        }
+        if !self.leftovers.is_empty() {
+            self.settle_some().await;
             return Ok(Next::Again);
         }
         let is_much = self.surplus.len() >= SURPLUS_MUCH;
@@ -419,39 +432,6 @@ impl Repairer {
     }
 
     // ---- doing -------------------------------------------------------------------------------
-
-    /// Lets some of what is there twice go, beside one another.
-    async fn let_go_some(&mut self) {
-        let from = self.surplus.len().saturating_sub(LET_GO_TOGETHER);
-        let some = self.surplus.split_off(from).into_iter().map(|surplus| {
-            let (blocks, entropy) = (&self.blocks, &self.options.entropy);
-            async move { (surplus, proof::let_go(blocks, entropy, surplus).await) }
-        });
-        let own = self.own();
-        let mut gone = 0;
-        for (surplus, is_gone) in futures::future::join_all(some).await {
-            let Some(led) = self.led.get_mut(&surplus.block.group()) else {
-                continue;
-            };
-            gone += usize::from(is_gone);
-            if !is_gone {
-                // Whoever has it may have been busy.
-                led.fingerprint = None;
-            } else if surplus.at == own {
-                led.left.took_one();
-            }
-        }
-        if self.blocks.is_leaving() {
-            // Only once all was looked at it says how much there is.
-            if self.shown.remainder().is_some() {
-                self.shown.set_remainder(Some(self.remainder()));
-            }
-            if gone > 0 && self.surplus.is_empty() && self.queue.is_empty() {
-                // What is left shows at once.
-                self.next_sweep = self.next_sweep.min(Instant::now() + INTERVAL_MIN);
-            }
-        }
-    }
 
     async fn repair_some(&mut self) -> Next {
         let rate = self.options.rate;

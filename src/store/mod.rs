@@ -11,6 +11,7 @@
 //!   replaying both use it.
 //! * Nothing but `database` names redb; nothing but `real_disk` and `direct` makes a system call.
 
+mod alive;
 mod compact;
 mod database;
 mod direct;

@@ -9,7 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::worker::drive;
 use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
-use crate::blocks::{Blocks, ClaimSettler, FeedDoor, Parts, PointerKeeper, ServeOptions, serve};
+use crate::blocks::{
+    Blocks, ClaimSettler, FeedDoor, Parts, PointerKeeper, ReleaseKeeper, ServeOptions, serve,
+};
+use crate::crypto::SigningKey;
 use crate::net::fault::{Fault, inject};
 use crate::net::memory::{LinkFaults, MemoryHub, MemoryOptions, MemoryPeer};
 use crate::repair::{Repair, RepairOptions};
@@ -104,6 +107,8 @@ pub struct Cluster {
 #[derive(Debug)]
 struct SimPeer {
     id: PeerId,
+    /// Its device key; none where the test made up its id.
+    key: Option<SigningKey>,
     disk: MemDisk,
     running: Option<Running>,
 }
@@ -132,13 +137,16 @@ impl Cluster {
             entropy.fork(),
             clock.clone(),
         );
-        let peers = (0..options.peers)
-            .map(|_| SimPeer {
-                id: PeerId(entropy.array()),
+        let peers = (0..options.peers).map(|_| {
+            let key = SigningKey::generate(&entropy);
+            SimPeer {
+                id: key.peer(),
+                key: Some(key),
                 disk: MemDisk::new(4 * options.quota_bytes),
                 running: None,
-            })
-            .collect();
+            }
+        });
+        let peers = peers.collect();
         let mut cluster = Cluster {
             hub,
             entropy,
@@ -189,6 +197,11 @@ impl Cluster {
         self.peers.get(at).map(|peer| &peer.disk)
     }
 
+    /// The device key of a peer, unless the test made up its id.
+    pub fn key(&self, at: usize) -> Option<&SigningKey> {
+        self.peers.get(at)?.key.as_ref()
+    }
+
     /// The wall clock of all peers.
     pub const fn clock(&self) -> &Clock {
         &self.clock
@@ -196,14 +209,19 @@ impl Cluster {
 
     /// One more peer, running; its number.
     pub async fn add(&mut self) -> Result<usize, StartError> {
-        let id = PeerId(self.entropy.array());
-        self.add_as(id).await
+        let key = SigningKey::generate(&self.entropy);
+        self.join(key.peer(), Some(key)).await
     }
 
     /// One more peer of this id, running; its number.
     pub async fn add_as(&mut self, id: PeerId) -> Result<usize, StartError> {
+        self.join(id, None).await
+    }
+
+    async fn join(&mut self, id: PeerId, key: Option<SigningKey>) -> Result<usize, StartError> {
         self.peers.push(SimPeer {
             id,
+            key,
             disk: MemDisk::new(4 * self.options.quota_bytes),
             running: None,
         });
@@ -221,6 +239,7 @@ impl Cluster {
         let disk = other.disk.crash_image(&Crash::LoseAll);
         self.peers.push(SimPeer {
             id,
+            key: None,
             disk,
             running: None,
         });
@@ -288,6 +307,7 @@ impl Cluster {
             net,
             pools: Pools::inline(),
             clock: self.clock.clone(),
+            signer: peer.key.clone(),
             limits: self.options.limits.clone(),
             fetch_timeout: Duration::from_secs(30),
             memory_bytes: self.options.memory_bytes,
@@ -310,10 +330,13 @@ impl Cluster {
         let settled = drive(settler, stop.clone().cancelled_owned());
         let keeper = PointerKeeper::new(blocks.clone());
         let kept = drive(keeper, stop.clone().cancelled_owned());
+        let releases = ReleaseKeeper::new(&blocks);
+        let ended = drive(releases, stop.clone().cancelled_owned());
         let mut tasks = vec![
             tokio::spawn(served),
             tokio::spawn(settled),
             tokio::spawn(kept),
+            tokio::spawn(ended),
         ];
         let repair = self.options.upkeep.map(|times| {
             let options = RepairOptions {

@@ -7,6 +7,7 @@
     missing_docs
 )]
 
+mod claims;
 mod cli;
 #[cfg(feature = "testkit")]
 #[path = "../common/mod.rs"]

@@ -53,6 +53,7 @@ impl Peer {
             net,
             pools: pools.clone(),
             clock: Clock::system(),
+            signer: None,
             limits,
             fetch_timeout: SECOND,
             memory_bytes: 0,

@@ -11,6 +11,7 @@
 mod claims;
 #[path = "../common/mod.rs"]
 mod common;
+mod endings;
 mod liars;
 mod pointers;
 mod ranges;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::TrashLink;
+
 /// What was let go and rests on this peer.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TrashInfo {
@@ -9,6 +11,9 @@ pub struct TrashInfo {
     pub parts: Vec<TrashPartInfo>,
     /// Bytes of all of it.
     pub bytes: u64,
+    /// Links that this peer removed and that can be restored, the oldest first.
+    #[serde(default)]
+    pub links: Vec<TrashLink>,
 }
 
 /// What was let go within one hour.

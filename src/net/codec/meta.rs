@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{BlockId, ClaimId, IndexSet, VolumeId};
+use crate::crypto::Signature;
 use crate::net::message::Refusal;
 
 #[derive(Serialize)]
@@ -56,6 +57,13 @@ pub(super) struct FetchRange {
 #[derive(Serialize, Deserialize)]
 pub(super) struct OneClaim {
     pub(super) claim: ClaimId,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Release {
+    pub(super) claim: ClaimId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) proof: Option<Signature>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -231,8 +231,11 @@ pub fn encode_request(id: u64, request: &Request) -> Result<Outgoing, CodecError
             let meta = meta::OneClaim { claim: *claim };
             (op::CLOSE_CLAIM, wire::encode(&meta), none())
         }
-        Request::ReleaseClaim { claim } => {
-            let meta = meta::OneClaim { claim: *claim };
+        Request::ReleaseClaim { claim, proof } => {
+            let meta = meta::Release {
+                claim: *claim,
+                proof: *proof,
+            };
             (op::RELEASE_CLAIM, wire::encode(&meta), none())
         }
         Request::Records { near, limit } => {
@@ -430,8 +433,8 @@ pub fn decode_request(code: u16, meta: &[u8], payload: Bytes) -> Result<Request,
             Request::CloseClaim { claim }
         }
         op::RELEASE_CLAIM => {
-            let meta::OneClaim { claim } = parse(code, meta)?;
-            Request::ReleaseClaim { claim }
+            let meta::Release { claim, proof } = parse(code, meta)?;
+            Request::ReleaseClaim { claim, proof }
         }
         op::RECORDS => {
             let meta::RecordsWanted { near, limit } = parse(code, meta)?;

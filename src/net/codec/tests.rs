@@ -4,6 +4,7 @@ mod laws;
 
 use super::*;
 use crate::base::{BlockId, ClaimId, IndexSet, OwnerId, PeerId, VolumeId};
+use crate::crypto::Signature;
 use crate::net::message::Refusal;
 use crate::net::testing::{cases, golden, lines};
 
@@ -52,7 +53,20 @@ fn requests() -> Vec<(&'static str, Request)> {
             },
         ),
         ("close-claim", Request::CloseClaim { claim: claim() }),
-        ("release-claim", Request::ReleaseClaim { claim: claim() }),
+        (
+            "release-claim",
+            Request::ReleaseClaim {
+                claim: claim(),
+                proof: None,
+            },
+        ),
+        (
+            "release-claim-signed",
+            Request::ReleaseClaim {
+                claim: claim(),
+                proof: Some(Signature([0x55; 64])),
+            },
+        ),
         (
             "records-near",
             Request::Records {

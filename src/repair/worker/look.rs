@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::endings::Leftover;
 use super::super::fingerprint::Fingerprint;
 use super::super::leaving::Remainder;
 use super::super::message::Tally;
 use super::super::plan::{BlockState, Candidate, Purpose, Standing, Verdict, judge, leader};
 use super::super::survey::{Findings, Inquiry, Looked, digests, inquire};
-use super::{GROUPS_PER_STEP, ROOM_MIN, Repairer, SURPLUS_MAX};
+use super::{GROUPS_PER_STEP, LEFTOVERS_MAX, ROOM_MIN, Repairer, SURPLUS_MAX};
 use crate::base::{BlockId, Group, PeerId};
 use crate::blocks::GroupPeer;
 use crate::store::{Digest, StoreError};
@@ -211,6 +212,7 @@ impl Repairer {
     ) {
         self.surplus
             .retain(|surplus| surplus.block.group() != group);
+        self.leftovers.retain(|left| left.block.group() != group);
         let mut is_settled = true;
         let mut tally = Tally::default();
         for Looked { state, brief } in findings.blocks {
@@ -233,7 +235,14 @@ impl Repairer {
                 }
                 // It may be kept by now without that anybody's digest tells so.
                 Verdict::NotKept => is_settled = false,
-                Verdict::Nothing | Verdict::Unreadable | Verdict::Leftover => {}
+                // Somebody else may be away besides, so this cannot be told from a loss.
+                Verdict::Unreadable | Verdict::Leftover => {
+                    match self.leftovers.len() < LEFTOVERS_MAX {
+                        true => self.leftovers.push(leftover(&state, candidates)),
+                        false => is_settled = false,
+                    }
+                }
+                Verdict::Nothing => {}
             }
             // Whoever leaves sees to what it has itself.
             let is_here = |peer: &PeerId| candidates.iter().any(|c| c.peer == *peer);
@@ -277,5 +286,17 @@ impl Repairer {
             ..*candidate
         };
         candidates.iter().map(taker).collect()
+    }
+}
+
+/// A block that some have who should, and whom else to ask about it.
+fn leftover(state: &BlockState, candidates: &[Candidate]) -> Leftover {
+    let holders: Vec<PeerId> = state.holders.iter().map(|(peer, _)| *peer).collect();
+    let live = candidates.iter().filter(|c| c.standing == Standing::Live);
+    let others = live.map(|c| c.peer).filter(|peer| !holders.contains(peer));
+    Leftover {
+        block: state.block,
+        others: others.collect(),
+        holders,
     }
 }

@@ -142,7 +142,10 @@ fn requests() -> Vec<Outgoing> {
             end: 100_000,
         },
         Request::CloseClaim { claim: claim() },
-        Request::ReleaseClaim { claim: claim() },
+        Request::ReleaseClaim {
+            claim: claim(),
+            proof: Some(crate::crypto::Signature([7; 64])),
+        },
         Request::Records {
             near: Some([5; 32]),
             limit: 20,

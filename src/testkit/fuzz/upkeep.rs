@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::base::{BlockId, ClaimId, EcProfile, Group, IndexSet, OwnerId, PeerId};
+use crate::crypto::{Signature, SignedRelease};
 use crate::repair::Tally;
 use crate::repair::message::{Ask, GroupSet, Say};
 use crate::store::{Digest, Holding, Keeper};
@@ -32,6 +33,14 @@ fn keeper() -> Keeper {
         },
         is_closed: true,
         expires_ms: 4,
+    }
+}
+
+fn release() -> SignedRelease {
+    SignedRelease {
+        claim: keeper().claim,
+        from_ms: 5,
+        signature: Signature([6; 64]),
     }
 }
 
@@ -69,6 +78,12 @@ pub(super) fn asks() -> Vec<Vec<u8>> {
             block: BLOCK,
             keepers: vec![keeper()],
         },
+        Ask::Ended {
+            claims: vec![keeper().claim],
+        },
+        Ask::LetGo {
+            releases: vec![release()],
+        },
     ];
     asks.iter().map(|ask| ask.encode().to_vec()).collect()
 }
@@ -105,6 +120,9 @@ pub(super) fn says() -> Vec<Vec<u8>> {
         Say::Claims {
             keepers: vec![keeper()],
             next: Some(6),
+        },
+        Say::Ended {
+            releases: vec![release()],
         },
     ];
     says.iter().map(|say| say.encode().to_vec()).collect()

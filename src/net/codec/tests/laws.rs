@@ -65,7 +65,12 @@ fn any_request() -> impl Strategy<Value = Request> {
             }
         ),
         any_claim().prop_map(|claim| Request::CloseClaim { claim }),
-        any_claim().prop_map(|claim| Request::ReleaseClaim { claim }),
+        (any_claim(), proptest::option::of(any::<u8>())).prop_map(|(claim, fill)| {
+            Request::ReleaseClaim {
+                claim,
+                proof: fill.map(|fill| Signature([fill; 64])),
+            }
+        }),
         (any::<Option<[u8; 32]>>(), any::<u32>())
             .prop_map(|(near, limit)| Request::Records { near, limit }),
         records().prop_map(|records| Request::Announce { records }),
