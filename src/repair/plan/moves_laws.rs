@@ -223,7 +223,7 @@ fn a_joiner_takes_over_the_shard_of_whom_it_displaces() {
         (judgement.verdict, judgement.moves),
         (Verdict::Nothing, vec![moved])
     );
-    let mut copied = before.clone();
+    let mut copied = before;
     add(&mut copied, 1, peer(1));
     let judgement = judge(&copied, &candidates);
     let surplus = judgement.surplus.unwrap();
@@ -251,7 +251,7 @@ fn whoever_leaves_is_replaced_where_it_survives_no_less() {
     // Five others: one of them would have two, and with it two would be lost.
     let judgement = judge(&leaver, &six[..5]);
     assert_eq!((judgement.moves, judgement.stranded), (vec![], 1));
-    let mut copied = leaver.clone();
+    let mut copied = leaver;
     add(&mut copied, 5, peer(0));
     assert_eq!(
         handed_over(&copied, &six[..5], peer(40)),
