@@ -1,6 +1,7 @@
 //! The command line as clap sees it.
 
 mod puts;
+mod volume;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use clap_complete::Shell;
 
 use self::puts::parse_lifetime;
 pub(super) use self::puts::{Expiry, RenewArgs, RestoreArgs, RmArgs};
+pub(super) use self::volume::*;
 use super::mount_options::MountOption;
 use crate::base::{ByteSize, EcProfile, Redundancy};
 use crate::config::Quota;
@@ -280,140 +282,6 @@ pub(super) enum KeepArg {
     This,
     /// Everything, under the names that are shown
     Both,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct VolumeArgs {
-    #[command(subcommand)]
-    pub(super) command: VolumeCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum VolumeCommand {
-    /// Make an empty volume
-    Create(VolumeCreateArgs),
-    /// List the volumes of this peer
-    List,
-    /// Make a ticket with which another machine opens a volume
-    Ticket(VolumeTicketArgs),
-    /// Open the volume of a ticket on this machine, joining its network if this peer is in none
-    Open(VolumeOpenArgs),
-    /// Tell who may read and write a volume, as far as this peer knows
-    Members(VolumeMembersArgs),
-    /// Keep the volume as it is now, to be looked at in `.snapshots` and brought back
-    Snapshot(VolumeSnapshotArgs),
-    /// List the snapshots of a volume
-    Snapshots(VolumeSnapshotsArgs),
-    /// Bring files of a snapshot back
-    Restore(VolumeRestoreArgs),
-    /// Show or set the machines that decide on the locks of a mounted volume (mount.locks = "cluster")
-    Voters(VolumeVotersArgs),
-    /// End the part of a member, or a ticket: what it writes from now on nobody takes, what others write it cannot read
-    Revoke(VolumeRevokeArgs),
-    /// Remove a volume, with all its files, from this machine
-    Remove(VolumeRemoveArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct VolumeSnapshotArgs {
-    /// Name of the volume
-    pub(super) name: String,
-    /// What to call the snapshot besides its time; one with a label is never let go by a rule
-    #[arg(long = "name", value_name = "LABEL")]
-    pub(super) label: Option<String>,
-    /// Let a snapshot go instead: its time, the beginning of that, or its label
-    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "label")]
-    pub(super) remove: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct VolumeSnapshotsArgs {
-    /// Name of the volume
-    pub(super) name: String,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct VolumeRestoreArgs {
-    /// Name of the volume
-    pub(super) name: String,
-    /// The snapshot: its time, the beginning of that, or its label
-    pub(super) snapshot: String,
-    /// What to bring back: a path in the volume, or in its mount [default: everything]
-    pub(super) path: Option<PathBuf>,
-    /// Bring it back under this path of the volume, and leave what is where it was
-    #[arg(long, value_name = "DEST", requires = "path")]
-    pub(super) to: Option<PathBuf>,
-    /// Remove what is there now and was not then
-    #[arg(long)]
-    pub(super) delete: bool,
-    /// Tell what would be done, and change nothing
-    #[arg(long)]
-    pub(super) dry_run: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct VolumeCreateArgs {
-    /// Its name: letters, digits, `.`, `_` and `-`
-    pub(super) name: String,
-    /// Redundancy, for instance 4+2: any 4 of 6 shards bring a block back; `auto` chooses by the peers there are [default: as configured]
-    #[arg(long, value_name = "DATA+PARITY|auto")]
-    pub(super) redundancy: Option<Redundancy>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct VolumeTicketArgs {
-    /// Its name
-    pub(super) name: String,
-    /// Who opens it may write nothing, nor let anybody write
-    #[arg(long)]
-    pub(super) read_only: bool,
-    /// How long the ticket is good for, for instance 12h or 7d
-    #[arg(long, value_name = "TIME", value_parser = crate::base::units::parse_duration)]
-    pub(super) expires: Option<std::time::Duration>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct VolumeOpenArgs {
-    /// What `cairn volume ticket` printed on another machine; `-` reads it from the standard input
-    pub(super) ticket: String,
-    /// What to call it here [default: as on the machine that made the ticket]
-    #[arg(long)]
-    pub(super) name: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct VolumeMembersArgs {
-    /// Its name
-    pub(super) name: String,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct VolumeVotersArgs {
-    /// Its name
-    pub(super) name: String,
-    /// Who votes from now on; locks are had while more than half of them can be reached
-    #[arg(value_name = "PEER")]
-    pub(super) peers: Vec<String>,
-    /// Nobody votes from now on, and nothing can be locked
-    #[arg(long, conflicts_with = "peers")]
-    pub(super) none: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct VolumeRevokeArgs {
-    /// Its name
-    pub(super) name: String,
-    /// A peer, or the id of a ticket, as `cairn volume members` prints it; the beginning of it will do
-    pub(super) member: String,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct VolumeRemoveArgs {
-    /// Its name
-    pub(super) name: String,
-    /// Do not ask
-    #[arg(long)]
-    pub(super) yes: bool,
 }
 
 #[derive(Debug, Args)]
