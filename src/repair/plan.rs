@@ -302,11 +302,13 @@ fn spread_out(state: &BlockState, candidates: &[Candidate]) -> Vec<(u8, PeerId)>
     while moved.len() < state.profile.total_shards() {
         let load = |peer: &PeerId| counted.values().filter(|of| *of == peer).count();
         let usable = candidates.iter().filter(|c| c.is_usable());
-        let Some(to) = usable.map(|c| c.peer).min_by_key(load) else {
+        // What it has twice with somebody else, and is counted there, it has all the same.
+        let has = |peer: &PeerId| load(peer).max(held(peer).len());
+        let Some(to) = usable.map(|c| c.peer).min_by_key(has) else {
             break;
         };
         let most = counted.values().max_by_key(|peer| load(peer)).copied();
-        let Some(from) = most.filter(|from| load(from) >= load(&to) + 2) else {
+        let Some(from) = most.filter(|from| load(from) >= has(&to) + 2) else {
             break;
         };
         // What it has already, and is counted elsewhere, it need not be sent.
