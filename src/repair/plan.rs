@@ -229,8 +229,10 @@ pub fn judge(state: &BlockState, candidates: &[Candidate]) -> Judgement {
         let moved = spread_out(state, candidates);
         if !moved.is_empty() {
             judgement.stranded = moves::of_leavers(state, candidates).len();
-            let rebuild = state.task(moved, Purpose::Mend);
-            judgement.verdict = Verdict::Spread(rebuild);
+            // What is there twice is let go first: then it shows who has how much.
+            if judgement.surplus.is_none() {
+                judgement.verdict = Verdict::Spread(state.task(moved, Purpose::Mend));
+            }
             return judgement;
         }
         (judgement.moves, judgement.stranded) = moves::plan(state, candidates);
@@ -286,9 +288,11 @@ pub(super) fn order_of_keeping(
 /// place in the ranking, if it is to be had.
 fn spread_out(state: &BlockState, candidates: &[Candidate]) -> Vec<(u8, PeerId)> {
     let all = IndexSet::first(state.profile.total_shards());
-    let mut counted = counted(&state.holders, all);
-    // Whoever leaves hands over all that it has.
-    counted.retain(|_, peer| candidates.iter().any(|c| c.peer == *peer));
+    // What somebody has who leaves is handed over whatever others have: it says nothing of how it is spread over those.
+    let stays = |peer: &PeerId| candidates.iter().any(|c| c.peer == *peer);
+    let here = state.holders.iter().copied();
+    let here: Vec<(PeerId, IndexSet)> = here.filter(|(peer, _)| stays(peer)).collect();
+    let mut counted = counted(&here, all);
     let place = |peer: &PeerId| candidates.iter().position(|c| c.peer == *peer);
     let held = |peer: &PeerId| {
         let of = state.holders.iter().filter(|(holder, _)| holder == peer);
@@ -298,11 +302,13 @@ fn spread_out(state: &BlockState, candidates: &[Candidate]) -> Vec<(u8, PeerId)>
     while moved.len() < state.profile.total_shards() {
         let load = |peer: &PeerId| counted.values().filter(|of| *of == peer).count();
         let usable = candidates.iter().filter(|c| c.is_usable());
-        let Some(to) = usable.map(|c| c.peer).min_by_key(load) else {
+        // What it has twice with somebody else, and is counted there, it has all the same.
+        let has = |peer: &PeerId| load(peer).max(held(peer).len());
+        let Some(to) = usable.map(|c| c.peer).min_by_key(has) else {
             break;
         };
         let most = counted.values().max_by_key(|peer| load(peer)).copied();
-        let Some(from) = most.filter(|from| load(from) >= load(&to) + 2) else {
+        let Some(from) = most.filter(|from| load(from) >= has(&to) + 2) else {
             break;
         };
         // What it has already, and is counted elsewhere, it need not be sent.
@@ -338,7 +344,8 @@ fn targets(state: &BlockState, candidates: &[Candidate], wanted: IndexSet) -> Ve
     found
 }
 
-/// The first shard that two live peers have and one may let go without the block surviving less.
+/// The first shard that two live candidates have and one may let go without the block surviving less. Whoever leaves sees to
+/// what it has itself, see [`moves::handed_over`].
 fn surplus(state: &BlockState, candidates: &[Candidate]) -> Option<Surplus> {
     let rank = |peer: &PeerId| candidates.iter().position(|c| c.peer == *peer);
     let before = survives(&state.holders, state.profile);
@@ -346,14 +353,13 @@ fn surplus(state: &BlockState, candidates: &[Candidate]) -> Option<Surplus> {
         let has = state
             .holders
             .iter()
-            .filter(|(_, held)| held.contains(index));
+            .filter(|(peer, held)| held.contains(index) && rank(peer).is_some());
         let mut has: Vec<(PeerId, IndexSet)> = has.copied().collect();
         has.sort_by_key(|(peer, held)| order_of_keeping(rank(peer), *held, *peer));
         let (Some((at, _)), Some((other, _))) = (has.last().copied(), has.first().copied()) else {
             continue;
         };
-        // What only those have who leave is no better at one of them.
-        if at == other || rank(&other).is_none() {
+        if at == other {
             continue;
         }
         let mut after = state.holders.clone();

@@ -160,24 +160,24 @@ pub fn handed_over(
     candidates: &[Candidate],
     leaver: PeerId,
 ) -> Vec<(u8, PeerId)> {
-    let held = state.held_by(&leaver);
+    let before = survives(&state.holders, state.profile);
     let mut found = Vec::new();
     let mut rest = state.holders.clone();
-    for index in held.iter() {
-        let has = candidates
-            .iter()
-            .find(|candidate| state.held_by(&candidate.peer).contains(index));
-        if let Some(other) = has {
+    for index in state.held_by(&leaver).iter() {
+        let has = |candidate: &&Candidate| state.held_by(&candidate.peer).contains(index);
+        let Some(other) = candidates.iter().find(has) else {
+            continue;
+        };
+        let mut without = rest.clone();
+        for (_, held) in without.iter_mut().filter(|(peer, _)| *peer == leaver) {
+            held.remove(index);
+        }
+        if survives(&without, state.profile) >= before {
+            rest = without;
             found.push((index, other.peer));
-            for (_, held) in rest.iter_mut().filter(|(peer, _)| *peer == leaver) {
-                held.remove(index);
-            }
         }
     }
-    match survives(&rest, state.profile) < survives(&state.holders, state.profile) {
-        true => Vec::new(),
-        false => found,
-    }
+    found
 }
 
 #[cfg(test)]
