@@ -45,6 +45,8 @@ pub struct ClusterOptions {
     pub upkeep: Option<UpkeepTimes>,
     /// Whether the trace keeps its lines.
     pub keep_trace: bool,
+    /// Whether peers have device keys, and so can prove to others what they let go; else their ids are made up.
+    pub signs: bool,
 }
 
 impl Default for ClusterOptions {
@@ -64,6 +66,7 @@ impl Default for ClusterOptions {
             fault: None,
             upkeep: None,
             keep_trace: false,
+            signs: false,
         }
     }
 }
@@ -122,6 +125,15 @@ struct Running {
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
+/// The id of a new peer, and its device key if it is to have one.
+fn new_peer(entropy: &Entropy, signs: bool) -> (PeerId, Option<SigningKey>) {
+    if signs {
+        let key = SigningKey::generate(entropy);
+        return (key.peer(), Some(key));
+    }
+    (PeerId(entropy.array()), None)
+}
+
 impl Cluster {
     /// Makes the peers and starts them all. Must be called in a current-thread runtime with paused
     /// time.
@@ -138,10 +150,10 @@ impl Cluster {
             clock.clone(),
         );
         let peers = (0..options.peers).map(|_| {
-            let key = SigningKey::generate(&entropy);
+            let (id, key) = new_peer(&entropy, options.signs);
             SimPeer {
-                id: key.peer(),
-                key: Some(key),
+                id,
+                key,
                 disk: MemDisk::new(4 * options.quota_bytes),
                 running: None,
             }
@@ -209,8 +221,8 @@ impl Cluster {
 
     /// One more peer, running; its number.
     pub async fn add(&mut self) -> Result<usize, StartError> {
-        let key = SigningKey::generate(&self.entropy);
-        self.join(key.peer(), Some(key)).await
+        let (id, key) = new_peer(&self.entropy, self.options.signs);
+        self.join(id, key).await
     }
 
     /// One more peer of this id, running; its number.

@@ -38,6 +38,7 @@ async fn start(peers: usize, seed: u64) -> Cluster {
     let options = ClusterOptions {
         peers,
         upkeep: Some(TIMES),
+        signs: true,
         ..ClusterOptions::default()
     };
     let cluster = Cluster::start(options, seed).await.unwrap();
