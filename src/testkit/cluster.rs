@@ -10,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 use crate::base::worker::drive;
 use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
 use crate::blocks::{Blocks, ClaimSettler, FeedDoor, Parts, PointerKeeper, ServeOptions, serve};
+use crate::net::NetHandle;
+use crate::net::Offer;
 use crate::net::fault::{Fault, inject};
 use crate::net::memory::{LinkFaults, MemoryHub, MemoryOptions, MemoryPeer};
 use crate::repair::{Repair, RepairOptions};
@@ -18,6 +20,19 @@ use crate::store::{MemDisk, OpenError, Store, StoreError, StoreOptions};
 
 /// When every simulation begins: 2026-01-01.
 const START_MS: u64 = 1_767_225_600_000;
+/// How often a tended peer looks whether it has another amount of room.
+const OFFER_INTERVAL: Duration = Duration::from_secs(30);
+/// Room is told of in these: every change of it shows every peer to every other.
+const OFFER_UNIT: u64 = 1 << 20;
+
+/// How one peer differs from the others.
+#[derive(Debug, Clone, Default)]
+pub struct PeerSetup {
+    /// Its failure domain; empty: one of its own.
+    pub zone: String,
+    /// How it misbehaves; none: as all do.
+    pub fault: Option<Fault>,
+}
 
 /// How a cluster is made.
 #[derive(Debug, Clone)]
@@ -40,6 +55,10 @@ pub struct ClusterOptions {
     pub fault: Option<Fault>,
     /// The upkeep of each; none: nobody looks after anything.
     pub upkeep: Option<UpkeepTimes>,
+    /// Whether stores let go of what has expired and compact, and peers tell how much room they have.
+    pub tended: bool,
+    /// How the first peers differ from the others.
+    pub setups: Vec<PeerSetup>,
     /// Whether the trace keeps its lines.
     pub keep_trace: bool,
 }
@@ -60,6 +79,8 @@ impl Default for ClusterOptions {
             ring_bytes: 0,
             fault: None,
             upkeep: None,
+            tended: false,
+            setups: Vec::new(),
             keep_trace: false,
         }
     }
@@ -104,6 +125,7 @@ pub struct Cluster {
 #[derive(Debug)]
 struct SimPeer {
     id: PeerId,
+    setup: PeerSetup,
     disk: MemDisk,
     running: Option<Running>,
 }
@@ -133,8 +155,9 @@ impl Cluster {
             clock.clone(),
         );
         let peers = (0..options.peers)
-            .map(|_| SimPeer {
+            .map(|at| SimPeer {
                 id: PeerId(entropy.array()),
+                setup: options.setups.get(at).cloned().unwrap_or_default(),
                 disk: MemDisk::new(4 * options.quota_bytes),
                 running: None,
             })
@@ -202,8 +225,14 @@ impl Cluster {
 
     /// One more peer of this id, running; its number.
     pub async fn add_as(&mut self, id: PeerId) -> Result<usize, StartError> {
+        self.add_with(id, PeerSetup::default()).await
+    }
+
+    /// One more peer of this id, which differs like this, running; its number.
+    pub async fn add_with(&mut self, id: PeerId, setup: PeerSetup) -> Result<usize, StartError> {
         self.peers.push(SimPeer {
             id,
+            setup,
             disk: MemDisk::new(4 * self.options.quota_bytes),
             running: None,
         });
@@ -221,6 +250,7 @@ impl Cluster {
         let disk = other.disk.crash_image(&Crash::LoseAll);
         self.peers.push(SimPeer {
             id,
+            setup: PeerSetup::default(),
             disk,
             running: None,
         });
@@ -278,11 +308,13 @@ impl Cluster {
         .await?;
         let mut member = MemoryPeer::new(peer.id, self.options.quota_bytes);
         member.max_members = self.options.max_members;
+        member.offer.zone = peer.setup.zone.clone();
         let (net, inbound) = self.hub.join(member);
-        let inbound = match self.options.fault {
+        let inbound = match peer.setup.fault.or(self.options.fault) {
             Some(fault) => inject(inbound, fault),
             None => inbound,
         };
+        let offering = (store.clone(), net.clone());
         let blocks = Blocks::open(Parts {
             store,
             net,
@@ -315,6 +347,15 @@ impl Cluster {
             tokio::spawn(settled),
             tokio::spawn(kept),
         ];
+        if self.options.tended {
+            let (store, net) = offering;
+            let (compaction, expiry) = store.workers();
+            let stopped = || stop.clone().cancelled_owned();
+            tasks.push(tokio::spawn(drive(compaction, stopped())));
+            tasks.push(tokio::spawn(drive(expiry, stopped())));
+            let zone = peer.setup.zone.clone();
+            tasks.push(tokio::spawn(tell_room(store, net, zone)));
+        }
         let repair = self.options.upkeep.map(|times| {
             let options = RepairOptions {
                 suspect: times.suspect,
@@ -345,6 +386,27 @@ impl Cluster {
             tasks,
         });
         Ok(())
+    }
+}
+
+/// Tells others how much room there is, until the peer ends.
+async fn tell_room(store: Store, net: NetHandle, zone: String) {
+    let mut told = None;
+    loop {
+        let usage = store.usage();
+        let free_bytes = usage.intake_left / OFFER_UNIT * OFFER_UNIT;
+        if told != Some(free_bytes) {
+            let offer = Offer {
+                capacity_bytes: usage.quota,
+                free_bytes,
+                zone: zone.clone(),
+            };
+            if net.offer(offer).await.is_err() {
+                return;
+            }
+            told = Some(free_bytes);
+        }
+        tokio::time::sleep(OFFER_INTERVAL).await;
     }
 }
 
