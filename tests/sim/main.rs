@@ -8,13 +8,16 @@
     missing_docs
 )]
 
+mod churn;
 mod claims;
 #[path = "../common/mod.rs"]
 mod common;
+mod durability;
 mod liars;
 mod pointers;
 mod ranges;
 mod repair;
+mod rest;
 mod shared;
 
 use std::ops::Range;
