@@ -30,7 +30,7 @@ fn what_is_kept_stays_and_becomes_whole_again_whatever_happens_to_peers() {
     let from = first_seed();
     let begun = Instant::now();
     // One life takes as long as many others do; see `tests/long churn`.
-    let lives = (super::seeds() / 5).max(1);
+    let lives = (super::seeds() / 10).max(1);
     let ended = super::each_seed(from..from + lives, |seed| (seed, run(seed, STEPS)));
     for (seed, life) in &ended {
         for wrong in &life.wrong {
@@ -64,7 +64,7 @@ fn what_is_kept_stays_and_becomes_whole_again_whatever_happens_to_peers() {
         sum(|life| life.kept) > 5 * lives,
         "hardly anything was kept"
     );
-    assert!(sum(|life| life.released) >= 2 * lives);
+    assert!(sum(|life| life.released) >= lives);
     assert!(sum(|life| life.lost) <= sum(|life| life.kept) / 10);
 }
 
