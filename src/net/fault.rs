@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::command::Inbound;
 use super::message::{Refusal, Request, Response};
+use crate::base::IndexSet;
 use crate::base::units::parse_duration;
 
 /// How a peer misbehaves.
@@ -25,6 +26,8 @@ pub enum Fault {
     Hoard,
     /// It stores shards and refuses to promise that it keeps them.
     Renege,
+    /// It says what it holds, and gives nothing of it to anybody.
+    Boast,
     /// It is of a version that knows neither parts of shards nor volumes.
     Old,
 }
@@ -38,12 +41,13 @@ impl FromStr for Fault {
             None if text == "silent" => Ok(Fault::Silent),
             None if text == "hoard" => Ok(Fault::Hoard),
             None if text == "renege" => Ok(Fault::Renege),
+            None if text == "boast" => Ok(Fault::Boast),
             None if text == "old" => Ok(Fault::Old),
             Some(("delay", time)) => parse_duration(time)
                 .map(Fault::Delay)
                 .map_err(|error| error.to_string()),
             _ => Err(format!(
-                "unknown fault `{text}`: one of corrupt, refuse, silent, hoard, renege, old, delay:3s"
+                "unknown fault `{text}`: one of corrupt, refuse, silent, hoard, renege, boast, old, delay:3s"
             )),
         }
     }
@@ -95,6 +99,7 @@ async fn pass(original: Inbound, fault: Fault, forward: mpsc::Sender<Inbound>) {
         Fault::Delay(time) => tokio::time::sleep(time).await,
         Fault::Silent => std::future::pending().await,
         Fault::Corrupt => flip(&mut response),
+        Fault::Boast => keep_back(&mut response),
         Fault::Refuse | Fault::Hoard | Fault::Renege | Fault::Old => {}
     }
     let _ = original.reply.send(response);
@@ -110,6 +115,16 @@ const fn is_later(request: &Request) -> bool {
             | Request::Published { .. }
             | Request::Upkeep { .. }
     )
+}
+
+/// Says that it is there, in place of what it is.
+fn keep_back(response: &mut Response) {
+    let held = match response {
+        Response::Shard { held, .. } => *held,
+        Response::Range { .. } => IndexSet::EMPTY,
+        _ => return,
+    };
+    *response = Response::Missing { held };
 }
 
 fn flip(response: &mut Response) {

@@ -1,9 +1,9 @@
 //! How long members have been away, as far as this peer was there to see it.
 //!
-//! Counted is time during which this peer ran and could not reach the other one. What it slept through itself does not count: the
-//! other one may have been there.
+//! Counted is time during which this peer ran and could not reach the other one, or was connected to it and got no answer to
+//! any question about everything. What it slept through itself does not count: the other one may have been there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -72,21 +72,25 @@ impl Absences {
         })
     }
 
-    /// Looks at the members again. Answers whether one is back that counted as gone for good.
-    pub(super) fn look(&mut self, members: &Members, now: Instant) -> bool {
+    /// Looks at the members again, of whom `silent` did not answer when they were last asked. Answers whether one is back
+    /// that counted as gone for good.
+    pub(super) fn look(
+        &mut self,
+        members: &Members,
+        silent: &BTreeSet<PeerId>,
+        now: Instant,
+    ) -> bool {
         let mut is_dead_back = false;
         let since = self.seen.map_or(Duration::ZERO, |seen| now - seen);
         self.seen = Some(now);
         let step_ms = millis(since.min(STEP_MAX));
         for member in &members.list {
             match member.state {
-                Reach::Away { .. } => {
-                    let absence = self.away.entry(member.peer).or_default();
-                    // Beyond that nothing changes any more.
-                    let most_ms = self.dead_ms.saturating_mul(2).max(absence.ms);
-                    absence.ms = absence.ms.saturating_add(step_ms).min(most_ms);
-                }
-                Reach::Own | Reach::Connected(_) => {
+                Reach::Own => {}
+                // Whoever keeps a line open and says nothing is of no more use than one who is gone.
+                _ if silent.contains(&member.peer) => self.count(member.peer, step_ms),
+                Reach::Away { .. } => self.count(member.peer, step_ms),
+                Reach::Connected(_) => {
                     if let Some(absence) = self.away.remove(&member.peer) {
                         is_dead_back |= absence.ms >= self.dead_ms;
                         if absence.written_ms > 0 {
@@ -102,6 +106,13 @@ impl Absences {
             self.away.retain(|peer, _| members.get(peer).is_some());
         }
         is_dead_back
+    }
+
+    fn count(&mut self, peer: PeerId, step_ms: u64) {
+        let absence = self.away.entry(peer).or_default();
+        // Beyond that nothing changes any more.
+        let most_ms = self.dead_ms.saturating_mul(2).max(absence.ms);
+        absence.ms = absence.ms.saturating_add(step_ms).min(most_ms);
     }
 
     /// What is to be expected of a peer that cannot be reached.
@@ -198,36 +209,76 @@ mod tests {
             seen: None,
             not_before: None,
         };
-        let gone = PeerId([1; 32]);
+        let (gone, none) = (PeerId([1; 32]), BTreeSet::new());
         let away = Members {
             list: vec![member(1, Reach::Away { since_ms: 0 })],
             complete: true,
         };
         let begun = Instant::now();
-        absences.look(&away, begun);
+        absences.look(&away, &none, begun);
         assert!(absences.is_brief(&gone));
-        absences.look(&away, begun + Duration::from_secs(61));
+        absences.look(&away, &none, begun + Duration::from_secs(61));
         assert!(!absences.is_brief(&gone));
         assert_eq!(absences.standing(&gone), Standing::Away);
         // A night during which this peer slept.
-        absences.look(&away, begun + Duration::from_secs(36_000));
+        absences.look(&away, &none, begun + Duration::from_secs(36_000));
         assert_eq!(absences.standing(&gone), Standing::Away);
         for minute in 0..60 {
-            absences.look(&away, begun + Duration::from_secs(36_000 + 60 * minute));
+            absences.look(
+                &away,
+                &none,
+                begun + Duration::from_secs(36_000 + 60 * minute),
+            );
         }
         assert_eq!(absences.standing(&gone), Standing::Dead);
         let idle = Members {
             list: vec![member(1, Reach::Idle)],
             complete: true,
         };
-        absences.look(&idle, begun + Duration::from_secs(40_000));
+        absences.look(&idle, &none, begun + Duration::from_secs(40_000));
         assert_eq!(absences.standing(&gone), Standing::Dead);
         let back = Members {
             list: vec![member(1, Reach::Connected(crate::net::Path::Memory))],
             complete: true,
         };
-        assert!(absences.look(&back, begun + Duration::from_secs(40_001)));
-        assert!(!absences.look(&back, begun + Duration::from_secs(40_002)));
+        assert!(absences.look(&back, &none, begun + Duration::from_secs(40_001)));
+        assert!(!absences.look(&back, &none, begun + Duration::from_secs(40_002)));
         assert!(absences.is_brief(&gone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_connected_and_never_answers_counts_as_gone_in_the_end() {
+        let mut absences = Absences {
+            suspect_ms: 60_000,
+            dead_ms: 3_600_000,
+            away: BTreeMap::new(),
+            back: Vec::new(),
+            seen: None,
+            not_before: None,
+        };
+        let mute = PeerId([1; 32]);
+        let (silent, none) = (BTreeSet::from([mute]), BTreeSet::new());
+        for state in [Reach::Connected(crate::net::Path::Memory), Reach::Idle] {
+            let members = Members {
+                list: vec![member(1, state)],
+                complete: true,
+            };
+            let begun = absences.seen.unwrap_or_else(Instant::now);
+            for minute in 0..60 {
+                let now = begun + Duration::from_secs(60 * minute);
+                assert!(!absences.look(&members, &silent, now));
+                assert_eq!(absences.standing(&mute), Standing::Away);
+            }
+            let now = begun + Duration::from_secs(3600);
+            absences.look(&members, &silent, now);
+            assert_eq!(absences.standing(&mute), Standing::Dead);
+            // One answer is enough.
+            let back = Members {
+                list: vec![member(1, Reach::Connected(crate::net::Path::Memory))],
+                complete: true,
+            };
+            assert!(absences.look(&back, &none, now));
+            assert_eq!(absences.standing(&mute), Standing::Away);
+        }
     }
 }

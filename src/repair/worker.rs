@@ -177,7 +177,7 @@ impl Repairer {
         }
         let mut is_dead_back = false;
         if let Some(absences) = &mut self.absences {
-            is_dead_back = absences.look(&members, now);
+            is_dead_back = absences.look(&members, &self.silent, now);
             absences.save(&store, now).await?;
         }
         self.look_at_uptimes(&members, now).await?;
@@ -386,15 +386,12 @@ impl Repairer {
     }
 
     fn standing(&self, peer: &PeerId, reach: &Reach) -> Standing {
-        match reach {
-            Reach::Own => Standing::Live,
-            Reach::Away { .. } => {
-                let absences = self.absences.as_ref();
-                absences.map_or(Standing::Away, |absences| absences.standing(peer))
-            }
-            _ if self.silent.contains(peer) => Standing::Away,
-            _ => Standing::Live,
+        let is_away = matches!(reach, Reach::Away { .. }) || self.silent.contains(peer);
+        if !is_away || *reach == Reach::Own {
+            return Standing::Live;
         }
+        let absences = self.absences.as_ref();
+        absences.map_or(Standing::Away, |absences| absences.standing(peer))
     }
 
     fn end_sweep(&mut self, sweep: &Sweep) {

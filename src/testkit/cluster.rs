@@ -15,12 +15,26 @@ use crate::blocks::{
 use crate::crypto::SigningKey;
 use crate::net::fault::{Fault, inject};
 use crate::net::memory::{LinkFaults, MemoryHub, MemoryOptions, MemoryPeer};
+use crate::net::{NetHandle, Offer, Stay};
 use crate::repair::{Repair, RepairOptions};
 use crate::store::mem_disk::Crash;
 use crate::store::{MemDisk, OpenError, Store, StoreError, StoreOptions};
 
 /// When every simulation begins: 2026-01-01.
 const START_MS: u64 = 1_767_225_600_000;
+/// How often a tended peer looks whether it has another amount of room.
+const OFFER_INTERVAL: Duration = Duration::from_secs(30);
+/// Room is told of in these: every change of it shows every peer to every other.
+const OFFER_UNIT: u64 = 1 << 20;
+
+/// How one peer differs from the others.
+#[derive(Debug, Clone, Default)]
+pub struct PeerSetup {
+    /// Its failure domain; empty: one of its own.
+    pub zone: String,
+    /// How it misbehaves; none: as all do.
+    pub fault: Option<Fault>,
+}
 
 /// How a cluster is made.
 #[derive(Debug, Clone)]
@@ -43,6 +57,10 @@ pub struct ClusterOptions {
     pub fault: Option<Fault>,
     /// The upkeep of each; none: nobody looks after anything.
     pub upkeep: Option<UpkeepTimes>,
+    /// Whether stores let go of what has expired and compact, and peers tell how much room they have.
+    pub tended: bool,
+    /// How the first peers differ from the others.
+    pub setups: Vec<PeerSetup>,
     /// Whether the trace keeps its lines.
     pub keep_trace: bool,
     /// Whether peers have device keys, and so can prove to others what they let go; else their ids are made up.
@@ -65,6 +83,8 @@ impl Default for ClusterOptions {
             ring_bytes: 0,
             fault: None,
             upkeep: None,
+            tended: false,
+            setups: Vec::new(),
             keep_trace: false,
             signs: false,
         }
@@ -112,6 +132,7 @@ struct SimPeer {
     id: PeerId,
     /// Its device key; none where the test made up its id.
     key: Option<SigningKey>,
+    setup: PeerSetup,
     disk: MemDisk,
     running: Option<Running>,
 }
@@ -149,11 +170,12 @@ impl Cluster {
             entropy.fork(),
             clock.clone(),
         );
-        let peers = (0..options.peers).map(|_| {
+        let peers = (0..options.peers).map(|at| {
             let (id, key) = new_peer(&entropy, options.signs);
             SimPeer {
                 id,
                 key,
+                setup: options.setups.get(at).cloned().unwrap_or_default(),
                 disk: MemDisk::new(4 * options.quota_bytes),
                 running: None,
             }
@@ -222,18 +244,29 @@ impl Cluster {
     /// One more peer, running; its number.
     pub async fn add(&mut self) -> Result<usize, StartError> {
         let (id, key) = new_peer(&self.entropy, self.options.signs);
-        self.join(id, key).await
+        self.join(id, key, PeerSetup::default()).await
     }
 
     /// One more peer of this id, running; its number.
     pub async fn add_as(&mut self, id: PeerId) -> Result<usize, StartError> {
-        self.join(id, None).await
+        self.add_with(id, PeerSetup::default()).await
     }
 
-    async fn join(&mut self, id: PeerId, key: Option<SigningKey>) -> Result<usize, StartError> {
+    /// One more peer of this id, which differs like this, running; its number.
+    pub async fn add_with(&mut self, id: PeerId, setup: PeerSetup) -> Result<usize, StartError> {
+        self.join(id, None, setup).await
+    }
+
+    async fn join(
+        &mut self,
+        id: PeerId,
+        key: Option<SigningKey>,
+        setup: PeerSetup,
+    ) -> Result<usize, StartError> {
         self.peers.push(SimPeer {
             id,
             key,
+            setup,
             disk: MemDisk::new(4 * self.options.quota_bytes),
             running: None,
         });
@@ -252,6 +285,7 @@ impl Cluster {
         self.peers.push(SimPeer {
             id,
             key: None,
+            setup: PeerSetup::default(),
             disk,
             running: None,
         });
@@ -309,11 +343,13 @@ impl Cluster {
         .await?;
         let mut member = MemoryPeer::new(peer.id, self.options.quota_bytes);
         member.max_members = self.options.max_members;
+        member.offer.zone = peer.setup.zone.clone();
         let (net, inbound) = self.hub.join(member);
-        let inbound = match self.options.fault {
+        let inbound = match peer.setup.fault.or(self.options.fault) {
             Some(fault) => inject(inbound, fault),
             None => inbound,
         };
+        let offering = (store.clone(), net.clone());
         let blocks = Blocks::open(Parts {
             store,
             net,
@@ -350,6 +386,15 @@ impl Cluster {
             tokio::spawn(kept),
             tokio::spawn(ended),
         ];
+        if self.options.tended {
+            let (store, net) = offering;
+            let (compaction, expiry) = store.workers();
+            let stopped = || stop.clone().cancelled_owned();
+            tasks.push(tokio::spawn(drive(compaction, stopped())));
+            tasks.push(tokio::spawn(drive(expiry, stopped())));
+            let zone = peer.setup.zone.clone();
+            tasks.push(tokio::spawn(tell_room(store, net, zone)));
+        }
         let repair = self.options.upkeep.map(|times| {
             let options = RepairOptions {
                 suspect: times.suspect,
@@ -381,6 +426,28 @@ impl Cluster {
             tasks,
         });
         Ok(())
+    }
+}
+
+/// Tells others how much room there is, until the peer ends.
+async fn tell_room(store: Store, net: NetHandle, zone: String) {
+    let mut told = None;
+    loop {
+        let usage = store.usage();
+        let free_bytes = usage.intake_left / OFFER_UNIT * OFFER_UNIT;
+        if told != Some(free_bytes) {
+            let offer = Offer {
+                capacity_bytes: usage.quota,
+                free_bytes,
+                zone: zone.clone(),
+                stay: Stay::Stays,
+            };
+            if net.offer(offer).await.is_err() {
+                return;
+            }
+            told = Some(free_bytes);
+        }
+        tokio::time::sleep(OFFER_INTERVAL).await;
     }
 }
 

@@ -5,5 +5,5 @@ pub mod cluster;
 pub mod fuzz;
 pub mod scenario;
 
-pub use cluster::{Cluster, ClusterOptions, StartError, UpkeepTimes};
+pub use cluster::{Cluster, ClusterOptions, PeerSetup, StartError, UpkeepTimes};
 pub use scenario::{Outcome, run_seed};

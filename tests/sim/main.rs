@@ -8,14 +8,17 @@
     missing_docs
 )]
 
+mod churn;
 mod claims;
 #[path = "../common/mod.rs"]
 mod common;
+mod durability;
 mod endings;
 mod liars;
 mod pointers;
 mod ranges;
 mod repair;
+mod rest;
 mod shared;
 
 use std::ops::Range;

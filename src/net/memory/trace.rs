@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::net::codec::{CodecError, Outgoing};
 use crate::net::message::{Request, Response};
 
 /// Every event of a simulated network, in order.
@@ -10,6 +11,7 @@ pub struct Trace {
     lines: Option<Vec<String>>,
     digest: blake3::Hasher,
     count: u64,
+    upkeep_bytes: u64,
 }
 
 impl Trace {
@@ -18,6 +20,7 @@ impl Trace {
             lines: keep.then(Vec::new),
             digest: blake3::Hasher::new(),
             count: 0,
+            upkeep_bytes: 0,
         }
     }
 
@@ -39,6 +42,16 @@ impl Trace {
     /// Number of events.
     pub const fn count(&self) -> u64 {
         self.count
+    }
+
+    /// One more message about upkeep.
+    pub(super) fn add_upkeep(&mut self, message: Result<Outgoing, CodecError>) {
+        self.upkeep_bytes += message.map_or(0, |message| message.wire_bytes() as u64);
+    }
+
+    /// Bytes of all messages about upkeep, as they would be on the wire, without what encrypts it.
+    pub const fn upkeep_bytes(&self) -> u64 {
+        self.upkeep_bytes
     }
 
     /// BLAKE3 of all events: equal for equal runs.

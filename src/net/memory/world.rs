@@ -13,6 +13,7 @@ use super::faults::{damage_request, damage_response};
 use super::trace::{answer_kind, kind};
 use super::{LinkFaults, MemoryOptions, MemoryPeer, Trace, view};
 use crate::base::{Clock, Entropy, PeerId};
+use crate::net::codec::{encode_request, encode_response};
 use crate::net::command::{Command, Inbound, Members, NetError};
 use crate::net::message::{Request, Response};
 use crate::placement::candidates::{Point, peer_point, point};
@@ -365,6 +366,9 @@ impl World {
     ) {
         let id = self.number();
         self.note("send", from, to, id, kind(&request));
+        if matches!(request, Request::Upkeep { .. }) {
+            self.trace.add_upkeep(encode_request(id, &request));
+        }
         self.pending.insert(id, Pending { from, to, reply });
         let timeout = Event::Fail {
             id,
@@ -449,6 +453,9 @@ impl World {
             } => {
                 if let Some(pending) = self.pending.remove(&id) {
                     self.note("answer", from, to, id, answer_kind(&response));
+                    if matches!(response, Response::Upkeep { .. }) {
+                        self.trace.add_upkeep(encode_response(id, &response));
+                    }
                     let _ = pending.reply.send(Ok(response));
                 }
             }
