@@ -80,7 +80,7 @@ pub fn run(launcher: Arc<dyn Launch>) -> ExitCode {
         }
         Err(Failure::Error(error)) => {
             output.error(&error);
-            if output.json && !stdout_is_content {
+            if output.json && !stdout_is_content && !output.has_document() {
                 // The exit code still tells if nobody reads this.
                 let _ = output.document(&error);
             }

@@ -1,6 +1,8 @@
 //! What a command shows: results on the standard output, everything else on the standard error.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
@@ -17,6 +19,7 @@ pub struct Output {
     pub verbose: u8,
     colour: bool,
     bars: indicatif::MultiProgress,
+    has_document: Arc<AtomicBool>,
 }
 
 impl Output {
@@ -29,6 +32,7 @@ impl Output {
             verbose,
             colour: io::stderr().is_terminal() && !no_colour,
             bars: indicatif::MultiProgress::new(),
+            has_document: Arc::default(),
         }
     }
 
@@ -96,7 +100,13 @@ impl Output {
     pub fn document<T: Serialize>(&self, value: &T) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(value)?;
         text.push(b'\n');
+        self.has_document.store(true, Ordering::Relaxed);
         self.write(&text)
+    }
+
+    /// Whether there was a document already: then an error is for the exit code to tell.
+    pub fn has_document(&self) -> bool {
+        self.has_document.load(Ordering::Relaxed)
     }
 
     /// A line of the result.
