@@ -67,7 +67,7 @@ fn settle(
     let mut moved = 0;
     for _ in 0..STEPS_MAX {
         let judgement = judge(&state, &candidates);
-        let before = (present(&state), judgement.survives);
+        let before = present(&state);
         let mut copies: Vec<(u8, PeerId)> = Vec::new();
         match judgement.verdict {
             Verdict::Rebuild(rebuild) | Verdict::Spread(rebuild) => {
@@ -103,13 +103,13 @@ fn settle(
             };
             prop_assert!(state.held_by(&gone.other).contains(gone.index));
             remove(&mut state, gone.index, gone.at);
+            // One copy more never makes it worse, though what is said of it may: it is a bound.
+            let after = judge(&state, &candidates).survives;
+            let before = judgement.survives;
+            prop_assert!(after >= before, "{before:?} before {after:?}");
         }
-        let after = judge(&state, &candidates).survives;
-        prop_assert!(
-            before.0.minus(present(&state)).is_empty(),
-            "nothing is lost"
-        );
-        prop_assert!(after >= before.1, "{before:?} before {after:?}");
+        let lost = before.minus(present(&state));
+        prop_assert!(lost.is_empty(), "nothing is lost");
     }
     Err(TestCaseError::fail("it does not come to rest"))
 }
