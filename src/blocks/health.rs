@@ -7,11 +7,12 @@ use futures::stream::StreamExt;
 use super::Blocks;
 use crate::base::limits::BATCH_BLOCKS_MAX;
 use crate::base::{BlockId, EcProfile, Group, IndexSet, PeerId};
-use crate::net::{Request, Response};
+use crate::net::{NetError, Request, Response};
 use crate::placement;
 
-/// Peers asked at a time.
-const ASKED_AT_ONCE: usize = 32;
+/// Peers asked at a time; then, of those who were too busy, fewer: where each has few connections, many at a time take
+/// them from one another.
+const ASKED_AT_ONCE: [usize; 3] = [32, 4, 1];
 
 /// The state of one block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,26 +78,31 @@ impl Blocks {
             peers.extend(self.ranked(group).await.live());
         }
         peers.remove(&own);
-        let mut answers = futures::stream::iter(peers)
-            .map(|peer| async move {
-                let request = Request::Have {
-                    blocks: batch.to_vec(),
-                };
-                let timeout = self.limits.request_timeout;
-                (peer, self.ask(peer, request, timeout).await)
-            })
-            .buffer_unordered(ASKED_AT_ONCE);
-        while let Some((peer, answer)) = answers.next().await {
-            match answer {
-                Ok(Response::Held { held }) => {
-                    holders.insert(peer, held);
-                }
-                other => {
-                    tracing::debug!(peer = %peer.short(), ?other, "does not say what it holds");
+        for at_once in ASKED_AT_ONCE {
+            let asked = std::mem::take(&mut peers).into_iter();
+            let mut answers = futures::stream::iter(asked)
+                .map(|peer| async move {
+                    let request = Request::Have {
+                        blocks: batch.to_vec(),
+                    };
+                    let timeout = self.limits.request_timeout;
+                    (peer, self.ask(peer, request, timeout).await)
+                })
+                .buffer_unordered(at_once);
+            while let Some((peer, answer)) = answers.next().await {
+                match answer {
+                    Ok(Response::Held { held }) => {
+                        holders.insert(peer, held);
+                    }
+                    other => {
+                        tracing::debug!(peer = %peer.short(), ?other, "does not say what it holds");
+                        if matches!(other, Ok(Response::Busy) | Err(NetError::Busy(_))) {
+                            peers.insert(peer);
+                        }
+                    }
                 }
             }
         }
-        drop(answers);
         holders
     }
 }
