@@ -136,9 +136,9 @@ fn the_model_loses_what_must_be_lost_and_nothing_else() {
     // A fifth away each: the share of moments at which more than two of six are away.
     let away: f64 = 0.2;
     let figures = live(Setting {
-        groups: 2048,
+        groups: 512,
         dead_hours: 1e9,
-        years: 0.5,
+        years: 8.0,
         churn: Churn {
             life_years: 1e6,
             ..DESKTOPS
