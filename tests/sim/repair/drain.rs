@@ -80,9 +80,9 @@ fn others_who_crash_meanwhile_are_waited_for_or_made_up_for() {
         let mut cluster = start(9, 72).await;
         let puts = put_equal(&cluster, 0, 60).await;
         tokio::time::sleep(5 * MINUTE).await;
-        tell(&cluster, 4, Stay::Leaving).await;
-        tokio::time::sleep(Duration::from_secs(3)).await;
         cluster.crash(6);
+        tokio::time::sleep(MINUTE).await;
+        tell(&cluster, 4, Stay::Leaving).await;
         tokio::time::sleep(30 * MINUTE).await;
         let waits = left(&cluster, 4).unwrap();
         assert!(
