@@ -9,7 +9,7 @@ use cairnfs::net::{Offer, Stay};
 use cairnfs::placement;
 use cairnfs::testkit::Cluster;
 
-use super::{DEAD, MINUTE, Put, held, options, read_all, shards, simulate, start, sum};
+use super::{MINUTE, Put, held, options, read_all, shards, simulate, start, sum};
 
 /// Bytes of each block's content.
 const CONTENT: usize = 4000;
