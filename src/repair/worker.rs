@@ -257,13 +257,10 @@ impl Repairer {
             self.roots.retain(|peer, _| members.get(peer).is_some());
         }
         let own = self.own();
+        // Also of this peer what others know of it: whoever leads a group judges as the one before.
         for member in &members.list {
-            let free_bytes = match member.peer == own {
-                true => self.blocks.store().usage().intake_left,
-                false => member.free_bytes,
-            };
             self.roomy
-                .note(member.peer, free_bytes, member.capacity_bytes);
+                .note(member.peer, member.free_bytes, member.capacity_bytes);
         }
         let few = members.list.len() <= ALL_ASKED_MAX;
         let asked = members.list.iter().filter(|member| {
