@@ -41,7 +41,11 @@ struct State {
 
 /// Whether this peer leaves.
 #[derive(Debug, Default)]
-pub(super) struct Drain(Mutex<Option<State>>);
+pub(super) struct Drain {
+    state: Mutex<Option<State>>,
+    /// Held while it is changed, here and where it is written down.
+    changing: tokio::sync::Mutex<()>,
+}
 
 impl Drain {
     /// As it was written down.
@@ -54,11 +58,16 @@ impl Drain {
             row,
             left_since: row.has_left.then(Instant::now),
         });
-        Ok(Drain(Mutex::new(state)))
+        Ok(Drain {
+            state: Mutex::new(state),
+            changing: tokio::sync::Mutex::default(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<State>> {
-        self.0.lock().unwrap_or_else(|poison| poison.into_inner())
+        self.state
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
     }
 
     /// What others are told.
@@ -86,12 +95,14 @@ impl Node {
     /// Begins to leave, or stays after all.
     pub(super) async fn change_drain(&self, change: DrainChange) -> Result<DrainInfo, AdminError> {
         let inner = &self.0;
+        let changing = inner.drain.changing.lock().await;
         if change.cancel {
             self.write_drain(None).await?;
             *inner.drain.lock() = None;
             let offers = inner.options.config.storage.offer;
             inner.serving.offer.store(offers, Ordering::Relaxed);
             self.announce_offer().await;
+            drop(changing);
             return Ok(self.show_drain().await);
         }
         if !inner.drain.is_draining() {
@@ -113,6 +124,7 @@ impl Node {
             inner.serving.offer.store(false, Ordering::Relaxed);
             self.announce_offer().await;
         }
+        drop(changing);
         Ok(self.show_drain().await)
     }
 
@@ -129,6 +141,7 @@ impl Node {
     /// Takes note of how far it is: the first sight of how much there is, and the end.
     pub(super) async fn settle_drain(&self) {
         let inner = &self.0;
+        let _changing = inner.drain.changing.lock().await;
         let (Some(left), Some(before)) = (inner.repair.remainder(), *inner.drain.lock()) else {
             return;
         };
@@ -144,7 +157,6 @@ impl Node {
         }
         {
             let mut state = inner.drain.lock();
-            // It may stay after all by now.
             let Some(state) = state.as_mut() else { return };
             let since = state.left_since.unwrap_or_else(Instant::now);
             state.row = row;

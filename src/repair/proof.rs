@@ -11,7 +11,7 @@ use super::survey::ask;
 use crate::base::{ClaimId, Classify, Entropy, IndexSet, PeerId, ShardId};
 use crate::blocks::Blocks;
 use crate::erasure::Stripe;
-use crate::net::{Request, Response};
+use crate::net::{Reach, Request, Response};
 use crate::store::Keeper;
 
 /// Whether `other` proves that it has the shard, keeps its block for all for whom it is kept here, and every other shard
@@ -126,6 +126,10 @@ async fn is_whole(blocks: &Blocks, stripe: &Stripe, id: ShardId, other: PeerId) 
     let mut peers: BTreeSet<PeerId> = live.map(|candidate| candidate.peer).collect();
     let is_last = peers.len() == 1 && peers.contains(&other);
     peers.insert(other);
+    // Whoever leaves has what it has until others have it.
+    let leavers = blocks.leavers().into_iter();
+    let leavers = leavers.filter(|(_, reach)| !matches!(reach, Reach::Away { .. }));
+    peers.extend(leavers.map(|(peer, _)| peer));
     peers.remove(&own);
     let mut answers: FuturesUnordered<_> = peers
         .into_iter()

@@ -334,30 +334,44 @@ fn by_rank(candidates: &[Candidate], rank: usize, total: usize) -> IndexSet {
 }
 
 /// What those may hold of a block who are away and may come back: what they were last seen to have of this group, or else
-/// the shard that their place in the ranking gives them.
+/// the shard that their place in the ranking gives them. Where others have that one, since shards moved, it may be any that
+/// nobody has.
 fn absent(
     inquiry: &Inquiry<'_>,
     profile: EcProfile,
     holders: &[(PeerId, IndexSet)],
 ) -> Vec<(PeerId, IndexSet)> {
+    let total = profile.total_shards();
+    let present = holders.iter().map(|(_, held)| *held);
+    let present = present.fold(IndexSet::EMPTY, IndexSet::union);
+    let mut lost = IndexSet::first(total).minus(present);
     let mut absent = Vec::new();
+    let mut unknown = Vec::new();
     for (rank, candidate) in inquiry.candidates.iter().enumerate() {
         let is_holder = holders.iter().any(|(peer, _)| *peer == candidate.peer);
         if candidate.standing != Standing::Away || is_holder {
             continue;
         }
-        let held = match inquiry.remembered.get(&candidate.peer) {
-            Some(seen) => *seen,
-            None => by_rank(inquiry.candidates, rank, profile.total_shards()),
-        };
+        let remembered = inquiry.remembered.get(&candidate.peer);
+        let held = remembered.copied();
+        let held = held.unwrap_or_else(|| by_rank(inquiry.candidates, rank, total));
+        if remembered.is_none() && rank < total && present.contains(rank as u8) {
+            unknown.push(candidate.peer);
+            continue;
+        }
+        lost = lost.minus(held);
         absent.push((candidate.peer, held));
     }
-    // Of whoever leaves nothing is expected but what it was seen to have.
+    for (peer, index) in unknown.into_iter().zip(lost.iter()) {
+        lost.remove(index);
+        absent.push((peer, IndexSet::one(index)));
+    }
+    // Whoever leaves is in no ranking, and may have handed over some: it has what it was seen to have, or anything.
     for (peer, standing) in inquiry.leavers {
         let is_holder = holders.iter().any(|(holder, _)| holder == peer);
-        let seen = inquiry.remembered.get(peer);
-        if let Some(seen) = seen.filter(|_| *standing == Standing::Away && !is_holder) {
-            absent.push((*peer, *seen));
+        if *standing == Standing::Away && !is_holder {
+            let seen = inquiry.remembered.get(peer);
+            absent.push((*peer, seen.copied().unwrap_or(lost)));
         }
     }
     absent

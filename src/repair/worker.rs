@@ -204,13 +204,17 @@ impl Repairer {
             self.begin_sweep().await?;
             return Ok(Next::Again);
         }
-        if !self.leftovers.is_empty() {
+        let is_told = !self.leftovers.is_empty();
+        if is_told {
             self.settle_some().await;
-            return Ok(Next::Again);
         }
+        // In turns with that, which others may draw out.
         let is_much = self.surplus.len() >= SURPLUS_MUCH;
         if !self.queue.is_empty() && !is_much {
             return Ok(self.repair_some().await);
+        }
+        if is_told {
+            return Ok(Next::Again);
         }
         if !self.surplus.is_empty() {
             self.let_go_some().await;

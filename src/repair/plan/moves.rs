@@ -164,7 +164,9 @@ pub fn handed_over(
     let mut found = Vec::new();
     let mut rest = state.holders.clone();
     for index in state.held_by(&leaver).iter() {
-        let has = |candidate: &&Candidate| state.held_by(&candidate.peer).contains(index);
+        let has = |candidate: &&Candidate| {
+            candidate.peer != leaver && state.held_by(&candidate.peer).contains(index)
+        };
         let Some(other) = candidates.iter().find(has) else {
             continue;
         };

@@ -42,15 +42,19 @@ impl Repairer {
             left.bytes += count * u64::from(state.shard_bytes);
             // What is not safe is made so first, by who leads the group.
             let is_whole = judgement.missing == 0 && judgement.waiting == 0;
-            if judgement.verdict != Verdict::Nothing || !is_whole {
+            // What is there twice is let go before anything moves.
+            let is_clear = judgement.surplus.is_none() || !judgement.moves.is_empty();
+            if judgement.verdict != Verdict::Nothing || !is_whole || !is_clear {
                 left.waiting += count;
                 continue;
             }
             let mine = judgement.moves.iter().filter(|moved| moved.from == own);
             let moves: Vec<(u8, PeerId)> = mine.map(|moved| (moved.index, moved.to)).collect();
             let let_go = handed_over(&state, candidates, own);
-            left.homeless += count - (moves.len() + let_go.len()) as u64;
-            is_settled &= moves.is_empty() && let_go.is_empty();
+            let homeless = count.saturating_sub((moves.len() + let_go.len()) as u64);
+            left.homeless += homeless;
+            // Somebody may have room by the next time.
+            is_settled &= moves.is_empty() && let_go.is_empty() && homeless == 0;
             if !moves.is_empty() {
                 self.queue.insert(state.task(moves, Purpose::Move));
             }

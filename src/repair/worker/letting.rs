@@ -6,8 +6,19 @@ use super::super::endings::{self, Leftover};
 use super::super::plan::Surplus;
 use super::super::{INTERVAL_MIN, proof};
 use super::{LEFTOVERS_AT_ONCE, LET_GO_TOGETHER, Repairer};
+use crate::base::BlockId;
+
+/// How many answers' time settling may take: who is asked may draw it out.
+const SETTLE_MAX: u32 = 4;
 
 impl Repairer {
+    /// Has the group of a block looked at again by the next sweep.
+    fn look_again(&mut self, block: BlockId) {
+        if let Some(led) = self.led.get_mut(&block.group()) {
+            led.fingerprint = None;
+        }
+    }
+
     /// Lets some of what is there twice go, beside one another.
     pub(super) async fn let_go_some(&mut self) {
         let from = self.surplus.len().saturating_sub(LET_GO_TOGETHER);
@@ -65,16 +76,20 @@ impl Repairer {
     pub(super) async fn settle_some(&mut self) {
         let rest = self.leftovers.len().saturating_sub(LEFTOVERS_AT_ONCE);
         let some = self.leftovers.split_off(rest);
-        let endings = endings::settle(&self.blocks, &some).await;
+        let settling = endings::settle(&self.blocks, &some);
+        let Ok(endings) = tokio::time::timeout(SETTLE_MAX * self.timeout(), settling).await else {
+            for left in &some {
+                self.look_again(left.block);
+            }
+            return;
+        };
         if !endings.ended.is_empty() {
             let ended = endings.ended.len();
             tracing::info!(ended, "holders were told of claims that ended without them");
         }
         for block in &endings.open {
             // Whoever said nothing may have been busy.
-            if let Some(led) = self.led.get_mut(&block.group()) {
-                led.fingerprint = None;
-            }
+            self.look_again(*block);
         }
     }
 }

@@ -9,7 +9,7 @@ use cairnfs::net::{Offer, Stay};
 use cairnfs::placement;
 use cairnfs::testkit::Cluster;
 
-use super::{MINUTE, Put, held, options, read_all, shards, simulate, start, sum};
+use super::{DEAD, MINUTE, Put, held, options, read_all, shards, simulate, start, sum};
 
 /// Bytes of each block's content.
 const CONTENT: usize = 4000;
@@ -221,5 +221,15 @@ fn who_is_away_for_a_while_or_has_no_room_moves_nothing() {
         tokio::time::sleep(60 * MINUTE).await;
         assert_eq!(moved(&cluster).0, early);
         assert_eq!(fill(&cluster, &puts).await[at], had);
+        // With room it is, and while it is away it keeps what it has.
+        offer(&cluster, at, 64 << 20, 64 << 20).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        wait_settled(&cluster, &puts, 2).await;
+        assert!(fill(&cluster, &puts).await[at] > had);
+        cluster.crash(at);
+        let by_others = moved(&cluster).0;
+        tokio::time::sleep(DEAD / 2).await;
+        assert_eq!(moved(&cluster).0, by_others);
+        assert_eq!(sum(&cluster).0, 0);
     });
 }
