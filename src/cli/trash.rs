@@ -5,6 +5,7 @@ use super::failure::Failure;
 use super::output::{Output, Table};
 use super::puts::said;
 use super::session::Session;
+use crate::admin::AdminError;
 use crate::admin::types::{RestoreRequest, TrashInfo};
 use crate::base::ByteSize;
 use crate::base::calendar::utc_stamp;
@@ -74,16 +75,23 @@ async fn restore(session: &Session, output: &Output, args: RestoreArgs) -> Resul
     let request = RestoreRequest { links: args.links };
     let done = session.backend().restore_trash(request).await?;
     if output.json {
-        return Ok(output.document(&done)?);
+        output.document(&done)?;
+    } else {
+        for kept in &done.restored {
+            output.line(&said(kept))?;
+        }
+        for gone in &done.gone {
+            output.warn(&format!("not restored: {}: {}", gone.link, gone.why));
+        }
+        if done.restored.is_empty() && done.gone.is_empty() {
+            output.line("nothing that was removed here can be restored")?;
+        }
     }
-    for kept in &done.restored {
-        output.line(&said(kept))?;
+    match done.gone.len() {
+        0 => Ok(()),
+        gone => {
+            let all = gone + done.restored.len();
+            Err(AdminError::missing(format!("{gone} of {all} were not restored")).into())
+        }
     }
-    for gone in &done.gone {
-        output.warn(&format!("too late for {}: {}", gone.link, gone.why));
-    }
-    if done.restored.is_empty() && done.gone.is_empty() {
-        output.line("nothing that was removed here can be restored")?;
-    }
-    Ok(())
 }

@@ -16,7 +16,7 @@ pub(super) const REMOVED: &str = "puts-removed";
 /// Longest row that is read: a name and a link.
 const ROW_MAX_BYTES: usize = 64 << 10;
 /// Most peers that are noted.
-const TOLD_MAX: usize = 400;
+pub(super) const TOLD_MAX: usize = 400;
 
 /// One put.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -104,7 +104,10 @@ struct Inner {
     /// What redundancy fits the peers.
     auto: AutoProfile,
     started: Instant,
-    uploads: AtomicU64,
+    /// When something was put last (ms since 1970).
+    last_put: AtomicU64,
+    /// Held while it changes what puts keep: two that look at once may take the same for theirs.
+    changing_puts: tokio::sync::Mutex<()>,
     /// When the first put expires (ms since 1970).
     next_expiry: AtomicU64,
     clock: Clock,
@@ -207,7 +210,8 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
         repair,
         auto,
         started: Instant::now(),
-        uploads: AtomicU64::new(0),
+        last_put: AtomicU64::new(0),
+        changing_puts: tokio::sync::Mutex::default(),
         next_expiry: AtomicU64::new(u64::MAX),
         clock,
         entropy,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Node;
 use super::backend::{content_error, parse_link};
-use super::catalogue::{Entry, REMOVED, TOLD, told_of};
+use super::catalogue::{Entry, REMOVED, TOLD, TOLD_MAX, told_of};
 use crate::admin::AdminError;
 use crate::admin::types::{
     Kept, Listed, NotRestored, RemoveRequest, Removed, RenewRequest, RestoreRequest, Restored,
@@ -41,9 +41,18 @@ impl Node {
         Ok(puts)
     }
 
+    /// Who may know of the claim of a put. All members, if that was not noted, or not of all: where the list is from a
+    /// backup, or there were too many.
     async fn told(&self, entry: &Entry) -> Result<Vec<PeerId>, StoreError> {
         let row = self.0.store.kv_get(TOLD, &entry.key()).await?;
-        Ok(told_of(row))
+        let mut told = told_of(row);
+        if told.is_empty() || told.len() >= TOLD_MAX {
+            let members = self.0.net.members();
+            let others = members.list.iter().map(|member| member.peer);
+            let others: Vec<PeerId> = others.filter(|peer| !told.contains(peer)).collect();
+            told.extend(others);
+        }
+        Ok(told)
     }
 
     /// Lets go of what a put keeps and takes it off the list; `rows` become durable with that.
@@ -65,6 +74,7 @@ impl Node {
 
     /// Removes links that this peer has put: none of them, if one is not on its list.
     pub(super) async fn remove_puts(&self, request: RemoveRequest) -> Result<Removed, AdminError> {
+        let _changing = self.0.changing_puts.lock().await;
         let puts = self.listed().await?;
         let mut links = BTreeMap::new();
         for text in &request.links {
@@ -101,7 +111,12 @@ impl Node {
             };
             let row = (REMOVED.to_owned(), gone.key(), Some(gone.encode().into()));
             let done = self.let_go(put, vec![row]).await;
-            done.map_err(|error| failed(&error))?;
+            done.map_err(|error| {
+                let (done, all) = (removed.len(), chosen.len());
+                failed(&error).hint(format!(
+                    "{done} of {all} were removed before that: name only those that `cairn list` still tells"
+                ))
+            })?;
             removed.push(Listed::from(put.clone()));
         }
         Ok(Removed { removed })
@@ -135,6 +150,7 @@ impl Node {
             return Err(AdminError::usage("either for good or for a time"));
         }
         let link = parse_link(&request.link)?;
+        let _changing = self.0.changing_puts.lock().await;
         let text = link.to_string();
         let before: Vec<Entry> = {
             let mut puts = self.listed().await?;
@@ -152,13 +168,25 @@ impl Node {
         };
         let name = last.map_or_else(|| "-".to_owned(), |put| put.name.clone());
         let kept = self.adopt_link(&link, name, after_ms).await?;
-        // The claims of before go, now that there is another.
+        // The claims of before go, now that there is another. One of an earlier version stays listed: what keeps it is not known.
+        let is_weaker = (kept.survives as usize) < link.profile.parity_shards();
         for put in before.iter().filter(|put| put.claim.is_some()) {
-            // One of an earlier version stays listed: what keeps it is not known.
+            // Who is away has not heard of the new one, and would let go what it keeps: it stays listed as well.
+            if is_weaker && self.is_any_away(put).await? {
+                continue;
+            }
             let done = self.let_go(put, Vec::new()).await;
             done.map_err(|error| failed(&error))?;
         }
         Ok(kept)
+    }
+
+    /// Whether somebody is away who may know of the claim of a put.
+    async fn is_any_away(&self, put: &Entry) -> Result<bool, AdminError> {
+        let told = self.told(put).await.map_err(|error| failed(&error))?;
+        let members = self.0.net.members();
+        let mut away = members.list.iter().filter(|member| member.is_away());
+        Ok(away.any(|member| told.contains(&member.peer)))
     }
 
     /// Keeps all blocks of a link by a claim of this peer, and lists it.
@@ -201,11 +229,16 @@ impl Node {
         })
     }
 
-    /// When something is put now: later than whatever was put before.
+    /// When something is put now: later than whatever was put since the start.
     pub(super) fn next_put_ms(&self) -> u64 {
         let inner = &self.0;
-        let next = inner.uploads.fetch_add(1, Ordering::Relaxed);
-        inner.clock.now_ms().max(next)
+        let now_ms = inner.clock.now_ms();
+        let later = |last: u64| now_ms.max(last.saturating_add(1));
+        let last = &inner.last_put;
+        let before = last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+            Some(later(last))
+        });
+        before.map_or(now_ms, later)
     }
 
     /// Tells holders when the claim of a put ends, if it does: then nobody has to tell them at that time.
@@ -254,6 +287,7 @@ impl Node {
         &self,
         request: RestoreRequest,
     ) -> Result<Restored, AdminError> {
+        let _changing = self.0.changing_puts.lock().await;
         let removed = self.removed().await?;
         let mut chosen: Vec<&Entry> = Vec::new();
         for text in &request.links {
@@ -274,6 +308,7 @@ impl Node {
             chosen.extend(&removed);
         }
         let mut done = Restored::default();
+        let mut first = None;
         for entry in chosen {
             let link = parse_link(&entry.link)?;
             let left_ms = |expires_ms: u64| expires_ms.checked_sub(self.0.clock.now_ms());
@@ -290,21 +325,22 @@ impl Node {
                     // All times that it was removed: it is kept once.
                     let same = removed.iter().filter(|other| other.link == entry.link);
                     let rows = same.map(|other| (REMOVED.to_owned(), other.key(), None));
-                    let gone = self.0.store.kv_put(rows.collect()).await;
-                    gone.map_err(|error| failed(&error))?;
+                    if let Err(error) = self.0.store.kv_put(rows.collect()).await {
+                        tracing::warn!("what was restored stays in the list of trash: {error}");
+                    }
                 }
-                Err(error) => done.gone.push(NotRestored {
-                    link: entry.link.clone(),
-                    why: error.error,
-                }),
+                Err(error) => {
+                    done.gone.push(NotRestored {
+                        link: entry.link.clone(),
+                        why: error.error.clone(),
+                    });
+                    first.get_or_insert(error);
+                }
             }
         }
-        match (done.restored.is_empty(), done.gone.first()) {
-            (true, Some(first)) => Err(AdminError::missing(format!(
-                "too late for {}: {}",
-                first.link, first.why
-            ))),
-            _ => Ok(done),
+        match first.filter(|_| done.restored.is_empty()) {
+            Some(error) => Err(error),
+            None => Ok(done),
         }
     }
 
@@ -312,6 +348,7 @@ impl Node {
 
     /// Takes off the lists whose time is over.
     async fn expire_puts(&self) -> Result<u64, StoreError> {
+        let _changing = self.0.changing_puts.lock().await;
         let now_ms = self.0.clock.now_ms();
         self.0.next_expiry.store(u64::MAX, Ordering::Relaxed);
         let rows = self.0.store.kv_scan(super::catalogue::PUTS, &[]).await?;
