@@ -93,31 +93,56 @@ impl Cipher {
         pieces: &[&[u8]],
         target: &mut [u8],
     ) -> Result<(), CipherError> {
-        let copied = match self {
-            Cipher::Ring(_) => pieces,
-            Cipher::Wide(_) => pieces.split_last().map_or(pieces, |(_, before)| before),
-        };
         let len = pieces.iter().map(|piece| piece.len()).sum::<usize>();
         if target.len() != len + TAG_BYTES {
             return Err(CipherError);
         }
+        // One or two pieces, as there are most often, are read where they are.
+        let two = match pieces {
+            [] => None,
+            [one] => Some((*one, &[][..])),
+            [one, other] => Some((*one, *other)),
+            _ => None,
+        };
+        if let (Cipher::Wide(key), Some((one, other))) = (self, two) {
+            let nonce = wide::Nonce::assume_unique_for_key(nonce);
+            let associated = wide::Aad::from(associated);
+            let (text, rest) = target.split_at_mut_checked(one.len()).ok_or(CipherError)?;
+            let sealed = key.seal_out_of_place_scatter(nonce, associated, one, text, other, rest);
+            return sealed.map_err(|_| CipherError);
+        }
         let mut start = 0;
-        for piece in copied {
+        for piece in pieces {
             let end = start + piece.len();
             let room = target.get_mut(start..end).ok_or(CipherError)?;
             room.copy_from_slice(piece);
             start = end;
         }
-        match (self, pieces.last()) {
-            // The last piece, most often the only one, is read where it is.
-            (Cipher::Wide(key), Some(last)) => {
-                let nonce = wide::Nonce::assume_unique_for_key(nonce);
-                let (text, rest) = target.split_at_mut_checked(start).ok_or(CipherError)?;
-                key.seal_in_place_scatter(nonce, wide::Aad::from(associated), text, last, rest)
-                    .map_err(|_| CipherError)
-            }
-            _ => self.seal(nonce, associated, target),
+        self.seal(nonce, associated, target)
+    }
+
+    /// Checks `text` against `tag` and decrypts it to `target`, which is as long.
+    ///
+    /// On error `target` holds nothing meaningful.
+    pub(super) fn open_to(
+        &self,
+        nonce: [u8; NONCE_BYTES],
+        associated: &[u8],
+        text: &[u8],
+        tag: [u8; TAG_BYTES],
+        target: &mut [u8],
+    ) -> Result<(), CipherError> {
+        if target.len() != text.len() {
+            return Err(CipherError);
         }
+        let Cipher::Wide(key) = self else {
+            target.copy_from_slice(text);
+            return self.open(nonce, associated, target, tag);
+        };
+        let nonce = wide::Nonce::assume_unique_for_key(nonce);
+        let associated = wide::Aad::from(associated);
+        key.open_separate_gather(nonce, associated, text, &tag, target)
+            .map_err(|_| CipherError)
     }
 
     /// Checks `text` against `tag` and decrypts it in place.
@@ -192,7 +217,7 @@ mod tests {
                 let (a, b) = plain.split_at(cut);
                 let mut again = vec![7; sealed.len()];
                 let whole: &[u8] = &plain;
-                for pieces in [&[a, b][..], &[b""], &[whole], &[whole, b""]] {
+                for pieces in [&[a, b][..], &[b""], &[whole], &[whole, b""], &[a, b"", b]] {
                     let to = &mut again;
                     let fits = cipher.seal_to(nonce, &associated, pieces, to).is_ok();
                     assert_eq!(fits, pieces.concat() == plain);
@@ -204,6 +229,21 @@ mod tests {
             let mut opened = text.to_vec();
             cipher.open(nonce, &associated, &mut opened, *tag).unwrap();
             assert_eq!(opened, plain);
+            let mut elsewhere = vec![7; text.len()];
+            let to = &mut elsewhere;
+            cipher.open_to(nonce, &associated, text, *tag, to).unwrap();
+            assert_eq!(elsewhere, plain);
+            assert!(
+                cipher
+                    .open_to(nonce, &[], text, *tag, &mut elsewhere)
+                    .is_err()
+            );
+            let short = &mut elsewhere[1..];
+            assert!(
+                cipher
+                    .open_to(nonce, &associated, text, *tag, short)
+                    .is_err()
+            );
             let mut wrong = text.to_vec();
             assert!(cipher.open(nonce, &[], &mut wrong, *tag).is_err());
             assert!(cipher.seal(nonce, &[], &mut [0; 9]).is_err());

@@ -132,34 +132,46 @@ impl RecordKey {
         Ok(nonce)
     }
 
-    /// Appends a record of `pieces`, one after the other, to `target`.
+    /// Writes a record of `pieces`, one after the other, to the beginning of `target`: its length. One piece is read where
+    /// it is, several are copied.
     ///
     /// # Errors
-    /// `TooLong`, `UsedUp`; nothing is appended then.
-    pub fn seal<'p>(
+    /// `TooLong`, also if `target` has less room than [`record_len`]; `UsedUp`.
+    pub fn seal(
         &mut self,
         content: ContentType,
-        pieces: impl Iterator<Item = &'p [u8]> + Clone,
-        target: &mut Vec<u8>,
-    ) -> Result<(), RecordError> {
-        let len: usize = pieces.clone().map(<[u8]>::len).sum();
+        pieces: &[&[u8]],
+        target: &mut [u8],
+    ) -> Result<usize, RecordError> {
+        let len: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let record = record_len(len);
+        let target = target.get_mut(..record).ok_or(RecordError::TooLong(len))?;
+        let (head, body) = target
+            .split_first_chunk_mut::<RECORD_HEAD_BYTES>()
+            .ok_or(RecordError::TooLong(len))?;
         if len > RECORD_CONTENT_MAX_BYTES {
             return Err(RecordError::TooLong(len));
         }
         let nonce = self.nonce()?;
-        let body_len = len + 1 + TAG_BYTES;
-        let [high, low] = (body_len as u16).to_be_bytes();
+        let [high, low] = (body.len() as u16).to_be_bytes();
         let [a, b, c] = OUTER;
-        let head = [a, b, c, high, low];
-        let start = target.len();
-        target.reserve(RECORD_HEAD_BYTES + body_len);
-        target.extend_from_slice(&head);
-        pieces.for_each(|piece| target.extend_from_slice(piece));
-        target.push(content.byte());
-        target.extend_from_slice(&[0; TAG_BYTES]);
-        let body = target.get_mut(start + RECORD_HEAD_BYTES..);
-        let body = body.ok_or(RecordError::Content)?;
-        Ok(self.cipher.seal(nonce, &head, body)?)
+        *head = [a, b, c, high, low];
+        let kind = [content.byte()];
+        match pieces {
+            [one] => self.cipher.seal_to(nonce, head, &[one, &kind], body)?,
+            _ => {
+                let mut room = &mut *body;
+                for piece in pieces.iter().copied().chain([&kind[..]]) {
+                    let (now, later) = room
+                        .split_at_mut_checked(piece.len())
+                        .ok_or(RecordError::TooLong(len))?;
+                    now.copy_from_slice(piece);
+                    room = later;
+                }
+                self.cipher.seal(nonce, head, body)?;
+            }
+        }
+        Ok(record)
     }
 
     /// Opens a record in place: what is in it is at the beginning of `body` then. Says what that is, and its length.
@@ -176,12 +188,47 @@ impl RecordKey {
             .split_last_chunk_mut::<TAG_BYTES>()
             .ok_or(RecordError::Authentication)?;
         self.cipher.open(nonce, &head, text, *tag)?;
-        // Behind the content comes its type, and then zeros without meaning.
-        let last = text.iter().rposition(|byte| *byte != 0);
-        let last = last.ok_or(RecordError::Content)?;
-        let content = text.get(last).copied().and_then(ContentType::of);
-        Ok((content.ok_or(RecordError::Content)?, last))
+        content_of(text)
     }
+
+    /// Opens a record to `target`, of which it takes [`opened_len`] bytes: what is in it, its length, which is less.
+    ///
+    /// # Errors
+    /// All but `TooLong`. The connection is of no use any more.
+    pub fn open_to(
+        &mut self,
+        head: [u8; RECORD_HEAD_BYTES],
+        body: &[u8],
+        target: &mut [u8],
+    ) -> Result<(ContentType, usize), RecordError> {
+        let nonce = self.nonce()?;
+        let (text, tag) = body
+            .split_last_chunk::<TAG_BYTES>()
+            .ok_or(RecordError::Authentication)?;
+        let target = target
+            .get_mut(..text.len())
+            .ok_or(RecordError::Authentication)?;
+        self.cipher.open_to(nonce, &head, text, *tag, target)?;
+        content_of(target)
+    }
+}
+
+/// Bytes of a record with so much content.
+pub const fn record_len(content: usize) -> usize {
+    RECORD_HEAD_BYTES + content + 1 + TAG_BYTES
+}
+
+/// Bytes that opening a record of this length, its head included, writes.
+pub const fn opened_len(record: usize) -> usize {
+    record.saturating_sub(RECORD_HEAD_BYTES + TAG_BYTES)
+}
+
+/// What an opened record is and how much of it is content: behind that comes its type, and then zeros without meaning.
+fn content_of(text: &[u8]) -> Result<(ContentType, usize), RecordError> {
+    let last = text.iter().rposition(|byte| *byte != 0);
+    let last = last.ok_or(RecordError::Content)?;
+    let content = text.get(last).copied().and_then(ContentType::of);
+    Ok((content.ok_or(RecordError::Content)?, last))
 }
 
 #[cfg(test)]
@@ -211,21 +258,34 @@ mod tests {
         ) {
             let [mut sealing, mut opening] = pair(3);
             for content in &contents {
-                let mut record = vec![1, 2, 3];
+                let mut record = vec![1; record_len(content.len()) + 3];
                 let halves = content.split_at(content.len() / 3);
-                let pieces = [halves.0, halves.1].into_iter();
-                sealing.seal(ContentType::Data, pieces, &mut record).unwrap();
-                let record = &mut record[3..];
+                let [mut same, _] = pair(sealing.used());
+                let pieces = [halves.0, halves.1];
+                let len = sealing.seal(ContentType::Data, &pieces, &mut record).unwrap();
+                prop_assert_eq!((len, &record[len..]), (record_len(content.len()), &[1; 3][..]));
+                record.truncate(len);
+                let mut again = vec![2; len];
+                same.seal(ContentType::Data, &[content], &mut again).unwrap();
+                prop_assert_eq!(&again, &record);
 
                 let mut damaged = record.to_vec();
                 let at = flipped.index(damaged.len());
                 damaged[at] ^= 1u8 << bit;
                 let (head, body) = damaged.split_first_chunk_mut().unwrap();
                 let mut other = pair(opening.used()).into_iter().next().unwrap();
+                let mut other_too = pair(opening.used()).into_iter().next().unwrap();
+                let mut room = [0; 400];
+                prop_assert!(other_too.open_to(*head, body, &mut room).is_err());
                 prop_assert!(other.open(*head, body).is_err());
 
-                let (head, body) = split(record);
+                let [mut beside, _] = pair(opening.used());
+                let (head, body) = split(&mut record);
                 let again = body.to_vec();
+                let small = &mut room[..opened_len(len) - 1];
+                prop_assert!(pair(opening.used())[0].open_to(head, body, small).is_err());
+                let (kind, len) = beside.open_to(head, body, &mut room).unwrap();
+                prop_assert_eq!((kind, &room[..len]), (ContentType::Data, &content[..]));
                 let (kind, len) = opening.open(head, body).unwrap();
                 prop_assert_eq!(kind, ContentType::Data);
                 prop_assert_eq!(&body[..len], &content[..]);
@@ -270,19 +330,21 @@ mod tests {
     #[test]
     fn a_key_is_used_no_more_often_than_it_may_be() {
         let [mut key, mut other] = pair(RECORDS_MAX - 1);
-        let mut record = Vec::new();
-        let one = || [&b"x"[..]].into_iter();
-        key.seal(ContentType::Data, one(), &mut record).unwrap();
-        let len = record.len();
-        let used_up = key.seal(ContentType::Data, one(), &mut record);
-        assert_eq!((used_up, record.len()), (Err(RecordError::UsedUp), len));
+        let mut record = vec![0; record_len(1)];
+        key.seal(ContentType::Data, &[b"x"], &mut record).unwrap();
+        let used_up = key.seal(ContentType::Data, &[b"x"], &mut record.clone());
+        assert_eq!(used_up, Err(RecordError::UsedUp));
         let (head, body) = split(&mut record);
         other.open(head, &mut body.to_vec()).unwrap();
         assert_eq!(other.open(head, body), Err(RecordError::UsedUp));
         let large = vec![0; RECORD_CONTENT_MAX_BYTES + 1];
         let [mut key, _] = pair(0);
-        let large = key.seal(ContentType::Data, [&large[..]].into_iter(), &mut record);
+        let mut room = vec![0; record_len(large.len())];
+        let large = key.seal(ContentType::Data, &[&large], &mut room);
         assert!(matches!(large, Err(RecordError::TooLong(_))));
+        let small = &mut room[..record_len(1) - 1];
+        let small = key.seal(ContentType::Data, &[b"x"], small);
+        assert_eq!(small, Err(RecordError::TooLong(1)));
         assert_eq!(key.used(), 0);
     }
 }

@@ -23,6 +23,18 @@ pub trait ErasureCodec: Send + Sync {
         profile: EcProfile,
         shard_len: usize,
         stripe: &mut [u8],
+    ) -> Result<(), StripeError> {
+        let (data, mut parity) = split_stripe(profile, shard_len, stripe)?;
+        self.encode_part(profile, &data, &mut parity)
+    }
+
+    /// As [`ErasureCodec::encode`], of the same part of each shard: bytes at one place depend on those at the same place of
+    /// others only.
+    fn encode_part(
+        &self,
+        profile: EcProfile,
+        data: &[&[u8]],
+        parity: &mut [&mut [u8]],
     ) -> Result<(), StripeError>;
 
     /// Computes the shards `wanted` into `out`, in the same order.

@@ -211,3 +211,26 @@ fn a_header_that_contradicts_itself_is_found_out() {
         Err(StripeError::Inconsistent(_))
     ));
 }
+
+#[test]
+fn parts_of_a_long_stripe_are_those_of_the_whole() {
+    for (profile, len) in [("4+2", 1_500_001), ("1+2", 1 << 20), ("3+0", 700_000)] {
+        let profile: EcProfile = profile.parse().unwrap();
+        let sealed = random_bytes(len, 3);
+        let stripe = encode_stripe(sealed.clone(), profile).unwrap();
+        let shard_len = len.div_ceil(profile.data_shards());
+        let mut whole = sealed;
+        whole.resize(stripe_capacity(len, profile), 0);
+        let codec = codec::portable();
+        codec.encode(profile, shard_len, &mut whole).unwrap();
+        let header = StripeHeader::decode(&stripe.header).unwrap();
+        let expected = whole.chunks_exact(shard_len);
+        assert_eq!(expected.len(), stripe.shards.len());
+        for ((shard, hash), expected) in
+            stripe.shards.iter().zip(&header.shard_hashes).zip(expected)
+        {
+            assert!(shard.data() == expected);
+            assert_eq!(hash.0, *blake3::hash(expected).as_bytes());
+        }
+    }
+}

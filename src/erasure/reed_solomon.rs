@@ -2,7 +2,7 @@
 
 use reed_solomon_erasure::galois_8::ReedSolomon;
 
-use super::codec::{ErasureCodec, PerProfile, split_stripe};
+use super::codec::{ErasureCodec, PerProfile};
 use super::stripe::{CodecId, StripeError};
 use crate::base::EcProfile;
 
@@ -33,18 +33,17 @@ impl ErasureCodec for Portable {
         "portable"
     }
 
-    fn encode(
+    fn encode_part(
         &self,
         profile: EcProfile,
-        shard_len: usize,
-        stripe: &mut [u8],
+        data: &[&[u8]],
+        parity: &mut [&mut [u8]],
     ) -> Result<(), StripeError> {
-        let (data, mut parity) = split_stripe(profile, shard_len, stripe)?;
         if parity.is_empty() {
             return Ok(());
         }
         self.coder(profile)?
-            .encode_sep(&data, &mut parity)
+            .encode_sep(data, parity)
             .map_err(failed)
     }
 

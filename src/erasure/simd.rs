@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rusty_erasure::compat::reed_solomon_erasure_matrix;
 use rusty_erasure::{Coder, kernel::Kernels};
 
-use super::codec::{ErasureCodec, PerProfile, split_stripe};
+use super::codec::{ErasureCodec, PerProfile};
 use super::stripe::{CodecId, StripeError};
 use crate::base::EcProfile;
 
@@ -48,19 +48,16 @@ impl ErasureCodec for Simd {
         self.kernels.name
     }
 
-    fn encode(
+    fn encode_part(
         &self,
         profile: EcProfile,
-        shard_len: usize,
-        stripe: &mut [u8],
+        data: &[&[u8]],
+        parity: &mut [&mut [u8]],
     ) -> Result<(), StripeError> {
-        let (data, mut parity) = split_stripe(profile, shard_len, stripe)?;
         if parity.is_empty() {
             return Ok(());
         }
-        self.coder(profile)?
-            .encode(&data, &mut parity)
-            .map_err(failed)
+        self.coder(profile)?.encode(data, parity).map_err(failed)
     }
 
     fn reconstruct(

@@ -60,14 +60,16 @@ impl PayloadBudget {
     /// Memory for a payload of `len` bytes, empty. With a reservation if the payload was not
     /// asked for: who asks bounds by itself what may come.
     pub fn buffer(&self, len: usize, reservation: Option<Reservation>) -> PayloadBuffer {
-        let mut bytes = self.spare.take(len);
-        if len >= SPARE_MIN_BYTES {
-            let before = bytes.as_ptr().align_offset(PAGE);
-            bytes.resize(before.min(bytes.capacity() - len), 0);
-        }
+        let bytes = self.spare.take(len);
+        let start = match len >= SPARE_MIN_BYTES {
+            true => bytes.as_ptr().align_offset(PAGE).min(bytes.len() - len),
+            false => 0,
+        };
         PayloadBuffer {
-            before: bytes.len(),
             bytes,
+            start,
+            filled: start,
+            end: start + len,
             spare: Arc::clone(&self.spare),
             _reservation: reservation,
         }
@@ -88,17 +90,27 @@ pub struct Reservation {
 /// A payload that is being received.
 #[derive(Debug)]
 pub struct PayloadBuffer {
+    /// All of it has been written to at some time, so that nothing has to be filled with zeros again.
     bytes: Vec<u8>,
-    /// Bytes in front of the payload.
-    before: usize,
+    /// Where the payload begins, how far it is there, and where it will end.
+    start: usize,
+    filled: usize,
+    end: usize,
     spare: Arc<Spare>,
     _reservation: Option<Reservation>,
 }
 
 impl PayloadBuffer {
-    /// The bytes so far, behind others that are left alone. Has room for as many as were announced.
-    pub const fn filling(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
+    /// Where the rest goes, as much as was announced.
+    pub fn unfilled(&mut self) -> &mut [u8] {
+        self.bytes
+            .get_mut(self.filled..self.end)
+            .unwrap_or_default()
+    }
+
+    /// The first `len` bytes of [`PayloadBuffer::unfilled`] are there.
+    pub fn advance(&mut self, len: usize) {
+        self.filled = (self.filled + len).min(self.end);
     }
 
     /// The payload, complete.
@@ -113,7 +125,7 @@ impl PayloadBuffer {
 
 impl AsRef<[u8]> for PayloadBuffer {
     fn as_ref(&self) -> &[u8] {
-        self.bytes.get(self.before..).unwrap_or_default()
+        self.bytes.get(self.start..self.filled).unwrap_or_default()
     }
 }
 
@@ -143,23 +155,22 @@ impl Spare {
             need += PAGE;
             let mut buffers = self.lock();
             // The newest first: the processor may still have it in its cache.
-            let fits = |buffer: &Vec<u8>| (need..=need + len / 4).contains(&buffer.capacity());
+            let fits = |buffer: &Vec<u8>| (need..=need + len / 4).contains(&buffer.len());
             if let Some(at) = buffers.free.iter().rposition(fits) {
                 let buffer = buffers.free.remove(at);
-                buffers.bytes -= buffer.capacity();
+                buffers.bytes -= buffer.len();
                 buffers.idle_bytes = buffers.idle_bytes.min(buffers.bytes);
                 return buffer;
             }
         }
-        Vec::with_capacity(need)
+        vec![0; need]
     }
 
-    fn put(&self, mut buffer: Vec<u8>) {
-        let size = buffer.capacity();
+    fn put(&self, buffer: Vec<u8>) {
+        let size = buffer.len();
         if size < SPARE_MIN_BYTES {
             return;
         }
-        buffer.clear();
         let mut buffers = self.lock();
         if buffers.bytes + size <= SPARE_MAX_BYTES {
             buffers.bytes += size;
@@ -176,13 +187,13 @@ impl Spare {
         let mut excess = buffers.idle_bytes;
         // The oldest first.
         let keep_from = buffers.free.iter().position(|buffer| {
-            let stays = buffer.capacity() > excess;
-            excess = excess.saturating_sub(buffer.capacity());
+            let stays = buffer.len() > excess;
+            excess = excess.saturating_sub(buffer.len());
             stays
         });
         let keep_from = keep_from.unwrap_or(buffers.free.len());
         let freed: Vec<Vec<u8>> = buffers.free.drain(..keep_from).collect();
-        buffers.bytes -= freed.iter().map(Vec::capacity).sum::<usize>();
+        buffers.bytes -= freed.iter().map(Vec::len).sum::<usize>();
         buffers.idle_bytes = buffers.bytes;
         buffers.since = Some(now);
     }
@@ -214,8 +225,10 @@ mod tests {
         let spare = || budget.spare.lock().bytes;
         let payload = |len| {
             let mut buffer = budget.buffer(len, None);
-            let start = buffer.filling().len();
-            buffer.filling().resize(start + len, 7);
+            let room = buffer.unfilled();
+            assert_eq!(room.len(), len);
+            room.fill(7);
+            buffer.advance(len);
             let payload = buffer.freeze();
             assert_eq!(payload, vec![7; len]);
             assert!(payload.as_ptr().addr().is_multiple_of(PAGE));

@@ -16,15 +16,19 @@ use tokio_rustls::rustls::{Connection, ConnectionTrafficSecrets};
 use super::stream::ByRecord;
 use crate::crypto::record::{
     ContentType, RECORD_CONTENT_MAX_BYTES, RECORD_HEAD_BYTES, RECORDS_MAX, RecordKey, body_len,
+    opened_len, record_len,
 };
 
 /// Portion that is read to begin with, and of a connection that says little.
 const SMALL_BYTES: usize = 8 << 10;
 /// Largest portion that is read.
 const LARGE_BYTES: usize = 256 << 10;
-/// Most content that is sealed ahead of the socket: a call of the kernel wakes the other end, so a segment goes with one
-/// instead of several.
+/// What is opened right to where it is wanted, instead of through the buffer, has at least so many bytes.
+const DIRECT_BYTES: usize = 1 << 10;
+/// Most content that is sealed at once.
 const AHEAD_BYTES: usize = 256 << 10;
+/// What is sealed waits for more up to here, or until it is flushed: each call of the kernel wakes the other end.
+const HELD_BYTES: usize = 192 << 10;
 /// Small portions in a row after which a connection counts as quiet.
 const QUIET_PORTIONS: u32 = 64;
 /// Records without content in a row that are put up with.
@@ -157,8 +161,9 @@ impl<R> RecordReader<R> {
         Ok(Some(RECORD_HEAD_BYTES + body))
     }
 
-    /// Opens the next record if all of it is there; whether it was. Nothing may be open.
-    fn open_next(&mut self) -> io::Result<bool> {
+    /// Opens the next record if all of it is there; whether it was. Nothing may be open. What is long and fits goes to
+    /// `target` at once, the rest stays in the buffer.
+    fn open_next(&mut self, target: &mut ReadBuf<'_>) -> io::Result<bool> {
         let len = match self.next_len()? {
             Some(len) if len <= self.end - self.sealed => len,
             _ => return Ok(false),
@@ -167,12 +172,24 @@ impl<R> RecordReader<R> {
         let Some((head, body)) = record.split_first_chunk_mut::<RECORD_HEAD_BYTES>() else {
             return Ok(false);
         };
-        let (content, text_len) = self.key.open(*head, body).map_err(invalid)?;
-        let text = &body[..text_len];
+        let text_len = opened_len(len);
+        let is_direct = (DIRECT_BYTES..=target.remaining()).contains(&text_len);
+        let (content, content_len, text) = match is_direct {
+            true => {
+                let room = target.initialize_unfilled_to(text_len);
+                let (content, len) = self.key.open_to(*head, body, room).map_err(invalid)?;
+                (content, len, &room[..len])
+            }
+            false => {
+                let (content, len) = self.key.open(*head, body).map_err(invalid)?;
+                (content, len, &body[..len])
+            }
+        };
         match content {
+            ContentType::Data if is_direct => target.advance(content_len),
             ContentType::Data => {
                 self.start = self.sealed + RECORD_HEAD_BYTES;
-                self.text_end = self.start + text_len;
+                self.text_end = self.start + content_len;
             }
             ContentType::Alert if text.get(1) == Some(&CLOSE_NOTIFY) => self.is_over = true,
             ContentType::Alert => {
@@ -183,7 +200,7 @@ impl<R> RecordReader<R> {
             ContentType::Handshake if text.first() == Some(&NEW_SESSION_TICKET) => {}
             ContentType::Handshake => return Err(invalid("another handshake")),
         }
-        self.empty_records = match content == ContentType::Data && text_len > 0 {
+        self.empty_records = match content == ContentType::Data && content_len > 0 {
             true => 0,
             false => self.empty_records + 1,
         };
@@ -243,19 +260,18 @@ impl<R: AsyncRead + Unpin> AsyncRead for RecordReader<R> {
         target: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let mut is_any = false;
+        let filled = target.filled().len();
         while target.remaining() > 0 {
             if this.hand_on(target) {
-                is_any = true;
                 continue;
             }
-            if this.is_over || this.open_next()? {
+            if this.is_over || this.open_next(target)? {
                 match this.is_over {
                     true => break,
                     false => continue,
                 }
             }
-            if is_any {
+            if target.filled().len() > filled {
                 break;
             }
             if !ready!(this.poll_fill(cx))? {
@@ -272,9 +288,10 @@ impl<R: AsyncRead + Unpin> AsyncRead for RecordReader<R> {
 pub(super) struct RecordWriter<W> {
     stream: W,
     key: RecordKey,
-    /// Sealed, and not sent up to `sent`.
+    /// Sealed up to `end`, and sent up to `sent`.
     sealed: Vec<u8>,
     sent: usize,
+    end: usize,
     /// Flushes in a row of which each had little to send.
     small_portions: u32,
     wear: Option<oneshot::Sender<()>>,
@@ -288,14 +305,34 @@ impl<W> RecordWriter<W> {
             key,
             sealed: Vec::new(),
             sent: 0,
+            end: 0,
             small_portions: 0,
             wear: Some(wear),
             is_ended: false,
         }
     }
 
+    /// Room for so much content in as few records as can be.
+    fn make_room(&mut self, content: usize) {
+        let records = content.div_ceil(RECORD_CONTENT_MAX_BYTES).max(1);
+        let end = self.end + content + records * record_len(0);
+        if self.sealed.len() < end {
+            self.sealed.resize(end, 0);
+        }
+    }
+
+    /// Seals a record behind those that are sealed.
+    fn seal_record(&mut self, content: ContentType, pieces: &[&[u8]]) -> io::Result<()> {
+        self.make_room(pieces.iter().map(|piece| piece.len()).sum());
+        let room = &mut self.sealed[self.end..];
+        self.end += self.key.seal(content, pieces, room).map_err(invalid)?;
+        Ok(())
+    }
+
     /// Seals what is written, as far as it goes ahead of the socket. How much that was.
     fn seal(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        let all: usize = bytes.iter().map(|slice| slice.len()).sum();
+        self.make_room(all.min(AHEAD_BYTES));
         let mut rest = bytes.iter().map(|slice| &slice[..]);
         let mut piece: &[u8] = &[];
         let mut taken = 0;
@@ -319,11 +356,7 @@ impl<W> RecordWriter<W> {
             if len == 0 {
                 break;
             }
-            let content = ContentType::Data;
-            let sealed = self
-                .key
-                .seal(content, pieces.iter().copied(), &mut self.sealed);
-            sealed.map_err(invalid)?;
+            self.seal_record(ContentType::Data, &pieces)?;
             taken += len;
         }
         if self.key.used() >= RECORDS_WORN
@@ -338,21 +371,20 @@ impl<W> RecordWriter<W> {
 impl<W: AsyncWrite + Unpin> RecordWriter<W> {
     /// Sends all that is sealed.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.sealed.len() {
-            let rest = &self.sealed[self.sent..];
+        while self.sent < self.end {
+            let rest = &self.sealed[self.sent..self.end];
             match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 len => self.sent += len,
             }
         }
-        self.small_portions = match self.sealed.len() {
+        self.small_portions = match self.end {
             0 => self.small_portions,
             1..SMALL_BYTES => self.small_portions.saturating_add(1),
             _ => 0,
         };
-        self.sealed.clear();
-        self.sent = 0;
-        if self.small_portions >= QUIET_PORTIONS && self.sealed.capacity() > SMALL_BYTES {
+        (self.sent, self.end) = (0, 0);
+        if self.small_portions >= QUIET_PORTIONS && self.sealed.len() > SMALL_BYTES {
             self.sealed = Vec::new();
         }
         Poll::Ready(Ok(()))
@@ -374,8 +406,14 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for RecordWriter<W> {
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_send(cx))?;
+        let is_sending = this.sent > 0;
+        if is_sending || this.end >= HELD_BYTES {
+            ready!(this.poll_send(cx))?;
+        }
         let taken = this.seal(bytes)?;
+        if this.end < HELD_BYTES {
+            return Poll::Ready(Ok(taken));
+        }
         match this.poll_send(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             // What is left goes with the next call.
@@ -398,10 +436,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for RecordWriter<W> {
         ready!(this.poll_send(cx))?;
         if !this.is_ended {
             this.is_ended = true;
-            let warning = [1, CLOSE_NOTIFY];
-            let pieces = [&warning[..]].into_iter();
-            let sealed = this.key.seal(ContentType::Alert, pieces, &mut this.sealed);
-            sealed.map_err(invalid)?;
+            this.seal_record(ContentType::Alert, &[&[1, CLOSE_NOTIFY]])?;
         }
         ready!(this.poll_send(cx))?;
         Pin::new(&mut this.stream).poll_shutdown(cx)

@@ -158,7 +158,9 @@ async fn told(tell: impl FnOnce(&mut RecordKey, &mut Vec<u8>)) -> io::Result<Vec
 }
 
 fn seal(key: &mut RecordKey, content: ContentType, text: &[u8], to: &mut Vec<u8>) {
-    key.seal(content, [text].into_iter(), to).unwrap();
+    let start = to.len();
+    to.resize(start + record_len(text.len()), 0);
+    key.seal(content, &[text], &mut to[start..]).unwrap();
 }
 
 #[test]

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::LinkEnd;
 use super::state::Shared;
+use crate::net::budget::PayloadBuffer;
 use crate::net::codec::{HEADER_BYTES, Header};
 
 /// Heads and control parts are read in portions of this size.
@@ -60,23 +61,33 @@ impl<R: AsyncRead + Unpin> Input<R> {
         Ok(self.buffer.split_to(len).freeze())
     }
 
-    /// Appends the next `len` bytes to `target`, which has room for them.
+    /// Puts the next `len` bytes into `target`, which has room for them.
     pub(super) async fn straight(
         &mut self,
-        target: &mut Vec<u8>,
+        target: &mut PayloadBuffer,
         len: usize,
     ) -> Result<(), LinkEnd> {
-        let buffered = len.min(self.buffer.len());
-        target.extend_from_slice(&self.buffer[..buffered]);
-        self.buffer.advance(buffered);
-        let mut rest = len - buffered;
+        let mut rest = len;
         while rest > 0 {
-            let mut window = (&mut *target).limit(rest);
-            let read = self.transport.read_buf(&mut window).await;
-            match self.account(read).await? {
-                0 => return Err(truncated()),
-                read => rest -= read,
+            let room = target.unfilled();
+            let most = rest.min(room.len());
+            let room = room.get_mut(..most).unwrap_or_default();
+            let read = match self.buffer.is_empty() {
+                false => {
+                    let buffered = most.min(self.buffer.len());
+                    self.buffer.copy_to_slice(&mut room[..buffered]);
+                    buffered
+                }
+                true => {
+                    let read = self.transport.read(room).await;
+                    self.account(read).await?
+                }
+            };
+            if read == 0 {
+                return Err(truncated());
             }
+            target.advance(read);
+            rest -= read;
         }
         Ok(())
     }

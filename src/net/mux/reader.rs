@@ -125,7 +125,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     async fn take_in(&mut self, aim: &mut Aim, len: usize) -> Result<(), LinkEnd> {
         match aim {
             Aim::Request(_, _, store) | Aim::Response(_, store) => {
-                self.input.straight(store.filling(), len).await
+                self.input.straight(store, len).await
             }
             Aim::Nothing => self.input.skip(len).await,
         }

@@ -138,6 +138,10 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             true => &segment_head[..],
             false => &[],
         };
+        if up.rate() != 0 {
+            // What waits for others to go with it should not wait for the limit as well.
+            self.transport.flush().await?;
+        }
         up.take(head.len() + segment_head.len() + segment.len())
             .await;
         let mut bytes = head.chain(segment_head).chain(segment);
