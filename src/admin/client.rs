@@ -70,7 +70,8 @@ pub struct Client {
 impl Client {
     /// Connects to the peer that runs on `data_dir`, and waits for its greeting.
     ///
-    /// From then on the peer waits for this client before it ends in good order.
+    /// From then on the peer waits for this client before it ends in good order, as long as the
+    /// client asks for something now and then.
     ///
     /// # Errors
     /// If there is none, or it does not answer.
@@ -119,19 +120,39 @@ impl Client {
     }
 
     /// Sends a request; an answer that is an error comes out as one.
+    ///
+    /// A peer lets go of connections on which nothing was asked for a while. Then the request goes on
+    /// a new one, unless some of it may have arrived: it is never carried out twice.
     async fn send(
         &self,
         method: Method,
         path: String,
         body: RequestBody,
     ) -> Result<Response<Incoming>, AdminError> {
-        let request = request(method, path, body)?;
-        let mut sender = self.sender.lock().await;
-        // Until the answer to the call before was read to its end.
-        sender.ready().await.map_err(|error| broken(&error))?;
-        let sent = sender.send_request(request);
-        drop(sender);
-        successful(sent.await.map_err(|error| broken(&error))?).await
+        let mut request = request(method, path, body)?;
+        let mut may_renew = true;
+        loop {
+            let mut sender = self.sender.lock().await;
+            // Until the answer to the call before was read to its end.
+            if let Err(error) = sender.ready().await {
+                if !std::mem::take(&mut may_renew) {
+                    return Err(broken(&error));
+                }
+                let stream = self.door.connect().await;
+                let stream = stream.map_err(|error| broken(&error))?;
+                *sender = handshake(stream).await.map_err(|error| broken(&error))?;
+            }
+            let sent = sender.try_send_request(request);
+            drop(sender);
+            let mut failed = match sent.await {
+                Ok(response) => return successful(response).await,
+                Err(failed) => failed,
+            };
+            match failed.take_message() {
+                Some(unsent) if may_renew => request = unsent,
+                _ => return Err(broken(&failed.into_error())),
+            }
+        }
     }
 
     /// Sends a request without a body on a connection of its own, with which a file goes.

@@ -49,7 +49,8 @@ const DISCARD_TIME: Duration = Duration::from_secs(10);
 const LAST_CALL: Duration = Duration::from_millis(20);
 /// Items of a listing that go into one piece of its body.
 const LINES_PER_PIECE: usize = 64;
-/// How long the head of a request may take.
+/// How long the head of a request may take, from when the connection or the answer before it was
+/// done: one on which nothing is asked is closed after it, and clients make another.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the routes share.

@@ -194,3 +194,96 @@ impl Place {
         rustix::fs::fsync(dir).map_err(|error| file_error("make", &self.path, &error.into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::{FrameEncoder, Head, HeadKind};
+    use crate::dag::{Meta, Timestamp};
+
+    fn pieces(frames: &[Frame]) -> Bytes {
+        let mut encoder = FrameEncoder::default();
+        for frame in frames {
+            encoder.push(frame);
+        }
+        encoder.flush();
+        let pieces = std::iter::from_fn(|| encoder.pop());
+        pieces.flatten().collect()
+    }
+
+    fn tree(dir: &Path) -> Target {
+        Target::Tree(dir.join("target"))
+    }
+
+    fn file(dir: &Path) -> Target {
+        Target::File(Part::beside(&dir.join("target")).unwrap())
+    }
+
+    /// Begins with `begin`, does `meanwhile` once that was taken in, and ends with `end`.
+    fn run_while(
+        target: Target,
+        [begin, end]: [&[Frame]; 2],
+        meanwhile: impl FnOnce(),
+    ) -> Result<Received, Failure> {
+        let (sender, receiver) = mpsc::channel(1);
+        let writing = std::thread::spawn(|| run(target, receiver));
+        sender.blocking_send(Ok(pieces(begin))).unwrap();
+        // There is room for another only when the first was taken.
+        sender.blocking_send(Ok(Bytes::new())).unwrap();
+        sender.blocking_send(Ok(Bytes::new())).unwrap();
+        meanwhile();
+        sender.blocking_send(Ok(pieces(end))).unwrap();
+        drop(sender);
+        writing.join().unwrap()
+    }
+
+    #[test]
+    fn what_appears_at_the_target_meanwhile_is_never_replaced() {
+        let meta = Meta {
+            mode: 0o755,
+            mtime: Timestamp {
+                seconds: 1,
+                nanos: 0,
+            },
+        };
+        let root = Frame::Entry(Head {
+            name: Vec::new(),
+            kind: HeadKind::Directory { meta },
+        });
+        let data = Frame::Data(Bytes::from_static(b"theirs"));
+        let (of_tree, of_file) = ([root], [data]);
+        let make_file = |path: &Path| std::fs::write(path, "mine").unwrap();
+        // A plain rename would replace a directory that is empty, and any link.
+        let make_dir = |path: &Path| std::fs::create_dir(path).unwrap();
+        let make_link = |path: &Path| std::os::unix::fs::symlink("nowhere", path).unwrap();
+        let makers: [&dyn Fn(&Path); 3] = [&make_file, &make_dir, &make_link];
+        for make in makers {
+            for is_tree in [false, true] {
+                let dir = tempfile::tempdir().unwrap();
+                let path = dir.path().join("target");
+                let (to, begin): (_, &[Frame]) = if is_tree {
+                    (tree(dir.path()), &of_tree)
+                } else {
+                    (file(dir.path()), &of_file)
+                };
+                let refused = run_while(to, [begin, &[Frame::End]], || make(&path));
+                let told = format!("{refused:?}");
+                assert!(told.contains("exists already"), "{told}");
+                let before = path.symlink_metadata().unwrap();
+                if before.is_file() {
+                    assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+                } else if before.is_symlink() {
+                    let target = std::fs::read_link(&path).unwrap();
+                    assert_eq!(target, Path::new("nowhere"));
+                }
+                let there = std::fs::read_dir(dir.path()).unwrap();
+                assert_eq!(there.count(), 1, "nothing is left of it");
+            }
+        }
+        // Nothing appears: it is there.
+        let dir = tempfile::tempdir().unwrap();
+        let ends: [&[Frame]; 2] = [&of_file, &[Frame::End]];
+        run_while(file(dir.path()), ends, || {}).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("target")).unwrap(), b"theirs");
+    }
+}

@@ -206,27 +206,13 @@ fn duration_text(ms: u64) -> String {
 /// What `peers --json` prints.
 #[derive(Serialize)]
 struct PeerLines<'p> {
-    peers: Vec<PeerLine<'p>>,
-}
-
-#[derive(Serialize)]
-struct PeerLine<'p> {
-    #[serde(flatten)]
-    info: &'p PeerInfo,
-    /// Whether it can be used now.
-    live: bool,
+    peers: &'p [PeerInfo],
 }
 
 pub(super) async fn peers(session: &Session, output: &Output) -> Done {
     let peers = session.backend().peers().await?;
     if output.json {
-        let peers = peers.iter().map(|info| PeerLine {
-            info,
-            live: matches!(info.state.as_str(), "own" | "connected"),
-        });
-        return Ok(output.document(&PeerLines {
-            peers: peers.collect(),
-        })?);
+        return Ok(output.document(&PeerLines { peers: &peers })?);
     }
     let mut table = Table::new(&[
         "peer", "state", "path", ">rtt", ">offers", ">free", "zone", "version", "address",

@@ -199,7 +199,12 @@ fn sixty_peers_find_each_other_by_the_dht() {
     // It has met nobody but the one that invited it.
     grid.grow(PEERS, &settings);
     let last = PEERS - 1;
+    let asked = |grid: &Grid| grid.status(last)["lookups"]["count"].as_u64().unwrap();
+    let before_it = asked(&grid);
     let back = grid.get(last, &of_file, "back-last");
+    let by_it = asked(&grid) - before_it;
+    println!("peer {last} looked {by_it} times for members");
+    assert!(by_it > 0, "it knew the holders from elsewhere");
     assert!(std::fs::read(&file).unwrap() == std::fs::read(back).unwrap());
     assert_same_tree(&tree, &grid.get(44, &of_tree, "tree-44"));
     for at in 0..PEERS {

@@ -484,6 +484,14 @@ fn the_control_api_refuses_what_it_does_not_know() {
     assert_eq!(status["network"], Value::Null, "nothing came of it");
 }
 
+/// `tests/run` names a development build without `testkit`, which has all else in common with a release.
+/// Of a release itself, which is to be the last thing before one is given out:
+///
+/// ```sh
+/// cargo build --release
+/// CAIRN_PLAIN_BIN=target/release/cairn cargo nextest run --features testkit --test it -E \
+///     'test(cannot_be_told_to_misbehave) or test(only_the_features_of_tests_can_inject_faults)'
+/// ```
 #[test]
 fn the_program_that_users_get_cannot_be_told_to_misbehave() {
     let Some(plain) = std::env::var_os("CAIRN_PLAIN_BIN").map(PathBuf::from) else {

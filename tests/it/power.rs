@@ -6,15 +6,15 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cairnfs::base::Entropy;
 
 use crate::support::{
-    Acknowledged, Devnet, Node, bin, cairn, json, keep_putting, random_file, run, scaled,
-    wait_until,
+    Acknowledged, Devnet, Node, bin, cairn, check_kept, json, keep_putting, random_file, run,
+    scaled, wait_until,
 };
 
 /// Size of the filesystem; its file is sparse.
@@ -170,14 +170,6 @@ fn put_until_the_power_fails(
     putter.join().unwrap();
 }
 
-fn check(data_dir: &Path, acknowledged: &Acknowledged) {
-    let acknowledged = acknowledged.lock().unwrap();
-    for (link, digest) in acknowledged.iter() {
-        let output = run(cairn(data_dir).args(["-q", "get", link]), 0);
-        assert_eq!(blake3::hash(&output.stdout), *digest, "{link}");
-    }
-}
-
 /// Who the peer of `data_dir` is, and the links it says it put.
 fn identity_and_list(data_dir: &Path) -> (String, Vec<String>) {
     let status = json(&run(cairn(data_dir).args(["--json", "status"]), 0));
@@ -220,10 +212,10 @@ fn a_lone_peer_keeps_what_it_acknowledged_through_power_cuts() {
         medium.restore();
         let log = dir.path().join(format!("log-after-{round}"));
         let node = Node::start(&data_dir, &log);
-        check(&data_dir, &acknowledged);
+        check_kept(&data_dir, &acknowledged);
         let (peer, listed) = identity_and_list(&data_dir);
-        for (link, _) in acknowledged.lock().unwrap().iter() {
-            assert!(listed.contains(link), "{link} is not listed");
+        for kept in acknowledged.lock().unwrap().iter() {
+            assert!(listed.contains(&kept.link), "{} is not listed", kept.link);
         }
         if let Some(before) = is.replace(peer.clone()) {
             assert_eq!(before, peer, "it became another peer");
@@ -245,7 +237,7 @@ fn a_network_keeps_what_it_acknowledged_when_the_power_fails_everywhere() {
         return;
     };
     let home = medium.mount.join("net");
-    let acknowledged: Acknowledged = Arc::new(Mutex::new(Vec::new()));
+    let acknowledged = Acknowledged::default();
     let start = || {
         let scratch = tempfile::tempdir().unwrap();
         Devnet::start_at(&bin(), scratch, &home, &["--quota", "64MiB"])
@@ -263,7 +255,7 @@ fn a_network_keeps_what_it_acknowledged_when_the_power_fails_everywhere() {
         drop(net);
         medium.restore();
         let net = start();
-        check(&net.peers[5].data_dir, &acknowledged);
+        check_kept(&net.peers[5].data_dir, &acknowledged);
         for (peer, is) in net.peers.iter().zip(&mut is) {
             let (now, _) = identity_and_list(&peer.data_dir);
             let before = is.get_or_insert_with(|| now.clone());

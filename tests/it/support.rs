@@ -78,9 +78,67 @@ pub fn line(output: &Output) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// Stdout as one JSON document.
+/// Stdout as one JSON document, in which no name is given twice: readers disagree about which counts.
 pub fn json(output: &Output) -> Value {
+    let unique: Result<Unique, _> = serde_json::from_slice(&output.stdout);
+    unique.expect("each name once");
     serde_json::from_slice(&output.stdout).expect("stdout is one JSON document")
+}
+
+/// Any JSON without a name that is there twice.
+struct Unique;
+
+impl<'de> serde::Deserialize<'de> for Unique {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Unique, D::Error> {
+        deserializer.deserialize_any(Unique)
+    }
+}
+
+impl<'de> serde::de::Visitor<'de> for Unique {
+    type Value = Unique;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<Unique, A::Error> {
+        while items.next_element::<Unique>()?.is_some() {}
+        Ok(Unique)
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Unique, A::Error> {
+        let mut names = std::collections::BTreeSet::new();
+        while let Some((name, Unique)) = map.next_entry::<String, Unique>()? {
+            if let Some(twice) = names.replace(name) {
+                return Err(serde::de::Error::custom(format!("`{twice}` twice")));
+            }
+        }
+        Ok(Unique)
+    }
 }
 
 /// Polls until `done` or panics with `what` after `limit`.
@@ -383,8 +441,15 @@ impl Drop for Node {
     }
 }
 
-/// What was put, acknowledged, and must be there ever after: links, and digests of contents.
-pub type Acknowledged = Arc<Mutex<Vec<(String, blake3::Hash)>>>;
+/// What was put and acknowledged, and must be there ever after.
+pub struct Kept {
+    pub link: String,
+    pub digest: blake3::Hash,
+    /// The losses that it was said to survive.
+    pub survives: u64,
+}
+
+pub type Acknowledged = Arc<Mutex<Vec<Kept>>>;
 
 /// Puts small and large files at `data_dir` until told to stop.
 pub fn keep_putting(
@@ -399,12 +464,46 @@ pub fn keep_putting(
         let size = (1 + entropy.below(3 << 20) as usize) >> entropy.below(12);
         random_file(scratch, size, entropy.u64());
         let digest = blake3::hash(&std::fs::read(scratch).expect("the file is there"));
-        let output = cairn(data_dir).args(["-q", "put"]).arg(scratch).output();
+        let output = cairn(data_dir)
+            .args(["-q", "--json", "put"])
+            .arg(scratch)
+            .output();
         if let Ok(output) = output
             && output.status.success()
         {
+            let put = json(&output);
+            let kept = Kept {
+                link: put["link"].as_str().expect("a link").to_owned(),
+                digest,
+                survives: put["survives"].as_u64().expect("a number"),
+            };
             let mut acknowledged = acknowledged.lock().expect("no test thread panicked");
-            acknowledged.push((line(&output), digest));
+            acknowledged.push(kept);
+        }
+    }
+}
+
+/// Requires at the peer of `data_dir` that everything acknowledged is there, and not only just: it
+/// survives what it was said to.
+pub fn check_kept(data_dir: &Path, acknowledged: &Acknowledged) {
+    let acknowledged = acknowledged.lock().expect("no test thread panicked");
+    for Kept {
+        link,
+        digest,
+        survives,
+    } in acknowledged.iter()
+    {
+        let output = run(cairn(data_dir).args(["-q", "get", link]), 0);
+        assert_eq!(blake3::hash(&output.stdout), *digest, "{link}");
+        // A holder may be met a moment later.
+        let mut last = Value::Null;
+        let begun = Instant::now();
+        while last["survives"].as_u64() < Some(*survives) {
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "it was to survive {survives} losses: {last}"
+            );
+            last = json(&run(cairn(data_dir).args(["--json", "stat", link]), 0));
         }
     }
 }

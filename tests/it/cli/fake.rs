@@ -112,6 +112,7 @@ impl Backend for Fake {
         let peer = |peer: &str, state: &str| PeerInfo {
             peer: peer.to_owned(),
             state: state.to_owned(),
+            live: state == "own",
             ..PeerInfo::default()
         };
         ready(vec![

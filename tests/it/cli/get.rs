@@ -188,7 +188,7 @@ fn an_existing_target_is_never_touched() {
 }
 
 #[test]
-fn a_target_that_appears_meanwhile_is_never_replaced() {
+fn nothing_has_the_final_name_before_it_is_whole() {
     let peer = FakePeer::start();
     let half = encoded(&[data("half")]);
     peer.fake

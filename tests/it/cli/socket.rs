@@ -6,11 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairnfs::admin::types::{GetRequest, Kind, LinkRequest, PutRequest};
+use cairnfs::admin::types::{
+    GetRequest, Kind, LinkRequest, PutRequest, QuotaInfo, SetQuota, Status,
+};
 use cairnfs::admin::{
     AdminError, Backend, ByteStream, Client, ConnectError, DirLock, Exit, SOCKET_NAME, serve,
 };
 use futures::{StreamExt, stream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use super::fake::Fake;
 use super::fake_peer::FakePeer;
@@ -61,6 +65,83 @@ async fn a_process_that_never_answers_is_told_from_none() {
     let silent = Client::connect(dir.path()).await.map(drop);
     assert!(matches!(silent, Err(ConnectError::Silent(_))), "{silent:?}");
     closing.await.unwrap().unwrap();
+}
+
+/// Reads a request on `stream`: its method and path, or none at the end of the stream.
+async fn asked(stream: &mut UnixStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    let length = head.split_once("content-length: ");
+    let length = length.and_then(|(_, rest)| rest.lines().next());
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    stream.read_exact(&mut body).await.unwrap();
+    let (line, _) = head.split_once(" http/1.1").unwrap();
+    Some(line.to_owned())
+}
+
+async fn answer(stream: &mut UnixStream, value: &impl serde::Serialize) {
+    let body = serde_json::to_string(value).unwrap();
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all((head + &body).as_bytes()).await.unwrap();
+}
+
+/// A peer lets go of a connection on which nothing was asked for a while: the next call is made on
+/// another. One that may have arrived is not made again.
+#[tokio::test]
+async fn a_connection_that_the_peer_let_go_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = tokio::net::UnixListener::bind(dir.path().join(SOCKET_NAME)).unwrap();
+    let peer = tokio::spawn(async move {
+        let mut lines = Vec::new();
+        // How many calls are answered on each connection before it is closed.
+        for answered in [1, 2, 1, 0] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for _ in 0..answered {
+                let line = asked(&mut stream).await.unwrap();
+                if line.contains("hello") {
+                    let hello = serde_json::json!({"version": "1", "pid": 1});
+                    answer(&mut stream, &hello).await;
+                } else if line.contains("quota") {
+                    answer(&mut stream, &QuotaInfo::default()).await;
+                } else {
+                    answer(&mut stream, &Status::default()).await;
+                }
+                lines.push(line);
+            }
+            if answered == 0 {
+                lines.extend(asked(&mut stream).await);
+            }
+        }
+        let further = tokio::time::timeout(Duration::from_millis(300), listener.accept());
+        assert!(further.await.is_err(), "a call was made twice");
+        lines
+    });
+    // Long enough to see that the connection is gone.
+    let rest = || tokio::time::sleep(Duration::from_millis(50));
+    let client = Client::connect(dir.path()).await.unwrap();
+    rest().await;
+    client.status().await.unwrap();
+    client.status().await.unwrap();
+    rest().await;
+    // Also one with a body.
+    let quota = SetQuota { quota_bytes: None };
+    client.set_quota(quota).await.unwrap();
+    rest().await;
+    let broken = client.status().await.unwrap_err();
+    assert!(broken.error.contains("broke"), "{broken:?}");
+    assert_eq!(
+        peer.await.unwrap(),
+        [
+            "get /v1/hello",
+            "get /v1/status",
+            "get /v1/status",
+            "put /v1/quota",
+            "get /v1/status"
+        ]
+    );
 }
 
 #[tokio::test]

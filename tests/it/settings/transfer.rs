@@ -1,10 +1,10 @@
 //! Rates, memory and patience of transfers.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::Stdio;
 use std::time::Duration;
 
-use cairnfs::base::ByteSize;
+use cairnfs::base::{ByteSize, Entropy};
 
 use super::{ask, peak_bytes, time, used};
 use crate::support::{Devnet, allocated, random_file, run, wait_until};
@@ -91,6 +91,46 @@ fn a_put_takes_as_much_memory_as_allowed() {
         peaks.push(peak_bytes(net.peers[0].pid));
     }
     assert!(peaks[0] + 32 * MIB < peaks[1], "{peaks:?}");
+}
+
+/// Puts `mib` MiB that come through a pipe at peer `at`; the most memory that the command took.
+fn put_stream(net: &Devnet, at: usize, mib: u64) -> u64 {
+    let mut put = net
+        .cairn(at)
+        .args(["-q", "put", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = put.stdin.take().unwrap();
+    let entropy = Entropy::seeded(mib);
+    let mut piece = vec![0; MIB as usize];
+    for _ in 0..mib {
+        entropy.fill(&mut piece);
+        input.write_all(&piece).unwrap();
+    }
+    // It has taken in all but what is in the pipe, and is not at its end.
+    let peak = peak_bytes(put.id());
+    drop(input);
+    assert!(put.wait().unwrap().success());
+    peak
+}
+
+#[test]
+fn a_stream_takes_no_more_memory_when_it_is_longer() {
+    let net = Devnet::start(&["--peers", "3", "--redundancy", "2+1"]);
+    let peaks = |mib: u64| -> Vec<u64> {
+        let command = put_stream(&net, 0, mib);
+        let peers = net.peers.iter().map(|peer| peak_bytes(peer.pid));
+        std::iter::once(command).chain(peers).collect()
+    };
+    // As much as may wait anywhere, and then three times that.
+    let (short, long) = (peaks(96), peaks(320));
+    println!("the command, the putter and two holders: {short:?}, then {long:?}");
+    for (short, long) in short.iter().zip(&long) {
+        assert!(*long < short + 32 * MIB, "{short} and then {long} bytes");
+        assert!(*long < 250 * MIB, "{long} bytes");
+    }
 }
 
 #[test]

@@ -59,11 +59,48 @@ class Measured:
 
 def run(*command, **options):
     """Runs a command to its end; its standard output."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, **options)
-    if done.returncode:
-        sys.exit(f"{command[0]} {command[1]} failed: {done.stdout.decode()[-2000:]}")
-    return done.stdout.decode().strip()
+    return run_peak(*command, **options)[0]
+
+
+def run_peak(*command, **options):
+    """Runs a command to its end; its standard output, and the most memory that it had, in MiB."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, **options)
+    said = process.stdout.read()
+    peak = reap(process)
+    if process.returncode:
+        sys.exit(f"{command[0]} {command[1]} failed: {said.decode()[-2000:]}")
+    return said.decode().strip(), peak
+
+
+def reap(process):
+    """Waits for a child; the most memory that it had, in MiB (at least what this process had when it
+    started it)."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_maxrss / 1024
 
 
 def median(values):
     return statistics.median(values)
+
+
+class Demands:
+    """Figures beside their targets; the exit code says whether all hold."""
+
+    def __init__(self):
+        self.missed = 0
+        print("\ntargets")
+
+    def say(self, what, value, target, at_most=True):
+        """One target, unless there is no figure: it was not asked for."""
+        if value is None:
+            return
+        holds = value <= target if at_most else value >= target
+        self.missed += not holds
+        sign = "<=" if at_most else ">="
+        print(f"  {'holds ' if holds else 'MISSED'} {what}: {value:.3g} (target {sign} {target:.4g})", flush=True)
+
+    def end(self):
+        if self.missed:
+            print(f"{self.missed} MISSED")
+        sys.exit(1 if self.missed else 0)
