@@ -16,8 +16,9 @@ use crate::base::ByteSize;
 const INTERVAL: Duration = Duration::from_millis(500);
 /// How often a line is written where nobody sees a bar, in intervals.
 const LINE_EVERY: u32 = 20;
-/// So often in a row nothing must have moved before that counts as the end.
-const STUCK_FROM: u32 = 6;
+/// So often in a row nothing must have moved before that counts as the end: a peer that restarts, or a round of looking at all
+/// that is held, should not be taken for it.
+const STUCK_FROM: u32 = 24;
 
 type Done = Result<(), Failure>;
 

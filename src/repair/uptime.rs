@@ -110,7 +110,6 @@ impl Uptimes {
         if members.complete {
             let is_gone = |peer: &&PeerId| members.get(peer).is_none();
             self.gone = self.of.keys().filter(is_gone).copied().collect();
-            self.gone.truncate(ROWS_MAX / 2);
         }
     }
 
@@ -141,23 +140,25 @@ impl Uptimes {
             self.of.remove(peer);
             rows.push((UPTIMES.to_owned(), peer.0.to_vec(), None));
         }
-        for (peer, uptime) in self.of.iter().take(ROWS_MAX - rows.len()) {
+        for (peer, uptime) in &self.of {
             let (there, away) = (uptime.there_ms as u64, uptime.away_ms as u64);
             let row: Row = (VERSION, there, away, now_ms);
             let value = Some(wire::encode(&row).into());
             rows.push((UPTIMES.to_owned(), peer.0.to_vec(), value));
         }
-        if rows.is_empty() {
-            return Ok(());
-        }
-        match store.kv_put(rows).await {
-            Err(StoreError::Closed) => Err(StoreError::Closed),
-            Err(error) => {
-                tracing::debug!("how often peers can be reached is written down later: {error}");
-                Ok(())
+        for rows in rows.chunks(ROWS_MAX) {
+            match store.kv_put(rows.to_vec()).await {
+                Err(StoreError::Closed) => return Err(StoreError::Closed),
+                Err(error) => {
+                    tracing::debug!(
+                        "how often peers can be reached is written down later: {error}"
+                    );
+                    return Ok(());
+                }
+                Ok(()) => {}
             }
-            Ok(()) => Ok(()),
         }
+        Ok(())
     }
 }
 

@@ -287,6 +287,10 @@ impl Inner {
         let now = self.now();
         let mut state = self.lock(&to);
         let before = state.undo();
+        // Blocks were chosen by what was wanted then: somebody may have decided otherwise since.
+        if *state.profile.get_or_insert(wanted) != wanted {
+            return Ok(None);
+        }
         for piece in pieces {
             let offset = copy.to_offset + (piece.offset - copy.from_offset);
             match piece.bytes() {

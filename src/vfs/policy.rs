@@ -157,14 +157,14 @@ impl Inner {
         Ok(wanted.to_string().into())
     }
 
-    /// Decides in what redundancy the changes of a file are stored, if that is not decided yet. None if it cannot be
-    /// found out now. The caller holds neither the core nor the file.
+    /// Decides in what redundancy the changes of a file are stored, if that is not decided yet; of one without changes it
+    /// says in what they would be. None if it cannot be found out now. The caller holds neither the core nor the file.
     pub(super) fn decide_profile(&self, file: &FileCell) -> Option<EcProfile> {
         let decided = {
             let state = self.lock(file);
             match state.is_changed {
                 true => state.profile,
-                false => Some(self.profile_of_file(&state)),
+                false => kept(&state),
             }
         };
         if decided.is_some() {
@@ -179,7 +179,10 @@ impl Inner {
         };
         let mut state = self.lock(file);
         let profile = kept(&state).unwrap_or_else(|| self.profile_of(wanted));
-        Some(*state.profile.get_or_insert(profile))
+        Some(match state.is_changed {
+            true => *state.profile.get_or_insert(profile),
+            false => profile,
+        })
     }
 
     /// The redundancy of a file's blocks: as decided, or as it is.

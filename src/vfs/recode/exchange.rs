@@ -6,6 +6,7 @@ use crate::namespace::{Body, Content, Key, Rows, Value};
 use crate::placement::promised;
 use crate::store::Group;
 use crate::vfs::errno::{Step, Stop};
+use crate::vfs::file::FileState;
 use crate::vfs::inner::Inner;
 use crate::vfs::ledger::Deltas;
 use crate::vfs::remove::{Gone, drop_body};
@@ -49,12 +50,7 @@ impl Inner {
         let mut state = match &file {
             Some(file) => {
                 let state = self.lock(file);
-                let is_quiet = !state.is_busy()
-                    && !state.is_orphan
-                    && !state.is_behind
-                    && state.overlay.is_empty()
-                    && state.notes.head.is_none();
-                if !is_quiet || !state.shows(&content) {
+                if !is_quiet(&state) || !state.shows(&content) {
                     return Ok(Exchanged::InUse);
                 }
                 Some(state)
@@ -87,6 +83,16 @@ impl Inner {
         Ok(Exchanged::Done)
     }
 
+    /// Whether nobody is changing the file of a task: otherwise what is placed for it would be for nothing.
+    pub(super) fn is_quiet_file(&self, task: &Task) -> Step<bool> {
+        let file = {
+            let core = self.core();
+            let number = core.inodes.number(task.ino);
+            core.inodes.get(number).and_then(|node| node.file.clone())
+        };
+        Ok(file.is_none_or(|file| is_quiet(&self.lock(&file))))
+    }
+
     /// The content that a task is about, if it is still where it was.
     fn content_of(&self, task: &Task) -> Step<Option<Content>> {
         let row = self.rows().siblings(&Key::Content(task.ino))?;
@@ -108,13 +114,14 @@ impl Inner {
         target: EcProfile,
         old: impl Iterator<Item = BlockId>,
     ) -> Result<u32, RecodeError> {
-        let mut least = None;
+        // The most of any: one that was placed badly must not pull the others down with it.
+        let mut most = 0;
         for block in old {
             if let Some(tenant) = self.tenant(block)? {
-                least = Some(least.unwrap_or(u32::MAX).min(tenant.survives));
+                most = most.max(tenant.survives);
             }
         }
-        let old = least.unwrap_or(0).min(target.parity_shards() as u32);
+        let old = most.min(target.parity_shards() as u32);
         let members = self.blocks.net().members();
         let live = members.list.iter().filter(|m| m.state.is_live());
         let live = live.filter(|member| member.capacity_bytes > 0).count();
@@ -134,6 +141,12 @@ impl Inner {
             }
         }
     }
+}
+
+/// Whether a file shows what its row says, and nothing is on its way to change that.
+fn is_quiet(state: &FileState) -> bool {
+    let is_unchanged = state.overlay.is_empty() && state.notes.head.is_none();
+    is_unchanged && !state.is_busy() && !state.is_orphan && !state.is_behind
 }
 
 /// Refuses what would survive fewer losses.

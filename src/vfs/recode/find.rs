@@ -52,7 +52,18 @@ impl Inner {
                 let Ok(key @ Key::Content(ino)) = Key::decode(bytes) else {
                     continue;
                 };
-                let row = decode_row(&key, value)?;
+                let row = match decode_row(&key, value) {
+                    Ok(row) => row,
+                    Err(error) => {
+                        // Others can be stored anew all the same.
+                        tracing::warn!(
+                            ?ino,
+                            "a file whose row cannot be read stays as it is stored: {error}"
+                        );
+                        found.is_partial = true;
+                        continue;
+                    }
+                };
                 let stored: Vec<&Content> = row
                     .iter()
                     .filter_map(|sibling| match &sibling.value {
@@ -144,6 +155,7 @@ impl Inner {
             };
             look()?
         };
+        let mut task: Option<Task> = None;
         for sibling in row.iter() {
             let Value::Content(content) = &sibling.value else {
                 continue;
@@ -151,18 +163,23 @@ impl Inner {
             let Some(target) = self.is_due(wanted, content)? else {
                 continue;
             };
+            if let Some(task) = &mut task {
+                task.has_more = true;
+                break;
+            }
             if let Body::Stored(profile, body) = &content.body {
-                return Ok(Some(Task {
+                task = Some(Task {
                     ino,
                     version: content.edits.clone(),
                     size: content.size,
                     profile: *profile,
                     body: body.clone(),
                     target,
-                }));
+                    has_more: false,
+                });
             }
         }
-        Ok(None)
+        Ok(task)
     }
 
     /// Whether a redundancy is as good as the one that is wanted for a file.

@@ -2,7 +2,7 @@
 //! row takes them over when all are there. Until then a crash costs one block, and what is not wanted any more is dropped like
 //! any content.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
@@ -18,7 +18,7 @@ use crate::store::Group;
 use crate::vfs::errno::Step;
 use crate::vfs::inner::Inner;
 use crate::vfs::land::push_extent;
-use crate::vfs::ledger::{Born, Deltas, decode_dropped, encode_dropped};
+use crate::vfs::ledger::{Deltas, decode_dropped, encode_dropped};
 use crate::vfs::read::ReadError;
 use crate::vfs::remove::{Gone, drop_body_as};
 use crate::vfs::rows::{RECODED, pages};
@@ -77,8 +77,14 @@ impl Inner {
                 && large.task.body == task.body
         };
         let under_way = work.large.take().filter(is_under_way);
+        let has_more = task.has_more;
         let mut large = match under_way {
             Some(large) => large,
+            None if !self.is_quiet_file(&task)? => {
+                work.is_partial = true;
+                self.leave(work);
+                return Ok(0);
+            }
             None => self.resume(task)?,
         };
         let moved = self.move_block(&mut large).await?;
@@ -87,6 +93,7 @@ impl Inner {
             return Ok(moved);
         }
         match self.finish(&large).await? {
+            Exchanged::Done if has_more => work.ask_again(large.task.ino),
             Exchanged::Done => {}
             Exchanged::Changed => self.abandon(large.task.ino)?,
             // What is there serves the next time, if the content is the same then.
@@ -187,6 +194,7 @@ impl Inner {
         let losses = self.losses_to_survive(*target, old.into_iter())?;
         let born = self.place(block.freeze(), *target).await?;
         self.hold_block(&born);
+        self.when_there_is_room(|| self.adopt(&born)).await?;
         check_safe(losses, born.survives)?;
         let mut extents = Vec::new();
         for (part, at) in new {
@@ -198,7 +206,7 @@ impl Inner {
             push_extent(&mut extents, extent);
         }
         let (ino, target) = (*ino, *target);
-        let note = || self.note_block(large, ino, target, &extents, &born);
+        let note = || self.note_block(large, ino, target, &extents);
         self.when_there_is_room(note).await?;
         large.rows += 1;
         large.upto = extents.last().map_or(large.upto, Extent::end);
@@ -213,7 +221,6 @@ impl Inner {
         ino: Ino,
         target: EcProfile,
         extents: &[Extent],
-        born: &Born,
     ) -> Step<()> {
         let mut group = Group::new();
         if large.rows == 0 {
@@ -226,21 +233,7 @@ impl Inner {
         group.put(RECODED, &key_of(ino, large.rows + 1), &row);
         let mut deltas = Deltas::default();
         deltas.extents(extents, 1);
-        let is_enough = self.is_kept_enough(born)?;
-        let born_here = match is_enough {
-            true => [].as_slice(),
-            false => std::slice::from_ref(born),
-        };
-        self.apply_counted(&mut group, &deltas, born_here)?;
-        if is_enough {
-            let surplus = self.surplus.lock();
-            let mut surplus = surplus.unwrap_or_else(PoisonError::into_inner);
-            surplus.push(born.keeper.clone());
-        } else {
-            let settled = self.settled.lock();
-            let mut settled = settled.unwrap_or_else(PoisonError::into_inner);
-            settled.push(born.keeper.number);
-        }
+        self.apply_counted(&mut group, &deltas, &[])?;
         Ok(())
     }
 
@@ -264,8 +257,8 @@ impl Inner {
         let losses = self.losses_to_survive(target, task.root().into_iter())?;
         for born in &described.born {
             self.hold_block(born);
-            check_safe(losses, born.survives)?;
             self.when_there_is_room(|| self.adopt(born)).await?;
+            check_safe(losses, born.survives)?;
         }
         let gone: Gone = (task.profile, task.body.clone());
         let body = Body::Stored(target, described.body);

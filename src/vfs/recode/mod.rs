@@ -36,10 +36,12 @@ use crate::dag::{self, NodeAt};
 use crate::namespace::{Body, Ino, StateError, VersionVector};
 use crate::store::{Group, VolumeError};
 
-/// What could not be done is tried again after so long.
+/// What could not be done is tried again after so long, and after twice as long each time that something is left.
 const AGAIN: Duration = Duration::from_secs(30);
 /// Where policies are set it is looked so often for files that were moved below another one.
 const LOOK: Duration = Duration::from_secs(3600);
+/// And so long after the volume was opened.
+const FIRST_LOOK: Duration = Duration::from_secs(300);
 
 /// Rows that are read at once.
 const PAGE: usize = 256;
@@ -150,6 +152,8 @@ struct Task {
     body: dag::Body<NodeAt>,
     /// What is wanted.
     target: EcProfile,
+    /// Whether another content of the file, where machines disagree, has to be stored anew as well.
+    has_more: bool,
 }
 
 /// A file that has one.
@@ -170,8 +174,26 @@ struct Work {
     changes: u64,
     /// Whether something is left for the next time.
     is_partial: bool,
+    /// What cannot be placed as safely now as what it would replace: the rest need not wait for it.
+    too_weak: BTreeSet<EcProfile>,
+    /// How often in a row something was left.
+    failures: u32,
     not_before: Option<Instant>,
     next_look: Option<Instant>,
+}
+
+impl Work {
+    /// A file of which something is left to do has its turn once more.
+    fn ask_again(&mut self, ino: Ino) {
+        self.queue.push_back(Due { ino, bytes: 0 });
+    }
+
+    /// When what was left is tried again: later each time.
+    fn pause(&mut self) -> Instant {
+        let pause = AGAIN.saturating_mul(1 << self.failures.min(10)).min(LOOK);
+        self.failures += 1;
+        Instant::now() + pause
+    }
 }
 
 /// What is being done, and how far that is.
@@ -225,7 +247,10 @@ impl Inner {
         let changes = self.policies.changes();
         if work.is_running && work.changes != changes {
             // Other things are wanted now. What is under way is taken up if it still is.
-            *work = Work::default();
+            *work = Work {
+                next_look: work.next_look,
+                ..Work::default()
+            };
         }
         if !work.is_running && !self.begin_pass(&mut work, changes).await? {
             return Ok(Recoded::default());
@@ -244,6 +269,15 @@ impl Inner {
                 is_more: true,
             });
         };
+        if work.too_weak.contains(&task.target) {
+            work.is_partial = true;
+            self.leave(&mut work);
+            return Ok(Recoded {
+                bytes: 0,
+                is_more: true,
+            });
+        }
+        let target = task.target;
         let done = match small::bytes_of(&task) {
             Some(_) => self.recode_small(&mut work).await,
             None => self.recode_large(&mut work, task).await,
@@ -258,16 +292,25 @@ impl Inner {
                 })
             }
             Err(error) => {
-                if matches!(error, RecodeError::Read(..)) {
-                    // Others may be readable.
-                    work.large = None;
-                    work.is_partial = true;
-                    self.leave(&mut work);
-                } else {
-                    *work = Work {
-                        not_before: Some(Instant::now() + AGAIN),
-                        ..Work::default()
-                    };
+                match error {
+                    RecodeError::Read(..) | RecodeError::Weaker { .. } => {
+                        // Others may be readable, or want what can be had.
+                        if matches!(error, RecodeError::Weaker { .. }) {
+                            work.too_weak.insert(target);
+                        }
+                        work.large = None;
+                        work.is_partial = true;
+                        self.leave(&mut work);
+                    }
+                    RecodeError::Place(..) | RecodeError::Volume(..) => {
+                        self.policies.set_owed(true);
+                        *work = Work {
+                            not_before: Some(work.pause()),
+                            failures: work.failures,
+                            next_look: work.next_look,
+                            ..Work::default()
+                        };
+                    }
                 }
                 Err(error)
             }
@@ -308,7 +351,11 @@ impl Inner {
         changes: u64,
     ) -> Result<bool, RecodeError> {
         let now = Instant::now();
-        let next_look = *work.next_look.get_or_insert(now + LOOK);
+        let next_look = *work.next_look.get_or_insert(now + FIRST_LOOK);
+        if work.changes != changes {
+            // What is wanted now may be possible at once.
+            (work.changes, work.failures, work.not_before) = (changes, 0, None);
+        }
         let is_owed = self.policies.is_owed() && work.not_before.is_none_or(|at| at <= now);
         let is_look = self.policies.any() && next_look <= now;
         if !is_owed && !is_look {
@@ -325,6 +372,8 @@ impl Inner {
             large: None,
             changes,
             is_partial: found.is_partial,
+            too_weak: BTreeSet::new(),
+            failures: work.failures,
             not_before: None,
             next_look: Some(now + LOOK),
         };
@@ -336,7 +385,7 @@ impl Inner {
         self.policies.pass.left_bytes.store(0, Ordering::Relaxed);
         if work.is_partial {
             self.policies.set_owed(true);
-            work.not_before = Some(Instant::now() + AGAIN);
+            work.not_before = Some(work.pause());
             return Ok(Recoded::default());
         }
         let mut group = Group::new();
@@ -354,6 +403,7 @@ impl Inner {
             self.volume.apply(&group)?;
             self.policies.set_owed(false);
         }
+        work.failures = 0;
         Ok(Recoded::default())
     }
 }

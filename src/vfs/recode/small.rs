@@ -58,6 +58,12 @@ impl Inner {
                 continue;
             };
             let Some(bytes) = bytes_of(&task) else { break };
+            if !self.is_quiet_file(&task)? {
+                // What is written is described with what is wanted now.
+                work.is_partial = true;
+                taken += 1;
+                continue;
+            }
             let is_alike = *target.get_or_insert(task.target) == task.target;
             if !is_alike || block.len() + bytes > CHUNK_MAX_BYTES {
                 break;
@@ -82,9 +88,10 @@ impl Inner {
         let losses = self.losses_to_survive(target, old.map(|extent| extent.block.id))?;
         let born = self.place(block.freeze(), target).await?;
         self.hold_block(&born);
-        check_safe(losses, born.survives)?;
+        // Into the books first: what is not used after all is let go of by them.
         self.when_there_is_room(|| self.adopt(&born)).await?;
-        let mut moved = 0;
+        check_safe(losses, born.survives)?;
+        let (mut moved, mut done) = (0, Vec::new());
         for Packed { task, at } in &packed {
             let (mut new, mut deltas) = (extents_of(task).to_vec(), Deltas::default());
             let mut at = *at;
@@ -99,12 +106,16 @@ impl Inner {
             let body = Body::Stored(target, dag::Body::Inline(new));
             let exchange = || self.exchange(task, body.clone(), &deltas, Old::Counted, |_| ());
             match self.when_there_is_room(exchange).await? {
-                Exchanged::Done => moved += bytes,
+                Exchanged::Done => {
+                    moved += bytes;
+                    done.extend(task.has_more.then_some(task.ino));
+                }
                 // What is written is described with what is wanted now, or else found again.
                 Exchanged::Changed | Exchanged::InUse => work.is_partial = true,
             }
         }
         (0..taken).for_each(|_| self.leave(work));
+        done.into_iter().for_each(|ino| work.ask_again(ino));
         Ok(moved)
     }
 
