@@ -254,22 +254,17 @@ impl Node {
 
     async fn change_quota(&self, request: SetQuota) -> Result<QuotaInfo, AdminError> {
         let inner = &self.0;
-        let bytes = match request.quota_bytes {
-            Some(bytes) => bytes,
+        let (bytes, setting) = match request.quota_bytes {
+            Some(bytes) => {
+                let setting = Quota::bytes(ByteSize(bytes)).map_err(AdminError::refused)?;
+                (bytes, setting)
+            }
             None => {
                 let usage = inner.store.usage();
-                quota::half(usage.disk_free, usage.allocated)
+                (quota::half(usage.disk_free, usage.allocated), Quota::Auto)
             }
         };
-        let setting = match request.quota_bytes {
-            Some(bytes) => Quota::bytes(ByteSize(bytes)).map_err(AdminError::refused)?,
-            None => Quota::Auto,
-        };
-        inner
-            .store
-            .set_quota(bytes)
-            .map_err(|error| AdminError::of(&error))?;
-        inner.quota.set(bytes, setting == Quota::Auto);
+        // What can fail comes first: what holds now is what holds after the next start.
         let file = inner.options.config_file.clone();
         inner
             .blocks
@@ -278,6 +273,11 @@ impl Node {
             .run(move || set_quota(&file, setting))
             .await
             .map_err(|error| AdminError::of(&error))?;
+        inner
+            .store
+            .set_quota(bytes)
+            .map_err(|error| AdminError::of(&error))?;
+        inner.quota.set(bytes, setting == Quota::Auto);
         self.announce_offer().await;
         Ok(self.show_quota())
     }
@@ -359,7 +359,10 @@ impl Node {
             AdminError::refused(
                 "this peer was invited for storage only: it has no secret to seal with",
             )
-            .hint("put with --private, or join with a full ticket")
+            .hint(
+                "put with --private; to put without it, join with a full ticket and a data directory of \
+                 its own: cairn --data-dir DIR join TICKET",
+            )
         })
     }
 
