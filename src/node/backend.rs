@@ -19,7 +19,7 @@ use crate::admin::types::{
     WorkerChange, WorkerStatus,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
-use crate::base::{ByteSize, EcProfile, Redundancy};
+use crate::base::{ByteSize, Class, EcProfile, Redundancy};
 use crate::blocks::{PutError, Upload, UploadOptions};
 use crate::config::{Quota, set_quota};
 use crate::content::{
@@ -208,6 +208,9 @@ pub(super) fn content_error(error: &ContentError) -> AdminError {
         ),
         ContentError::Put(PutError::TooFewPeers { .. } | PutError::Unconfirmed { .. }) => {
             shown.hint("start more peers, or accept less with --survive")
+        }
+        ContentError::Put(PutError::Store(_, Class::Full)) => {
+            shown.hint("give this peer more room: raise its quota (`cairn quota SIZE`), or free some of its disk")
         }
         ContentError::Sender { class, .. } => AdminError {
             class: (*class).into(),

@@ -60,16 +60,41 @@ fn a_quota_is_changed_while_the_peer_runs() {
         known(&net, &other).0 == 256 * MIB
     });
 
+    // Who offers more is given more: now all offer the same.
+    for at in [0, 2] {
+        ask(&net, at, &["quota", "256MiB"]);
+    }
+    let all = || {
+        let peers = ask(&net, 0, &["peers"]);
+        let peers = peers["peers"].as_array().unwrap().clone();
+        peers.iter().all(|peer| peer["capacity_bytes"] == 256 * MIB)
+    };
+    wait_until("others hear of it", Duration::from_secs(20), all);
+
     let file = net.dir.path().join("file");
     random_file(&file, 96 << 20, 1);
     let link = net.put(0, &file);
-    for at in 0..3 {
+    let more = net.dir.path().join("more");
+    random_file(&more, 4 << 20, 2);
+    for at in [1, 2, 0] {
         let lowered = ask(&net, at, &["quota", "32MiB"]);
         assert_eq!(lowered["quota_bytes"], 32 * MIB);
         assert!(lowered["used_bytes"].as_u64() > Some(32 * MIB), "{lowered}");
         assert_eq!(lowered["free_bytes"], 0);
         let why = lowered["intake_stopped"].as_str().unwrap();
         assert!(why.contains("more than the quota of 32 MiB"), "{why}");
+        // One with room is too few; and whoever has none itself cannot even begin.
+        let why = match at {
+            1 => continue,
+            2 => "free now",
+            _ => "the local store: the store is full",
+        };
+        let refused = run(net.cairn(0).arg("put").arg(&more), 4);
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            told.contains(why) && told.contains("`cairn quota SIZE`"),
+            "{told}"
+        );
     }
     let shown = run(net.cairn(1).arg("quota"), 0);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
@@ -77,11 +102,6 @@ fn a_quota_is_changed_while_the_peer_runs() {
     wait_until("others hear of it", Duration::from_secs(20), || {
         known(&net, &other) == (32 * MIB, 0)
     });
-    let more = net.dir.path().join("more");
-    random_file(&more, 4 << 20, 2);
-    let refused = run(net.cairn(0).arg("put").arg(&more), 4);
-    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(told.contains("free now"), "{told}");
     let back = run(net.cairn(2).args(["-q", "get", &link]), 0);
     assert!(back.stdout == std::fs::read(&file).unwrap());
 
