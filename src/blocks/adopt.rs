@@ -146,7 +146,7 @@ impl Blocks {
                 return Err(error.into());
             }
         };
-        let (survives, lost) = judge(blocks, &found, &unclosed, profile);
+        let (survives, lost) = judge(blocks, &found, &unclosed.all(), profile);
         if lost > 0 {
             self.release_claim(claim, &asked, undone).await?;
             return Err(gone(lost));

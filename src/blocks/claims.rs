@@ -127,8 +127,7 @@ impl Blocks {
     }
 
     /// Makes the claim permanent at `peers`; together with the decision, `extra` rows become durable. Returns the peers
-    /// that did not say that they keep what they have: some could not be told yet, and will be, and some have nothing
-    /// of it any more.
+    /// that did not say that they keep what they have.
     ///
     /// # Errors
     /// If the decision is not durable.
@@ -137,15 +136,17 @@ impl Blocks {
         claim: ClaimId,
         peers: &BTreeSet<PeerId>,
         extra: Vec<KvChange>,
-    ) -> Result<BTreeSet<PeerId>, StoreError> {
+    ) -> Result<Unclosed, StoreError> {
         let debt = self.debt(claim.owner, State::Closing, peers.iter().copied().collect());
         self.write_down(claim.number, &debt, extra).await?;
-        let mut answers = self.tell(claim, State::Closing, peers).await;
+        let answers = self.tell(claim, State::Closing, peers).await;
         if let Err(error) = self.settle(claim, &debt, &answers.left).await {
             tracing::warn!("holders are told once more of a complete upload: {error}");
         }
-        answers.left.append(&mut answers.gone);
-        Ok(answers.left)
+        Ok(Unclosed {
+            away: answers.left,
+            refused: answers.gone,
+        })
     }
 
     /// Frees what only this claim kept, at `peers` and at the own store; together with the
@@ -357,6 +358,22 @@ impl Blocks {
             false => left.extend(rest),
         }
         self.settle(claim, &debt, &left).await
+    }
+}
+
+/// Those who did not say that they keep what a claim keeps.
+#[derive(Debug, Default)]
+pub(super) struct Unclosed {
+    /// They gave no answer, and are told once more.
+    pub away: BTreeSet<PeerId>,
+    /// They are there, and have nothing of it, or do not want to keep it.
+    pub refused: BTreeSet<PeerId>,
+}
+
+impl Unclosed {
+    /// All of them.
+    pub fn all(&self) -> BTreeSet<PeerId> {
+        self.away.union(&self.refused).copied().collect()
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Outcome {
     pub total: usize,
     /// Peers that may be lost.
     pub survives: usize,
+    /// How many had to be.
+    pub demanded: usize,
     /// Peers that hold some of it.
     pub holders: BTreeSet<PeerId>,
     /// Bytes sent.
@@ -452,6 +454,7 @@ impl Placing {
                 placed: self.placed.len(),
                 total: profile.total_shards(),
                 survives,
+                demanded,
                 holders: self.placed.into_values().flatten().collect(),
                 new_bytes: self.new_bytes,
             });

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 use self::survival::Survival;
+use super::claims::Unclosed;
 use super::{Blocks, PutError};
 use crate::base::limits::CHUNK_MAX_BYTES;
 use crate::base::{BlockId, BlockRef, Chunk, ClaimId, Classify, EcProfile, OwnerId, PeerId};
@@ -235,19 +236,25 @@ impl Session {
                 return Err(store(error));
             }
         };
-        let (mut report, survives, holders) = {
+        let (mut report, worth, holders) = {
             let state = self.state();
-            let survives = state.survival.without(&unclosed);
-            (state.report.clone(), survives, state.survival.holders())
+            let worth = self.worth(&state.survival, &unclosed);
+            (state.report.clone(), worth, state.survival.holders())
         };
-        // A holder that has not closed the claim lets its shards expire, unless it is told in time: what can be read with
-        // its help only is not kept.
-        let demanded = self.options.survive.unwrap_or(0);
-        if survives.is_none_or(|survives| survives < demanded) {
+        for peer in unclosed.refused.intersection(&holders) {
+            // The next upload does without it, if there are enough others.
+            self.blocks.stats.failed(peer);
+        }
+        let Worth {
+            survives,
+            demanded,
+            is_enough,
+        } = worth;
+        if !is_enough {
             let released = self.blocks.release_claim(self.claim, &used, unkept).await;
             released.map_err(store)?;
             return Err(PutError::Unconfirmed {
-                lost: unclosed.intersection(&holders).count(),
+                lost: unclosed.all().intersection(&holders).count(),
                 survives,
                 demanded,
             });
@@ -256,6 +263,28 @@ impl Session {
         report.peers = holders.len();
         report.told = used.iter().copied().collect();
         Ok(report)
+    }
+
+    /// What is placed is worth with those who promise to keep it.
+    ///
+    /// A holder that has not closed the claim lets its shards expire, unless it is told in time: what can be read with
+    /// its help only is not kept. Where the profile decides what is demanded, that is asked of those who are there:
+    /// a holder that went away after it stored its shards is one of the losses that they are to survive, one that is there
+    /// and does not promise is none.
+    fn worth(&self, survival: &Survival, unclosed: &Unclosed) -> Worth {
+        let survives = survival.without(&unclosed.all());
+        let (demanded, counts) = match self.options.survive {
+            Some(demanded) => (demanded, survives),
+            None => (
+                survival.demanded(),
+                survives.and_then(|_| survival.without(&unclosed.refused)),
+            ),
+        };
+        Worth {
+            survives,
+            demanded,
+            is_enough: counts.is_some_and(|counts| counts >= demanded),
+        }
     }
 
     async fn abort(&self) {
@@ -333,13 +362,24 @@ impl Session {
                 state.report.blocks += 1;
                 state.report.stored_bytes += bytes * outcome.placed as u64 / outcome.total as u64;
                 state.report.new_bytes += outcome.new_bytes;
-                state.survival.add(outcome.holders, outcome.survives);
+                state
+                    .survival
+                    .add(outcome.holders, outcome.survives, outcome.demanded);
             }
             Err(failure) => {
                 self.state().failure.get_or_insert(failure);
             }
         }
     }
+}
+
+/// What an upload is worth when its holders have answered.
+struct Worth {
+    /// Losses that those survive who promise; none: they are too few to read it.
+    survives: Option<usize>,
+    /// Losses that had to be survived.
+    demanded: usize,
+    is_enough: bool,
 }
 
 /// The write path's pure part: seal, then code. One allocation from ciphertext to shards: `room`, which goes back to

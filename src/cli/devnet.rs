@@ -188,6 +188,13 @@ async fn watch(output: &Output, children: &mut [Child]) {
 fn lines_to_paste(args: &DevnetArgs, children: &[Child]) -> Result<String, AdminError> {
     let program = program()?;
     let cairn = shell_word(&program);
+    // Something that is there: small systems have no list of services.
+    let services = Path::new("/etc/services");
+    let example = shell_word(if services.is_file() {
+        services
+    } else {
+        &program
+    });
     let dir = |index: usize| {
         let child = children.get(index).or(children.last());
         child.map_or_else(String::new, |child| shell_word(child.data_dir()))
@@ -201,14 +208,14 @@ fn lines_to_paste(args: &DevnetArgs, children: &[Child]) -> Result<String, Admin
         .collect();
     let mut text = format!(
         "\nThe network of {count} is ready. In another terminal:\n\n  \
-         link=$({cairn} --data-dir {} put /etc/services); echo \"$link\"\n",
+         link=$({cairn} --data-dir {} put {example}); echo \"$link\"\n",
         dir(0)
     );
     if !doomed.is_empty() {
         text.push_str(&format!("  kill -9 {}\n", doomed.join(" ")));
     }
     text.push_str(&format!(
-        "  {cairn} --data-dir {} get \"$link\" | cmp - /etc/services && echo identical\n\n\
+        "  {cairn} --data-dir {} get \"$link\" | cmp - {example} && echo identical\n\n\
          Ctrl-C here ends all peers.",
         dir(count.saturating_sub(1))
     ));

@@ -38,11 +38,13 @@ mod volume;
 mod walk;
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
+use serde::Serialize;
 use tokio::runtime::Builder;
 
 use self::args::{Cli, Command, ConfigCommand, KeyCommand};
@@ -51,7 +53,7 @@ use self::output::Output;
 use self::session::Session;
 use self::signals::Interrupt;
 use crate::admin::{self, AdminError};
-use crate::config::{Config, ConfigError, Environment, LogLevel, Paths};
+use crate::config::{Config, ConfigError, Environment, LogLevel, Paths, Problem};
 
 pub use launch::{Launch, LaunchOptions, Running};
 pub use peer::PeerLauncher;
@@ -275,19 +277,60 @@ async fn ask(
     }
 }
 
+/// What `config check --json` prints.
+#[derive(Serialize)]
+struct Checked<'c> {
+    file: String,
+    exists: bool,
+    problems: Vec<CheckedProblem<'c>>,
+    /// How the command ends, if there are any.
+    #[serde(flatten)]
+    error: Option<&'c AdminError>,
+}
+
+#[derive(Serialize)]
+struct CheckedProblem<'c> {
+    line: usize,
+    key: Option<&'c str>,
+    message: &'c str,
+}
+
+impl<'c> Checked<'c> {
+    fn new(file: &Path, exists: bool, problems: &'c [Problem]) -> Self {
+        let problems = problems.iter().map(|problem| CheckedProblem {
+            line: problem.line,
+            key: problem.key.as_deref(),
+            message: &problem.message,
+        });
+        Checked {
+            file: file.to_string_lossy().into_owned(),
+            exists,
+            problems: problems.collect(),
+            error: None,
+        }
+    }
+}
+
 fn check_config(paths: &Paths, output: &Output) -> Result<(), Failure> {
     let file = &paths.config_file;
     let is_absent = !paths.config_is_named
         && matches!(file.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound);
-    if !is_absent {
-        Config::load(file).map_err(|error| session::config_error(&error))?;
+    let checked = match is_absent {
+        true => Ok(()),
+        false => Config::load(file).map(drop),
+    };
+    if let Err(error) = checked {
+        let failure = session::config_error(&error);
+        if let (true, ConfigError::Invalid { problems, .. }) = (output.json, &error) {
+            output.document(&Checked {
+                error: Some(&failure),
+                ..Checked::new(file, true, &problems.0)
+            })?;
+        }
+        return Err(failure.into());
     }
     if output.json {
-        output.document(&serde_json::json!({
-            "file": file.to_string_lossy(),
-            "exists": !is_absent,
-            "problems": [],
-        }))?;
+        output.document(&Checked::new(file, !is_absent, &[]))?;
     } else if is_absent {
         output.line(&format!(
             "{}: no such file yet; the defaults apply",

@@ -15,6 +15,11 @@ use crate::admin::types::{InviteRequest, JoinRequest};
 /// Longest ticket that is read.
 const TICKET_MAX_BYTES: u64 = 64 << 10;
 
+/// What a ticket is for.
+const STORAGE_ONLY: &str = "A ticket for storage only: the other machine stores and serves, and gets no secret to seal with.";
+const STORAGE_ONLY_HERE: &str = "A ticket for storage only, since this peer is storage-only itself and can make no other: the other machine stores \
+     and serves, and gets no secret to seal with.";
+
 pub(super) async fn invite(
     session: &Session,
     output: &Output,
@@ -35,6 +40,11 @@ pub(super) async fn invite(
         output.line(&invited.ticket)?;
     }
     let until = utc_time((invited.expires_ms / 1000).cast_signed());
+    output.say(match (invited.storage_only, args.storage_only) {
+        (false, _) => "A full ticket: the other machine stores, puts and gets.",
+        (true, true) => STORAGE_ONLY,
+        (true, false) => STORAGE_ONLY_HERE,
+    });
     output.say(&format!(
         "On the other machine: cairn join TICKET, then: cairn node\n\
          The ticket is a secret: whoever has it can join. It is good until {until} UTC."

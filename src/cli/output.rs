@@ -104,6 +104,15 @@ impl Output {
         self.write(&text)
     }
 
+    /// The end of a JSON document that was written piece by piece.
+    ///
+    /// # Errors
+    /// If the standard output cannot be written.
+    pub fn document_end(&self, text: &str) -> io::Result<()> {
+        self.has_document.store(true, Ordering::Relaxed);
+        self.write(text.as_bytes())
+    }
+
     /// Whether there was a document already: then an error is for the exit code to tell.
     pub fn has_document(&self) -> bool {
         self.has_document.load(Ordering::Relaxed)

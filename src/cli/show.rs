@@ -455,8 +455,12 @@ async fn each<T: Serialize>(
         let item = match item {
             Ok(item) => item,
             Err(error) => {
-                // What was printed so far stays without its end: no document, but no lie.
-                output.write(buffer.as_bytes())?;
+                if output.json {
+                    buffer.push_str(&list_end(name, &separator, Some(&error))?);
+                    output.document_end(&buffer)?;
+                } else {
+                    output.write(buffer.as_bytes())?;
+                }
                 return Err(error.into());
             }
         };
@@ -475,12 +479,24 @@ async fn each<T: Serialize>(
         }
     }
     if output.json {
-        if buffer.is_empty() && separator.starts_with('{') {
-            buffer.push_str(&format!("{{\"{name}\":["));
-        }
-        buffer.push_str("\n]}\n");
+        buffer.push_str(&list_end(name, &separator, None)?);
+        return Ok(output.document_end(&buffer)?);
     }
     Ok(output.write(buffer.as_bytes())?)
+}
+
+/// The end of the list `name`, its beginning too if it has no items yet, and beside it why it is not whole.
+fn list_end(name: &str, separator: &str, error: Option<&AdminError>) -> io::Result<String> {
+    let begin = match separator.starts_with('{') {
+        true => format!("{{\"{name}\":["),
+        false => String::new(),
+    };
+    let Some(error) = error else {
+        return Ok(format!("{begin}\n]}}\n"));
+    };
+    let fields = serde_json::to_string(error)?;
+    let fields = fields.strip_prefix('{').unwrap_or(&fields);
+    Ok(format!("{begin}\n],\n{fields}\n"))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::admin::types::{
     WorkerChange, WorkerStatus,
 };
 use crate::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
-use crate::base::{ByteSize, EcProfile, Redundancy};
+use crate::base::{ByteSize, Class, EcProfile, Redundancy};
 use crate::blocks::{PutError, Upload, UploadOptions};
 use crate::config::{Quota, set_quota};
 use crate::content::{
@@ -209,6 +209,9 @@ pub(super) fn content_error(error: &ContentError) -> AdminError {
         ContentError::Put(PutError::TooFewPeers { .. } | PutError::Unconfirmed { .. }) => {
             shown.hint("start more peers, or accept less with --survive")
         }
+        ContentError::Put(PutError::Store(_, Class::Full)) => {
+            shown.hint("give this peer more room: raise its quota (`cairn quota SIZE`), or free some of its disk")
+        }
         ContentError::Sender { class, .. } => AdminError {
             class: (*class).into(),
             ..shown
@@ -254,22 +257,17 @@ impl Node {
 
     async fn change_quota(&self, request: SetQuota) -> Result<QuotaInfo, AdminError> {
         let inner = &self.0;
-        let bytes = match request.quota_bytes {
-            Some(bytes) => bytes,
+        let (bytes, setting) = match request.quota_bytes {
+            Some(bytes) => {
+                let setting = Quota::bytes(ByteSize(bytes)).map_err(AdminError::refused)?;
+                (bytes, setting)
+            }
             None => {
                 let usage = inner.store.usage();
-                quota::half(usage.disk_free, usage.allocated)
+                (quota::half(usage.disk_free, usage.allocated), Quota::Auto)
             }
         };
-        let setting = match request.quota_bytes {
-            Some(bytes) => Quota::bytes(ByteSize(bytes)).map_err(AdminError::refused)?,
-            None => Quota::Auto,
-        };
-        inner
-            .store
-            .set_quota(bytes)
-            .map_err(|error| AdminError::of(&error))?;
-        inner.quota.set(bytes, setting == Quota::Auto);
+        // What can fail comes first: what holds now is what holds after the next start.
         let file = inner.options.config_file.clone();
         inner
             .blocks
@@ -278,6 +276,11 @@ impl Node {
             .run(move || set_quota(&file, setting))
             .await
             .map_err(|error| AdminError::of(&error))?;
+        inner
+            .store
+            .set_quota(bytes)
+            .map_err(|error| AdminError::of(&error))?;
+        inner.quota.set(bytes, setting == Quota::Auto);
         self.announce_offer().await;
         Ok(self.show_quota())
     }
@@ -359,7 +362,10 @@ impl Node {
             AdminError::refused(
                 "this peer was invited for storage only: it has no secret to seal with",
             )
-            .hint("put with --private, or join with a full ticket")
+            .hint(
+                "put with --private; to put without it, join with a full ticket and a data directory of \
+                 its own: cairn --data-dir DIR join TICKET",
+            )
         })
     }
 

@@ -65,3 +65,36 @@ fn auto_bytes(disk: &dyn Disk) -> Result<u64, OpenError> {
 pub(super) fn half(free: u64, own: u64) -> u64 {
     (free.saturating_add(own) / 2).max(QUOTA_MIN_BYTES)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use super::*;
+    use crate::base::ByteSize;
+    use crate::store::MemDisk;
+
+    #[test]
+    fn by_default_it_is_half_of_what_is_free_without_the_own_data() {
+        let disk = MemDisk::new(10 << 30);
+        let live = |config: &Config| Live::resolve(config, &disk).unwrap();
+        let default = Config::default();
+        // Directories occupy something too.
+        let is_half = || live(&default).bytes().abs_diff(5 << 30) < 64 << 10;
+        assert!(is_half(), "{:?}", live(&default));
+        assert!(live(&default).is_auto());
+        // What this peer stores does not make it smaller.
+        let file = disk.create("mine").unwrap();
+        let bytes = vec![1; 64 << 20];
+        file.write_at(0, &mut [IoSlice::new(&bytes)]).unwrap();
+        assert!(disk.free_bytes().unwrap() <= (10 << 30) - (64 << 20));
+        assert!(is_half(), "{:?}", live(&default));
+
+        let mut fixed = Config::default();
+        fixed.storage.quota = Quota::Bytes(ByteSize::gib(9));
+        assert_eq!(live(&fixed).bytes(), 9 << 30);
+        assert!(!live(&fixed).is_auto());
+        let small = Live::resolve(&default, &MemDisk::new(1 << 20)).unwrap();
+        assert_eq!(small.bytes(), QUOTA_MIN_BYTES);
+    }
+}

@@ -2,6 +2,7 @@
 
 mod commands;
 mod devnet;
+mod environment;
 mod fake;
 mod fake_peer;
 mod get;

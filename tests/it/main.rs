@@ -24,6 +24,7 @@ mod feeds;
 mod fuzz;
 mod input;
 mod layering;
+mod lone;
 mod namespace;
 mod net;
 mod netns;

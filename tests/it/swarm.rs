@@ -207,7 +207,9 @@ async fn six_peers_know_each_other_over_the_bulk_plane() {
         let told = || {
             let members = peer.handle.members();
             let member = members.get(&own);
-            member.is_some_and(|m| m.free_bytes == 77 && m.zone == "attic")
+            member.is_some_and(|m| {
+                (m.capacity_bytes, m.free_bytes, m.zone.as_str()) == (1 << 30, 77, "attic")
+            })
         };
         assert!(within(SECOND * 3, told).await);
     }

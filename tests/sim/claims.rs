@@ -5,10 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairnfs::base::worker::Worker;
 use cairnfs::base::{EcProfile, OwnerId};
-use cairnfs::blocks::{ClaimSettler, PutError, Upload, UploadOptions};
+use cairnfs::blocks::{ClaimSettler, PutError, Upload, UploadOptions, UploadReport};
 use cairnfs::crypto::ConvergenceSecret;
+use cairnfs::net::fault::Fault;
 use cairnfs::net::memory::LinkFaults;
-use cairnfs::testkit::{Cluster, ClusterOptions};
+use cairnfs::testkit::{Cluster, ClusterOptions, PeerSetup};
 
 const OWNER: OwnerId = OwnerId([1; 16]);
 /// The holder that hears little.
@@ -155,6 +156,77 @@ fn a_put_of_which_too_few_promise_to_keep_it_is_no_success_though_nothing_was_de
             assert_eq!(all_shards(&cluster), if is_kept { 6 } else { 0 });
             assert_eq!(owed(&cluster).await, NOTHING);
         }
+    });
+}
+
+/// So many peers, of which one stores and does not promise to keep it.
+async fn with_renegade(peers: usize, seed: u64) -> Cluster {
+    let mut setups = vec![PeerSetup::default(); peers];
+    setups[3].fault = Some(Fault::Renege);
+    let options = ClusterOptions {
+        peers,
+        setups,
+        ..ClusterOptions::default()
+    };
+    let cluster = Cluster::start(options, seed).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    cluster
+}
+
+async fn put(
+    cluster: &Cluster,
+    content: u32,
+    survive: Option<usize>,
+) -> Result<UploadReport, PutError> {
+    let options = UploadOptions {
+        profile: EcProfile::DEFAULT,
+        secret: ConvergenceSecret::from_bytes([7; 32]),
+        survive,
+        owner: OWNER,
+    };
+    let upload = cluster.blocks(0).unwrap().upload(options).await.unwrap();
+    let chunk = Bytes::copy_from_slice(&content.to_le_bytes());
+    upload.submit(chunk).await.unwrap().await.unwrap();
+    upload.finish(Vec::new()).await
+}
+
+#[test]
+fn a_holder_that_is_there_and_does_not_promise_is_no_loss_to_be_survived() {
+    simulate(async {
+        // Six could promise two losses.
+        let cluster = with_renegade(6, 47).await;
+        for survive in [None, Some(2)] {
+            let put = put(&cluster, 1, survive).await;
+            let expected = PutError::Unconfirmed {
+                lost: 1,
+                survives: Some(1),
+                demanded: 2,
+            };
+            assert_eq!(put.unwrap_err(), expected, "{survive:?}");
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(all_shards(&cluster), 0);
+        }
+        assert_eq!(put(&cluster, 1, Some(1)).await.unwrap().survives, 1);
+    });
+}
+
+#[test]
+fn a_holder_that_did_not_promise_is_done_without_where_others_are_enough() {
+    simulate(async {
+        let cluster = with_renegade(7, 48).await;
+        let mut refused = 0;
+        for content in 0..20 {
+            let first = put(&cluster, content, None).await;
+            if let Err(error) = first {
+                assert!(matches!(error, PutError::Unconfirmed { .. }), "{error}");
+                refused += 1;
+                let again = put(&cluster, content, None).await.unwrap();
+                assert_eq!((again.survives, again.peers), (2, 6));
+            }
+            // As long as nobody remembers it.
+            tokio::time::sleep(Duration::from_secs(30)).await;
+        }
+        assert!(refused > 5, "only {refused} were refused");
     });
 }
 

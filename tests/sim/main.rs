@@ -20,6 +20,7 @@ mod ranges;
 mod repair;
 mod rest;
 mod shared;
+mod slow;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};

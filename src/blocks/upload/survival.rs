@@ -15,11 +15,16 @@ pub(super) struct Survival {
     sets: BTreeMap<BTreeSet<PeerId>, usize>,
     /// The same of all others together.
     others: Option<(BTreeSet<PeerId>, usize)>,
+    /// The fewest losses that one of them had to survive when it was placed.
+    demanded: Option<usize>,
 }
 
 impl Survival {
-    /// One more stripe, which the loss of any `survives` of these holders does not make unreadable.
-    pub(super) fn add(&mut self, holders: BTreeSet<PeerId>, survives: usize) {
+    /// One more stripe, which the loss of any `survives` of these holders does not make unreadable, and of any `demanded`
+    /// must not.
+    pub(super) fn add(&mut self, holders: BTreeSet<PeerId>, survives: usize, demanded: usize) {
+        let before = self.demanded.unwrap_or(demanded);
+        self.demanded = Some(demanded.min(before));
         if let Some(least) = self.sets.get_mut(&holders) {
             *least = survives.min(*least);
         } else if self.sets.len() < SETS_MAX {
@@ -35,6 +40,11 @@ impl Survival {
         let others = self.others.iter().map(|(set, least)| (set, *least));
         let sets = self.sets.iter().map(|(set, least)| (set, *least));
         sets.chain(others)
+    }
+
+    /// How many losses all stripes had to survive.
+    pub(super) fn demanded(&self) -> usize {
+        self.demanded.unwrap_or(0)
     }
 
     /// Everybody who holds something.
@@ -66,8 +76,12 @@ mod tests {
     fn each_stripe_loses_only_its_own_holders() {
         let mut survival = Survival::default();
         assert_eq!(survival.without(&peers(&[1])), Some(0));
-        survival.add(peers(&[1, 2, 3, 4, 5, 6]), 2);
-        survival.add(peers(&[5, 6, 7, 8, 9, 10]), 2);
+        assert_eq!(survival.demanded(), 0);
+        survival.add(peers(&[1, 2, 3, 4, 5, 6]), 2, 2);
+        assert_eq!(survival.demanded(), 2);
+        survival.add(peers(&[5, 6, 7, 8, 9, 10]), 2, 1);
+        survival.add(peers(&[5, 6, 7, 8, 9, 10]), 2, 2);
+        assert_eq!(survival.demanded(), 1);
         assert_eq!(survival.without(&peers(&[])), Some(2));
         assert_eq!(survival.without(&peers(&[20])), Some(2));
         // Three are gone, and no stripe has lost more than two.
@@ -76,7 +90,7 @@ mod tests {
         assert_eq!(survival.without(&peers(&[1, 2, 3])), None);
         assert_eq!(survival.without(&peers(&[1, 5, 6])), None);
         // The worst of the same holders counts.
-        survival.add(peers(&[1, 2, 3, 4, 5, 6]), 1);
+        survival.add(peers(&[1, 2, 3, 4, 5, 6]), 1, 1);
         assert_eq!(survival.without(&peers(&[1, 2])), None);
         assert_eq!(survival.holders(), peers(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]));
     }
@@ -87,7 +101,7 @@ mod tests {
         for number in 0..SETS_MAX as u32 + 2 {
             let mut id = [0; 32];
             id[..4].copy_from_slice(&number.to_be_bytes());
-            survival.add(BTreeSet::from([PeerId(id), PeerId([255; 32])]), 1);
+            survival.add(BTreeSet::from([PeerId(id), PeerId([255; 32])]), 1, 0);
         }
         assert_eq!(survival.sets.len(), SETS_MAX);
         assert_eq!(survival.holders().len(), SETS_MAX + 3);

@@ -115,17 +115,21 @@ fn peer_config(args: &DevnetArgs, quota: ByteSize, control: u16, bulk: u16, zone
 fn share_of_free_space(dir: &Path, peers: u64) -> Result<ByteSize, AdminError> {
     let disk = rustix::fs::statvfs(dir).map_err(|error| file_error("use", dir, &error.into()))?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let share = free / 2 / peers.max(1);
-    if share < QUOTA_MIN_BYTES {
-        return Err(AdminError::refused(format!(
+    share(free, peers).ok_or_else(|| {
+        AdminError::refused(format!(
             "{} has {} free: too little for {peers} peers, which need {} each",
             dir.display(),
             ByteSize(free),
             ByteSize(QUOTA_MIN_BYTES)
         ))
-        .hint("make room, choose another --dir, or start fewer --peers"));
-    }
-    Ok(ByteSize(share))
+        .hint("make room, choose another --dir, or start fewer --peers")
+    })
+}
+
+/// Of `free` bytes, what each of so many peers gets; none if that is less than a peer needs.
+fn share(free: u64, peers: u64) -> Option<ByteSize> {
+    let share = free / 2 / peers.max(1);
+    (share >= QUOTA_MIN_BYTES).then_some(ByteSize(share))
 }
 
 /// Ports of the loopback interface that nobody uses, held until dropped.
@@ -148,5 +152,19 @@ impl Ports {
 
     fn numbers(&self) -> impl Iterator<Item = u16> {
         self.0.iter().map(|(.., port)| *port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_free_space_is_shared() {
+        assert_eq!(share(12 << 30, 6), Some(ByteSize::gib(1)));
+        assert_eq!(share(12 << 30, 1), Some(ByteSize::gib(6)));
+        let least = 2 * 6 * QUOTA_MIN_BYTES;
+        assert_eq!(share(least, 6), Some(ByteSize(QUOTA_MIN_BYTES)));
+        assert_eq!(share(least - 1, 6), None);
     }
 }

@@ -93,6 +93,18 @@ fn mistakes_have_their_exit_codes() {
     run(peer.cairn().args(["stat", "cairn:torn"]), 3);
     let torn = run(peer.cairn().args(["ls", "cairn:torn"]), 3);
     assert!(text(&torn.stderr).contains("2 of 4 shards"));
+    // What was listed until then and why it is not all, in one document.
+    let torn = run(peer.cairn().args(["--json", "ls", "cairn:torn", "a"]), 3);
+    let torn = json(&torn);
+    assert_eq!(torn["entries"].as_array().map(Vec::len), Some(1), "{torn}");
+    assert_eq!(torn["entries"][0]["name"], "a");
+    assert_eq!(torn["error"], "2 of 4 shards");
+    assert_eq!(
+        (&torn["class"], &torn["exit_code"]),
+        (&"missing".into(), &3.into())
+    );
+    let torn = json(&run(peer.cairn().args(["--json", "stat", "cairn:torn"]), 3));
+    assert_eq!(torn["unreadable_blocks"], 1);
     let mut bad_filter = peer.cairn();
     run(bad_filter.arg("status").env("CAIRN_LOG", "a=b=c"), 2);
 }
@@ -163,9 +175,40 @@ fn all_mistakes_of_a_config_are_told_at_once() {
             "{told}"
         );
     }
+    let check = |code| {
+        json(&run(
+            cairn(dir.path()).args(["--json", "config", "check"]),
+            code,
+        ))
+    };
+    let checked = check(2);
+    let path = file.display().to_string();
+    assert_eq!(
+        (&checked["file"], &checked["exists"]),
+        (&path.into(), &true.into())
+    );
+    let problems = checked["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 2, "{checked}");
+    assert_eq!(
+        (&problems[0]["line"], &problems[0]["key"]),
+        (&2.into(), &"storage.qouta".into())
+    );
+    assert_eq!(
+        (&problems[1]["line"], &problems[1]["key"]),
+        (&5.into(), &"network.mdns".into())
+    );
+    assert!(
+        problems[0]["message"]
+            .as_str()
+            .unwrap()
+            .contains("did you mean `quota`?")
+    );
+    assert_eq!(checked["exit_code"], 2);
     std::fs::write(&file, "[storage]\noffer = false\n").unwrap();
-    let output = run(cairn(dir.path()).args(["--json", "config", "check"]), 0);
-    assert_eq!(json(&output)["exists"], true);
+    let checked = check(0);
+    assert_eq!(checked["exists"], true);
+    assert_eq!(checked["problems"], serde_json::json!([]));
+    assert_eq!(checked.get("error"), None);
     // A file that was named must be there.
     let mut named = cairn(dir.path());
     named

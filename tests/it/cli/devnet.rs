@@ -1,6 +1,7 @@
 //! `devnet`: what it prints, whom it outlives, and who ends with it.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -119,5 +120,74 @@ fn the_same_directory_is_the_same_network() {
             assert_eq!(after[key], before[key], "{key}");
         }
     }
+    net.interrupt();
+}
+
+#[test]
+fn a_dead_peer_stays_dead_and_the_other_lives() {
+    let home = tempfile::tempdir().unwrap();
+    let mut net = Net::start(Some(&home.path().join("net")), home.path());
+    let (dead, pid) = net.peers[0].clone();
+    signal(pid, "KILL");
+    wait_until("the peer is gone", LIMIT, || !alive(pid));
+    std::thread::sleep(Duration::from_secs(3));
+    let answers = |dir: &Path| UnixStream::connect(dir.join("control.sock")).is_ok();
+    assert!(!answers(&dead), "somebody runs on its directory again");
+    assert!(answers(&net.peers[1].0));
+    assert!(alive(net.peers[1].1));
+    assert_eq!(net.status(1)["pid"], net.peers[1].1);
+    assert!(net.child.try_wait().unwrap().is_none());
+    let told = net.interrupt();
+    assert!(
+        told.contains(&format!("peer 1 (pid {pid}) ended: signal 9")),
+        "{told}"
+    );
+}
+
+/// What it tells people to paste does what it says.
+#[test]
+fn the_lines_to_paste_put_kill_and_get() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(bin());
+    command
+        .args([
+            "devnet",
+            "--peers",
+            "3",
+            "--quota",
+            "256MiB",
+            "--redundancy",
+            "1+1",
+        ])
+        .env("TMPDIR", home.path())
+        .env_remove("CAIRN_CONFIG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut peers, mut script) = (Vec::new(), String::new());
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if let Some(told) = line.strip_prefix("peer ") {
+            let pid = told.split_whitespace().nth(2).unwrap();
+            peers.push((PathBuf::new(), pid.parse().unwrap()));
+        } else if let Some(command) = line.strip_prefix("  ") {
+            script.push_str(command);
+            script.push('\n');
+        } else if line.starts_with("Ctrl-C here") {
+            break;
+        }
+    }
+    let net = Net { child, peers };
+    assert_eq!(net.peers.len(), 3);
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", &script]).env_remove("CAIRN_CONFIG");
+    let pasted = run(&mut shell, 0);
+    let shown = String::from_utf8_lossy(&pasted.stdout).into_owned();
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].starts_with("cairn:"), "{script}\n{shown}");
+    assert_eq!(lines[1..], ["identical"], "{script}");
+    let killed = net.peers.iter().filter(|(_, pid)| !alive(*pid)).count();
+    assert_eq!(killed, 1, "{script}");
     net.interrupt();
 }
