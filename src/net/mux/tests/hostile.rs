@@ -224,10 +224,11 @@ async fn a_flood_of_payloads_leaves_room_for_others() {
             }
         }
     });
+    let large = store(4 << 20);
     let flood: Vec<_> = (0..64)
         .map(|_| {
-            let link = flooder.link.clone();
-            tokio::spawn(async move { link.request(&store(4 << 20), soon()).await })
+            let (link, request) = (flooder.link.clone(), large.clone());
+            tokio::spawn(async move { link.request(&request, soon()).await })
         })
         .collect();
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -238,7 +239,7 @@ async fn a_flood_of_payloads_leaves_room_for_others() {
     });
     for _ in 0..16 {
         let began = Instant::now();
-        let stored = other.link.request(&store(4 << 20), soon()).await;
+        let stored = other.link.request(&large, soon()).await;
         assert_eq!(stored, Ok(Response::Stored));
         assert!(
             began.elapsed() < Duration::from_secs(1),
