@@ -90,7 +90,7 @@ fn time_of_repairs(rate: ByteSize) -> (f64, u64) {
         });
     }
     net.wait_connected(0);
-    let links = put_some(&net, 24, 256 << 10);
+    let links = put_some(&net, 24, 160 << 10);
     let began = Instant::now();
     net.kill(3);
     let of = |at: usize, what: &str| health(&net, at)[what].as_u64().unwrap();
@@ -103,12 +103,12 @@ fn time_of_repairs(rate: ByteSize) -> (f64, u64) {
 
 #[test]
 fn repairs_read_no_faster_than_configured() {
-    let rate = ByteSize(128 << 10);
+    let rate = ByteSize(160 << 10);
     let (free, _) = time_of_repairs(ByteSize(0));
     let (limited, read) = time_of_repairs(rate);
     println!("{free} s without a limit, {limited} s with one for {read} bytes");
     // Each peer has that rate. It waits after each few repairs for what they read; for the last ones nobody waits.
-    let few = 4.0 * f64::from(256 << 10);
+    let few = 4.0 * f64::from(160 << 10);
     let least = (read as f64 - few) / rate.0 as f64;
     assert!(least > 2.0, "too little was read: {read} bytes");
     assert!(limited > least, "{limited} s, not {least}");
