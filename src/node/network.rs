@@ -396,7 +396,7 @@ mod tests {
             ("peers".to_owned(), vec![0, 0, 0, at], record.cloned())
         };
         let before = [a.clone(), b.clone()];
-        let now = [a.clone(), c.clone(), b.clone()];
+        let now = [a, c.clone(), b.clone()];
         assert_eq!(
             changed_rows(&before, &now),
             [row(1, Some(&c)), row(2, Some(&b))]

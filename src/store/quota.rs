@@ -201,9 +201,14 @@ impl Amounts {
 
     fn left_for_cleanup(&self) -> u64 {
         let to_move = self.segment_bytes() / 2;
+        let mut by_disk = self.free_to_clean(self.ring);
+        if self.disk_free > self.reserve_free {
+            // What the index will take is taken from there as well.
+            by_disk = by_disk.saturating_sub(self.index_growth() + to_move);
+        }
         self.below_ceiling()
             .saturating_sub(to_move)
-            .min(self.free_to_clean(self.ring))
+            .min(by_disk)
             .saturating_sub(self.reserved)
     }
 

@@ -402,11 +402,13 @@ fn what_is_reserved_of_the_disk_stays_free() {
             let held = store.usage().shard_bytes;
             println!("{held} bytes held in round {round}");
             assert!(held > 10 * MIB, "only {held} held");
-            for number in 0..400u32 {
+            // More than there is room for above the reserve.
+            for number in 0..750u32 {
                 let key = number.to_be_bytes().to_vec();
-                let record = ("useless".to_owned(), key, Some(Bytes::from(vec![7; 9000])));
-                // Full is as good.
-                let _ = store.kv_free(vec![record]).await;
+                let record = ("useless".to_owned(), key, Some(Bytes::from(vec![7; 16_000])));
+                let taken = store.kv_free(vec![record]).await;
+                let is_full = matches!(taken, Err(StoreError::Full { .. }));
+                assert!(taken.is_ok() || is_full, "{taken:?}");
                 check("a record of clean-up");
             }
             // What is left lies between what goes: moving it takes room before it gives some.
