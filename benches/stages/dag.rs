@@ -15,8 +15,8 @@ use cairnfs::content::{
     HeadKind, Ingest, Piece, Reading, TreeReader, ingest_blob, ingest_tree,
 };
 use cairnfs::dag::{
-    Body, Entries, Entry, EntryKind, Extent, FileContent, Meta, NodeAt, NodeRef, Root, Shape,
-    Timestamp,
+    Body, Entries, Entry, EntryKind, Extent, Extents, FileContent, Meta, NodeAt, NodeBudget,
+    NodePacker, NodeRef, Patch, PatchStep, Root, Shape, Timestamp,
 };
 use criterion::{BatchSize, Criterion, Throughput};
 use futures::future::{Ready, ready};
@@ -150,6 +150,134 @@ fn nodes(criterion: &mut Criterion) {
     bench.finish();
 }
 
+/// A list of extents in nodes that are kept in memory.
+#[derive(Default)]
+struct Nodes(Vec<Bytes>);
+
+impl Nodes {
+    const CHUNK: usize = 64 << 10;
+
+    fn seal(&mut self, packer: &mut NodePacker) {
+        if let Some(bytes) = packer.take() {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&(self.0.len() as u64).to_be_bytes());
+            packer.sealed(BlockRef {
+                id: BlockId(id),
+                key: BlockKey([1; 32]),
+                plain_len: bytes.len() as u32,
+            });
+            self.0.push(bytes.to_vec().into());
+        }
+    }
+
+    fn bytes(&self, at: &NodeAt) -> Bytes {
+        let mut number = [0; 8];
+        number.copy_from_slice(&at.block.id.0[..8]);
+        let block = &self.0[u64::from_be_bytes(number) as usize];
+        Bytes::copy_from_slice(at.slice(block).unwrap())
+    }
+
+    /// Puts `new` in place of what `content` has in `start..end`.
+    fn patch(
+        &mut self,
+        content: &FileContent<NodeAt>,
+        (start, end): (u64, u64),
+        new: Vec<Extent>,
+    ) -> FileContent<NodeAt> {
+        let mut packer = NodePacker::new(Self::CHUNK);
+        let budget = NodeBudget::for_chunks(Self::CHUNK);
+        let mut patch = Patch::new(content, start, end, new, budget, 8);
+        let body = loop {
+            match patch.step() {
+                PatchStep::Need(at) => patch.supply(&self.bytes(&at)).unwrap(),
+                PatchStep::Place(draft) => {
+                    let mut bytes = draft.encode(&|place| packer.name(place));
+                    if !packer.fits(bytes.len()) {
+                        self.seal(&mut packer);
+                        bytes = draft.encode(&|place| packer.name(place));
+                    }
+                    let place = packer.push(&bytes);
+                    patch.placed(&draft, place);
+                }
+                PatchStep::Root(place) => {
+                    self.seal(&mut packer);
+                    let node = packer.name(place);
+                    break Body::Manifest(NodeAt {
+                        block: node.block.unwrap(),
+                        offset: node.offset,
+                        len: node.len,
+                    });
+                }
+                PatchStep::Few(extents) => break Body::Inline(extents),
+            }
+        };
+        FileContent {
+            size: content.size,
+            body,
+        }
+    }
+}
+
+/// What a file costs of whose content little is changed, however large it is.
+fn extents(criterion: &mut Criterion) {
+    const LEN: u64 = 3 << 20;
+    const COUNT: u64 = 20_000;
+    let extent = |number: u64, tag: u64| {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        id[8..16].copy_from_slice(&tag.to_be_bytes());
+        Extent {
+            offset: number * LEN,
+            len: LEN,
+            block: BlockRef {
+                id: BlockId(id),
+                key: BlockKey([2; 32]),
+                plain_len: LEN as u32,
+            },
+            block_offset: 0,
+        }
+    };
+    let mut bench = criterion.benchmark_group("extents");
+    let leaf: Vec<Extent> = (0..700).map(|number| extent(number, 0)).collect();
+    let none = |_| NodeRef {
+        block: None,
+        offset: 0,
+        len: 0,
+    };
+    let bytes = Extents::encode_leaf(&leaf, &none);
+    let at = NodeAt {
+        block: leaf[0].block,
+        offset: 0,
+        len: bytes.len() as u32,
+    };
+    bench.throughput(Throughput::Elements(leaf.len() as u64));
+    bench.bench_function("encode a leaf of 700", |b| {
+        b.iter(|| Extents::encode_leaf(black_box(&leaf), &none));
+    });
+    bench.bench_function("decode and check it", |b| {
+        b.iter(|| Extents::decode(black_box(&bytes), &at).unwrap());
+    });
+    bench.throughput(Throughput::Elements(1));
+    let empty = FileContent {
+        size: COUNT * LEN,
+        body: Body::Inline(Vec::new()),
+    };
+    let mut nodes = Nodes::default();
+    let all = (0..COUNT).map(|number| extent(number, 0)).collect();
+    let file = nodes.patch(&empty, (0, COUNT * LEN), all);
+    let kept = nodes.0.len();
+    let mut number = 0;
+    bench.bench_function("change one of 20,000", |b| {
+        b.iter(|| {
+            number = (number + 7919) % COUNT;
+            nodes.0.truncate(kept);
+            let new = vec![extent(number, 1)];
+            black_box(nodes.patch(&file, (number * LEN, (number + 1) * LEN), new))
+        });
+    });
+    bench.finish();
+}
+
 fn streams(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -246,5 +374,6 @@ fn streams(criterion: &mut Criterion) {
 
 pub fn benches(criterion: &mut Criterion) {
     nodes(criterion);
+    extents(criterion);
     streams(criterion);
 }

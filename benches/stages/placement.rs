@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use cairnfs::base::{EcProfile, Group, PeerId};
-use cairnfs::placement::{Cluster, Offering, assign};
+use cairnfs::placement::{Cluster, Offering, assign, promised, survives};
 use criterion::Criterion;
 
 fn cluster(count: u64) -> Cluster {
@@ -27,6 +27,24 @@ pub fn benches(criterion: &mut Criterion) {
                 black_box(assign(&ranked, |_| true, EcProfile::DEFAULT))
             });
         });
+    }
+    // What a stripe survives: as it is asked of each block that is looked at.
+    for (profile, peers) in [(EcProfile::DEFAULT, 6), (EcProfile::DEFAULT, 4)] {
+        let total = profile.total_shards() as u64;
+        let held: Vec<(PeerId, usize)> = (0..total)
+            .map(|at| (PeerId([(at % peers) as u8; 32]), 1))
+            .collect();
+        let data = profile.data_shards();
+        assert_eq!(
+            survives(held.clone(), data),
+            Some(promised(profile, peers as usize))
+        );
+        bench.bench_function(
+            format!("happiness of {total} shards on {peers} peers"),
+            |b| {
+                b.iter(|| survives(black_box(&held).iter().copied(), data));
+            },
+        );
     }
     bench.finish();
 }

@@ -28,6 +28,14 @@ pub const VOLUME_KEYS_MAX: usize = 64;
 pub const VOLUME_NAME_MAX_BYTES: usize = 64;
 /// Smallest quota a peer accepts.
 pub const QUOTA_MIN_BYTES: u64 = 32 << 20;
+/// Directory of the logs within the data directory.
+pub const LOG_DIR: &str = "log";
+/// A log that would become larger is put aside.
+pub const LOG_MAX_BYTES: u64 = 1 << 20;
+/// Logs put aside that are kept.
+pub const LOGS_KEPT: u32 = 2;
+/// What all logs together may occupy, with their directory and begun blocks.
+pub const LOGS_MAX_BYTES: u64 = (1 + LOGS_KEPT as u64) * (LOG_MAX_BYTES + (16 << 10));
 /// Deepest directory nesting that a tree may have.
 pub const TREE_DEPTH_MAX: usize = 1024;
 /// Longest name of a directory entry.

@@ -10,6 +10,8 @@ pub mod clock;
 pub mod entropy;
 pub mod error;
 pub mod glob;
+#[cfg(test)]
+pub(crate) mod golden;
 pub mod ids;
 pub mod keep;
 pub mod limits;

@@ -451,3 +451,18 @@ impl Worker for ClaimSettler {
         format!("{} uploads owe a close or a release", self.owed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_number_is_written_down_as_described() {
+        let golden = crate::base::golden::row("counters-upload-number");
+        assert_eq!(wire::encode(&1_767_225_600_001u64), golden);
+        assert_eq!(
+            (COUNTERS, UPLOAD_NUMBER),
+            ("counters", &b"upload-number"[..])
+        );
+    }
+}

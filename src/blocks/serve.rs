@@ -15,7 +15,7 @@ use crate::base::limits::{BATCH_BLOCKS_MAX, POINTERS_PER_VOLUME_MAX, STRIPE_HEAD
 use crate::base::{BlockId, ClaimId, Class, Classify, Clock, IndexSet, PeerId, Pools, VolumeId};
 use crate::erasure::VerifiedShard;
 use crate::net::{Inbound, Refusal, Request, Response};
-use crate::store::{PartReader, Store, StoreError};
+use crate::store::{Keeper, PartReader, Store, StoreError};
 
 /// Requests of all peers that are worked on at once.
 const CONCURRENT: usize = 256;
@@ -47,6 +47,7 @@ pub async fn serve(
         options,
         feeds,
         upkeep: blocks.upkeep.clone(),
+        own: blocks.net.own(),
     });
     drop(blocks);
     let slots = Arc::new(Semaphore::new(CONCURRENT));
@@ -89,6 +90,7 @@ struct Server {
     options: Arc<ServeOptions>,
     feeds: FeedDoor,
     upkeep: FeedDoor,
+    own: PeerId,
 }
 
 impl Server {
@@ -230,10 +232,43 @@ impl Server {
             return refused(Refusal::Invalid);
         }
         let expires_ms = self.expiry(expires_ms);
-        match self.store.claim(claim, expires_ms, blocks).await {
+        match self.claim_what_may_be(claim, expires_ms, blocks).await {
             Ok(held) => Response::Held { held },
             Err(error) => self.failed(&error),
         }
+    }
+
+    /// Claims those blocks that others may claim here. Without an offer that is what somebody else keeps here already, as
+    /// when it was offered once: what only the own puts keep is never kept for others, and counts as not held.
+    async fn claim_what_may_be(
+        &self,
+        claim: ClaimId,
+        expires_ms: u64,
+        blocks: Vec<BlockId>,
+    ) -> Result<Vec<IndexSet>, StoreError> {
+        if self.options.offer.load(Ordering::Relaxed) {
+            return self.store.claim(claim, expires_ms, blocks).await;
+        }
+        let keepers = self.store.keepers(blocks.clone()).await?;
+        let mut all = vec![IndexSet::EMPTY; blocks.len()];
+        let is_for_others =
+            |keepers: &[Keeper]| keepers.iter().any(|keeper| keeper.claim.writer != self.own);
+        let (places, blocks): (Vec<usize>, Vec<BlockId>) = blocks
+            .into_iter()
+            .enumerate()
+            .zip(keepers)
+            .filter_map(|(placed, keepers)| is_for_others(&keepers).then_some(placed))
+            .unzip();
+        if blocks.is_empty() {
+            return Ok(all);
+        }
+        let held = self.store.claim(claim, expires_ms, blocks).await?;
+        for (at, held) in places.into_iter().zip(held) {
+            if let Some(place) = all.get_mut(at) {
+                *place = held;
+            }
+        }
+        Ok(all)
     }
 
     async fn fetch(&self, block: BlockId, wanted: IndexSet) -> Response {
@@ -314,5 +349,96 @@ const fn refused(reason: Refusal) -> Response {
     Response::Refused {
         reason,
         free_bytes: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{EcProfile, Entropy, OwnerId, ShardHash};
+    use crate::erasure::{CodecId, StripeHeader};
+    use crate::store::{MemDisk, StoreOptions};
+
+    const OWN: PeerId = PeerId([1; 32]);
+    const NOW_MS: u64 = 1_767_225_600_000;
+
+    fn claim_of(writer: PeerId) -> ClaimId {
+        ClaimId {
+            owner: OwnerId(writer.0.first_chunk().copied().unwrap_or_default()),
+            writer,
+            number: 1,
+        }
+    }
+
+    async fn server(offer: bool) -> Server {
+        let options = StoreOptions::new(64 << 20, Entropy::seeded(1));
+        let disk = Arc::new(MemDisk::new(1 << 30));
+        let (pools, clock) = (Pools::inline(), Clock::simulated(NOW_MS));
+        let opened = Store::open(disk, options, pools.clone(), clock.clone());
+        let (store, _) = opened.await.unwrap();
+        let kept = Kept::open(OWN, store.clone(), pools.clone(), clock.clone());
+        let releases = Releases::open(store.clone(), pools.clone(), clock.clone());
+        Server {
+            pointers: kept.await.unwrap(),
+            releases: releases.await.unwrap(),
+            store,
+            pools,
+            clock,
+            options: Arc::new(ServeOptions {
+                offer: AtomicBool::new(offer),
+                claim_ttl_ms: 3_600_000,
+            }),
+            feeds: FeedDoor::default(),
+            upkeep: FeedDoor::default(),
+            own: OWN,
+        }
+    }
+
+    fn shard(seed: u8) -> VerifiedShard {
+        let data = Bytes::from(vec![seed; 1000]);
+        let header = StripeHeader {
+            codec: CodecId::ReedSolomon,
+            profile: EcProfile::new(1, 0).unwrap(),
+            sealed_len: 1000,
+            shard_len: 1000,
+            shard_hashes: vec![ShardHash(*blake3::hash(&data).as_bytes())],
+        };
+        let header = Bytes::from(header.encode());
+        VerifiedShard::verify(StripeHeader::address(&header), 0, header, data).unwrap()
+    }
+
+    /// Who offers nothing keeps nothing for others but what it kept for others already.
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_finds_what_may_be_claimed() {
+        let (ours, theirs, missing) = (shard(1), shard(2), shard(3));
+        let blocks = [&ours, &theirs, &missing].map(|shard| shard.id().block);
+        let (first, second) = (PeerId([2; 32]), PeerId([3; 32]));
+        for offers in [true, false] {
+            let server = server(offers).await;
+            let store = &server.store;
+            for (shard, writer) in [(&ours, OWN), (&theirs, first)] {
+                let put = store.put(shard.clone(), claim_of(writer), NOW_MS + 1000);
+                assert!(put.await.unwrap());
+            }
+            let ask = |writer| {
+                let request = Request::Claim {
+                    claim: claim_of(writer),
+                    expires_ms: NOW_MS + 1000,
+                    blocks: blocks.to_vec(),
+                };
+                server.answer(writer, request)
+            };
+            let one = IndexSet::one(0);
+            let of_ours = if offers { one } else { IndexSet::EMPTY };
+            let held = vec![of_ours, one, IndexSet::EMPTY];
+            for writer in [second, first] {
+                let answer = ask(writer).await;
+                assert_eq!(answer, Response::Held { held: held.clone() }, "{offers}");
+            }
+            store.release_claim(claim_of(OWN)).await.unwrap();
+            store.release_claim(claim_of(first)).await.unwrap();
+            let left = store.held(&blocks).await.unwrap();
+            assert_eq!(left, held, "{offers}");
+        }
     }
 }

@@ -10,16 +10,11 @@ use tracing_subscriber::EnvFilter;
 
 use super::output::Output;
 use crate::admin::AdminError;
+use crate::base::limits::{LOG_DIR, LOG_MAX_BYTES, LOGS_KEPT};
 use crate::config::LogLevel;
 
-/// Directory of the log within the data directory.
-const LOG_DIR: &str = "log";
 /// Name of the log that is being written.
 const LOG_NAME: &str = "cairn.log";
-/// A log that would become larger is put aside.
-const LOG_MAX_BYTES: u64 = 1 << 20;
-/// Logs put aside that are kept.
-const LOGS_KEPT: u32 = 2;
 
 /// Begins to show messages of at least `level`; flags win over it, `CAIRN_LOG` over both.
 ///

@@ -83,7 +83,7 @@ pub struct Network {
     pub mdns: bool,
     /// Failure domain; empty: as the invitation says.
     pub zone: String,
-    /// Most connections at once, of both planes and directions.
+    /// Most peers connected at once, whoever dialled.
     pub max_connections: u32,
     /// Most members kept in the member list; others are looked up in the DHT.
     pub max_members: u32,

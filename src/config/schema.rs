@@ -73,15 +73,15 @@ keys! {
     network.zone, "name, or \"\" for what the invitation says",
         "Failure domain: peers that share power, a house or an owner should name the same zone, so that no stripe depends on one. Those who joined with one ticket share one besides, unless it was made with --separate-zones.";
     network.max_connections, "count, at least 8",
-        "Most connections at once, of both planes and directions.";
+        "Most peers connected at once, whoever dialled; each by one connection of the bulk plane or by a few of the other.";
     network.max_members, "count",
         "Most members kept in the member list; in a larger network the others are looked up in the DHT.";
     network.max_memory, "size, at least 16 MiB",
-        "Most memory for what others send unasked, until it is stored.";
+        "Most memory for what others send unasked, until it is stored; one peer may take a third of it.";
     network.upload_limit, "size per second, 0 for none",
-        "Most bytes sent in a second, all peers together.";
+        "Most bytes sent in a second, all peers together: requests and answers of either plane, not the little that finds peers.";
     network.download_limit, "size per second, 0 for none",
-        "Most bytes received in a second, all peers together.";
+        "Most bytes received in a second, all peers together, counted likewise.";
     network.allow, "list of peer ids",
         "If not empty, the only peers that are stored for, served and routed to.";
     network.deny, "list of peer ids",

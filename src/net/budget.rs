@@ -1,15 +1,21 @@
 //! The memory of payloads: what other peers send unasked is bounded, and spent buffers serve again.
 //!
-//! A payload's share of the budget, and its memory, come back when the last reference to its bytes
+//! No peer takes more than its share of the budget, so there is some left for others however much one
+//! sends. A payload's part of the budget, and its memory, come back when the last reference to its bytes
 //! is dropped, wherever that is.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::base::PeerId;
+
+/// One peer may take one part in so many of the budget.
+const SHARES: u32 = 3;
 /// Bytes of one unit of the budget.
 const UNIT_BYTES: usize = 1 << 10;
 /// Smaller buffers are not worth keeping.
@@ -26,6 +32,8 @@ const SPARE_PERIOD: Duration = Duration::from_secs(5);
 pub struct PayloadBudget {
     units: Arc<Semaphore>,
     total_units: u32,
+    /// The shares of peers that have taken of theirs.
+    shares: Arc<Mutex<BTreeMap<PeerId, Weak<Semaphore>>>>,
     spare: Arc<Spare>,
 }
 
@@ -38,18 +46,37 @@ impl PayloadBudget {
         PayloadBudget {
             units: Arc::new(Semaphore::new(total_units as usize)),
             total_units,
+            shares: Arc::default(),
             spare: Arc::new(Spare::default()),
         }
     }
 
-    /// Waits for room, first come first served. More than the whole budget waits for all of it.
-    pub async fn reserve(&self, bytes: usize) -> Reservation {
-        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES))
-            .unwrap_or(self.total_units)
-            .min(self.total_units);
-        // The semaphore is never closed; without a permit there is only less accounting.
-        let permit = Arc::clone(&self.units).acquire_many_owned(units).await.ok();
-        Reservation { _permit: permit }
+    /// Waits for room for what `peer` sends, first come first served; for more than a peer's share until it has all
+    /// of that. Cancel safe.
+    pub async fn reserve(&self, peer: PeerId, bytes: usize) -> Reservation {
+        let units = units_of(bytes).min(self.share_units());
+        let share = self.share_of(peer);
+        // The semaphores are never closed; without a permit there is only less accounting.
+        let of_share = Arc::clone(&share).acquire_many_owned(units).await.ok();
+        let of_all = Arc::clone(&self.units).acquire_many_owned(units).await.ok();
+        Reservation {
+            permits: [of_share, of_all],
+        }
+    }
+
+    fn share_units(&self) -> u32 {
+        (self.total_units / SHARES).max(1)
+    }
+
+    fn share_of(&self, peer: PeerId) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = shares.get(&peer).and_then(Weak::upgrade) {
+            return share;
+        }
+        shares.retain(|_, share| share.strong_count() > 0);
+        let share = Arc::new(Semaphore::new(self.share_units() as usize));
+        shares.insert(peer, Arc::downgrade(&share));
+        share
     }
 
     /// Bytes that are free now.
@@ -81,10 +108,26 @@ impl PayloadBudget {
     }
 }
 
+fn units_of(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
+}
+
 /// Part of a [`PayloadBudget`], given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
-    _permit: Option<OwnedSemaphorePermit>,
+    permits: [Option<OwnedSemaphorePermit>; 2],
+}
+
+impl Reservation {
+    /// Takes `bytes` of it into one of their own; fewer if there are not so many.
+    #[must_use]
+    pub fn split(&mut self, bytes: usize) -> Reservation {
+        let permits = self.permits.each_mut().map(|permit| {
+            let permit = permit.as_mut()?;
+            permit.split((units_of(bytes) as usize).min(permit.num_permits()))
+        });
+        Reservation { permits }
+    }
 }
 
 /// A payload that is being received.
@@ -207,16 +250,52 @@ impl Spare {
 mod tests {
     use super::*;
 
+    const A: PeerId = PeerId([1; 32]);
+    const B: PeerId = PeerId([2; 32]);
+
+    async fn has_room(budget: &PayloadBudget, peer: PeerId, bytes: usize) -> bool {
+        let reserved = budget.reserve(peer, bytes);
+        let reserved = tokio::time::timeout(Duration::from_secs(1), reserved);
+        reserved.await.is_ok()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn payloads_wait_for_room() {
-        let budget = PayloadBudget::new(64 << 10);
-        let held = budget.reserve(60 << 10).await;
-        let second = tokio::time::timeout(Duration::from_secs(1), budget.reserve(8 << 10));
-        assert!(second.await.is_err());
-        drop(held);
-        // Larger than the whole budget: alone, but not never.
-        let _all = budget.reserve(1 << 20).await;
-        assert_eq!(budget.free_bytes(), 0);
+        let budget = PayloadBudget::new(60 << 10);
+        let peers = (1..=3).map(|n| PeerId([n; 32]));
+        let mut held = Vec::new();
+        for peer in peers {
+            held.push(budget.reserve(peer, 18 << 10).await);
+        }
+        assert_eq!(budget.free_bytes(), 6 << 10);
+        assert!(!has_room(&budget, PeerId([9; 32]), 8 << 10).await);
+        held.pop();
+        assert!(has_room(&budget, PeerId([9; 32]), 8 << 10).await);
+        held.clear();
+        assert_eq!(budget.free_bytes(), 60 << 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_peer_has_its_share_only() {
+        let budget = PayloadBudget::new(60 << 10);
+        let first = budget.reserve(A, 15 << 10).await;
+        assert!(!has_room(&budget, A, 6 << 10).await);
+        assert!(has_room(&budget, A, 5 << 10).await);
+        assert!(has_room(&budget, B, 20 << 10).await);
+        drop(first);
+        // Larger than a share: alone, but not never.
+        let mut whole = budget.reserve(A, 1 << 20).await;
+        assert_eq!(budget.free_bytes(), 40 << 10);
+        assert!(!has_room(&budget, A, 1).await);
+        // A part of it may come back before the rest.
+        drop(whole.split(5 << 10));
+        assert_eq!(budget.free_bytes(), 45 << 10);
+        assert!(has_room(&budget, A, 5 << 10).await);
+        drop(whole);
+        assert_eq!(budget.free_bytes(), 60 << 10);
+        // Nothing is remembered of whom has nothing.
+        drop(budget.reserve(B, 1).await);
+        assert_eq!(budget.shares.lock().unwrap().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

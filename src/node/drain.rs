@@ -197,3 +197,20 @@ impl Node {
         info
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_written_down_as_described() {
+        let row = Row {
+            version: 1,
+            total_bytes: 5_000_000_000,
+            has_left: true,
+        };
+        let golden = crate::base::golden::row("drain-own");
+        assert_eq!(wire::encode(&row), golden);
+        assert_eq!(wire::decode::<Row>(&golden, ROW_MAX_BYTES).unwrap(), row);
+    }
+}

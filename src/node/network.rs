@@ -384,3 +384,27 @@ fn changed_rows(before: &[Bytes], now: &[Bytes]) -> Vec<KvChange> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_records_that_changed_are_written_each_at_its_place() {
+        let [a, b, c] = ["a", "b", "c"].map(|name| Bytes::from_static(name.as_bytes()));
+        let row = |at: u8, record: Option<&Bytes>| {
+            ("peers".to_owned(), vec![0, 0, 0, at], record.cloned())
+        };
+        let before = [a.clone(), b.clone()];
+        let now = [a, c.clone(), b.clone()];
+        assert_eq!(
+            changed_rows(&before, &now),
+            [row(1, Some(&c)), row(2, Some(&b))]
+        );
+        assert_eq!(
+            changed_rows(&now, &before[..1]),
+            [row(1, None), row(2, None)]
+        );
+        assert!(changed_rows(&now, &now).is_empty());
+    }
+}

@@ -200,6 +200,36 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn it_is_written_down_as_described() {
+        let peer = PeerId([1; 32]);
+        let written = Absence {
+            ms: 90_000,
+            written_ms: 0,
+        };
+        let mut absences = Absences {
+            suspect_ms: 60_000,
+            dead_ms: 600_000,
+            away: BTreeMap::from([(peer, written)]),
+            back: Vec::new(),
+            seen: None,
+            not_before: None,
+        };
+        let store = crate::repair::testing::store().await;
+        absences.save(&store, Instant::now()).await.unwrap();
+        let rows = store.kv_scan("absences", &[]).await.unwrap();
+        let golden = crate::base::golden::row("absences");
+        assert_eq!(rows, [(peer.0.to_vec(), golden.into())]);
+        let (suspect, dead) = (Duration::from_secs(60), Duration::from_secs(600));
+        let read = Absences::load(&store, suspect, dead).await.unwrap();
+        assert_eq!(read.ms(&peer), 90_000);
+        // Who is back is forgotten.
+        absences.away.clear();
+        absences.back.push(peer);
+        absences.save(&store, Instant::now()).await.unwrap();
+        assert!(store.kv_scan("absences", &[]).await.unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn only_time_that_was_seen_counts() {
         let mut absences = Absences {
             suspect_ms: 60_000,

@@ -160,3 +160,22 @@ impl Repair {
         self.shown.plan()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! What tests of this layer share.
+
+    use std::sync::Arc;
+
+    use crate::base::{Clock, Entropy, Pools};
+    use crate::store::{MemDisk, Store, StoreOptions};
+
+    /// An empty store in memory.
+    pub(crate) async fn store() -> Store {
+        let options = StoreOptions::new(64 << 20, Entropy::seeded(1));
+        let disk = Arc::new(MemDisk::new(1 << 30));
+        let clock = Clock::simulated(1_767_225_600_000);
+        let opened = Store::open(disk, options, Pools::inline(), clock);
+        opened.await.unwrap().0
+    }
+}

@@ -271,3 +271,27 @@ impl Worker for Scrubber {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_is_written_down_as_described() {
+        let under_way = Pass {
+            after: Some(BlockId([7; 32])),
+            begun_ms: 1_767_225_600_000,
+            is_done: false,
+        };
+        let done = Pass {
+            after: None,
+            is_done: true,
+            ..under_way
+        };
+        for (name, pass) in [("upkeep-scrub", under_way), ("upkeep-scrub-begun", done)] {
+            let golden = crate::base::golden::row(name);
+            assert_eq!(wire::encode(&pass), golden, "{name}");
+            assert_eq!(wire::decode::<Pass>(&golden, 256).unwrap(), pass, "{name}");
+        }
+    }
+}

@@ -178,6 +178,30 @@ mod tests {
         uptime.availability()
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn it_is_written_down_as_described() {
+        const NOW_MS: u64 = 1_767_225_600_000;
+        let (own, peer) = (PeerId([9; 32]), PeerId([1; 32]));
+        let uptime = Uptime {
+            there_ms: DAY_MS,
+            away_ms: 3_600_000.0,
+        };
+        let mut uptimes = Uptimes::default();
+        uptimes.of.insert(peer, uptime);
+        let store = crate::repair::testing::store().await;
+        let saved = uptimes.save(&store, Instant::now(), NOW_MS).await;
+        saved.unwrap();
+        let rows = store.kv_scan("uptimes", &[]).await.unwrap();
+        let golden = crate::base::golden::row("uptimes");
+        assert_eq!(rows, [(peer.0.to_vec(), golden.into())]);
+        // Later, it is the same; of itself a peer knows that it was away.
+        let later_ms = NOW_MS + 7_200_000;
+        let read = Uptimes::load(&store, own, later_ms).await.unwrap();
+        assert_eq!(read.of.get(&peer), Some(&uptime));
+        let read = Uptimes::load(&store, peer, later_ms).await.unwrap();
+        assert!(read.availability(&peer) < uptime.availability());
+    }
+
     #[test]
     fn who_is_new_counts_as_unknown_and_the_past_fades() {
         assert!((watched(&[]) - PRIOR).abs() < 1e-9);

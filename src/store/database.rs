@@ -362,3 +362,102 @@ fn guard<T>(
         Err(DatabaseError::Damaged("the database panicked".to_owned()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Disk, MemDisk};
+    use super::*;
+
+    const TABLE: Table = Table {
+        number: 3,
+        name: "things",
+    };
+    const HOW: How = How {
+        cache_bytes: 0,
+        is_checked: false,
+        is_quick: false,
+    };
+
+    fn opened(disk: &MemDisk) -> Database {
+        let file = disk.open("db").or_else(|_| disk.create("db")).unwrap();
+        Database::open(Medium::Plain(file), HOW, &[TABLE]).unwrap()
+    }
+
+    fn value(database: &Database, key: &[u8]) -> Result<Option<Vec<u8>>, DatabaseError> {
+        let read = database.snapshot(TABLE)?;
+        read.get(key, |bytes| Some(bytes.to_vec()))
+    }
+
+    #[test]
+    fn a_value_with_any_byte_changed_is_damaged_and_not_given() {
+        let disk = MemDisk::new(1 << 30);
+        let rows = [(b"one", [0xa1_u8; 24]), (b"two", [0xb2; 24])];
+        let database = opened(&disk);
+        let commit = |batch: &mut Batch<'_>| {
+            let rows = rows.iter();
+            batch.put(
+                TABLE,
+                rows.map(|(key, value)| (Cow::Borrowed(&key[..]), Some(Cow::Borrowed(&value[..])))),
+            )
+        };
+        database.commit(commit).unwrap();
+        drop(database);
+        let file = disk.open("db").unwrap();
+        let bytes = file.read_vec(0, file.len().unwrap() as usize).unwrap();
+        let starts: Vec<usize> = (0..bytes.len() - 24)
+            .filter(|at| bytes[*at..].starts_with(&[0xa1; 24]))
+            .collect();
+        assert!(!starts.is_empty());
+        // The value, and the sum before it.
+        for offset in 0..28 {
+            for start in &starts {
+                assert!(disk.flip_bit("db", (start - 4 + offset) as u64, (offset % 8) as u8));
+            }
+            let database = opened(&disk);
+            let read = value(&database, b"one");
+            assert!(matches!(read, Err(DatabaseError::Damaged(_))), "{read:?}");
+            let whole = database.snapshot(TABLE).unwrap().range(
+                Bound::Unbounded,
+                Bound::Unbounded,
+                false,
+                |_, _| Ok(true),
+            );
+            assert!(matches!(whole, Err(DatabaseError::Damaged(_))), "{whole:?}");
+            // Others are not concerned, and damage of a row breaks nothing.
+            assert_eq!(value(&database, b"two").unwrap(), Some(vec![0xb2; 24]));
+            drop(database);
+            for start in &starts {
+                disk.flip_bit("db", (start - 4 + offset) as u64, (offset % 8) as u8);
+            }
+        }
+        assert_eq!(value(&opened(&disk), b"one").unwrap(), Some(vec![0xa1; 24]));
+    }
+
+    #[test]
+    fn a_value_counts_under_its_own_key_and_table_only() {
+        let sealed = [&checksum(TABLE, b"one", b"value")[..], b"value"].concat();
+        assert_eq!(unseal(TABLE, b"one", &sealed).unwrap(), b"value");
+        assert!(unseal(TABLE, b"two", &sealed).is_err());
+        let other = Table { number: 4, ..TABLE };
+        assert!(unseal(other, b"one", &sealed).is_err());
+        assert!(unseal(TABLE, b"one", &sealed[..3]).is_err());
+    }
+
+    #[test]
+    fn a_panic_is_damage_and_after_it_nothing_is_answered() {
+        let database = opened(&MemDisk::new(1 << 30));
+        assert_eq!(value(&database, b"one").unwrap(), None);
+        let read = database.snapshot(TABLE).unwrap();
+        let panicked: Result<(), _> = database.guarded(|_| panic!("as redb does"));
+        assert!(matches!(panicked, Err(DatabaseError::Damaged(_))));
+        assert!(matches!(
+            value(&database, b"one"),
+            Err(DatabaseError::Stale)
+        ));
+        // Also for what was begun before.
+        let stale = read.get(b"one", |_| Some(()));
+        assert!(matches!(stale, Err(DatabaseError::Stale)), "{stale:?}");
+        let written = database.commit(|_| Ok(()));
+        assert!(matches!(written, Err(DatabaseError::Stale)));
+    }
+}

@@ -115,7 +115,7 @@ pub(super) struct Active {
 pub(super) struct Batch {
     pub(super) draft: Draft,
     parts: Parts,
-    end: u32,
+    pub(super) end: u32,
     /// Claims whose blocks are to be let go from now on, and those that are done.
     pub(super) releasing: Vec<ClaimId>,
     pub(super) drained: Vec<ClaimId>,
@@ -364,6 +364,7 @@ impl Engine {
         let dead = std::mem::take(&mut batch.draft.dead);
         self.punch(&dead, batch);
         let ledger = &self.shared.ledger;
+        ledger.set_unflushed(self.shared.index.unflushed_bytes());
         ledger.set_totals(self.totals);
         self.count_segment(self.active.id, &self.active.file);
         if let Ok(free) = self.shared.disk.free_bytes() {

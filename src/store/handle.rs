@@ -16,6 +16,7 @@ use super::read::ReadFail;
 use super::record::{KV_KEY_MAX, KV_SPACE_MAX, KV_VALUE_MAX, KvKey, KvPair, META_MAX};
 use super::recover;
 use super::replay::OpenReport;
+use super::rows::{ClaimRow, ClaimState};
 use super::shared::{Shared, StoreOptions};
 use super::tables::IndexError;
 use super::trash::TrashKeeper;
@@ -29,6 +30,8 @@ use crate::erasure::VerifiedShard;
 const MEMORY_UNIT: usize = 1 << 10;
 /// Small records looked up at once by a scan.
 const SCAN_PAGE: usize = 1024;
+/// Steps of compaction that one change waits for where nothing has room.
+const STEPS_FOR_ROOM: usize = 64;
 
 /// One change of a small record: space, key, and the new value (`None` deletes).
 pub type KvChange = (String, Vec<u8>, Option<Bytes>);
@@ -244,9 +247,12 @@ impl Store {
     /// Makes a claim permanent, durably. Answers whether it is known here.
     ///
     /// # Errors
-    /// `ClaimGone` if it was released or has expired.
+    /// `ClaimGone` if it was released or has expired; `Full` where not even that has room.
     pub async fn close_claim(&self, claim: ClaimId) -> Result<bool, StoreError> {
-        self.submit(Work::Close(claim), None).await.map(is_true)
+        let room = self.room_to_clean(claim_cost(0)).await?;
+        self.submit(Work::Close(claim), Some(room))
+            .await
+            .map(is_true)
     }
 
     /// Gives a claim up, durably, and lets go of what only it kept. Answers whether it was known
@@ -254,11 +260,52 @@ impl Store {
     /// remember it: somebody who did not hear of the release may still hand a shard on under it.
     pub async fn release_claim(&self, claim: ClaimId) -> Result<bool, StoreError> {
         let room = self.reserve(Tier::Claims, claim_cost(0)).ok();
+        let is_remembered = room.is_some();
+        let room = match room {
+            Some(room) => Some(room),
+            None => match self.room_to_let_go(claim_cost(0)).await {
+                // That there is nothing to let go takes no room to say.
+                Err(StoreError::Full { .. }) if !self.is_kept_by(claim).await? => None,
+                room => Some(room?),
+            },
+        };
         let work = Work::Release {
             claim,
-            is_remembered: room.is_some(),
+            is_remembered,
         };
         self.submit(work, room).await.map(is_true)
+    }
+
+    /// Whether a claim keeps anything.
+    async fn is_kept_by(&self, claim: ClaimId) -> Result<bool, StoreError> {
+        let row = self.read(move |shared| shared.look_up(|| shared.index.claim(&claim)));
+        let is_live = |row: ClaimRow| matches!(row.state, ClaimState::Open | ClaimState::Closed);
+        Ok(row.await?.is_some_and(is_live))
+    }
+
+    /// Room for what gives room back in the end. Where there is none, what is dead already makes way.
+    async fn room_to_clean(&self, bytes: u64) -> Result<Reservation, StoreError> {
+        let mut reserved = self.reserve(Tier::Cleanup, bytes);
+        for _ in 0..STEPS_FOR_ROOM {
+            if !matches!(reserved, Err(StoreError::Full { .. })) {
+                break;
+            }
+            match self.submit(Work::Compact, None).await {
+                Ok(Answer::Progress(progress)) if progress.more => {}
+                Ok(_) | Err(StoreError::Full { .. }) => break,
+                Err(error) => return Err(error),
+            }
+            reserved = self.reserve(Tier::Cleanup, bytes);
+        }
+        reserved
+    }
+
+    /// Room for the end of claims: the last that there is.
+    pub(super) async fn room_to_let_go(&self, bytes: u64) -> Result<Reservation, StoreError> {
+        match self.room_to_clean(bytes).await {
+            Err(StoreError::Full { .. }) => self.reserve(Tier::Release, bytes),
+            other => other,
+        }
     }
 
     /// The value of a small record.
@@ -282,15 +329,15 @@ impl Store {
         self.submit(Work::Kv(pairs), reservation).await.map(drop)
     }
 
-    /// As [`Store::kv_put`], for what gives room back in the end: it is taken as long as the disk has any.
+    /// As [`Store::kv_put`], for what gives room back in the end: it may use more of the quota's reserve.
     ///
     /// # Errors
-    /// As [`Store::kv_put`]; `Full` if the disk is.
+    /// As [`Store::kv_put`]; `Full` if the reserve or the disk is.
     pub async fn kv_free(&self, batch: Vec<KvChange>) -> Result<(), StoreError> {
         let pairs = kv_pairs(batch)?;
         let adds = pairs.iter().any(|pair| pair.value.is_some());
         let reservation = match adds {
-            true => Some(self.reserve(Tier::Cleanup, kv_cost(&pairs))?),
+            true => Some(self.room_to_clean(kv_cost(&pairs)).await?),
             false => None,
         };
         self.submit(Work::Free(pairs), reservation).await.map(drop)

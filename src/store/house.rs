@@ -69,6 +69,8 @@ impl Engine {
         })?;
         self.tail_bytes = 0;
         self.flush_rows = self.shared.options.flush_rows;
+        let unflushed = self.shared.index.unflushed_bytes();
+        self.shared.ledger.set_unflushed(unflushed);
         self.shared.count_rest();
         Ok(())
     }

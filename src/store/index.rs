@@ -8,6 +8,7 @@ use std::ops::Bound;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::disk::Disk;
+use super::quota::OTHER_ROW_COST;
 use super::record::{KvKey, Position};
 use super::rows::{BlockRow, Checkpoint, ClaimRow, KvRow, Rows, SegmentRow};
 use super::tables::{IndexError, Tables};
@@ -30,6 +31,8 @@ struct Inner {
     tables: Option<Tables>,
     /// Durable in the log and not yet in the database.
     changes: Rows,
+    /// What the small records among them will take in the database.
+    kv_bytes: u64,
     /// All segments, with their changes.
     segments: BTreeMap<u32, SegmentRow>,
     /// Shards that a reader found damaged, where they were, until they are taken out.
@@ -38,6 +41,13 @@ struct Inner {
     sound: BTreeMap<ShardId, Position>,
     /// Shards that the disk did not give when they were last read.
     unread: BTreeSet<ShardId>,
+}
+
+/// What a small record may take in the database: pages are half empty at worst.
+fn cost(key: &KvKey, row: &Option<KvRow>) -> u64 {
+    let value = row.as_ref().and_then(|row| row.value.as_ref());
+    let bytes = key.0.len() + value.map_or(0, bytes::Bytes::len);
+    OTHER_ROW_COST + 2 * bytes as u64
 }
 
 /// A page of rows, and the key after which to go on (`None`: that was all).
@@ -76,6 +86,7 @@ impl Index {
             inner: RwLock::new(Inner {
                 tables: Some(tables),
                 changes: Rows::default(),
+                kv_bytes: 0,
                 segments,
                 damaged: BTreeMap::new(),
                 sound: BTreeMap::new(),
@@ -101,6 +112,7 @@ impl Index {
         let mut inner = self.write();
         inner.tables = None;
         inner.changes = Rows::default();
+        inner.kv_bytes = 0;
         inner.segments = BTreeMap::new();
         remove_file(disk)?;
         inner.tables = Some(Tables::open(disk, INDEX_FILE, cache_bytes)?);
@@ -339,7 +351,19 @@ impl Index {
                 None => inner.segments.remove(id),
             };
         }
+        for (key, row) in &later.kv {
+            let before = inner.changes.kv.get(key).map_or(0, |row| cost(key, row));
+            inner.kv_bytes = (inner.kv_bytes + cost(key, row)).saturating_sub(before);
+        }
         inner.changes.merge(later);
+    }
+
+    /// What the changes will take in the database, but for rows of blocks and members, about.
+    pub(super) fn unflushed_bytes(&self) -> u64 {
+        let inner = self.read();
+        let changes = &inner.changes;
+        let rows = changes.claims.len() + changes.shorts.len() + changes.further.len();
+        inner.kv_bytes + rows as u64 * OTHER_ROW_COST
     }
 
     /// Remembers that a reader found a shard damaged. Answers whether that is news.
@@ -380,7 +404,9 @@ impl Index {
             inner.tables()?.commit(&inner.changes, checkpoint)?;
         }
         // Only the writer changes rows, and it is here; readers meanwhile saw both.
-        self.write().changes = Rows::default();
+        let mut inner = self.write();
+        inner.changes = Rows::default();
+        inner.kv_bytes = 0;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::engine::{Answer, Batch, Engine, Fail, Work};
 use super::error::StoreError;
 use super::holdings::Keeper;
-use super::quota::{BLOCK_ROW_COST, MEMBER_ROW_COST};
+use super::quota::{BLOCK_ROW_COST, MEMBER_ROW_COST, Tier};
 use super::record::{ClaimEnd, Entry, KvPair, TOMBS_MAX, Tomb, shard_record_max};
 use super::rows::{BlockRow, ClaimRow, ClaimState};
 use super::trash::is_trash;
@@ -338,6 +338,13 @@ impl Engine {
             let mut after = None;
             loop {
                 if budget == 0 {
+                    return Ok(());
+                }
+                let planned = u64::from(batch.end - self.active.end);
+                let left = self.shared.ledger.left(Tier::Release);
+                if left < planned + u64::from(TOMBS_RECORD_MAX) {
+                    // Compaction goes first: the limit is hard.
+                    self.stuck = true;
                     return Ok(());
                 }
                 let page = batch.draft.members(row.short, after.as_ref(), DRAIN_PAGE)?;

@@ -1,9 +1,10 @@
 //! Who may still write how much: the accounts of the data directory.
 //!
 //! Counted are allocated bytes of everything in the directory. New data stops a reserve below the
-//! quota, so that deleting, compacting and the index always have room. Three tiers share the
-//! reserve: data stops first, claims and small records later, clean-up only where the disk is full: a quota that was
-//! lowered below what is used must not stand in the way of using less.
+//! quota, so that deleting, compacting and the index always have room. Four tiers share the
+//! reserve: data stops first, claims and small records later, clean-up where only moving still has room, and letting go
+//! last. None goes beyond the quota; only where that was lowered to what is used, or below, what frees may go a bounded
+//! step further, or there would be no way to use less.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,6 +16,8 @@ use crate::base::VolumeId;
 pub(super) const BLOCK_ROW_COST: u64 = 230;
 /// Likewise for one member of a claim.
 pub(super) const MEMBER_ROW_COST: u64 = 160;
+/// Likewise for a claim itself, and for a small record besides its bytes.
+pub(super) const OTHER_ROW_COST: u64 = 160;
 /// The index file before it has rows, and what a flush needs besides.
 const INDEX_BASE: u64 = 1 << 20;
 /// What bringing the index up to date with so many rows may write, copies of whole pages included.
@@ -38,8 +41,10 @@ pub(super) enum Tier {
     Data,
     /// Claims and small records.
     Claims,
-    /// What gives room back in the end: stops only where there is none.
+    /// What gives room back in the end: leaves enough to move what is half dead.
     Cleanup,
+    /// The end of claims, where moving gives nothing back any more.
+    Release,
 }
 
 /// What the store occupies and may still take. Bytes, unless named otherwise.
@@ -76,7 +81,11 @@ pub struct Usage {
 #[derive(Debug, Default)]
 struct Amounts {
     quota: u64,
+    /// How far what frees may go where the quota was lowered too far for it; else not above the quota.
+    raised: u64,
     reserve_free: u64,
+    /// What others may still write into the directory before it is counted again.
+    aside: u64,
     segments: BTreeMap<u32, u64>,
     segments_sum: u64,
     /// Open volumes, each with its journal and tables.
@@ -84,6 +93,8 @@ struct Amounts {
     volumes_sum: u64,
     other: u64,
     index: u64,
+    /// What rows that the index file does not have yet will take there, but for those that `totals` count.
+    unflushed: u64,
     /// Shards of others that may go at any time.
     ring: u64,
     reserved: u64,
@@ -144,7 +155,7 @@ impl Amounts {
     /// Room that the index may still need for the rows there are.
     const fn index_growth(&self) -> u64 {
         let rows = self.totals.blocks * BLOCK_ROW_COST + self.totals.members * MEMBER_ROW_COST;
-        (INDEX_BASE + rows).saturating_sub(self.index)
+        (INDEX_BASE + rows).saturating_sub(self.index) + self.unflushed
     }
 
     /// What only clean-up may use.
@@ -157,31 +168,75 @@ impl Amounts {
         (self.quota / 64).clamp(SMALL_MIN, SMALL_MAX)
     }
 
+    /// What is used, or may be before it is counted.
+    const fn spoken_for(&self) -> u64 {
+        self.allocated() + self.aside
+    }
+
     fn left(&self, tier: Tier) -> u64 {
         let reserve = match tier {
             Tier::Data => self.critical() + self.small(),
             Tier::Claims => self.critical() + self.small() / 2,
             Tier::Cleanup => return self.left_for_cleanup(),
+            Tier::Release => return self.left_for_release(),
         };
-        let by_quota = self.quota.saturating_sub(self.allocated());
+        let by_quota = self.quota.saturating_sub(self.spoken_for());
         let disk_free = self.disk_free.saturating_add(self.ring);
         let by_disk = disk_free.saturating_sub(self.reserve_free);
         by_quota
             .min(by_disk)
             .saturating_sub(reserve + self.reserved)
     }
-}
 
-impl Amounts {
-    /// Up to the quota; and where less than the reserve is left, or nothing at all, as much as the reserve would be
-    /// each time, on what the disk has.
+    /// How far what frees may go.
+    fn ceiling(&self) -> u64 {
+        self.quota.max(self.raised)
+    }
+
+    /// Below the ceiling, with what the index may still need.
+    fn below_ceiling(&self) -> u64 {
+        let taken = self.spoken_for() + self.index_growth() + SLACK;
+        self.ceiling().saturating_sub(taken)
+    }
+
     fn left_for_cleanup(&self) -> u64 {
-        let by_quota = self.quota.saturating_sub(self.allocated() + SLACK);
-        let by_disk = self.disk_free.saturating_add(self.ring);
-        by_quota
-            .max(self.critical())
-            .min(by_disk.saturating_sub(SLACK))
+        let to_move = self.segment_bytes() / 2;
+        let mut by_disk = self.free_to_clean(self.ring);
+        if self.disk_free > self.reserve_free {
+            // What the index will take is taken from there as well.
+            by_disk = by_disk.saturating_sub(self.index_growth() + to_move);
+        }
+        self.below_ceiling()
+            .saturating_sub(to_move)
+            .min(by_disk)
             .saturating_sub(self.reserved)
+    }
+
+    /// The disk itself says when it is full.
+    fn left_for_release(&self) -> u64 {
+        self.below_ceiling().saturating_sub(self.reserved)
+    }
+
+    /// Of the disk, for what gives room back in the end. Where others have taken what should stay free, giving back is
+    /// what helps.
+    const fn free_to_clean(&self, ring: u64) -> u64 {
+        let free = self.disk_free.saturating_add(ring);
+        if free > self.reserve_free {
+            return (free - self.reserve_free).saturating_sub(SLACK);
+        }
+        free.saturating_sub(SLACK)
+    }
+
+    /// Where the quota leaves no room to use less, some beyond it.
+    fn raise(&mut self) {
+        if self.below_ceiling() < self.segment_bytes() / 2 {
+            self.raised = self.spoken_for() + self.critical();
+        }
+    }
+
+    /// What was given back is not taken again beyond the quota.
+    fn settle(&mut self) {
+        self.raised = self.raised.min(self.spoken_for() + self.critical());
     }
 }
 
@@ -201,7 +256,22 @@ impl Ledger {
     }
 
     pub(super) fn set_quota(&self, quota: u64) {
-        self.amounts().quota = quota;
+        let mut amounts = self.amounts();
+        let is_lowered = quota < amounts.quota;
+        amounts.quota = quota;
+        if is_lowered {
+            amounts.raise();
+        }
+    }
+
+    /// Everything was counted after opening. The quota may have been lowered since the last time.
+    pub(super) fn opened(&self) {
+        self.amounts().raise();
+    }
+
+    /// What others may still write into the directory before it is counted again.
+    pub(super) fn set_aside(&self, bytes: u64) {
+        self.amounts().aside = bytes;
     }
 
     pub(super) fn segment_bytes(&self) -> u64 {
@@ -256,6 +326,11 @@ impl Ledger {
         self.amounts().index = allocated;
     }
 
+    /// What rows that the index file does not have yet will take there.
+    pub(super) fn set_unflushed(&self, bytes: u64) {
+        self.amounts().unflushed = bytes;
+    }
+
     /// What the ring occupies.
     pub(super) fn set_ring(&self, allocated: u64) {
         let mut amounts = self.amounts();
@@ -281,7 +356,9 @@ impl Ledger {
     }
 
     pub(super) fn set_totals(&self, totals: Totals) {
-        self.amounts().totals = totals;
+        let mut amounts = self.amounts();
+        amounts.totals = totals;
+        amounts.settle();
     }
 
     /// Digest and number of the shards held.
@@ -337,15 +414,13 @@ impl Ledger {
         amounts.left(Tier::Data) < amounts.quota / SCARCE
     }
 
-    /// Bytes that compaction may write before it gives anything back. Where the quota was lowered
-    /// below what is used, the disk alone decides: moving is then the way back.
+    /// Bytes that compaction may write before it gives anything back.
     pub(super) fn room_to_move(&self) -> u64 {
         let amounts = self.amounts();
-        let by_disk = amounts.disk_free.saturating_sub(SLACK);
-        match amounts.quota.checked_sub(amounts.allocated() + SLACK) {
-            Some(below) => below.min(by_disk),
-            None => by_disk.min(amounts.segment_bytes()),
-        }
+        let by_quota = amounts
+            .ceiling()
+            .saturating_sub(amounts.spoken_for() + SLACK);
+        by_quota.min(amounts.free_to_clean(0))
     }
 
     pub(super) fn usage(&self) -> Usage {
@@ -392,6 +467,53 @@ mod tests {
         assert!(ledger.left(Tier::Cleanup) > 1 << 20);
         ledger.remove_segment(1);
         assert!(ledger.left(Tier::Data) > 0);
+    }
+
+    /// However often room to free is asked for, it is not more than was there, or than one step where the quota was lowered.
+    #[test]
+    fn what_frees_stays_within_the_quota_or_one_step_beyond() {
+        let ledger = Ledger::new(64 << 20, 0, None);
+        let fill = |tier: Tier| {
+            let mut used = ledger.usage().allocated;
+            while let Ok(room) = ledger.reserve(tier, 1000) {
+                drop(room);
+                used += 1000;
+                ledger.set_segment(1, used);
+                ledger.set_totals(Totals::default());
+            }
+            used
+        };
+        let cleaned = fill(Tier::Cleanup);
+        assert!(ledger.room_to_move() >= ledger.segment_bytes() / 2);
+        let released = fill(Tier::Release);
+        assert!(cleaned < released && released <= 64 << 20, "{released}");
+        // The same quota again is no lowering.
+        ledger.set_quota(64 << 20);
+        assert!(ledger.left(Tier::Release) < 1000);
+        ledger.set_quota(40 << 20);
+        assert!(ledger.room_to_move() >= ledger.segment_bytes() / 2);
+        let beyond = fill(Tier::Release);
+        assert!(beyond > released + (1 << 20), "{beyond}");
+        assert!(beyond < released + (4 << 20), "{beyond}");
+        // What was given back is not taken again.
+        ledger.set_segment(1, 50 << 20);
+        ledger.set_totals(Totals::default());
+        assert!(fill(Tier::Release) < 54 << 20);
+        // Below the quota nothing is beyond it.
+        ledger.set_segment(1, 20 << 20);
+        ledger.set_totals(Totals::default());
+        assert!(fill(Tier::Release) <= 40 << 20);
+    }
+
+    #[test]
+    fn what_others_may_write_is_set_aside() {
+        let ledger = Ledger::new(64 << 20, 0, None);
+        for tier in [Tier::Data, Tier::Claims, Tier::Cleanup, Tier::Release] {
+            ledger.set_aside(0);
+            let left = ledger.left(tier);
+            ledger.set_aside(3 << 20);
+            assert_eq!(ledger.left(tier), left - (3 << 20), "{tier:?}");
+        }
     }
 
     #[test]

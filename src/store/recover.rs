@@ -17,7 +17,7 @@ use super::replay::{OpenReport, RecoverError, Replayed, io_error, replace_index,
 use super::ring::is_ring;
 use super::rows::ClaimState;
 use super::segment::{STORE_DIR, is_segment, segment_id, segment_name};
-use super::shared::{Shared, StoreOptions};
+use super::shared::{Shared, StoreOptions, logs_may_grow};
 use super::tables::{IndexError, Tables};
 use super::version;
 use crate::base::limits::QUOTA_MIN_BYTES;
@@ -67,6 +67,7 @@ pub(super) fn open(
         settle(&mut engine)?;
     }
     report.shards = engine.totals.shards;
+    shared.ledger.opened();
     Ok((engine, report))
 }
 
@@ -160,6 +161,7 @@ fn count_everything(shared: &Shared) -> Result<(), RecoverError> {
     let walked = shared.disk.walk(&is_ring);
     let entries = walked.map_err(io_error("counting the data directory"))?;
     let (mut index, mut other) = (0, 0);
+    shared.ledger.set_aside(logs_may_grow(&entries));
     shared.ledger.forget_segments();
     for entry in entries {
         if is_segment(&entry.name) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskEntry, DiskFile};
 use super::error::StoreError;
 use super::index::{INDEX_FILE, SharedIndex};
 use super::parts::Outboards;
@@ -15,6 +15,7 @@ use super::record::{ChecksumKey, Position};
 use super::ring::{Ring, is_ring};
 use super::segment::{is_segment, segment_name};
 use super::volume::counted_by;
+use crate::base::limits::{LOG_DIR, LOGS_MAX_BYTES};
 use crate::base::{Clock, Entropy, ShardId, VolumeId};
 
 /// Segment files kept open.
@@ -177,6 +178,7 @@ impl Shared {
             return;
         };
         let (mut index, mut other) = (0, 0);
+        self.ledger.set_aside(logs_may_grow(&entries));
         for entry in entries {
             if entry.name == INDEX_FILE {
                 index += entry.allocated;
@@ -201,6 +203,20 @@ impl Shared {
         }
         self.poisoned().map_or(Ok(()), Err)
     }
+}
+
+/// What the logs of the data directory, if it has any, may grow by: nobody asks the store before they do.
+pub(super) fn logs_may_grow(entries: &[DiskEntry]) -> u64 {
+    let is_log = |entry: &&DiskEntry| {
+        let below = entry.name.strip_prefix(LOG_DIR);
+        below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    };
+    let mut logs = entries.iter().filter(is_log).peekable();
+    if logs.peek().is_none() {
+        return 0;
+    }
+    let allocated: u64 = logs.map(|entry| entry.allocated).sum();
+    LOGS_MAX_BYTES.saturating_sub(allocated)
 }
 
 /// Open segment files: the few used last.

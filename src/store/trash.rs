@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::engine::{Batch, Engine, Fail, Work};
 use super::error::StoreError;
 use super::handle::Store;
+use super::plan::claim_cost;
 use super::read::ReadFail;
 use super::record::Entry;
 use super::rows::{BlockRow, ClaimRow, ClaimState};
@@ -185,7 +186,8 @@ impl Store {
                 claim: *claim,
                 is_remembered: false,
             };
-            self.submit(release, None).await.map(drop)?;
+            let room = self.room_to_let_go(claim_cost(0)).await?;
+            self.submit(release, Some(room)).await.map(drop)?;
         }
         Ok(!claims.is_empty())
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::engine::{Answer, Work};
 use super::error::StoreError;
 use super::handle::Store;
+use super::plan::claim_cost;
 use crate::base::ClaimId;
 use crate::base::worker::{Next, Worker};
 
@@ -12,6 +13,8 @@ use crate::base::worker::{Next, Worker};
 const REST: Duration = Duration::from_secs(10);
 /// Claims looked at in one step.
 const CLAIMS_PER_STEP: usize = 4096;
+/// Claims released with one operation.
+const CLAIMS_AT_ONCE: usize = 256;
 
 /// Rewrites segments that are mostly dead, and counts what others write to the data directory.
 #[derive(Debug)]
@@ -100,10 +103,12 @@ impl Expiry {
             shared.expired(after.as_ref(), CLAIMS_PER_STEP, shared.clock.now_ms())
         };
         let (claims, next) = self.store.read(look).await?;
-        let found = claims.len() as u64;
-        if found > 0 {
-            self.store.submit(Work::Expire(claims), None).await?;
-            self.expired += found;
+        for claims in claims.chunks(CLAIMS_AT_ONCE) {
+            let cost = claim_cost(0) * claims.len() as u64;
+            let room = self.store.room_to_let_go(cost).await?;
+            let work = Work::Expire(claims.to_vec());
+            self.store.submit(work, Some(room)).await?;
+            self.expired += claims.len() as u64;
         }
         self.after = next;
         Ok(self.after.is_some())

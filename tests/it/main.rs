@@ -20,6 +20,7 @@ mod damage;
 mod devnet;
 mod dht;
 mod feeds;
+mod formats;
 #[cfg(feature = "testkit")]
 mod fuzz;
 mod input;

@@ -422,6 +422,11 @@ impl Node {
         node
     }
 
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Stops it in good order, and requires that it says so.
     pub fn stop(mut self) {
         signal(self.child.id(), "TERM");

@@ -167,8 +167,11 @@ async fn two_peers_meet_and_ask_each_other() {
         assert!(matches!(answer, Ok(Response::Held { .. })), "{answer:?}");
     }
     let unknown = Request::Unknown { opcode: 999 };
-    let answer = first.handle.request(second.own, unknown, SECOND).await;
-    assert!(answer.is_ok() || matches!(answer, Err(NetError::Busy(_))));
+    let answer = first.handle.request(second.own, unknown, SECOND * 5).await;
+    assert_eq!(answer, Ok(Response::Unsupported));
+    // And they go on.
+    let answer = first.handle.request(second.own, have(), SECOND * 5).await;
+    assert!(matches!(answer, Ok(Response::Held { .. })), "{answer:?}");
     second.network.stop().await.unwrap();
 }
 

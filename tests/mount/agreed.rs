@@ -281,3 +281,72 @@ fn a_sync_waits_for_other_machines() {
     let synced = alone.sync_all().unwrap_err();
     assert_eq!(synced.raw_os_error(), Some(Errno::IO.raw_os_error()));
 }
+
+impl Members {
+    /// All of them anew with other settings.
+    fn reconfigure(&mut self, set: impl Fn(&mut Config)) {
+        for member in &mut self.all {
+            member.stop();
+            edit_config(&member.data, &set);
+            member.start();
+            member.mount();
+        }
+    }
+}
+
+/// A lock that one machine has is no other's business where locks are local, and is its business in a cluster.
+#[test]
+fn locks_hold_on_one_machine_or_on_all_as_configured() {
+    let mut found = Vec::new();
+    let Some(mut members) = voting(&[&[]], cluster_locks) else {
+        return;
+    };
+    for locks in [Locks::Cluster, Locks::Local] {
+        members.reconfigure(|config| config.mount.locks = locks);
+        let [a, b] = &members.all[..] else {
+            panic!("two of them")
+        };
+        let one = open(a, "file");
+        // One file, not one of each; and voters do not know at once what they promised before.
+        wait_until("the file is known", LONG, || b.path("file").exists());
+        wait_until("it is locked", LONG, || {
+            rustix::fs::flock(&one, ALONE).is_ok()
+        });
+        let other = open(b, "file");
+        found.push(rustix::fs::flock(&other, ALONE));
+        // On the same machine it is the same under both.
+        let third = open(a, "file");
+        assert_eq!(rustix::fs::flock(&third, ALONE), Err(Errno::WOULDBLOCK));
+    }
+    assert_eq!(found, [Err(Errno::WOULDBLOCK), Ok(())]);
+}
+
+/// Another machine is connected and does not answer: closing waits for it, as long as it may be there after all, or not.
+#[test]
+fn closing_waits_for_others_or_not_as_configured() {
+    let mut took = Vec::new();
+    let Some(mut members) = Members::with(&[&[]], |_| {}) else {
+        return;
+    };
+    for consistency in [Consistency::CloseToOpen, Consistency::Prompt] {
+        members.reconfigure(|config| config.mount.consistency = consistency);
+        let name = format!("met under {consistency:?}");
+        let [a, b] = &members.all[..] else {
+            panic!("two of them")
+        };
+        a.write(&name, "text");
+        b.wait_reads(&name, "text");
+        b.write(&name, "another");
+        a.wait_reads(&name, "another");
+        b.signal("STOP");
+        let began = Instant::now();
+        let written = std::fs::write(a.path("file"), format!("{consistency:?}"));
+        took.push(began.elapsed());
+        b.signal("CONT");
+        written.unwrap();
+        b.wait_reads("file", format!("{consistency:?}"));
+    }
+    // Five seconds, after which the other counts as away.
+    assert!(took[0] > Duration::from_secs(4), "{took:?}");
+    assert!(took[1] < Duration::from_secs(3), "{took:?}");
+}

@@ -18,6 +18,9 @@ use crate::net::message::{Refusal, Request, Response};
 /// How long a payload may wait for memory before its request is answered `Busy`.
 const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Control parts up to this need no room set aside: as many as a peer may have under way are few bytes.
+const META_FREE_BYTES: usize = 16 << 10;
+
 /// A payload of which more is to come.
 struct Partial {
     header: Header,
@@ -79,11 +82,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     async fn message(&mut self, header: Header) -> Result<(), LinkEnd> {
-        let meta = self.input.small(header.meta_len as usize).await?;
         let len = header.payload_len as usize;
         let mut aim = match header.kind {
-            Kind::Request => self.aim_request(&header, meta).await?,
-            _ => self.aim_response(&header, meta),
+            Kind::Request => self.aim_request(&header).await?,
+            _ => self.aim_response(&header).await?,
         };
         if len <= INLINE_MAX_BYTES {
             self.take_in(&mut aim, len).await?;
@@ -131,22 +133,36 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// Decides about a request before its payload is read.
-    async fn aim_request(&mut self, header: &Header, meta: Bytes) -> Result<Aim, LinkEnd> {
+    /// Decides about a request before what is large of it is read.
+    async fn aim_request(&mut self, header: &Header) -> Result<Aim, LinkEnd> {
         let id = header.id;
-        let served = match self.shared.serve(id) {
+        let (meta_len, len) = (header.meta_len as usize, header.payload_len as usize);
+        let mut served = match self.shared.serve(id) {
             Ok(served) => served,
             Err(ServeError::Duplicate) => return Err(protocol("two requests of one id")),
-            Err(ServeError::TooMany) => {
-                self.shared.answer_now(id, &Response::Busy);
-                return Ok(Aim::Nothing);
-            }
+            Err(ServeError::TooMany) => return self.turn_away(header).await,
         };
-        let len = header.payload_len as usize;
+        let takes_payload = len > 0 && codec::request_has_payload(header.opcode);
+        let large_meta = if meta_len > META_FREE_BYTES {
+            meta_len
+        } else {
+            0
+        };
+        let needed = large_meta + if takes_payload { len } else { 0 };
+        let mut room = None;
+        if needed > 0 {
+            room = room_for(&self.shared, needed).await;
+            if room.is_none() {
+                return self.turn_away(header).await;
+            }
+        }
+        // Until the answer is there; the payload's until that is dropped.
+        served.answer.room = room.as_mut().map(|room| room.split(large_meta));
+        let meta = self.input.small(meta_len).await?;
         if len == 0 {
             return Ok(Aim::Request(served, meta, self.buffer(0, None)));
         }
-        if !codec::request_has_payload(header.opcode) {
+        if !takes_payload {
             // Known requests without payload are refused as such; others are unknown.
             let answer = match codec::decode_request(header.opcode, &meta, Bytes::new()) {
                 Ok(Request::Unknown { .. }) => Response::Unsupported,
@@ -155,17 +171,14 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             self.shared.answer_now(id, &answer);
             return Ok(Aim::Nothing);
         }
-        self.shared.holding_back.store(true, Ordering::Relaxed);
-        let room = self.shared.context.budget.reserve(len);
-        let room = tokio::time::timeout(ROOM_PATIENCE, room).await;
-        self.shared.holding_back.store(false, Ordering::Relaxed);
-        match room {
-            Ok(room) => Ok(Aim::Request(served, meta, self.buffer(len, Some(room)))),
-            Err(_) => {
-                self.shared.answer_now(id, &Response::Busy);
-                Ok(Aim::Nothing)
-            }
-        }
+        Ok(Aim::Request(served, meta, self.buffer(len, room)))
+    }
+
+    /// Another time: nothing of the request is kept.
+    async fn turn_away(&mut self, header: &Header) -> Result<Aim, LinkEnd> {
+        self.shared.answer_now(header.id, &Response::Busy);
+        self.input.skip(header.meta_len as usize).await?;
+        Ok(Aim::Nothing)
     }
 
     /// Memory for a payload, exactly as large as announced.
@@ -173,15 +186,21 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.shared.context.budget.buffer(len, reservation)
     }
 
-    fn aim_response(&self, header: &Header, meta: Bytes) -> Aim {
-        let len = header.payload_len as usize;
+    /// Who asks bounds by itself what comes; what nobody asked for is not kept.
+    async fn aim_response(&mut self, header: &Header) -> Result<Aim, LinkEnd> {
+        let (meta_len, len) = (header.meta_len as usize, header.payload_len as usize);
+        if !self.shared.is_awaited(header.id) {
+            self.input.skip(meta_len).await?;
+            return Ok(Aim::Nothing);
+        }
+        let meta = self.input.small(meta_len).await?;
         if len == 0 || self.shared.expects_payload(header.id) {
-            return Aim::Response(meta, self.buffer(len, None));
+            return Ok(Aim::Response(meta, self.buffer(len, None)));
         }
         // Also when nobody waits any more: then this is lost on nobody.
         let nonsense = NetError::Protocol(self.shared.peer, "a payload nobody asked for".into());
         self.shared.answered(header.id, Err(nonsense));
-        Aim::Nothing
+        Ok(Aim::Nothing)
     }
 
     fn done(&self, header: &Header, aim: Aim) {
@@ -214,6 +233,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             Err(_) => self.shared.answer_now(header.id, &Response::Busy),
         }
     }
+}
+
+/// Room for so much of what this peer sends, if there is soon.
+async fn room_for(shared: &Shared, bytes: usize) -> Option<Reservation> {
+    shared.holding_back.store(true, Ordering::Relaxed);
+    let room = shared.context.budget.reserve(shared.peer, bytes);
+    let room = tokio::time::timeout(ROOM_PATIENCE, room).await;
+    shared.holding_back.store(false, Ordering::Relaxed);
+    room.ok()
 }
 
 fn invalid() -> Response {

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::rtt::Smoothed;
 use super::{LinkContext, LinkEnd};
 use crate::base::PeerId;
+use crate::net::budget::Reservation;
 use crate::net::codec::{self, Header, INLINE_MAX_BYTES, Kind, Outgoing};
 use crate::net::command::{NetError, Path};
 use crate::net::message::{Request, Response};
@@ -82,6 +83,8 @@ struct Pending {
 pub(super) struct Answer {
     id: u64,
     answer: Abortable<oneshot::Receiver<Response>>,
+    /// For what is held of the request until then.
+    pub(super) room: Option<Reservation>,
 }
 
 impl Future for Answer {
@@ -258,6 +261,11 @@ impl Shared {
         self.work.notify_one();
     }
 
+    /// Whether a response is awaited.
+    pub(super) fn is_awaited(&self, id: u64) -> bool {
+        self.lock().pending.contains_key(&id)
+    }
+
     /// Whether the payload of this response is awaited.
     pub(super) fn expects_payload(&self, id: u64) -> bool {
         let state = self.lock();
@@ -291,7 +299,11 @@ impl Shared {
         let answer = Abortable::new(answer, registration);
         Ok(Served {
             reply,
-            answer: Answer { id, answer },
+            answer: Answer {
+                id,
+                answer,
+                room: None,
+            },
         })
     }
 

@@ -18,6 +18,7 @@ use crate::net::message::{Refusal, Request, Response};
 
 const A: PeerId = PeerId([1; 32]);
 const B: PeerId = PeerId([2; 32]);
+const C: PeerId = PeerId([3; 32]);
 
 struct End {
     link: Link,

@@ -85,6 +85,29 @@ fn an_invitation_may_vouch_for_separate_zones() {
     }
 }
 
+/// TCP connections that a process has, of either plane.
+fn sockets(pid: u32) -> usize {
+    let mut own = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+        // It may be closed by now.
+        let Ok(target) = std::fs::read_link(entry.unwrap().path()) else {
+            continue;
+        };
+        let target = target.to_string_lossy().into_owned();
+        let inode = target
+            .strip_prefix("socket:[")
+            .and_then(|rest| rest.strip_suffix(']'));
+        own.extend(inode.map(str::to_owned));
+    }
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
+    let is_own = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // 01: established.
+        fields.get(3) == Some(&"01") && fields.get(9).is_some_and(|inode| own.contains(*inode))
+    };
+    table.lines().filter(is_own).count()
+}
+
 #[test]
 fn no_more_connections_than_allowed() {
     let mut net = Devnet::start(&["--peers", "12", "--quota", "64MiB"]);
@@ -92,15 +115,26 @@ fn no_more_connections_than_allowed() {
     wait_until("all are connected", LIMIT, || {
         ask(&net, 0, &["status"])["connected"] == 11
     });
+    let unbounded = sockets(net.peers[0].pid);
+    assert!(unbounded >= 11, "{unbounded}");
     net.reconfigure(0, |config| config.network.max_connections = 8);
     wait_until("some are connected", LIMIT, || {
         ask(&net, 0, &["status"])["connected"].as_u64() > Some(2)
     });
+    let mut bounded = Vec::new();
     for _ in 0..20 {
         let connected = ask(&net, 0, &["status"])["connected"].as_u64();
         assert!(connected <= Some(8), "{connected:?}");
+        bounded.push(sockets(net.peers[0].pid));
         std::thread::sleep(Duration::from_millis(200));
     }
+    // Those who prove who they are, and leave then, come and go.
+    println!("{unbounded} connections of 11 peers, {bounded:?} of 8 at most");
+    assert!(
+        bounded.iter().all(|count| *count <= 2 * 8 + 32),
+        "{bounded:?}"
+    );
+    assert!(bounded.iter().any(|count| *count <= 2 * 8), "{bounded:?}");
 }
 
 #[test]

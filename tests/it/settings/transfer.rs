@@ -228,7 +228,7 @@ fn payloads_take_no_more_memory_than_allowed() {
         config.limits.upload_memory = ByteSize::mib(256);
     });
     let mut grown = Vec::new();
-    for (seed, memory) in [(1, 16), (2, 128)] {
+    for (seed, memory) in [(1, 16), (2, 256)] {
         random_file(&file, 64 << 20, seed);
         net.kill(1);
         crate::support::edit_config(&net.peers[1].data_dir, |config| {
@@ -248,7 +248,8 @@ fn payloads_take_no_more_memory_than_allowed() {
                 .unwrap()
         };
         let mut put = start();
-        let wanted = if grown.is_empty() { 8 * MIB } else { 44 * MIB };
+        // One peer may take a third of it.
+        let wanted = if grown.is_empty() { 4 * MIB } else { 44 * MIB };
         wait_until("much is hoarded", Duration::from_secs(60), || {
             // The peer has only just come back: a put may find it away.
             if put.try_wait().unwrap().is_some() {
@@ -264,7 +265,7 @@ fn payloads_take_no_more_memory_than_allowed() {
         put.kill().unwrap();
         put.wait().unwrap();
     }
-    assert!(grown[0] < 32 * MIB && grown[1] > 44 * MIB, "{grown:?}");
+    assert!(grown[0] < 24 * MIB && grown[1] > 44 * MIB, "{grown:?}");
     // It is the only one that stores: however it failed before, it is tried again at once.
     net.kill(1);
     net.restart(1, None);

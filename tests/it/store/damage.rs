@@ -93,10 +93,15 @@ fn an_index_with_any_bit_flipped_gives_no_wrong_value() {
         let size = len(&disk, INDEX).await;
         let entropy = Entropy::seeded(5);
         let mut rebuilt = 0;
-        // Its headers densely, the rest by chance.
-        let samples = (0..512)
-            .step_by(3)
-            .chain((0..150 * u64::from(scale())).map(|_| entropy.below(size)));
+        // Its headers densely, the rest by chance; all of it, byte by byte, where so much is asked for.
+        let chances = 150 * u64::from(scale());
+        let samples: Vec<u64> = match chances < size {
+            true => (0..512)
+                .step_by(3)
+                .chain((0..chances).map(|_| entropy.below(size)))
+                .collect(),
+            false => (0..size).collect(),
+        };
         for at in samples {
             let disk = copy(&disk);
             assert!(disk.flip_bit(INDEX, at, entropy.below(8) as u8));
@@ -129,6 +134,19 @@ fn an_index_that_is_damaged_while_it_is_open_is_rebuilt() {
                 // Whether it is found is up to the damage; what is found is right.
                 if let Ok(Some((found, _))) = store.get(block_of(&shard), IndexSet::one(0)).await {
                     assert_eq!(found, shard, "round {round}");
+                }
+            }
+            // Nothing in them verifies itself: the sum of each value is what keeps them right.
+            if let Ok(records) = store.kv_scan("s", b"").await {
+                for (key, value) in records {
+                    let number = u32::from_be_bytes(key.try_into().unwrap());
+                    assert!(number < 40, "round {round}");
+                    assert_eq!(value, vec![number as u8; 50], "round {round}");
+                }
+            }
+            for number in 0..40u32 {
+                if let Ok(Some(value)) = store.kv_get("s", &number.to_be_bytes()).await {
+                    assert_eq!(value, vec![number as u8; 50], "round {round}");
                 }
             }
             drop(store);

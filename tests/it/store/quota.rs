@@ -3,7 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use cairnfs::base::worker::{Next, Worker};
 use cairnfs::base::{Clock, IndexSet};
 use cairnfs::store::{Compaction, RealDisk, Store, StoreError, StoreOptions};
@@ -92,12 +94,21 @@ async fn cache(store: &Store, watch: &mut Watch<'_>, len: usize) {
     }
 }
 
-async fn cycle(quota: u64, len: usize, ring_bytes: u64) {
+/// What else there is in a directory whose store is filled.
+#[derive(Default, Clone, Copy)]
+struct Besides {
+    ring_bytes: u64,
+    trash: Duration,
+}
+
+async fn cycle(quota: u64, len: usize, besides: Besides) {
+    let Besides { ring_bytes, trash } = besides;
     let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
     let clock = Clock::simulated(START_MS);
     let options = StoreOptions {
         ring_bytes,
+        trash,
         ..options(quota)
     };
     let (store, _) = open(disk.clone(), options, &clock).await;
@@ -143,6 +154,10 @@ async fn cycle(quota: u64, len: usize, ring_bytes: u64) {
     // Release all but every fourth claim: the space comes back.
     let claims = took.div_ceil(per_claim(len));
     for number in (0..claims).filter(|number| number % 4 != 0) {
+        if !trash.is_zero() {
+            // Only what was complete rests.
+            assert!(store.close_claim(claim(number)).await.unwrap());
+        }
         assert!(store.release_claim(claim(number)).await.unwrap());
         watch.check("a release");
     }
@@ -183,27 +198,160 @@ async fn cycle(quota: u64, len: usize, ring_bytes: u64) {
 
 #[test]
 fn a_quota_of_32_mib_holds_for_shards_of_256_kib() {
-    simulate(cycle(32 << 20, 256 << 10, 0));
+    simulate(cycle(32 << 20, 256 << 10, Besides::default()));
 }
 
 #[test]
 fn a_quota_of_40_mib_holds_for_shards_of_40_kb() {
-    simulate(cycle(40 << 20, 40_000, 0));
+    simulate(cycle(40 << 20, 40_000, Besides::default()));
 }
 
 #[test]
 fn a_quota_of_32_mib_holds_for_shards_of_4_kib() {
-    simulate(cycle(32 << 20, 4 << 10, 0));
+    simulate(cycle(32 << 20, 4 << 10, Besides::default()));
 }
 
 #[test]
 fn a_quota_of_34_mib_holds_for_shards_of_500_bytes() {
-    simulate(cycle(34 << 20, 500, 0));
+    simulate(cycle(34 << 20, 500, Besides::default()));
 }
 
 #[test]
 fn a_quota_of_40_mib_holds_with_cached_shards_besides() {
-    simulate(cycle(40 << 20, 256 << 10, 1 << 30));
+    let besides = Besides {
+        ring_bytes: 1 << 30,
+        ..Besides::default()
+    };
+    simulate(cycle(40 << 20, 256 << 10, besides));
+}
+
+/// What is let go rests, and makes way for what comes.
+#[test]
+fn a_quota_of_48_mib_holds_with_trash_besides() {
+    let besides = Besides {
+        trash: Duration::from_secs(7 * 24 * 3600),
+        ..Besides::default()
+    };
+    simulate(cycle(48 << 20, 100_000, besides));
+}
+
+/// Logs grow between two counts, as fast as they may; nobody asks the store before they do.
+#[test]
+fn a_quota_holds_while_logs_grow() {
+    let dir = tempfile::tempdir().unwrap();
+    let logs = dir.path().join("log");
+    std::fs::create_dir(&logs).unwrap();
+    std::fs::write(logs.join("cairn.log"), b"it begins\n").unwrap();
+    let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
+    let quota = 32 << 20;
+    let mut watch = Watch {
+        dir: dir.path(),
+        quota,
+        peak: 0,
+        index: 0,
+    };
+    simulate(async {
+        let clock = Clock::simulated(START_MS);
+        let (store, _) = open(disk, options(quota), &clock).await;
+        fill(&store, &mut watch, 0, 64 << 10).await;
+        for name in ["cairn.log", "cairn.log.1", "cairn.log.2"] {
+            std::fs::write(logs.join(name), vec![b'x'; 1 << 20]).unwrap();
+            watch.check("logs that grew");
+        }
+        let used = useless_cleanup(&store, &mut watch, 4000).await;
+        assert!(used > 100, "{used}");
+        // Once they are counted, nothing more is set aside for them.
+        store.flush_index().await.unwrap();
+        let usage = store.usage();
+        assert_eq!(usage.allocated, occupied(dir.path()));
+        assert_eq!(store.usage().intake_left, 0);
+        for number in 0..100 {
+            assert!(store.release_claim(claim(number)).await.is_ok());
+            watch.check("a release");
+        }
+    });
+}
+
+/// Small records of the kind that gives room back in the end, and here does not. How many were taken.
+async fn useless_cleanup(store: &Store, watch: &mut Watch<'_>, count: u32) -> u32 {
+    let mut taken = 0;
+    for number in 0..count {
+        let key = number.to_be_bytes().to_vec();
+        let record = ("useless".to_owned(), key, Some(Bytes::from(vec![7; 3000])));
+        match store.kv_free(vec![record]).await {
+            Ok(()) => taken += 1,
+            Err(StoreError::Full { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        if number % 16 == 0 {
+            watch.check("a record of clean-up");
+        }
+    }
+    taken
+}
+
+/// Whatever clean-up there is, and if it frees nothing, it stays within the quota; and what lets go still works.
+#[test]
+fn a_quota_holds_when_clean_up_frees_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
+    let quota = 32 << 20;
+    let mut watch = Watch {
+        dir: dir.path(),
+        quota,
+        peak: 0,
+        index: 0,
+    };
+    simulate(async {
+        let clock = Clock::simulated(START_MS);
+        let (store, _) = open(disk.clone(), options(quota), &clock).await;
+        let shared = shard(1 << 50, 30_000);
+        // All keep one shard: their end frees nothing but their own records.
+        let claims = 3000 * u64::from(super::support::scale()).min(10);
+        let mut number = 0;
+        for _ in 0..claims {
+            number += 1;
+            let kept = claim((1 << 41) + number);
+            match store.put(shared.clone(), kept, u64::MAX).await {
+                Ok(_) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        fill(&store, &mut watch, 0, 128 << 10).await;
+        let taken = useless_cleanup(&store, &mut watch, 3000).await;
+        assert!(taken > 50 && taken < 3000, "{taken}");
+        let (mut closed, mut released) = (0, 0);
+        for number in 1..=number {
+            let kept = claim((1 << 41) + number);
+            closed += u64::from(store.close_claim(kept).await.is_ok());
+            if number % 2 == 0 {
+                released += u64::from(store.release_claim(kept).await.is_ok());
+            }
+            if number % 16 == 0 {
+                watch.check("the end of a claim");
+            }
+        }
+        println!(
+            "{taken} records, {closed} closed, {released} released; peak {}",
+            watch.peak
+        );
+        assert!(released > 0);
+        store.flush_index().await.unwrap();
+        watch.check("a flush");
+        // What really frees works all the same, also after a restart.
+        store.close().await.unwrap();
+        watch.check("closing");
+        let (store, _) = open(disk, options(quota), &clock).await;
+        let before = store.usage().shards;
+        for number in 0..8 {
+            assert!(store.release_claim(claim(number)).await.unwrap());
+            watch.check("a release");
+        }
+        let (mut compaction, _) = store.workers();
+        compact(&mut compaction, &mut watch).await;
+        assert!(store.usage().shards + 100 < before, "{:?}", store.usage());
+        assert!(store.usage().intake_left > 8 << 20, "{:?}", store.usage());
+    });
 }
 
 #[test]
@@ -217,5 +365,67 @@ fn too_small_a_quota_is_refused() {
         assert!(matches!(error, StoreError::QuotaTooSmall { .. }));
         let expires = START_MS + HOUR_MS;
         assert!(store.put(shard(1, 10), claim(1), expires).await.unwrap());
+    });
+}
+
+/// What others are to find free stays free, whatever the store does.
+#[cfg(feature = "testkit")]
+#[test]
+fn what_is_reserved_of_the_disk_stays_free() {
+    use cairnfs::store::MemDisk;
+
+    const MIB: u64 = 1 << 20;
+    const RESERVE: u64 = 40 * MIB;
+    let disk = MemDisk::new(100 * MIB);
+    let free = disk.clone();
+    let check = |what: &str| {
+        let free = cairnfs::store::Disk::free_bytes(&free).unwrap();
+        assert!(free >= RESERVE, "{free} free after {what}");
+    };
+    simulate(async {
+        let clock = Clock::simulated(START_MS);
+        let options = StoreOptions {
+            reserve_free_bytes: RESERVE,
+            // Less than that is free: the disk is what counts.
+            ..options(128 * MIB)
+        };
+        let (store, _) = open(Arc::new(disk), options, &clock).await;
+        let len = 100_000;
+        for round in 0..3u64 {
+            let first = round << 32;
+            let mut seed = first;
+            while let Ok(is_new) = store.put(shard(seed, len), claim(seed / 4), u64::MAX).await {
+                assert!(is_new);
+                check("a put");
+                seed += 1;
+            }
+            let held = store.usage().shard_bytes;
+            println!("{held} bytes held in round {round}");
+            assert!(held > 10 * MIB, "only {held} held");
+            // More than there is room for above the reserve.
+            for number in 0..750u32 {
+                let key = number.to_be_bytes().to_vec();
+                let record = ("useless".to_owned(), key, Some(Bytes::from(vec![7; 16_000])));
+                let taken = store.kv_free(vec![record]).await;
+                let is_full = matches!(taken, Err(StoreError::Full { .. }));
+                assert!(taken.is_ok() || is_full, "{taken:?}");
+                check("a record of clean-up");
+            }
+            // What is left lies between what goes: moving it takes room before it gives some.
+            for number in (first / 4..seed / 4).filter(|number| number % 4 != 0) {
+                assert!(store.release_claim(claim(number)).await.unwrap());
+                check("a release");
+            }
+            let (mut compaction, _) = store.workers();
+            for _ in 0..400 {
+                let next = compaction.step().await;
+                check("a step of compaction");
+                if matches!(next, Next::Idle(rest) if rest.as_secs() > 5) {
+                    break;
+                }
+            }
+            store.flush_index().await.unwrap();
+            check("a flush");
+        }
     });
 }

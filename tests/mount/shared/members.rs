@@ -10,7 +10,7 @@ use cairnfs::base::ByteSize;
 use cairnfs::config::{Config, Quota};
 
 use crate::home::mounts_below;
-use crate::support::{Node, cairn, edit_config, line, run, wait_until};
+use crate::support::{Node, cairn, edit_config, line, run, signal, wait_until};
 
 /// Long enough for any machine; what is waited for takes some hundredths of a second.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -38,6 +38,11 @@ impl Member {
             cairn(&self.data).args(["mount", "photos"]).arg(&self.place),
             0,
         );
+    }
+
+    /// Sends a signal to its peer.
+    pub fn signal(&self, name: &str) {
+        signal(self.node.as_ref().unwrap().pid(), name);
     }
 
     /// It goes, with its mount.

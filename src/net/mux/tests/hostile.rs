@@ -195,3 +195,112 @@ async fn a_payload_waits_for_memory_and_is_refused_in_time() {
     serve(inbound, |_| Response::Stored);
     assert_eq!(ask(1 << 20).await.unwrap(), Ok(Response::Stored));
 }
+
+/// Two peers at one process, whose memory for what they send is `bytes`.
+fn two_clients(bytes: usize) -> (LinkContext, mpsc::Receiver<Inbound>, [End; 2]) {
+    let (mut context, inbound) = context(Limits::default(), Throttle::unlimited());
+    context.budget = PayloadBudget::new(bytes);
+    let clients = [A, C].map(|peer| {
+        let (near, far) = tokio::io::duplex(256 << 10);
+        let link = Link::start(peer, Path::Memory, tokio::io::split(near), context.clone());
+        context.tasks.spawn(async move { link.ended().await });
+        end(B, far, Limits::default(), Throttle::unlimited())
+    });
+    (context, inbound, clients)
+}
+
+/// One that sends as much as it can does not keep others from being served.
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_payloads_leaves_room_for_others() {
+    let (_context, mut inbound, [flooder, other]) = two_clients(64 << 20);
+    let (served, mut of_other) = mpsc::channel(64);
+    // The flood is never handled: all that was taken of it stays.
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Some(request) = inbound.recv().await {
+            match request.from == A {
+                true => held.push(request),
+                false => served.send(request).await.unwrap(),
+            }
+        }
+    });
+    let large = store(4 << 20);
+    let flood: Vec<_> = (0..64)
+        .map(|_| {
+            let (link, request) = (flooder.link.clone(), large.clone());
+            tokio::spawn(async move { link.request(&request, soon()).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::spawn(async move {
+        while let Some(Inbound { reply, .. }) = of_other.recv().await {
+            let _ = reply.send(Response::Stored);
+        }
+    });
+    for _ in 0..16 {
+        let began = Instant::now();
+        let stored = other.link.request(&large, soon()).await;
+        assert_eq!(stored, Ok(Response::Stored));
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+    let mut busy = 0;
+    for request in flood {
+        busy += u32::from(matches!(request.await.unwrap(), Ok(Response::Busy)));
+    }
+    assert!(busy > 4, "{busy}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_control_parts_take_room_until_they_are_answered() {
+    let (context, mut inbound, [client, _other]) = two_clients(3 << 20);
+    let many = Request::Have {
+        blocks: vec![BlockId([7; 32]); 1024],
+    };
+    let ask = || {
+        let (link, request) = (client.link.clone(), many.clone());
+        tokio::spawn(async move { link.request(&request, soon()).await })
+    };
+    let first = ask();
+    let Inbound { reply, .. } = inbound.recv().await.unwrap();
+    assert!(context.budget.free_bytes() <= (3 << 20) - (32 << 10));
+    // Small ones take none.
+    let free = context.budget.free_bytes();
+    let link = client.link.clone();
+    let small = tokio::spawn(async move { link.request(&have(), soon()).await });
+    let Inbound { reply: other, .. } = inbound.recv().await.unwrap();
+    assert_eq!(context.budget.free_bytes(), free);
+    other.send(held()).unwrap();
+    assert_eq!(small.await.unwrap(), Ok(held()));
+    reply.send(held()).unwrap();
+    assert_eq!(first.await.unwrap(), Ok(held()));
+    assert_eq!(context.budget.free_bytes(), 3 << 20);
+    // Where there is none, they are for another time, and the link goes on.
+    let all = context.budget.reserve(A, 1 << 20).await;
+    assert_eq!(ask().await.unwrap(), Ok(Response::Busy));
+    drop(all);
+    serve(inbound, |_| held());
+    assert_eq!(ask().await.unwrap(), Ok(held()));
+}
+
+/// Nobody waits for it, however large it says it is.
+#[tokio::test(start_paused = true)]
+async fn a_large_answer_to_nothing_is_passed_over() {
+    let (a, mut stream) = against_stream();
+    let header = Header {
+        meta_len: 1 << 20,
+        opcode: 1,
+        ..Header::bare(Kind::Response, 777)
+    };
+    stream.write_all(&header.encode()).await.unwrap();
+    stream.write_all(&vec![1; 1 << 20]).await.unwrap();
+    let link = a.link.clone();
+    let asked = tokio::spawn(async move { link.request(&have(), soon()).await });
+    let (asked_for, _) = read_frame(&mut stream).await;
+    let right = crate::net::codec::encode_response(asked_for.id, &held()).unwrap();
+    stream.write_all(&right.head).await.unwrap();
+    assert_eq!(asked.await.unwrap(), Ok(held()));
+}
