@@ -228,7 +228,7 @@ fn extents(criterion: &mut Criterion) {
         id[8..16].copy_from_slice(&tag.to_be_bytes());
         Extent {
             offset: number * LEN,
-            len: LEN,
+            len: LEN as u32,
             block: BlockRef {
                 id: BlockId(id),
                 key: BlockKey([2; 32]),

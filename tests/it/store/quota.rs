@@ -405,7 +405,11 @@ fn what_is_reserved_of_the_disk_stays_free() {
             // More than there is room for above the reserve.
             for number in 0..750u32 {
                 let key = number.to_be_bytes().to_vec();
-                let record = ("useless".to_owned(), key, Some(Bytes::from(vec![7; 16_000])));
+                let record = (
+                    "useless".to_owned(),
+                    key,
+                    Some(Bytes::from(vec![7; 16_000])),
+                );
                 let taken = store.kv_free(vec![record]).await;
                 let is_full = matches!(taken, Err(StoreError::Full { .. }));
                 assert!(taken.is_ok() || is_full, "{taken:?}");
