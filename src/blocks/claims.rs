@@ -144,8 +144,12 @@ impl Blocks {
             tracing::warn!("holders are told once more of a complete upload: {error}");
         }
         Ok(Unclosed {
-            away: answers.left,
-            refused: answers.gone,
+            away: answers
+                .left
+                .difference(&answers.unwilling)
+                .copied()
+                .collect(),
+            refused: answers.gone.union(&answers.unwilling).copied().collect(),
         })
     }
 
@@ -250,6 +254,7 @@ impl Blocks {
             match told {
                 Told::Done => false,
                 Told::Gone => answers.gone.insert(peer),
+                Told::Unwilling => answers.unwilling.insert(peer) && answers.left.insert(peer),
                 Told::Not => answers.left.insert(peer),
             };
         }
@@ -274,7 +279,7 @@ impl Blocks {
                 Ok(false) if closing => Told::Gone,
                 Ok(_) => Told::Done,
                 Err(error) if closing && error.class() == Class::Denied => Told::Gone,
-                Err(_) => Told::Not,
+                Err(_) => Told::Unwilling,
             };
         }
         let request = if closing {
@@ -292,6 +297,7 @@ impl Blocks {
                 reason: Refusal::Denied,
                 ..
             }) if closing => Told::Gone,
+            Ok(Response::Refused { .. } | Response::Unsupported) => Told::Unwilling,
             Ok(_) | Err(_) => Told::Not,
         }
     }
@@ -366,7 +372,7 @@ impl Blocks {
 pub(super) struct Unclosed {
     /// They gave no answer, and are told once more.
     pub away: BTreeSet<PeerId>,
-    /// They are there, and have nothing of it, or do not want to keep it.
+    /// They are there, and have nothing of it, or cannot or do not want to keep it.
     pub refused: BTreeSet<PeerId>,
 }
 
@@ -382,6 +388,8 @@ enum Told {
     Done,
     /// There is nothing of it any more that could be closed.
     Gone,
+    /// It is there and cannot, as where it has no room even for that. It is told again.
+    Unwilling,
     /// It has to be told again.
     Not,
 }
@@ -391,6 +399,8 @@ enum Told {
 struct Answers {
     /// They have to be told again.
     left: BTreeSet<PeerId>,
+    /// Of which are there, and cannot.
+    unwilling: BTreeSet<PeerId>,
     /// They have nothing that could be closed.
     gone: BTreeSet<PeerId>,
 }

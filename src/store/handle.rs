@@ -249,7 +249,7 @@ impl Store {
     /// # Errors
     /// `ClaimGone` if it was released or has expired; `Full` where not even that has room.
     pub async fn close_claim(&self, claim: ClaimId) -> Result<bool, StoreError> {
-        let room = self.room_to_clean(claim_cost(0)).await?;
+        let room = self.room_to_free(claim_cost(0), Tier::Free).await?;
         self.submit(Work::Close(claim), Some(room))
             .await
             .map(is_true)
@@ -292,20 +292,34 @@ impl Store {
             }
             match self.submit(Work::Compact, None).await {
                 Ok(Answer::Progress(progress)) if progress.more => {}
-                Ok(_) | Err(StoreError::Full { .. }) => break,
-                Err(error) => return Err(error),
+                Err(error @ (StoreError::Closed | StoreError::Poisoned(_))) => return Err(error),
+                // What cannot be moved must not keep from ending what keeps it.
+                Ok(_) | Err(_) => break,
+            }
+            reserved = self.reserve(Tier::Cleanup, bytes);
+        }
+        if matches!(reserved, Err(StoreError::Full { .. })) {
+            // Rows that were written anew count twice until the index has them.
+            let flushed = self.submit(Work::Flush, None).await;
+            if let Err(error @ (StoreError::Closed | StoreError::Poisoned(_))) = flushed {
+                return Err(error);
             }
             reserved = self.reserve(Tier::Cleanup, bytes);
         }
         reserved
     }
 
-    /// Room for the end of claims: the last that there is.
-    pub(super) async fn room_to_let_go(&self, bytes: u64) -> Result<Reservation, StoreError> {
+    /// As [`Self::room_to_clean`], and where there is none, of what is left of `tier`.
+    async fn room_to_free(&self, bytes: u64, tier: Tier) -> Result<Reservation, StoreError> {
         match self.room_to_clean(bytes).await {
-            Err(StoreError::Full { .. }) => self.reserve(Tier::Release, bytes),
+            Err(StoreError::Full { .. }) => self.reserve(tier, bytes),
             other => other,
         }
+    }
+
+    /// Room for the end of claims: the last that there is.
+    pub(super) async fn room_to_let_go(&self, bytes: u64) -> Result<Reservation, StoreError> {
+        self.room_to_free(bytes, Tier::Release).await
     }
 
     /// The value of a small record.
@@ -337,7 +351,7 @@ impl Store {
         let pairs = kv_pairs(batch)?;
         let adds = pairs.iter().any(|pair| pair.value.is_some());
         let reservation = match adds {
-            true => Some(self.room_to_clean(kv_cost(&pairs)).await?),
+            true => Some(self.room_to_free(kv_cost(&pairs), Tier::Free).await?),
             false => None,
         };
         self.submit(Work::Free(pairs), reservation).await.map(drop)

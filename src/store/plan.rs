@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::engine::{Answer, Batch, Engine, Fail, Work};
 use super::error::StoreError;
 use super::holdings::Keeper;
-use super::quota::{BLOCK_ROW_COST, MEMBER_ROW_COST, Tier};
+use super::quota::{BLOCK_ROW_COST, FOR_DRAIN, MEMBER_ROW_COST, Tier};
 use super::record::{ClaimEnd, Entry, KvPair, TOMBS_MAX, Tomb, shard_record_max};
 use super::rows::{BlockRow, ClaimRow, ClaimState};
 use super::trash::is_trash;
@@ -23,6 +23,7 @@ const DRAIN_PER_BATCH: usize = 4096;
 const DRAIN_PAGE: usize = TOMBS_MAX / MAX_STRIPE_SHARDS;
 /// Bytes of a full record of tombstones.
 const TOMBS_RECORD_MAX: u32 = 64 + TOMBS_MAX as u32 * 44;
+const _: () = assert!(TOMBS_RECORD_MAX as u64 <= FOR_DRAIN);
 
 /// Takes blocks out of a claim; tombstones for the shards of those that nothing keeps now.
 /// Answers bytes of those as well.
@@ -341,9 +342,10 @@ impl Engine {
                     return Ok(());
                 }
                 let planned = u64::from(batch.end - self.active.end);
-                let left = self.shared.ledger.left(Tier::Release);
-                if left < planned + u64::from(TOMBS_RECORD_MAX) {
+                let needed = planned + u64::from(TOMBS_RECORD_MAX);
+                if self.shared.ledger.left(Tier::Drain) < needed {
                     // Compaction goes first: the limit is hard.
+                    self.shared.ledger.make_way();
                     self.stuck = true;
                     return Ok(());
                 }

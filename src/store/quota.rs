@@ -1,7 +1,7 @@
 //! Who may still write how much: the accounts of the data directory.
 //!
 //! Counted are allocated bytes of everything in the directory. New data stops a reserve below the
-//! quota, so that deleting, compacting and the index always have room. Four tiers share the
+//! quota, so that deleting, compacting and the index always have room. Tiers share the
 //! reserve: data stops first, claims and small records later, clean-up where only moving still has room, and letting go
 //! last. None goes beyond the quota; only where that was lowered to what is used, or below, what frees may go a bounded
 //! step further, or there would be no way to use less.
@@ -43,9 +43,20 @@ pub(super) enum Tier {
     Claims,
     /// What gives room back in the end: leaves enough to move what is half dead.
     Cleanup,
-    /// The end of claims, where moving gives nothing back any more.
+    /// The same where moving gives nothing back any more, or others have filled the disk.
+    Free,
+    /// The end of claims: only what goes with them is last.
     Release,
+    /// Letting go of what claims that have ended kept.
+    Drain,
 }
+
+/// What one record of [`Tier::Free`] may take of a disk that others have filled.
+const FREE_STEP: u64 = 12 << 10;
+/// What only the end of claims may use.
+const FOR_RELEASE: u64 = 256 << 10;
+/// What only letting go may use: the largest record that it writes.
+pub(super) const FOR_DRAIN: u64 = 192 << 10;
 
 /// What the store occupies and may still take. Bytes, unless named otherwise.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -178,7 +189,9 @@ impl Amounts {
             Tier::Data => self.critical() + self.small(),
             Tier::Claims => self.critical() + self.small() / 2,
             Tier::Cleanup => return self.left_for_cleanup(),
-            Tier::Release => return self.left_for_release(),
+            Tier::Free => return self.left_to_free(),
+            Tier::Release => return self.left_at_last(FOR_DRAIN),
+            Tier::Drain => return self.left_at_last(0),
         };
         let by_quota = self.quota.saturating_sub(self.spoken_for());
         let disk_free = self.disk_free.saturating_add(self.ring);
@@ -201,20 +214,33 @@ impl Amounts {
 
     fn left_for_cleanup(&self) -> u64 {
         let to_move = self.segment_bytes() / 2;
-        let mut by_disk = self.free_to_clean(self.ring);
-        if self.disk_free > self.reserve_free {
-            // What the index will take is taken from there as well.
-            by_disk = by_disk.saturating_sub(self.index_growth() + to_move);
-        }
         self.below_ceiling()
             .saturating_sub(to_move)
-            .min(by_disk)
+            .min(self.disk_to_clean())
             .saturating_sub(self.reserved)
     }
 
+    /// Of the disk, above what should stay free, for clean-up.
+    fn disk_to_clean(&self) -> u64 {
+        let by_disk = self.free_to_clean(self.ring);
+        match self.disk_free > self.reserve_free {
+            // What the index will take is taken from there as well.
+            true => by_disk.saturating_sub(self.index_growth() + self.segment_bytes() / 2),
+            false => by_disk,
+        }
+    }
+
+    /// Also where others have filled the disk to what should stay free, in small steps: who deletes must not be told that
+    /// there is no room.
+    fn left_to_free(&self) -> u64 {
+        let by_disk = self.disk_to_clean().max(FREE_STEP);
+        self.left_at_last(FOR_RELEASE + FOR_DRAIN).min(by_disk)
+    }
+
     /// The disk itself says when it is full.
-    fn left_for_release(&self) -> u64 {
-        self.below_ceiling().saturating_sub(self.reserved)
+    fn left_at_last(&self, for_others: u64) -> u64 {
+        let taken = self.reserved + for_others;
+        self.below_ceiling().saturating_sub(taken)
     }
 
     /// Of the disk, for what gives room back in the end. Where others have taken what should stay free, giving back is
@@ -227,9 +253,9 @@ impl Amounts {
         free.saturating_sub(SLACK)
     }
 
-    /// Where the quota leaves no room to use less, some beyond it.
+    /// Where more is used than the quota allows, some beyond that, or there would be no way to use less.
     fn raise(&mut self) {
-        if self.below_ceiling() < self.segment_bytes() / 2 {
+        if self.spoken_for() + SLACK > self.quota {
             self.raised = self.spoken_for() + self.critical();
         }
     }
@@ -267,6 +293,15 @@ impl Ledger {
     /// Everything was counted after opening. The quota may have been lowered since the last time.
     pub(super) fn opened(&self) {
         self.amounts().raise();
+    }
+
+    /// Something is to be let go and not even that has room: others have written to the directory. What is let go gives more
+    /// back than it takes.
+    pub(super) fn make_way(&self) {
+        let mut amounts = self.amounts();
+        if amounts.left(Tier::Drain) < FOR_DRAIN {
+            amounts.raised = amounts.spoken_for() + amounts.reserved + amounts.critical();
+        }
     }
 
     /// What others may still write into the directory before it is counted again.
@@ -420,6 +455,12 @@ impl Ledger {
         let by_quota = amounts
             .ceiling()
             .saturating_sub(amounts.spoken_for() + SLACK);
+        // The index may grow before what was moved is given back.
+        let strict = by_quota.saturating_sub(amounts.index_growth());
+        let by_quota = match strict >= amounts.segment_bytes() {
+            true => strict,
+            false => by_quota,
+        };
         by_quota.min(amounts.free_to_clean(0))
     }
 
@@ -541,5 +582,40 @@ mod tests {
         assert_eq!(ledger.left(Tier::Cleanup), 0);
         ledger.set_disk_free(3 << 30);
         assert!(ledger.left(Tier::Data) > 1 << 30);
+    }
+
+    #[test]
+    fn each_tier_leaves_something_to_the_next() {
+        let ledger = Ledger::new(64 << 20, 0, None);
+        ledger.set_segment(1, 30 << 20);
+        let all = |tier| ledger.reserve(tier, ledger.left(tier)).unwrap();
+        let mut held = Vec::new();
+        for tier in [Tier::Data, Tier::Claims, Tier::Cleanup, Tier::Free] {
+            held.push(all(tier));
+            assert_eq!(ledger.left(tier), 0, "{tier:?}");
+        }
+        assert_eq!(ledger.left(Tier::Release), FOR_RELEASE);
+        held.push(all(Tier::Release));
+        assert_eq!(ledger.left(Tier::Drain), FOR_DRAIN);
+        // Others write more than they were expected to: what lets go goes on.
+        ledger.make_way();
+        assert_eq!(ledger.left(Tier::Drain), FOR_DRAIN);
+        ledger.set_other(1 << 20);
+        assert_eq!(ledger.left(Tier::Drain), 0);
+        ledger.make_way();
+        assert!(ledger.left(Tier::Drain) >= FOR_DRAIN);
+    }
+
+    #[test]
+    fn who_deletes_has_room_on_a_disk_that_others_fill() {
+        let ledger = Ledger::new(1 << 30, 100 << 20, None);
+        for free in [0, 1, 4, 40, 99, 100, 101, 110, 120, 200, 400] {
+            ledger.set_disk_free((free << 20) + 1);
+            let is_any = free > 0 && free < 100 || free >= 120;
+            assert_eq!(ledger.left(Tier::Cleanup) > 0, is_any, "{free}");
+            assert!(free == 0 || ledger.left(Tier::Free) >= FREE_STEP, "{free}");
+            assert!(ledger.left(Tier::Release) > FREE_STEP);
+            assert_eq!(ledger.left(Tier::Data) > 0, free >= 200, "{free}");
+        }
     }
 }

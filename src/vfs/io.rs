@@ -288,9 +288,10 @@ impl Inner {
         let mut state = self.lock(&to);
         let before = state.undo();
         // Blocks were chosen by what was wanted then: somebody may have decided otherwise since.
-        if *state.profile.get_or_insert(wanted) != wanted {
+        if self.profile_kept(&state).unwrap_or(wanted) != wanted {
             return Ok(None);
         }
+        state.profile = Some(wanted);
         for piece in pieces {
             let offset = copy.to_offset + (piece.offset - copy.from_offset);
             match piece.bytes() {

@@ -185,10 +185,14 @@ impl Inner {
         })
     }
 
+    /// The redundancy of a file's blocks as decided, or as it is; none if neither is.
+    pub(super) fn profile_kept(&self, state: &FileState) -> Option<EcProfile> {
+        state.profile.or_else(|| kept(state))
+    }
+
     /// The redundancy of a file's blocks: as decided, or as it is.
     pub(super) fn profile_of_file(&self, state: &FileState) -> EcProfile {
-        let decided = state.profile.or_else(|| kept(state));
-        decided.unwrap_or(self.identity.profile)
+        self.profile_kept(state).unwrap_or(self.identity.profile)
     }
 
     fn set_policy(&self, ino: Ino, wanted: Option<Redundancy>) -> Step<()> {

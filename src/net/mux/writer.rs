@@ -93,6 +93,10 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         let up = &self.shared.context.throttle.up;
         while !self.buffer.is_empty() {
             let portion = self.buffer.len().min(up.portion_bytes());
+            if up.rate() != 0 {
+                // What waits for others to go with it should not wait for the limit as well.
+                self.transport.flush().await?;
+            }
             up.take(portion).await;
             self.transport.write_all(&self.buffer[..portion]).await?;
             self.shared.writes.fetch_add(1, Ordering::Relaxed);
@@ -139,7 +143,6 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             false => &[],
         };
         if up.rate() != 0 {
-            // What waits for others to go with it should not wait for the limit as well.
             self.transport.flush().await?;
         }
         up.take(head.len() + segment_head.len() + segment.len())

@@ -231,11 +231,14 @@ impl Shared {
         self.check_open()?;
         let cost = group.journal_cost();
         let in_tables = 2 * group.encoded.len() as u64 + ROW_COST * group.rows.len() as u64;
-        let tier = match group.is_cleanup {
-            true => Tier::Cleanup,
-            false => Tier::Data,
+        let needed = cost as u64 + in_tables;
+        let reserved = match group.is_cleanup {
+            true => {
+                let reserved = self.ledger.reserve(Tier::Cleanup, needed);
+                reserved.or_else(|_| self.ledger.reserve(Tier::Free, needed))
+            }
+            false => self.ledger.reserve(Tier::Data, needed),
         };
-        let reserved = self.ledger.reserve(tier, cost as u64 + in_tables);
         let mut journal = reserved.map_err(|free_bytes| VolumeError::Full { free_bytes })?;
         let tables = journal.split(in_tables);
         let changes = Bytes::copy_from_slice(&group.encoded);

@@ -20,8 +20,10 @@ const DUE_MAX: usize = 64 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) queue: VecDeque<Due>,
-    /// Whether there is more.
+    /// Whether something cannot be decided now.
     pub(super) is_partial: bool,
+    /// Whether there is more than is remembered.
+    pub(super) is_cut: bool,
 }
 
 /// The block by which it is told who looks after a content.
@@ -75,9 +77,13 @@ impl Inner {
                 if stored.is_empty() {
                     continue;
                 }
-                let wanted = {
+                let policy = {
                     let _core = self.core();
-                    self.policy_at(ino)?.0
+                    self.policy_at(ino)
+                };
+                let Ok((wanted, _)) = policy else {
+                    found.is_partial = true;
+                    continue;
                 };
                 // Who is there is not known yet, so it is not known either what fits them.
                 let is_unsettled = || !self.options.auto.is_settled();
@@ -92,7 +98,7 @@ impl Inner {
                     continue;
                 }
                 if found.queue.len() >= DUE_MAX {
-                    found.is_partial = true;
+                    found.is_cut = true;
                     return Ok(found);
                 }
                 match begun.contains(&ino) {

@@ -174,9 +174,11 @@ struct Work {
     changes: u64,
     /// Whether something is left for the next time.
     is_partial: bool,
-    /// What cannot be placed as safely now as what it would replace: the rest need not wait for it.
-    too_weak: BTreeSet<EcProfile>,
-    /// How often in a row something was left.
+    /// Whether there are more than the queue takes.
+    is_cut: bool,
+    /// Whether this pass stored anything anew.
+    has_moved: bool,
+    /// How often in a row something was left and nothing was done.
     failures: u32,
     not_before: Option<Instant>,
     next_look: Option<Instant>,
@@ -258,7 +260,19 @@ impl Inner {
         let Some(due) = work.queue.front().copied() else {
             return self.end_pass(&mut work);
         };
-        let task = self.task_of(due.ino)?;
+        let task = match self.task_of(due.ino) {
+            Ok(task) => task,
+            Err(error) => {
+                // Others can be stored anew all the same.
+                tracing::debug!(ino = ?due.ino, "it cannot be seen how a file is stored: {error}");
+                work.is_partial = true;
+                self.leave(&mut work);
+                return Ok(Recoded {
+                    bytes: 0,
+                    is_more: true,
+                });
+            }
+        };
         let Some(task) = task else {
             // Somebody else did it, or it is gone. What was begun of it is not needed.
             self.abandon(due.ino)?;
@@ -269,21 +283,15 @@ impl Inner {
                 is_more: true,
             });
         };
-        if work.too_weak.contains(&task.target) {
-            work.is_partial = true;
-            self.leave(&mut work);
-            return Ok(Recoded {
-                bytes: 0,
-                is_more: true,
-            });
-        }
-        let target = task.target;
         let done = match small::bytes_of(&task) {
             Some(_) => self.recode_small(&mut work).await,
             None => self.recode_large(&mut work, task).await,
         };
         match done {
             Ok(bytes) => {
+                if bytes > 0 {
+                    (work.has_moved, work.failures) = (true, 0);
+                }
                 let pass = &self.policies.pass;
                 pass.done_bytes.fetch_add(bytes, Ordering::Relaxed);
                 Ok(Recoded {
@@ -295,9 +303,6 @@ impl Inner {
                 match error {
                     RecodeError::Read(..) | RecodeError::Weaker { .. } => {
                         // Others may be readable, or want what can be had.
-                        if matches!(error, RecodeError::Weaker { .. }) {
-                            work.too_weak.insert(target);
-                        }
                         work.large = None;
                         work.is_partial = true;
                         self.leave(&mut work);
@@ -307,6 +312,7 @@ impl Inner {
                         *work = Work {
                             not_before: Some(work.pause()),
                             failures: work.failures,
+                            changes: work.changes,
                             next_look: work.next_look,
                             ..Work::default()
                         };
@@ -372,7 +378,8 @@ impl Inner {
             large: None,
             changes,
             is_partial: found.is_partial,
-            too_weak: BTreeSet::new(),
+            is_cut: found.is_cut,
+            has_moved: false,
             failures: work.failures,
             not_before: None,
             next_look: Some(now + LOOK),
@@ -383,10 +390,12 @@ impl Inner {
     fn end_pass(&self, work: &mut Work) -> Result<Recoded, RecodeError> {
         work.is_running = false;
         self.policies.pass.left_bytes.store(0, Ordering::Relaxed);
-        if work.is_partial {
+        if work.is_partial || work.is_cut {
             self.policies.set_owed(true);
-            work.not_before = Some(work.pause());
-            return Ok(Recoded::default());
+            // The rest has its turn at once, if this was of any use.
+            let is_more = work.is_cut && work.has_moved;
+            work.not_before = (!is_more).then(|| work.pause());
+            return Ok(Recoded { bytes: 0, is_more });
         }
         let mut group = Group::new();
         group.cleanup();

@@ -46,7 +46,7 @@ impl Inner {
         work: &mut Work,
     ) -> Result<u64, RecodeError> {
         let (mut block, mut packed) = (BytesMut::new(), Vec::new());
-        let mut target = None;
+        let (mut target, mut losses) = (None, 0);
         // How many of the queue are in the block, or need not be.
         let mut taken = 0;
         while packed.len() < FILES_MAX {
@@ -69,9 +69,21 @@ impl Inner {
                 break;
             }
             let at = block.len() as u32;
-            match self.read_into(&task, &mut block).await {
+            let old = extents_of(&task).iter().map(|extent| extent.block.id);
+            let read = match self.losses_to_survive(task.target, old) {
+                Ok(safe) => {
+                    losses = losses.max(safe);
+                    self.read_into(&task, &mut block).await
+                }
+                Err(error) => Err(error),
+            };
+            match read {
                 Ok(()) => packed.push(Packed { task, at }),
-                Err(error) if packed.is_empty() => return Err(error),
+                Err(error) if packed.is_empty() => {
+                    // It is the first of those that are left.
+                    (0..taken).for_each(|_| self.leave(work));
+                    return Err(error);
+                }
                 // It is the first of the next block then, and its error is told.
                 Err(_) => {
                     block.truncate(at as usize);
@@ -84,8 +96,6 @@ impl Inner {
             (0..taken.max(1)).for_each(|_| self.leave(work));
             return Ok(0);
         };
-        let old = packed.iter().flat_map(|packed| extents_of(&packed.task));
-        let losses = self.losses_to_survive(target, old.map(|extent| extent.block.id))?;
         let born = self.place(block.freeze(), target).await?;
         self.hold_block(&born);
         // Into the books first: what is not used after all is let go of by them.
