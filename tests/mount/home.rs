@@ -21,10 +21,7 @@ pub struct Home {
 impl Home {
     /// `None`, loudly, where nothing can be mounted.
     pub fn new() -> Option<Home> {
-        let is_root = rustix::process::geteuid().is_root();
-        let has_device = Path::new("/dev/fuse").exists();
-        if !is_root || !has_device {
-            eprintln!("SKIPPED: mounting needs root ({is_root}) and /dev/fuse ({has_device})");
+        if !can_mount() {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -151,4 +148,14 @@ pub fn in_own_mounts(script: &str) -> Option<std::process::Output> {
             None
         }
     }
+}
+
+/// Whether anything can be mounted here; says so loudly if not.
+pub fn can_mount() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    let has_device = Path::new("/dev/fuse").exists();
+    if !is_root || !has_device {
+        eprintln!("SKIPPED: mounting needs root ({is_root}) and /dev/fuse ({has_device})");
+    }
+    is_root && has_device
 }

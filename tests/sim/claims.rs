@@ -11,6 +11,8 @@ use cairnfs::net::fault::Fault;
 use cairnfs::net::memory::LinkFaults;
 use cairnfs::testkit::{Cluster, ClusterOptions, PeerSetup};
 
+use crate::simulate;
+
 const OWNER: OwnerId = OwnerId([1; 16]);
 /// The holder that hears little.
 const DEAF: usize = 5;
@@ -68,22 +70,8 @@ async fn released_while_it_is_closed(wait: Duration) {
 fn a_release_is_not_forgotten_that_comes_while_a_close_is_told() {
     // Somewhere among these moments the settler is at it.
     for wait in (0..24).map(|step| Duration::from_millis(500 * step)) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        runtime.block_on(released_while_it_is_closed(wait));
+        simulate(released_while_it_is_closed(wait));
     }
-}
-
-fn simulate<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(future)
 }
 
 /// A cluster, and an upload whose shards are at six peers and whose claim is open there.

@@ -15,6 +15,8 @@ use cairnfs::repair::Tally;
 use cairnfs::testkit::{Cluster, ClusterOptions, UpkeepTimes};
 use serde::{Deserialize, Serialize};
 
+use crate::simulate;
+
 const OWNER: OwnerId = OwnerId([1; 16]);
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -24,15 +26,6 @@ const TIMES: UpkeepTimes = UpkeepTimes {
     scrub: Duration::from_secs(30 * 24 * 3600),
     rate: 16 << 20,
 };
-
-fn simulate<T>(life: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(life)
-}
 
 async fn start(peers: usize, seed: u64) -> Cluster {
     let options = ClusterOptions {

@@ -11,18 +11,11 @@ use cairnfs::net::{Request, Response};
 use cairnfs::testkit::{Cluster, ClusterOptions};
 use tokio::time::Instant;
 
+use crate::simulate;
+
 const PROFILE: EcProfile = EcProfile::DEFAULT;
 const HONEST: usize = 5;
 const CONTENT: &[u8] = b"five peers have some of it, and one says that it has all";
-
-fn simulate<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(future)
-}
 
 /// What it answers to those who fetch.
 #[derive(Clone, Copy, Debug)]

@@ -33,6 +33,16 @@ use cairnfs::crypto::ConvergenceSecret;
 use cairnfs::net::memory::LinkFaults;
 use cairnfs::testkit::{Cluster, ClusterOptions, run_seed};
 
+/// Runs to its end what waits in simulated time only.
+fn simulate<T>(life: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(life)
+}
+
 fn scale() -> f64 {
     let scale = std::env::var("CAIRN_TEST_SCALE");
     scale.ok().and_then(|text| text.parse().ok()).unwrap_or(1.0)

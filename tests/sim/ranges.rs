@@ -9,6 +9,8 @@ use cairnfs::crypto::ConvergenceSecret;
 use cairnfs::net::fault::Fault;
 use cairnfs::testkit::{Cluster, ClusterOptions};
 
+use crate::simulate;
+
 const PROFILE: EcProfile = EcProfile::DEFAULT;
 const FRAME: u32 = 64 << 10;
 
@@ -17,15 +19,6 @@ struct World {
     cluster: Cluster,
     reference: BlockRef,
     content: Bytes,
-}
-
-fn simulate<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(future)
 }
 
 async fn put(cluster: &Cluster, content: &Bytes) -> BlockRef {

@@ -16,6 +16,8 @@ use cairnfs::blocks::UploadOptions;
 use cairnfs::crypto::ConvergenceSecret;
 use cairnfs::testkit::{Cluster, ClusterOptions, UpkeepTimes};
 
+use crate::simulate;
+
 const SUSPECT: Duration = Duration::from_secs(10 * 60);
 const DEAD: Duration = Duration::from_secs(12 * 3600);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -26,15 +28,6 @@ const TIMES: UpkeepTimes = UpkeepTimes {
     scrub: Duration::from_secs(30 * 24 * 3600),
     rate: 16 << 20,
 };
-
-fn simulate<T>(life: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(life)
-}
 
 async fn start(peers: usize, seed: u64) -> Cluster {
     start_with(peers, seed, TIMES).await

@@ -9,16 +9,9 @@ use cairnfs::crypto::ConvergenceSecret;
 use cairnfs::testkit::{Cluster, ClusterOptions};
 use tokio::time::Instant;
 
-const LATE: Duration = Duration::from_secs(10);
+use crate::simulate;
 
-fn simulate<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(future)
-}
+const LATE: Duration = Duration::from_secs(10);
 
 async fn cluster(peers: usize, seed: u64) -> Cluster {
     let options = ClusterOptions {

@@ -33,7 +33,16 @@ struct Watch<'a> {
     index: u64,
 }
 
-impl Watch<'_> {
+impl<'a> Watch<'a> {
+    fn new(dir: &'a Path, quota: u64) -> Watch<'a> {
+        Watch {
+            dir,
+            quota,
+            peak: 0,
+            index: 0,
+        }
+    }
+
     fn check(&mut self, what: &str) {
         let now = occupied(self.dir);
         self.peak = self.peak.max(now);
@@ -113,12 +122,7 @@ async fn cycle(quota: u64, len: usize, besides: Besides) {
     };
     let (store, _) = open(disk.clone(), options, &clock).await;
     let (mut compaction, _) = store.workers();
-    let mut watch = Watch {
-        dir: dir.path(),
-        quota,
-        peak: 0,
-        index: 0,
-    };
+    let mut watch = Watch::new(dir.path(), quota);
     cache(&store, &mut watch, len).await;
     assert_eq!(store.usage().cached > 0, ring_bytes > 0);
     let took = fill(&store, &mut watch, 0, len).await;
@@ -244,12 +248,7 @@ fn a_quota_holds_while_logs_grow() {
     std::fs::write(logs.join("cairn.log"), b"it begins\n").unwrap();
     let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
     let quota = 32 << 20;
-    let mut watch = Watch {
-        dir: dir.path(),
-        quota,
-        peak: 0,
-        index: 0,
-    };
+    let mut watch = Watch::new(dir.path(), quota);
     simulate(async {
         let clock = Clock::simulated(START_MS);
         let (store, _) = open(disk, options(quota), &clock).await;
@@ -296,12 +295,7 @@ fn a_quota_holds_when_clean_up_frees_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
     let quota = 32 << 20;
-    let mut watch = Watch {
-        dir: dir.path(),
-        quota,
-        peak: 0,
-        index: 0,
-    };
+    let mut watch = Watch::new(dir.path(), quota);
     simulate(async {
         let clock = Clock::simulated(START_MS);
         let (store, _) = open(disk.clone(), options(quota), &clock).await;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use cairnfs::base::ByteSize;
 use cairnfs::config::{Config, Quota};
 
+use crate::home::can_mount;
 use crate::home::mounts_below;
 use crate::support::{Node, cairn, edit_config, line, run, signal, wait_until};
 
@@ -117,10 +118,7 @@ impl Members {
 
     /// The same with settings of its own.
     pub fn with(others: &[&[&str]], set: impl Fn(&mut Config)) -> Option<Members> {
-        let is_root = rustix::process::geteuid().is_root();
-        let has_device = Path::new("/dev/fuse").exists();
-        if !is_root || !has_device {
-            eprintln!("SKIPPED: mounting needs root ({is_root}) and /dev/fuse ({has_device})");
+        if !can_mount() {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
