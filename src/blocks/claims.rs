@@ -251,11 +251,13 @@ impl Blocks {
             .collect();
         let mut answers = Answers::default();
         while let Some((peer, told)) = told.next().await {
+            if matches!(told, Told::Not | Told::Unwilling) {
+                answers.left.insert(peer);
+            }
             match told {
-                Told::Done => false,
                 Told::Gone => answers.gone.insert(peer),
-                Told::Unwilling => answers.unwilling.insert(peer) && answers.left.insert(peer),
-                Told::Not => answers.left.insert(peer),
+                Told::Unwilling => answers.unwilling.insert(peer),
+                Told::Done | Told::Not => false,
             };
         }
         answers

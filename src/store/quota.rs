@@ -3,8 +3,8 @@
 //! Counted are allocated bytes of everything in the directory. New data stops a reserve below the
 //! quota, so that deleting, compacting and the index always have room. Tiers share the
 //! reserve: data stops first, claims and small records later, clean-up where only moving still has room, and letting go
-//! last. None goes beyond the quota; only where that was lowered to what is used, or below, what frees may go a bounded
-//! step further, or there would be no way to use less.
+//! last. None goes beyond the quota; only where more is used than it allows, since it was lowered or others have written to
+//! the directory, what frees may go a bounded step further, or there would be no way to use less.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -92,7 +92,7 @@ pub struct Usage {
 #[derive(Debug, Default)]
 struct Amounts {
     quota: u64,
-    /// How far what frees may go where the quota was lowered too far for it; else not above the quota.
+    /// How far what frees may go where the quota leaves it no room; else not above the quota.
     raised: u64,
     reserve_free: u64,
     /// What others may still write into the directory before it is counted again.
@@ -233,7 +233,8 @@ impl Amounts {
     /// Also where others have filled the disk to what should stay free, in small steps: who deletes must not be told that
     /// there is no room.
     fn left_to_free(&self) -> u64 {
-        let by_disk = self.disk_to_clean().max(FREE_STEP);
+        let by_disk = self.disk_to_clean().saturating_sub(self.reserved);
+        let by_disk = by_disk.max(FREE_STEP);
         self.left_at_last(FOR_RELEASE + FOR_DRAIN).min(by_disk)
     }
 
