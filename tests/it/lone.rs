@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 use cairnfs::base::ByteSize;
 use serde_json::Value;
 
-use crate::support::{Node, cairn, edit_config, json, line, make_tree, random_file, run, signal};
+use crate::support::{
+    Node, cairn, edit_config, json, line, make_tree, random_file, run, signal, sockets,
+};
 
 /// A directory with a file and a place for data.
 struct Home(tempfile::TempDir);
@@ -49,18 +51,9 @@ impl Home {
     }
 }
 
-/// The inodes of sockets that a process has open, and of those of them that are of the network.
-fn sockets(pid: u64) -> (usize, usize) {
-    let open: BTreeSet<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
-        .filter_map(|target| {
-            let target = target.to_string_lossy().into_owned();
-            let inode = target.strip_prefix("socket:[")?.strip_suffix(']')?;
-            Some(inode.to_owned())
-        })
-        .collect();
+/// How many sockets a process has open, and how many of them are of the network.
+fn open_sockets(pid: u32) -> (usize, usize) {
+    let open = sockets(pid);
     let of_network = ["tcp", "udp", "tcp6", "udp6"].iter().flat_map(|kind| {
         let table = std::fs::read_to_string(format!("/proc/{pid}/net/{kind}"));
         let table = table.unwrap_or_default();
@@ -89,16 +82,17 @@ fn no_network_socket_is_opened_before_the_first_invite() {
             });
         }
         let peer = Node::start(&home.path("data"), &home.path("log"));
-        let pid = home.ask("data", &["status"])["pid"].as_u64().unwrap();
+        let pid = peer.pid();
         let link = home.put("data", &home.path("file"));
         home.check_file("data", &link);
-        let (all, of_network) = sockets(pid);
+        let (all, of_network) = open_sockets(pid);
         assert!(all > 0, "its own socket is seen");
         assert_eq!(of_network, 0);
         if is_local {
             run(home.cairn("data").args(["-q", "invite"]), 0);
             // Control by TCP and QUIC, and the bulk plane.
-            assert!(sockets(pid).1 >= 3, "{:?}", sockets(pid));
+            let opened = open_sockets(pid);
+            assert!(opened.1 >= 3, "{opened:?}");
         }
         peer.stop();
     }

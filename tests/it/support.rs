@@ -1,6 +1,6 @@
 //! What tests with real processes share: the binary, and networks of peers; trees of files in a file of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -245,6 +245,11 @@ impl Devnet {
     /// A command to peer `at` (counted from 0).
     pub fn cairn(&self, at: usize) -> Command {
         cairn(&self.peers[at].data_dir)
+    }
+
+    /// What a command says at peer `at` with `--json`, which must succeed.
+    pub fn ask(&self, at: usize, arguments: &[&str]) -> Value {
+        json(&run(self.cairn(at).arg("--json").args(arguments), 0))
     }
 
     /// `kill -9` of peer `at`.
@@ -523,6 +528,21 @@ pub fn signal(pid: u32, name: &str) {
         .stderr(Stdio::null())
         .status();
     drop(status);
+}
+
+/// The inodes of sockets that a process has open, as tables of the kernel name them.
+pub fn sockets(pid: u32) -> BTreeSet<String> {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs");
+    // Some may be closed by now.
+    let targets = open
+        .flatten()
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let inodes = targets.filter_map(|target| {
+        let target = target.to_string_lossy().into_owned();
+        let inode = target.strip_prefix("socket:[")?.strip_suffix(']')?;
+        Some(inode.to_owned())
+    });
+    inodes.collect()
 }
 
 /// Whether a process runs (a zombie does not).

@@ -7,17 +7,13 @@ use cairnfs::base::ByteSize;
 use cairnfs::config::{Config, Quota};
 use serde_json::Value;
 
-use crate::support::{Devnet, json, random_file, run, wait_until};
+use crate::support::{Devnet, random_file, run, wait_until};
 
 const MIB: u64 = 1 << 20;
 
-fn ask(net: &Devnet, at: usize, arguments: &[&str]) -> Value {
-    json(&run(net.cairn(at).arg("--json").args(arguments), 0))
-}
-
 /// What peer 0 knows of another's capacity and free room.
 fn known(net: &Devnet, other: &Value) -> (u64, u64) {
-    let peers = ask(net, 0, &["peers"]);
+    let peers = net.ask(0, &["peers"]);
     let peers = peers["peers"].as_array().unwrap();
     let peer = peers.iter().find(|peer| peer["peer"] == *other).unwrap();
     let number = |key: &str| peer[key].as_u64().unwrap();
@@ -46,10 +42,10 @@ fn a_quota_is_changed_while_the_peer_runs() {
     let mut net = Devnet::start(&["--peers", "3", "--redundancy", "1+1"]);
     let room = free(net.dir.path());
     for at in 0..3 {
-        assert_near(&ask(&net, at, &["quota"])["quota_bytes"], room / 2 / 3);
+        assert_near(&net.ask(at, &["quota"])["quota_bytes"], room / 2 / 3);
     }
-    let other = ask(&net, 1, &["status"])["peer"].clone();
-    let raised = ask(&net, 1, &["quota", "256MiB"]);
+    let other = net.ask(1, &["status"])["peer"].clone();
+    let raised = net.ask(1, &["quota", "256MiB"]);
     assert_eq!(raised["quota_bytes"], 256 * MIB);
     assert_eq!(
         (&raised["auto"], &raised["intake_stopped"]),
@@ -62,10 +58,10 @@ fn a_quota_is_changed_while_the_peer_runs() {
 
     // Who offers more is given more: now all offer the same.
     for at in [0, 2] {
-        ask(&net, at, &["quota", "256MiB"]);
+        net.ask(at, &["quota", "256MiB"]);
     }
     let all = || {
-        let peers = ask(&net, 0, &["peers"]);
+        let peers = net.ask(0, &["peers"]);
         let peers = peers["peers"].as_array().unwrap().clone();
         peers.iter().all(|peer| peer["capacity_bytes"] == 256 * MIB)
     };
@@ -77,7 +73,7 @@ fn a_quota_is_changed_while_the_peer_runs() {
     let more = net.dir.path().join("more");
     random_file(&more, 4 << 20, 2);
     for at in [1, 2, 0] {
-        let lowered = ask(&net, at, &["quota", "32MiB"]);
+        let lowered = net.ask(at, &["quota", "32MiB"]);
         assert_eq!(lowered["quota_bytes"], 32 * MIB);
         assert!(lowered["used_bytes"].as_u64() > Some(32 * MIB), "{lowered}");
         assert_eq!(lowered["free_bytes"], 0);
@@ -106,7 +102,7 @@ fn a_quota_is_changed_while_the_peer_runs() {
     assert!(back.stdout == std::fs::read(&file).unwrap());
 
     for at in 0..3 {
-        let raised = ask(&net, at, &["quota", "300MiB"]);
+        let raised = net.ask(at, &["quota", "300MiB"]);
         assert_eq!(raised["intake_stopped"], Value::Null, "{raised}");
     }
     net.put(0, &more);
@@ -118,20 +114,20 @@ fn a_quota_is_changed_while_the_peer_runs() {
     let failed = run(net.cairn(1).args(["quota", "400MiB"]), 4);
     let told = String::from_utf8_lossy(&failed.stderr).into_owned();
     assert!(told.contains("was not changed"), "{told}");
-    assert_eq!(ask(&net, 1, &["quota"])["quota_bytes"], 300 * MIB);
+    assert_eq!(net.ask(1, &["quota"])["quota_bytes"], 300 * MIB);
     std::fs::write(&config, good).unwrap();
 
     net.stop(1);
     net.start_again(1, None);
-    assert_eq!(ask(&net, 1, &["quota"])["quota_bytes"], 300 * MIB);
-    let auto = ask(&net, 1, &["quota", "auto"]);
+    assert_eq!(net.ask(1, &["quota"])["quota_bytes"], 300 * MIB);
+    let auto = net.ask(1, &["quota", "auto"]);
     assert_eq!(auto["auto"], true);
     let own = auto["used_bytes"].as_u64().unwrap();
     assert_near(&auto["quota_bytes"], (free(net.dir.path()) + own) / 2);
     assert_eq!(configured(&net, 1), Quota::Auto);
     net.stop(1);
     net.start_again(1, None);
-    let auto = ask(&net, 1, &["quota"]);
+    let auto = net.ask(1, &["quota"]);
     assert_eq!(auto["auto"], true);
     assert_near(&auto["quota_bytes"], (free(net.dir.path()) + own) / 2);
 }

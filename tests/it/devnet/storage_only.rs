@@ -3,15 +3,10 @@
 use std::path::Path;
 
 use cairnfs::node::identity::Identity;
-use serde_json::Value;
 
-use crate::support::{Devnet, json, line, random_file, run};
+use crate::support::{Devnet, line, random_file, run};
 
 const STORE: usize = 2;
-
-fn ask(net: &Devnet, at: usize, arguments: &[&str]) -> Value {
-    json(&run(net.cairn(at).arg("--json").args(arguments), 0))
-}
 
 fn secret(data_dir: &Path) -> Option<[u8; 32]> {
     let identity = Identity::load(data_dir).unwrap().unwrap();
@@ -36,7 +31,7 @@ fn holds(dir: &Path, bytes: &[u8]) -> bool {
 
 /// Only what nobody can guess goes in, what others have put comes out, and the secret is nowhere.
 fn check(net: &Devnet, link: &str, file: &Path, secret_of_all: &[u8]) {
-    assert_eq!(ask(net, STORE, &["status"])["storage_only"], true);
+    assert_eq!(net.ask(STORE, &["status"])["storage_only"], true);
     let refused = run(net.cairn(STORE).arg("put").arg(file), 4);
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(told.contains("--private"), "{told}");
@@ -60,7 +55,7 @@ fn a_peer_for_storage_only_stores_and_serves_and_cannot_guess() {
     let invited = run(net.cairn(0).args(["invite", "--storage-only"]), 0);
     let told = String::from_utf8_lossy(&invited.stderr).into_owned();
     assert!(told.contains("A ticket for storage only"), "{told}");
-    let joined = ask(&net, STORE, &["join", &line(&invited)]);
+    let joined = net.ask(STORE, &["join", &line(&invited)]);
     assert_eq!(joined["storage_only"], true);
     for at in 0..3 {
         net.wait_connected(at);
@@ -68,11 +63,11 @@ fn a_peer_for_storage_only_stores_and_serves_and_cannot_guess() {
     let secret_of_all = secret(&net.peers[0].data_dir).unwrap();
     assert_eq!(secret(&net.peers[1].data_dir), Some(secret_of_all));
 
-    let used = |net: &Devnet| ask(net, STORE, &["quota"])["used_bytes"].as_u64().unwrap();
+    let used = |net: &Devnet| net.ask(STORE, &["quota"])["used_bytes"].as_u64().unwrap();
     let before = used(&net);
     let file = net.dir.path().join("file");
     random_file(&file, 4 << 20, 9);
-    let put = ask(&net, 0, &["put", &file.to_string_lossy()]);
+    let put = net.ask(0, &["put", &file.to_string_lossy()]);
     assert_eq!((&put["survives"], &put["peers"]), (&2.into(), &3.into()));
     let grown = used(&net) - before;
     assert!(grown >= 4 << 20, "only {grown} bytes came to it");
@@ -87,7 +82,7 @@ fn a_peer_for_storage_only_stores_and_serves_and_cannot_guess() {
     let invited = run(net.cairn(STORE).arg("invite"), 0);
     let told = String::from_utf8_lossy(&invited.stderr).into_owned();
     assert!(told.contains("storage-only itself"), "{told}");
-    assert_eq!(ask(&net, STORE, &["invite"])["storage_only"], true);
+    assert_eq!(net.ask(STORE, &["invite"])["storage_only"], true);
     // A full one names itself too, and with it and a directory of its own the machine does put.
     let full = run(net.cairn(1).arg("invite"), 0);
     let told = String::from_utf8_lossy(&full.stderr).into_owned();

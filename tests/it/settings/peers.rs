@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ask, peer_id, sees, used};
-use crate::support::{Devnet, random_file, run, wait_until};
+use crate::support::{Devnet, random_file, run, sockets, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
@@ -86,19 +86,8 @@ fn an_invitation_may_vouch_for_separate_zones() {
 }
 
 /// TCP connections that a process has, of either plane.
-fn sockets(pid: u32) -> usize {
-    let mut own = std::collections::BTreeSet::new();
-    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
-        // It may be closed by now.
-        let Ok(target) = std::fs::read_link(entry.unwrap().path()) else {
-            continue;
-        };
-        let target = target.to_string_lossy().into_owned();
-        let inode = target
-            .strip_prefix("socket:[")
-            .and_then(|rest| rest.strip_suffix(']'));
-        own.extend(inode.map(str::to_owned));
-    }
+fn connections(pid: u32) -> usize {
+    let own = sockets(pid);
     let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
     let is_own = |line: &&str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -115,7 +104,7 @@ fn no_more_connections_than_allowed() {
     wait_until("all are connected", LIMIT, || {
         ask(&net, 0, &["status"])["connected"] == 11
     });
-    let unbounded = sockets(net.peers[0].pid);
+    let unbounded = connections(net.peers[0].pid);
     assert!(unbounded >= 11, "{unbounded}");
     net.reconfigure(0, |config| config.network.max_connections = 8);
     wait_until("some are connected", LIMIT, || {
@@ -125,7 +114,7 @@ fn no_more_connections_than_allowed() {
     for _ in 0..20 {
         let connected = ask(&net, 0, &["status"])["connected"].as_u64();
         assert!(connected <= Some(8), "{connected:?}");
-        bounded.push(sockets(net.peers[0].pid));
+        bounded.push(connections(net.peers[0].pid));
         std::thread::sleep(Duration::from_millis(200));
     }
     // Those who prove who they are, and leave then, come and go.
