@@ -84,6 +84,18 @@ impl<K: Ord + Clone, V> Lru<K, V> {
     pub const fn weight(&self) -> usize {
         self.weight
     }
+
+    /// How often something was found or kept so far.
+    pub const fn uses(&self) -> u64 {
+        self.uses
+    }
+
+    /// Lets go of all.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.order.clear();
+        self.weight = 0;
+    }
 }
 
 #[cfg(test)]
@@ -107,6 +119,14 @@ mod tests {
         // Too heavy for all there is.
         cache.insert(5, 5, 4);
         assert_eq!((kept(&cache), cache.weight()), (vec![3, 4], 3));
+        let uses = cache.uses();
+        cache.clear();
+        assert_eq!((kept(&cache), cache.weight()), (vec![], 0));
+        cache.insert(3, 3, 3);
+        assert_eq!((kept(&cache), cache.weight()), (vec![3], 3));
+        assert_eq!(cache.get(&4), None);
+        assert_eq!(cache.get(&3), Some(&3));
+        assert_eq!(cache.uses(), uses + 2);
     }
 
     proptest! {

@@ -43,6 +43,8 @@ struct State {
     blocks: BTreeMap<BlockKey, Flight<Bytes>>,
     frames: BTreeMap<FrameKey, Flight<Frames>>,
     flights: u64,
+    /// Uses of `plain` when it was last looked at.
+    uses_seen: u64,
 }
 
 impl std::fmt::Debug for SharedReads {
@@ -209,6 +211,18 @@ impl Blocks {
         fetch
     }
 
+    /// Lets go of the plaintext in memory if none of it was used since the last call. Says whether there was any.
+    pub fn forget_unused(&self) -> bool {
+        let mut state = self.shared.lock();
+        let uses = state.plain.uses();
+        let is_unused = std::mem::replace(&mut state.uses_seen, uses) == uses;
+        let forgets = is_unused && state.plain.weight() > 0;
+        if forgets {
+            state.plain.clear();
+        }
+        forgets
+    }
+
     /// Stripe and layout of a block, if it was used lately.
     pub(super) fn known(&self, reference: &BlockRef) -> Option<Arc<Known>> {
         self.shared.lock().known.get(reference).map(Arc::clone)
@@ -265,6 +279,7 @@ impl SharedReads {
             blocks: BTreeMap::new(),
             frames: BTreeMap::new(),
             flights: 0,
+            uses_seen: 0,
         }))
     }
 

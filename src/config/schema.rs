@@ -120,7 +120,7 @@ keys! {
         "Every shard on this disk is read again once in this time, at 64 KiB per second or more; a damaged one is taken out and made anew.";
 
     cache.memory, "size, at least 16 MiB",
-        "Most memory for data that was read lately and may be read again.";
+        "Most memory for data that was read lately and may be read again; given back when none of it was read for two minutes.";
     cache.disk, "size, 0 for none",
         "Most of the data directory for what was fetched from other peers, still encrypted; never more than half of the quota, and given back when other data needs the room.";
 

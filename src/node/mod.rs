@@ -325,6 +325,6 @@ impl Node {
         self.run_worker(repairer);
         self.run_worker(scrubber);
         self.run_worker(recode::Recoder::new(self.clone()));
-        self.run_worker(thrift::Thrift::new(self.0.blocks.pools().clone()));
+        self.run_worker(thrift::Thrift::new(self.0.blocks.clone()));
     }
 }

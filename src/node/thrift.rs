@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use crate::base::ByteSize;
 use crate::base::memory::{give_back, resident_bytes};
 use crate::base::worker::{Next, Worker};
-use crate::base::{ByteSize, Pools};
+use crate::blocks::Blocks;
 
 /// How often memory is looked at.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -12,22 +13,36 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const REST_BYTES: u64 = 1 << 20;
 /// Times that memory is given back in one rest: buffers that are kept for a while go later than others.
 const TIMES: u8 = 4;
+/// What was read is forgotten after so many looks, a minute, in which nothing was read again.
+const LOOKS: u8 = 6;
 
-/// Gives freed memory back to the system when the peer has come to rest.
+/// Forgets what nobody reads any more, and gives freed memory back to the system when the peer has come to rest.
 pub(super) struct Thrift {
-    pools: Pools,
+    blocks: Blocks,
     seen: u64,
     /// Times left in this rest.
     times: u8,
+    /// Looks left until what was not read since is forgotten.
+    looks: u8,
 }
 
 impl Thrift {
-    pub const fn new(pools: Pools) -> Self {
+    pub const fn new(blocks: Blocks) -> Self {
         Thrift {
-            pools,
+            blocks,
             seen: 0,
             times: TIMES,
+            looks: LOOKS,
         }
+    }
+
+    /// Whether there was something to forget.
+    fn forgets(&mut self) -> bool {
+        self.looks = match self.looks.checked_sub(1) {
+            Some(left) => left,
+            None => LOOKS - 1,
+        };
+        self.looks == 0 && self.blocks.forget_unused()
     }
 }
 
@@ -42,11 +57,11 @@ impl Worker for Thrift {
         };
         let is_at_rest = now.abs_diff(self.seen) <= REST_BYTES;
         self.seen = now;
-        if !is_at_rest {
+        if self.forgets() || !is_at_rest {
             self.times = TIMES;
         } else if let Some(left) = self.times.checked_sub(1) {
             self.times = left;
-            self.pools.cpu.run(give_back).await;
+            self.blocks.pools().cpu.run(give_back).await;
             self.seen = resident_bytes().unwrap_or(now);
         }
         Next::Idle(INTERVAL)

@@ -130,6 +130,26 @@ fn a_range_costs_its_frames_and_a_second_one_no_header() {
 }
 
 #[test]
+fn what_is_read_no_more_is_forgotten() {
+    simulate(async {
+        let world = world(4 << 20, ClusterOptions::default(), 8).await;
+        let blocks = world.cluster.blocks(2).unwrap().clone();
+        assert!(!blocks.forget_unused(), "nothing was read yet");
+        world.check(2, FRAME * 9..FRAME * 9 + 4096).await;
+        let asked = world.count("fetch-range");
+        // Read since the look before, once more, and then no more.
+        assert!(!blocks.forget_unused());
+        world.check(2, FRAME * 9..FRAME * 9 + 1).await;
+        assert!(!blocks.forget_unused());
+        assert_eq!(world.count("fetch-range"), asked);
+        assert!(blocks.forget_unused());
+        assert!(!blocks.forget_unused(), "it was all forgotten");
+        world.check(2, FRAME * 9..FRAME * 9 + 4096).await;
+        assert!(world.count("fetch-range") > asked);
+    });
+}
+
+#[test]
 fn all_who_want_the_same_frames_wait_for_one_fetch() {
     simulate(async {
         let world = world(4 << 20, ClusterOptions::default(), 3).await;
