@@ -239,13 +239,22 @@ pub trait FileSystem: Send + Sync + 'static {
     /// Where the next data, or the next hole, begins at or after `offset`; `ENXIO` past the end.
     fn lseek(&self, ino: Ino, fh: Fh, offset: u64, whence: Whence) -> Answer<u64>;
 
-    /// Makes room, holes or zeros.
-    fn fallocate(&self, _ino: Ino, _fh: Fh, _at: u64, _len: u64, _mode: AllocMode) -> Answer<()> {
+    /// Makes room, holes or zeros. Takes setuid away as a write does: the kernel leaves that to the filesystem.
+    fn fallocate(
+        &self,
+        _caller: &Caller,
+        _ino: Ino,
+        _fh: Fh,
+        _at: u64,
+        _len: u64,
+        _mode: AllocMode,
+    ) -> Answer<()> {
         Answer::err(Errno::ENOTSUP)
     }
 
     /// Copies within the filesystem, without the bytes passing through the caller. Answers how many
-    /// were copied; fewer than asked for means the end of the source.
+    /// were copied: fewer than asked for at the end of the source, or for the caller to ask again. Takes setuid away
+    /// as a write does.
     fn copy_file_range(&self, _caller: &Caller, _copy: &CopyRange) -> Answer<u64> {
         Answer::err(Errno::ENOSYS)
     }

@@ -102,7 +102,7 @@ keys! {
     mount.commit_interval, "duration, more than 0",
         "How long changes that no fsync asked for may take until they are safe on this machine's disk.";
     mount.dirty_max, "size, at least 16 MiB",
-        "Most written data of a volume that is not in the pool yet; whoever writes more waits.";
+        "Most memory for what was written to a volume and is neither in the pool nor, where that takes long, in the journal; whoever writes more waits.";
     mount.read_timeout, "duration, more than 0",
         "How long a read in a mounted volume waits for shards that no reachable peer has before it fails.";
     mount.conflict, "list of { glob, keep }, the first glob that matches counts",

@@ -207,6 +207,7 @@ impl Held {
 pub struct Overlay {
     pieces: BTreeMap<u64, Held>,
     dirty_bytes: u64,
+    dirty_pieces: u64,
     memory_bytes: u64,
     generation: u64,
 }
@@ -225,6 +226,11 @@ impl Overlay {
     /// Bytes in no block yet.
     pub const fn dirty_bytes(&self) -> u64 {
         self.dirty_bytes
+    }
+
+    /// In how many pieces they are.
+    pub const fn dirty_pieces(&self) -> u64 {
+        self.dirty_pieces
     }
 
     /// Of those the ones that are in memory.
@@ -525,17 +531,18 @@ impl Overlay {
     }
 
     fn count(&mut self, source: &Source, len: u64, is_more: bool) {
-        let change = |total: &mut u64| {
+        let change = |total: &mut u64, by: u64| {
             *total = match is_more {
-                true => *total + len,
-                false => total.saturating_sub(len),
+                true => *total + by,
+                false => total.saturating_sub(by),
             };
         };
         if source.is_dirty() {
-            change(&mut self.dirty_bytes);
+            change(&mut self.dirty_bytes, len);
+            change(&mut self.dirty_pieces, 1);
         }
         if matches!(source, Source::Memory { .. }) {
-            change(&mut self.memory_bytes);
+            change(&mut self.memory_bytes, len);
         }
     }
 }

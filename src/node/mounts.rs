@@ -36,6 +36,8 @@ use crate::placement::AutoProfile;
 use crate::share::Sharer;
 use crate::vfs::{self, ConflictRules, Vfs, VfsError, VfsOptions, VfsParts, VolumeIdentity};
 
+/// How much longer than a read a request may take.
+const READ_MARGIN: Duration = Duration::from_secs(15);
 /// How long an unmount is tried while the mount is in use.
 const UMOUNT_PATIENCE: Duration = Duration::from_secs(2);
 /// The same when the peer ends.
@@ -277,8 +279,16 @@ fn vfs_options(name: &str, config: &Config, auto: &AutoProfile) -> VfsOptions {
     }
 }
 
-fn mount_options(name: &str, request: &MountRequest, is_read_only: bool) -> MountOptions {
+fn mount_options(
+    name: &str,
+    request: &MountRequest,
+    is_read_only: bool,
+    read_timeout: Duration,
+) -> MountOptions {
+    let usual = MountOptions::default();
     MountOptions {
+        // Whoever reads is told by the volume that it takes too long, not by the mount before.
+        deadline: usual.deadline.max(read_timeout.saturating_add(READ_MARGIN)),
         // As /etc/fstab has it, so that `mount -a` sees what is mounted already.
         fs_name: name.to_owned(),
         read_only: is_read_only,
@@ -287,7 +297,7 @@ fn mount_options(name: &str, request: &MountRequest, is_read_only: bool) -> Moun
         dev: request.dev,
         exec: !request.no_exec,
         over_non_empty: request.over_non_empty,
-        ..MountOptions::default()
+        ..usual
     }
 }
 
@@ -433,7 +443,8 @@ impl Node {
         let ended = blocking(move || ended.own_end()).await.ok().flatten();
         let is_reader = record.is_read_only() || ended.is_some();
         let is_read_only = request.read_only || is_reader;
-        let options = mount_options(name, request, is_read_only);
+        let read_timeout = self.0.options.config.mount.read_timeout;
+        let options = mount_options(name, request, is_read_only, read_timeout);
         let started = {
             let (vfs, dir, runtime) = (Arc::clone(&vfs), dir.clone(), Handle::current());
             blocking(move || Mount::start(vfs, &dir, &options, runtime)).await

@@ -14,9 +14,12 @@ pub(super) const FIRST_OFFSET: u64 = 3;
 const BATCHES_WHOLE: usize = 4;
 /// Batches of one directory that are remembered: some millions of entries.
 const BATCHES_MAX: usize = 8192;
-/// So many directories may be listed before those are forgotten that nobody went on with.
-const LISTINGS_MAX: usize = 1024;
+/// So many directories may be listed before of those that nobody went on with only the beginnings of batches are
+/// kept ...
+const LISTINGS_WHOLE: usize = 1024;
 const IDLE: Duration = Duration::from_secs(300);
+/// ... and so many, some ten MiB of memory, before the oldest are forgotten.
+const LISTINGS_MAX: usize = 64 << 10;
 
 /// Entries that were shown together.
 #[derive(Debug)]
@@ -103,6 +106,13 @@ impl Places {
         })
     }
 
+    /// Of no batch the names are kept any more, only where each began.
+    fn keep_beginnings(&mut self) {
+        for batch in &mut self.batches {
+            batch.items = Vec::new();
+        }
+    }
+
     /// The number that the next entry gets.
     pub(super) const fn next(&self) -> u64 {
         self.next
@@ -149,20 +159,42 @@ impl Places {
 
 /// The places of all directories that were listed lately.
 #[derive(Debug, Default)]
-pub(super) struct Cursors(HashMap<Ino, Places>);
+pub(super) struct Cursors {
+    known: HashMap<Ino, Places>,
+    /// How many there may be until memory is given back again.
+    most: usize,
+}
 
 impl Cursors {
     pub(super) fn of(&mut self, dir: Ino) -> &mut Places {
-        if self.0.len() > LISTINGS_MAX && !self.0.contains_key(&dir) {
-            self.0.retain(|_, places| places.used.elapsed() < IDLE);
+        if self.known.len() >= self.most.max(LISTINGS_WHOLE) && !self.known.contains_key(&dir) {
+            self.shrink();
         }
-        let places = self.0.entry(dir).or_default();
+        let places = self.known.entry(dir).or_default();
         places.used = Instant::now();
         places
     }
 
+    /// Keeps less of listings that nobody went on with for a while, and nothing of the oldest if there are too many.
+    fn shrink(&mut self) {
+        for places in self.known.values_mut() {
+            if places.used.elapsed() >= IDLE {
+                places.keep_beginnings();
+            }
+        }
+        if self.known.len() >= LISTINGS_MAX {
+            let mut times: Vec<Instant> = self.known.values().map(|places| places.used).collect();
+            let half = times.len() / 2;
+            let (_, median, _) = times.select_nth_unstable(half);
+            let median = *median;
+            self.known.retain(|_, places| places.used > median);
+        }
+        // All are looked through: not for every new one.
+        self.most = self.known.len() + LISTINGS_WHOLE;
+    }
+
     pub(super) fn forget(&mut self, dir: Ino) {
-        self.0.remove(&dir);
+        self.known.remove(&dir);
     }
 }
 
@@ -198,6 +230,41 @@ mod tests {
         assert_eq!(at(3 + 120), after(Some(name(99)), 21));
         assert_eq!(at(3 + 20), after(None, 21));
         assert_eq!(places.find(3 + 500), None);
+        // The names are forgotten, and no place is.
+        places.keep_beginnings();
+        let at = |offset: u64| places.find(offset).unwrap();
+        assert_eq!(at(3 + 499), after(Some(name(449)), 50));
+        assert_eq!(at(3 + 20), after(None, 21));
+        assert_eq!(places.find(3 + 500), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_that_rests_is_not_forgotten_for_others() {
+        let dir = |number: u128| Ino(number.to_be_bytes());
+        let mut cursors = Cursors::default();
+        let places = cursors.of(dir(0));
+        places.begin_batch(After::default());
+        for number in 0..10 {
+            places.push(name(number), false);
+        }
+        places.end_batch();
+        tokio::time::advance(2 * IDLE).await;
+        for other in 1..5 * LISTINGS_WHOLE as u128 {
+            cursors.of(dir(other));
+        }
+        let found = cursors.of(dir(0)).find(3 + 4);
+        assert_eq!(
+            found,
+            Some(After {
+                name: None,
+                skip: 5
+            })
+        );
+        // Their number is bounded all the same.
+        for other in 1..3 * LISTINGS_MAX as u128 {
+            cursors.of(dir(other));
+        }
+        assert!(cursors.known.len() <= LISTINGS_MAX + LISTINGS_WHOLE);
     }
 
     #[test]

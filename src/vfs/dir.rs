@@ -85,12 +85,11 @@ impl Inner {
                 return Ok(batch);
             }
         }
-        let Some(begin) = core.cursors.of(dir).find(offset) else {
-            return Ok(batch);
-        };
         if is_gone {
             return Ok(batch);
         }
+        // A place that is known no more is not the end: whoever lists is to know that there may be more.
+        let begin = core.cursors.of(dir).find(offset).ok_or(Errno::ESTALE)?;
         let After { name, mut skip } = begin.clone();
         let (mut begin, mut after) = (Some(begin), name);
         'pages: loop {

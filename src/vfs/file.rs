@@ -9,11 +9,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::reads::Reads;
 use crate::base::BlockRef;
 use crate::base::EcProfile;
 use crate::content::overlay::{KeptId, Overlay, Part, Piece, Source};
 use crate::dag::{self, NodeAt, Timestamp};
 use crate::namespace::{Body, Content, Hlc, Home, Ino, Stamp, VersionVector};
+
+/// What a piece of a changed file takes in memory besides its bytes, at least, until it is in a block.
+const PIECE_COST: u64 = 128;
 
 /// Where files end: the kernel's offsets are signed.
 pub(super) const SIZE_MAX: u64 = i64::MAX as u64;
@@ -130,17 +134,26 @@ pub(super) struct FileState {
     pub(super) is_tamed: bool,
     /// Size of the content that the namespace has.
     pub(super) base_size: u64,
-    /// Turns in which it was not noted because it was being sealed.
-    pub(super) unnoted_turns: u8,
-    /// Where the last read ended: one that begins there goes on.
-    pub(super) read_end: u64,
+    /// When the oldest change was made that the journal does not have.
+    pub(super) unnoted_since: Option<Instant>,
+    /// Where it was read.
+    pub(super) reads: Reads,
 }
 
-/// Bytes of all files together that are in memory only, and that are in no block.
+/// What changes of all files together take in memory, and how many bytes of them are in no block.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
     pub(super) memory: AtomicU64,
     pub(super) dirty: AtomicU64,
+}
+
+impl Totals {
+    /// Adds a file that has changes already.
+    pub(super) fn begin_with(&self, state: &FileState) {
+        let (memory, dirty) = state.weight();
+        self.memory.fetch_add(memory, Ordering::Relaxed);
+        self.dirty.fetch_add(dirty, Ordering::Relaxed);
+    }
 }
 
 /// A file's content, shared by all who have it open.
@@ -180,9 +193,9 @@ impl Drop for Locked<'_> {
                 total.fetch_sub(before - after, Ordering::Relaxed);
             }
         };
-        let overlay = &self.state.overlay;
-        adjust(&self.totals.memory, self.before.0, overlay.memory_bytes());
-        adjust(&self.totals.dirty, self.before.1, overlay.dirty_bytes());
+        let after = self.state.weight();
+        adjust(&self.totals.memory, self.before.0, after.0);
+        adjust(&self.totals.dirty, self.before.1, after.1);
     }
 }
 
@@ -197,7 +210,7 @@ impl FileCell {
 
     pub(super) fn lock<'a>(&'a self, totals: &'a Totals) -> Locked<'a> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = (state.overlay.memory_bytes(), state.overlay.dirty_bytes());
+        let before = state.weight();
         Locked {
             state,
             totals,
@@ -263,9 +276,16 @@ impl FileState {
             is_guarded: false,
             is_tamed: false,
             base_size: content.size,
-            unnoted_turns: 0,
-            read_end: 0,
+            unnoted_since: None,
+            reads: Reads::default(),
         }
+    }
+
+    /// What its changes take in memory, and how many bytes of them are in no block.
+    fn weight(&self) -> (u64, u64) {
+        let pieces = self.overlay.dirty_pieces() * PIECE_COST;
+        let memory = self.overlay.memory_bytes() + pieces;
+        (memory, self.overlay.dirty_bytes())
     }
 
     /// Whether a part of it could not be read a moment ago.
@@ -322,6 +342,7 @@ impl FileState {
         self.changes += 1;
         self.changed_at = Instant::now();
         self.dirty_since.get_or_insert(self.changed_at);
+        self.unnoted_since.get_or_insert(self.changed_at);
         self.stale(start, end);
     }
 

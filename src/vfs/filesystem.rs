@@ -9,6 +9,8 @@ use cairnfs_fuse::{
     SetAttr, Statfs, Whence, Write,
 };
 
+use cairnfs_fuse::kernel::is_late;
+
 use super::Vfs;
 use super::errno::{Step, Stop};
 use super::inner::Inner;
@@ -28,14 +30,8 @@ impl Vfs {
             Err(Stop::Busy) => {
                 let (inner, again) = (Arc::clone(&self.0), again());
                 Answer::later(async move {
-                    loop {
-                        inner.room().await?;
-                        match again(&inner) {
-                            Ok(value) => return Ok(value),
-                            Err(Stop::Errno(errno)) => return Err(errno),
-                            Err(Stop::Busy) => {}
-                        }
-                    }
+                    inner.room_once_more().await?;
+                    inner.when_room(again).await
                 })
             }
         }
@@ -44,13 +40,23 @@ impl Vfs {
 
 impl Inner {
     /// A step, as often as there is no room for it.
-    async fn when_room<T>(&self, step: impl Fn(&Inner) -> Step<T>) -> Result<T, Errno> {
+    pub(super) async fn when_room<T>(&self, step: impl Fn(&Inner) -> Step<T>) -> Result<T, Errno> {
         loop {
             match step(self) {
                 Ok(value) => return Ok(value),
                 Err(Stop::Errno(errno)) => return Err(errno),
-                Err(Stop::Busy) => self.room().await?,
+                Err(Stop::Busy) => self.room_once_more().await?,
             }
+        }
+    }
+
+    /// Waits for room for what found none. `EIO` if whoever asked for it was told so meanwhile: carried out now it
+    /// would undo what was done since.
+    async fn room_once_more(&self) -> Result<(), Errno> {
+        self.room().await?;
+        match is_late() {
+            true => Err(Errno::EIO),
+            false => Ok(()),
         }
     }
 }
@@ -313,7 +319,7 @@ impl FileSystem for Vfs {
                 return Answer::later(async move {
                     loop {
                         inner.wait_for_memory().await?;
-                        inner.room().await?;
+                        inner.room_once_more().await?;
                         inner.may_write(ino.0, fh)?;
                         let write = Write {
                             offset,
@@ -468,19 +474,29 @@ impl FileSystem for Vfs {
         }
     }
 
-    fn fallocate(&self, ino: Ino, fh: Fh, at: u64, len: u64, mode: AllocMode) -> Answer<()> {
+    fn fallocate(
+        &self,
+        caller: &Caller,
+        ino: Ino,
+        fh: Fh,
+        at: u64,
+        len: u64,
+        mode: AllocMode,
+    ) -> Answer<()> {
         if is_snapshot(ino.0) {
             return Answer::err(Errno::EROFS);
         }
         if let Err(errno) = self.0.may_write(ino.0, fh) {
             return Answer::err(errno);
         }
-        self.step(self.0.allocate(ino.0, at, len, mode), || {
-            move |inner: &Inner| inner.allocate(ino.0, at, len, mode)
-        })
+        let allocate = {
+            let caller = *caller;
+            move |inner: &Inner| inner.allocate(&caller, ino.0, (at, len), mode)
+        };
+        self.step(allocate(&self.0), || allocate)
     }
 
-    fn copy_file_range(&self, _caller: &Caller, copy: &CopyRange) -> Answer<u64> {
+    fn copy_file_range(&self, caller: &Caller, copy: &CopyRange) -> Answer<u64> {
         if is_snapshot(copy.to.0.0) {
             return Answer::err(Errno::EROFS);
         }
@@ -488,11 +504,12 @@ impl FileSystem for Vfs {
         if let Err(errno) = self.0.may_write(copy.to.0.0, copy.to.1) {
             return Answer::err(errno);
         }
-        let inner = Arc::clone(&self.0);
-        let later = |copy| Answer::later(async move { inner.copy_bytes(copy).await });
-        match self.0.copy(&copy) {
+        match self.0.copy(caller, &copy) {
             Ok(Some(copied)) => Answer::ok(copied),
-            Ok(None) | Err(Stop::Busy) => later(copy),
+            Ok(None) | Err(Stop::Busy) => {
+                let (inner, caller) = (Arc::clone(&self.0), *caller);
+                Answer::later(async move { inner.copy_later(caller, copy).await })
+            }
             Err(Stop::Errno(errno)) => Answer::err(errno),
         }
     }

@@ -270,11 +270,15 @@ impl Inner {
         self.shared().is_some_and(reads)
     }
 
-    /// Refuses what would change a file of whoever may only read.
+    /// Refuses what would change a file of whoever may only read, and all changes after a sync failed: what is
+    /// taken then would be in memory only, and lost when the volume is opened again.
     pub(super) fn check_writer(&self) -> Step<()> {
-        match self.is_reader() {
-            true => Err(Errno::EROFS.into()),
-            false => Ok(()),
+        if self.is_reader() {
+            return Err(Errno::EROFS.into());
+        }
+        match self.volume.takes_writes() {
+            true => Ok(()),
+            false => Err(Errno::EIO.into()),
         }
     }
 

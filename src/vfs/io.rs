@@ -1,11 +1,10 @@
-//! Open files: reading where everything is in memory, writing, holes, and what is copied without passing
-//! through a program.
+//! Open files: reading where everything is in memory, writing, and holes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use cairnfs_fuse::{AllocMode, Caller, CopyRange, Data, Errno, OpenFlags, Opened, Whence, Write};
+use cairnfs_fuse::{AllocMode, Caller, Data, Errno, OpenFlags, Opened, Whence, Write};
 
 use super::errno::{Step, Stop};
 use super::file::{Base, FileCell, SIZE_MAX};
@@ -106,8 +105,7 @@ impl Inner {
         if offset >= end {
             return Ok(Data::default());
         }
-        let goes_on = state.read_end == offset;
-        state.read_end = end;
+        let reading = state.reads.see(offset, end);
         let parts = state.overlay.parts(offset, end);
         let mut ready: Vec<Bytes> = Vec::with_capacity(parts.len());
         for part in &parts {
@@ -148,7 +146,7 @@ impl Inner {
             base: state.base.clone(),
             base_end: state.head.base_end,
             profile: self.profile_of_file(&state),
-            goes_on,
+            reading,
         }))
     }
 
@@ -215,6 +213,25 @@ impl Inner {
         Ok(len as u32)
     }
 
+    /// Takes away what a file that is changed must not keep, unless that was done since its attributes changed.
+    pub(super) fn guard_once(&self, cell: &FileCell, kill: bool) -> Step<()> {
+        let needs_guard = {
+            let mut state = self.lock(cell);
+            let needs_guard = !state.is_guarded || kill && !state.is_tamed;
+            state.is_guarded = true;
+            state.is_tamed |= kill;
+            needs_guard
+        };
+        if needs_guard {
+            let mut core = self.core();
+            if let Err(stop) = self.guard(&mut core, cell.number, kill) {
+                self.lock(cell).unguard();
+                return Err(stop);
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn resize(&self, cell: &Arc<FileCell>, size: u64, now: Now) -> Step<()> {
         if size > SIZE_MAX {
             return Err(Errno::EFBIG.into());
@@ -227,7 +244,13 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) fn allocate(&self, number: u64, at: u64, len: u64, mode: AllocMode) -> Step<()> {
+    pub(super) fn allocate(
+        &self,
+        caller: &Caller,
+        number: u64,
+        (at, len): (u64, u64),
+        mode: AllocMode,
+    ) -> Step<()> {
         if len == 0 {
             return Err(Errno::EINVAL.into());
         }
@@ -237,6 +260,7 @@ impl Inner {
         if mode != AllocMode::PunchHole && self.has_no_room(len) {
             return Err(Errno::ENOSPC.into());
         }
+        self.guard_once(&cell, !caller.is_privileged())?;
         let now = self.now();
         let mut state = self.lock(&cell);
         if !matches!(mode, AllocMode::Allocate | AllocMode::AllocateKeepSize) {
@@ -249,74 +273,6 @@ impl Inner {
         state.grow(size, now.time, now.hlc);
         self.queue(&cell, &mut state);
         Ok(())
-    }
-
-    /// Copies what needs no reading: pieces in memory, blocks and holes. None if something has to be read.
-    pub(super) fn copy(&self, copy: &CopyRange) -> Step<Option<u64>> {
-        self.check_writer()?;
-        let (from, to) = (self.opened(copy.from.0.0)?, self.opened(copy.to.0.0)?);
-        if Arc::ptr_eq(&from, &to) && copy.from_offset.abs_diff(copy.to_offset) < copy.len {
-            let left = self.lock(&from).size().saturating_sub(copy.from_offset);
-            if copy.from_offset.abs_diff(copy.to_offset) < copy.len.min(left) {
-                return Err(Errno::EINVAL.into());
-            }
-        }
-        let Some(wanted) = self.decide_profile(&to) else {
-            return Ok(None);
-        };
-        let (parts, len, base_end, base, own) = {
-            let state = self.lock(&from);
-            let left = state.size().saturating_sub(copy.from_offset);
-            let len = copy.len.min(left);
-            let parts = state
-                .overlay
-                .parts(copy.from_offset, copy.from_offset + len);
-            let base = state.base.clone();
-            (parts, len, state.head.base_end, base, state.profile)
-        };
-        end_of(copy.to_offset, len)?;
-        if len == 0 {
-            return Ok(Some(0));
-        }
-        if self.has_no_room(len) {
-            return Err(Errno::ENOSPC.into());
-        }
-        let Some(pieces) = self.copyable(&parts, &base, base_end, (own, wanted)) else {
-            return Ok(None);
-        };
-        let now = self.now();
-        let mut state = self.lock(&to);
-        let before = state.undo();
-        // Blocks were chosen by what was wanted then: somebody may have decided otherwise since.
-        if self.profile_kept(&state).unwrap_or(wanted) != wanted {
-            return Ok(None);
-        }
-        state.profile = Some(wanted);
-        for piece in pieces {
-            let offset = copy.to_offset + (piece.offset - copy.from_offset);
-            match piece.bytes() {
-                Some(bytes) => state.write(offset, &bytes, now.time, now.hlc),
-                None => {
-                    let moved = crate::content::overlay::Piece { offset, ..piece };
-                    state.put(moved, now.time, now.hlc);
-                }
-            }
-        }
-        state.unguard();
-        self.queue(&to, &mut state);
-        // Blocks that another file names are in use from now on, whatever becomes of the first. In one group: what
-        // is taken back must not be in the journal by half.
-        let noted = match self.fits_one_group(&state) {
-            true => self.note(&to, &mut state).map(drop),
-            false => Err(Stop::Busy),
-        };
-        if let Err(stop) = noted {
-            // One of them was let go meanwhile, or the journal is full: nothing was copied.
-            tracing::debug!(?stop, "a copy is made by reading");
-            state.take_back(before);
-            return Ok(None);
-        }
-        Ok(Some(len))
     }
 
     /// Where the next data or hole begins, if no manifest has to be read.

@@ -20,6 +20,9 @@ use crate::store::{DirtyId, Group, Seq, VolumeError};
 
 const VERSION: u8 = 1;
 const ROW_MAX_BYTES: usize = 1 << 10;
+/// A group gets no more raw data when it has so much: several such groups may wait to be written, so that there is
+/// room for the next when half of them are.
+const RAW_PER_GROUP: u64 = 4 << 20;
 /// Pieces that one group writes down besides raw data.
 const PIECES_PER_GROUP: usize = 2048;
 
@@ -105,8 +108,9 @@ struct Batch {
     start: u64,
     end: u64,
     new: Vec<(Piece, Noted)>,
-    /// Raw data to be kept.
+    /// Raw data to be kept, and how many bytes that is.
     raw: Vec<(KeptId, Piece)>,
+    raw_bytes: u64,
     /// How many pieces it removes.
     gone: usize,
     /// Blocks whose counts it may change.
@@ -120,6 +124,7 @@ impl Batch {
             end,
             new: Vec::new(),
             raw: Vec::new(),
+            raw_bytes: 0,
             gone: 0,
             blocks: BTreeSet::new(),
         }
@@ -133,6 +138,7 @@ impl Batch {
 
     fn is_full(&self, blocks_max: usize) -> bool {
         self.raw.len() >= DIRTY_PER_GROUP_MAX
+            || self.raw_bytes >= RAW_PER_GROUP
             || self.new.len() >= PIECES_PER_GROUP
             || self.gone >= REMOVALS_PER_GROUP
             || self.blocks.len() >= blocks_max
@@ -172,6 +178,7 @@ impl Inner {
             last = Some(self.note_batch(cell, state, batch)?);
         }
         state.notes.stale = None;
+        state.unnoted_since = None;
         Ok(last)
     }
 
@@ -188,8 +195,10 @@ impl Inner {
             return self.note(cell, state).map(drop);
         }
         let others = state.notes.stale.replace((start, end));
+        let since = state.unnoted_since;
         let noted = self.note(cell, state);
         state.notes.stale = others;
+        state.unnoted_since = since;
         if noted.is_err() {
             state.stale(start, end);
         }
@@ -248,6 +257,7 @@ impl Inner {
                 Source::Memory { kept: None, .. } => {
                     let id = KeptId(self.next_kept.fetch_add(1, Ordering::Relaxed));
                     batch.raw.push((id, piece.clone()));
+                    batch.raw_bytes += piece.len;
                     NotedPlace::Kept(id, 0)
                 }
                 Source::Memory {

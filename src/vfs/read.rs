@@ -4,20 +4,20 @@ use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use cairnfs_fuse::{CopyRange, Data, Errno, Whence};
+use cairnfs_fuse::{Data, Errno, Whence};
+use futures::future::join_all;
 
 use super::errno::Stop;
 use super::file::{Base, FileCell};
 use super::inner::Inner;
-use super::io::{SeekAnswer, end_of};
+use super::io::SeekAnswer;
+use super::reads::Reading;
 use crate::base::{BlockRef, Class, Classify, EcProfile};
 use crate::content::ContentError;
 use crate::content::overlay::{Part, Piece, Source};
 use crate::dag::{Body, Extent};
 use crate::store::DirtyId;
 
-/// Most bytes that one request copies by reading and writing them.
-const COPY_BYTES: u64 = 16 << 20;
 /// How far ahead of a reader in sequence blocks are fetched.
 const AHEAD_BYTES: u64 = 12 << 20;
 /// A read of less than this that does not go on where the last one ended takes only what it needs.
@@ -43,7 +43,29 @@ pub(super) struct ReadPlan {
     pub(super) base: Base,
     pub(super) base_end: u64,
     pub(super) profile: EcProfile,
-    pub(super) goes_on: bool,
+    pub(super) reading: Reading,
+}
+
+impl ReadPlan {
+    /// Whether another one reads the same bytes from the same places.
+    fn is_same(&self, other: &ReadPlan) -> bool {
+        let is_same_base = match (&self.base, &other.base) {
+            (Base::Inline(one), Base::Inline(two)) => one == two,
+            (Base::Stored(_, one), Base::Stored(_, two)) => one == two,
+            _ => false,
+        };
+        is_same_base
+            && (self.end, self.base_end) == (other.end, other.base_end)
+            && self.parts.len() == other.parts.len()
+            && self.parts.iter().zip(&other.parts).all(|pair| match pair {
+                (Part::Old(one), Part::Old(two)) => one == two,
+                (Part::Piece(one), Part::Piece(two)) => {
+                    (one.offset, one.len) == (two.offset, two.len)
+                        && one.source.is_same(&two.source)
+                }
+                _ => false,
+            })
+    }
 }
 
 impl Inner {
@@ -55,20 +77,24 @@ impl Inner {
     ) -> Result<Data, Errno> {
         let mut tries = 3;
         loop {
-            match self.gather(&plan).await {
+            let error = match self.gather(&plan).await {
                 Ok(parts) => return Ok(one_or_many(parts)),
-                Err(error) if tries > 0 && error.class() == Class::Missing => {
-                    tries -= 1;
-                    match self.read(&cell, plan.offset, plan.end - plan.offset) {
-                        Ok(data) => return Ok(data),
-                        Err(again) => plan = again,
+                Err(error) => error,
+            };
+            if tries > 0 && error.class() == Class::Missing {
+                tries -= 1;
+                match self.read(&cell, plan.offset, plan.end - plan.offset) {
+                    Ok(data) => return Ok(data),
+                    // What is still to be read from the same blocks was waited for as long as it may be.
+                    Err(again) if !plan.is_same(&again) => {
+                        plan = again;
+                        continue;
                     }
-                }
-                Err(error) => {
-                    tracing::warn!("a read failed: {error}");
-                    return Err(Errno::EIO);
+                    Err(_) => {}
                 }
             }
+            tracing::warn!("a read failed: {error}");
+            return Err(Errno::EIO);
         }
     }
 
@@ -98,7 +124,7 @@ impl Inner {
             }
             Source::Block { block, at } => {
                 let range = *at..*at + piece.len as u32;
-                found.push(self.block(block, plan.profile, range, plan.goes_on).await?);
+                found.push(self.block(block, plan.profile, range, plan.reading).await?);
             }
         }
         Ok(())
@@ -124,10 +150,10 @@ impl Inner {
         block: &BlockRef,
         profile: EcProfile,
         range: Range<u32>,
-        goes_on: bool,
+        reading: Reading,
     ) -> Result<Bytes, ReadError> {
         let len = range.len();
-        let bytes = if goes_on || len as u32 >= WHOLE_BYTES {
+        let bytes = if reading != Reading::Somewhere || len as u32 >= WHOLE_BYTES {
             let whole = self.blocks.read_block(block, profile).await;
             let whole = whole.map_err(ContentError::from)?;
             let end = whole.len().min(range.end as usize);
@@ -161,8 +187,8 @@ impl Inner {
                     }
                 }
                 Base::Stored(profile, body) => {
-                    if plan.goes_on {
-                        self.read_ahead(*profile, body, end, plan.base_end).await;
+                    if plan.reading == Reading::Onward {
+                        self.read_ahead(*profile, body, end, plan.base_end);
                     }
                     for extent in self.extents(*profile, body, at, end).await? {
                         let Some(part) = extent.clip(at, end) else {
@@ -171,7 +197,7 @@ impl Inner {
                         zeros(part.offset - at, found);
                         let range = part.block_offset..part.block_offset + part.len;
                         let bytes = self
-                            .block(&part.block, *profile, range, plan.goes_on)
+                            .block(&part.block, *profile, range, plan.reading)
                             .await?;
                         found.push(bytes);
                         at = part.end();
@@ -196,8 +222,9 @@ impl Inner {
         Ok(found.await?)
     }
 
-    /// Starts to fetch what a reader in sequence will want next. What fails is told to whoever reads it.
-    async fn read_ahead(
+    /// Starts to fetch what a reader in sequence will want next, and waits for none of it: what is out of reach
+    /// there must not keep the reader from what is here. What fails is told to whoever reads it.
+    fn read_ahead(
         self: &Arc<Self>,
         profile: EcProfile,
         body: &Body<crate::dag::NodeAt>,
@@ -205,25 +232,33 @@ impl Inner {
         base_end: u64,
     ) {
         let to = from.saturating_add(AHEAD_BYTES).min(base_end);
-        let Ok(extents) = self.extents(profile, body, from, to).await else {
+        if from >= to {
             return;
-        };
-        let mut last = None;
-        for extent in extents {
-            if last == Some(extent.block.id) || !self.begin_ahead(extent.block) {
-                continue;
-            }
-            last = Some(extent.block.id);
-            let inner = Arc::clone(self);
-            self.tasks.spawn(async move {
-                let read = inner.blocks.read_block(&extent.block, profile);
-                tokio::select! {
-                    biased;
-                    () = inner.stop.cancelled() => {}
-                    _ = read => {}
-                }
-            });
         }
+        let (inner, body) = (Arc::clone(self), body.clone());
+        self.tasks.spawn(async move {
+            let stop = inner.stop.clone();
+            let fetch = async {
+                let Ok(extents) = inner.extents(profile, &body, from, to).await else {
+                    return;
+                };
+                let mut blocks: Vec<BlockRef> = Vec::new();
+                for extent in extents {
+                    if blocks.last() != Some(&extent.block) && inner.begin_ahead(extent.block) {
+                        blocks.push(extent.block);
+                    }
+                }
+                let reads = blocks
+                    .iter()
+                    .map(|block| inner.blocks.read_block(block, profile));
+                join_all(reads).await;
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = fetch => {}
+            }
+        });
     }
 
     /// Whether a block was not fetched ahead lately; it counts as such from now on.
@@ -303,96 +338,6 @@ impl Inner {
             }
         }
         Ok((!wants_data && at < range.end).then_some(at))
-    }
-
-    /// What can be copied without being read: none if a part is in the journal only, or below a manifest, or its blocks
-    /// do not have the redundancy that is `wanted`. Blocks of changes have their `own`.
-    pub(super) fn copyable(
-        &self,
-        parts: &[Part],
-        base: &Base,
-        base_end: u64,
-        (own, wanted): (Option<EcProfile>, EcProfile),
-    ) -> Option<Vec<Piece>> {
-        let mut pieces = Vec::new();
-        let hole = |start: u64, end: u64, pieces: &mut Vec<Piece>| {
-            if start < end {
-                pieces.push(Piece {
-                    offset: start,
-                    len: end - start,
-                    source: Source::Hole,
-                });
-            }
-        };
-        for part in parts {
-            match part {
-                Part::Piece(piece) if matches!(piece.source, Source::Journal { .. }) => {
-                    return None;
-                }
-                Part::Piece(piece)
-                    if matches!(piece.source, Source::Block { .. }) && own != Some(wanted) =>
-                {
-                    return None;
-                }
-                Part::Piece(piece) => pieces.push(piece.clone()),
-                Part::Old(range) => {
-                    let end = range.end.min(base_end).max(range.start);
-                    let mut at = range.start;
-                    match base {
-                        _ if at == end => {}
-                        Base::Stored(profile, Body::Inline(extents)) if *profile == wanted => {
-                            for part in extents.iter().filter_map(|e| e.clip(range.start, end)) {
-                                hole(at, part.offset, &mut pieces);
-                                at = part.end();
-                                pieces.push(Piece {
-                                    offset: part.offset,
-                                    len: part.len.into(),
-                                    source: Source::Block {
-                                        block: part.block,
-                                        at: part.block_offset,
-                                    },
-                                });
-                            }
-                        }
-                        _ => return None,
-                    }
-                    hole(at, range.end, &mut pieces);
-                }
-            }
-        }
-        Some(pieces)
-    }
-
-    /// Copies by reading and writing.
-    pub(super) async fn copy_bytes(self: Arc<Self>, copy: CopyRange) -> Result<u64, Errno> {
-        let (from, to) = (self.opened(copy.from.0.0)?, self.opened(copy.to.0.0)?);
-        let mut done = 0;
-        // Whoever wants more asks again: nobody has to wait for one answer for as long as it takes. What the
-        // copy itself adds to a file is not copied once more.
-        let left = self.lock(&from).size().saturating_sub(copy.from_offset);
-        let len = copy.len.min(left).min(COPY_BYTES);
-        end_of(copy.to_offset, len)?;
-        while done < len {
-            let step = (len - done).min(1 << 20);
-            let data = match self.read(&from, copy.from_offset + done, step) {
-                Ok(data) => data,
-                Err(plan) => self.clone().fetch(Arc::clone(&from), plan).await?,
-            };
-            if data.is_empty() {
-                break;
-            }
-            let bytes = data.to_vec();
-            let now = self.now();
-            {
-                let mut state = self.lock(&to);
-                state.write(copy.to_offset + done, &bytes, now.time, now.hlc);
-                state.unguard();
-                self.queue(&to, &mut state);
-            }
-            done += bytes.len() as u64;
-            self.wait_for_memory().await?;
-        }
-        Ok(done)
     }
 }
 

@@ -283,14 +283,13 @@ impl Inner {
                 // It came back after the last change, and its description is later than that.
                 state.head.edited = self.now().hlc;
             }
+            // From here on it is counted what becomes more or less.
+            self.totals.begin_with(&state);
             let mut core = self.core();
             let (number, node) = core.inodes.node(ino);
             let cell = Arc::new(FileCell::new(number, ino, state));
             node.file = Some(Arc::clone(&cell));
             drop(core);
-            self.totals
-                .dirty
-                .fetch_add(self.lock(&cell).overlay.dirty_bytes(), Ordering::Relaxed);
             self.queue(&cell, &mut self.lock(&cell));
         }
         // What no piece uses any more.

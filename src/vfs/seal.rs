@@ -288,13 +288,14 @@ impl Inner {
         }
     }
 
-    /// The journal takes note, unless blocks are about to take the data.
+    /// The journal takes note, unless blocks are about to take the data: for half a commit interval that is awaited,
+    /// or what is written in one go would be written twice.
     fn note_now_or_later(&self, file: &FileCell, state: &mut FileState) {
-        if state.flying > 0 && state.unnoted_turns < 2 {
-            state.unnoted_turns += 1;
+        let half = self.options.commit_interval / 2;
+        let is_young = |since: Instant| since.elapsed() < half;
+        if state.flying > 0 && state.unnoted_since.is_none_or(is_young) {
             return;
         }
-        state.unnoted_turns = 0;
         if let Err(stop) = self.note(file, state) {
             tracing::debug!(?stop, "changes are written down later");
         }

@@ -530,7 +530,7 @@ impl<F: FileSystem> fuser::Filesystem for Adapter<F> {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -542,7 +542,8 @@ impl<F: FileSystem> fuser::Filesystem for Adapter<F> {
             Ok(mode) => mode,
             Err(error) => return reply.finish(Err(error)),
         };
-        let ask = |fs: &F| fs.fallocate(Ino(ino.0), Fh(fh.0), offset, length, mode);
+        let ask =
+            |fs: &F| fs.fallocate(&caller(request), Ino(ino.0), Fh(fh.0), offset, length, mode);
         self.flight.answer(reply, ask);
     }
 

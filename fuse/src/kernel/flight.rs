@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -11,6 +12,20 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::{Answer, Errno, FileSystem};
+
+tokio::task_local! {
+    /// Whether the caller of the operation was told that it failed.
+    static LATE: Arc<AtomicBool>;
+}
+
+/// Whether whoever asked for the operation that is being carried out was told already that it failed, because it
+/// took too long. What has not begun to take effect is not to be begun then: what was done since counts.
+///
+/// False outside of operations of a mount.
+pub fn is_late() -> bool {
+    LATE.try_with(|late| late.load(Ordering::Acquire))
+        .unwrap_or(false)
+}
 
 /// Sends an answer. Each reply of the protocol crate can take a few kinds of value.
 pub(super) trait Finish<T>: Send + 'static {
@@ -129,16 +144,21 @@ impl<F: FileSystem> Flight<F> {
         let fs = self.fs.clone();
         self.runtime.spawn(async move {
             let _permit = permit;
-            let mut future = pin!(AssertUnwindSafe(future).catch_unwind());
+            let is_late = Arc::new(AtomicBool::new(false));
+            let future = AssertUnwindSafe(future).catch_unwind();
+            let mut future = pin!(LATE.scope(Arc::clone(&is_late), future));
             match timeout(deadline, &mut future).await {
                 Ok(Ok(result)) => return reply.finish(result),
                 Ok(Err(_)) => {
                     tracing::error!("a filesystem operation panicked; its caller got EIO");
                     return reply.finish(Err(Errno::EIO));
                 }
-                Err(_) => reply.finish(Err(late)),
+                Err(_) => {
+                    is_late.store(true, Ordering::Release);
+                    reply.finish(Err(late));
+                }
             }
-            // The operation goes on for as long again: half a write is worse than a late one. What
+            // What has begun goes on for as long again: half a write is worse than a late one. What
             // it then answers is taken back, and what has not ended by then is dropped.
             match timeout(deadline, future).await {
                 Ok(Ok(Ok(value))) => undo(&fs, value),
@@ -163,6 +183,34 @@ mod tests {
         fn finish(self, result: Result<(), Errno>) {
             self.0.send(result).unwrap();
         }
+    }
+
+    /// What has not begun when its caller was told that it failed learns of that.
+    #[test]
+    fn who_is_late_knows_it() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let fs = Arc::new(MemFs::new(Limits::default()));
+        let deadline = Duration::from_secs(60);
+        let flight = Flight::new(fs, runtime.handle().clone(), deadline, 8);
+        let (to, told) = channel();
+        let (note, notes) = channel();
+        flight.answer(Told(to), |_: &MemFs| {
+            Answer::later(async move {
+                for _ in 0..3 {
+                    tokio::time::sleep(Duration::from_secs(35)).await;
+                    note.send(is_late()).unwrap();
+                }
+                Ok(())
+            })
+        });
+        runtime.block_on(async { tokio::time::sleep(Duration::from_secs(130)).await });
+        assert_eq!(told.try_recv(), Ok(Err(Errno::EIO)));
+        assert_eq!(notes.iter().collect::<Vec<_>>(), [false, true, true]);
+        assert!(!is_late(), "nobody asked");
     }
 
     /// With as many requests waiting as may, others are refused, and a closing is not: its locks would stay.

@@ -22,6 +22,7 @@ mod request;
 mod system;
 
 pub use error::{MountError, UnmountError, check_dir};
+pub use flight::is_late;
 pub use mount::Mount;
 pub use notifier::{Notice, Notifier};
 pub use options::MountOptions;

@@ -111,9 +111,9 @@ impl Tree {
 
     pub(super) fn allocate(
         &mut self,
+        caller: &Caller,
         ino: Ino,
-        offset: u64,
-        len: u64,
+        (offset, len): (u64, u64),
         mode: AllocMode,
     ) -> Result<(), Errno> {
         if len == 0 {
@@ -144,6 +144,10 @@ impl Tree {
             *size = end.max(*size);
         }
         node.modified();
+        node.kill_capability();
+        if !caller.is_privileged() {
+            node.kill_suidgid();
+        }
         self.account(before, after);
         Ok(())
     }

@@ -318,8 +318,16 @@ impl FileSystem for MemFs {
         self.step(|tree| tree.seek(ino, offset, whence))
     }
 
-    fn fallocate(&self, ino: Ino, _fh: Fh, at: u64, len: u64, mode: AllocMode) -> Answer<()> {
-        self.step(|tree| tree.allocate(ino, at, len, mode))
+    fn fallocate(
+        &self,
+        caller: &Caller,
+        ino: Ino,
+        _fh: Fh,
+        at: u64,
+        len: u64,
+        mode: AllocMode,
+    ) -> Answer<()> {
+        self.step(|tree| tree.allocate(caller, ino, (at, len), mode))
     }
 
     fn copy_file_range(&self, caller: &Caller, copy: &CopyRange) -> Answer<u64> {

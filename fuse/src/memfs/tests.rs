@@ -325,7 +325,7 @@ fn files_are_sparse_and_end_where_the_kernel_ends() {
 fn fallocate_makes_room_holes_and_zeros() {
     let fs = fs();
     let ino = file(&fs, Ino::ROOT, "a");
-    let alloc = |at, len, mode| fs.fallocate(ino, Fh(0), at, len, mode).now();
+    let alloc = |at, len, mode| fs.fallocate(&Caller::ROOT, ino, Fh(0), at, len, mode).now();
     let shape = || (attr(&fs, ino).size, attr(&fs, ino).blocks / 8);
     alloc(0, 10_000, AllocMode::Allocate).unwrap();
     assert_eq!(shape(), (10_000, 3));
@@ -361,7 +361,7 @@ fn a_full_filesystem_refuses_and_goes_on() {
     write(&fs, ino, 0, &vec![1; 4 << 20]).unwrap();
     assert_eq!(write(&fs, other, 0, b"x"), Err(Errno::ENOSPC));
     write(&fs, ino, 5, b"overwriting takes nothing").unwrap();
-    let alloc = fs.fallocate(ino, Fh(0), 0, 4096, AllocMode::PunchHole);
+    let alloc = fs.fallocate(&Caller::ROOT, ino, Fh(0), 0, 4096, AllocMode::PunchHole);
     alloc.now().unwrap();
     write(&fs, other, 0, b"x").unwrap();
     assert_eq!(fs.statfs(Ino::ROOT).now().unwrap().blocks_free, 0);

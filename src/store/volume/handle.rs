@@ -15,6 +15,9 @@ use crate::base::VolumeId;
 use crate::base::limits::ROW_PAGE_MAX;
 use crate::store::database::{DatabaseError, Snapshot};
 
+/// So many bytes of journal are written at once by who syncs on a thread that others wait for.
+const HERE_BYTES: usize = 256 << 10;
+
 /// The order of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
@@ -134,6 +137,11 @@ impl Volume {
         }
     }
 
+    /// Whether groups are still taken: not after a sync failed, until it is opened again.
+    pub fn takes_writes(&self) -> bool {
+        !self.shared().is_poisoned()
+    }
+
     /// Waits until everything that was applied before is durable.
     ///
     /// # Errors
@@ -143,13 +151,19 @@ impl Volume {
         self.sync(Seq(last)).await
     }
 
-    /// The same at once, on this thread, if nobody else is writing: that saves waking the writer and being
-    /// woken by it. Waits for the disk. False if [`Volume::sync_all`] is to be asked.
+    /// The same at once, on this thread, if nobody else is writing and there is little to write: that saves waking
+    /// the writer and being woken by it. Waits for the disk. False if [`Volume::sync_all`] is to be asked.
     pub fn sync_here(&self) -> bool {
         let shared = self.shared();
-        let last = Seq(shared.state().next_seq - 1);
+        let (last, unwritten) = {
+            let state = shared.state();
+            (Seq(state.next_seq - 1), state.unwritten)
+        };
         if shared.progress.borrow().synced >= last {
             return true;
+        }
+        if unwritten > HERE_BYTES {
+            return false;
         }
         let Some(turn) = self.0.engine.upgrade() else {
             return false;

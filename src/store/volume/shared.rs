@@ -153,6 +153,7 @@ pub(super) struct Shared {
     pub(super) journal_bytes: AtomicU64,
     pub(super) tables_bytes: AtomicU64,
     poison: Mutex<Option<String>>,
+    is_poisoned: AtomicBool,
 }
 
 impl Shared {
@@ -183,6 +184,7 @@ impl Shared {
             journal_bytes: AtomicU64::new(0),
             tables_bytes: AtomicU64::new(0),
             poison: Mutex::default(),
+            is_poisoned: AtomicBool::new(false),
         }
     }
 
@@ -208,11 +210,20 @@ impl Shared {
         let mut poison = self.poison.lock().unwrap_or_else(PoisonError::into_inner);
         poison.get_or_insert(why);
         drop(poison);
+        self.is_poisoned.store(true, Ordering::Release);
         self.progress.send_modify(|_| {});
+    }
+
+    /// Whether writes are refused: cheap enough to be asked at each of them.
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.is_poisoned.load(Ordering::Acquire)
     }
 
     /// Why writes are refused, if they are.
     pub(super) fn poisoned(&self) -> Option<VolumeError> {
+        if !self.is_poisoned() {
+            return None;
+        }
         let poison = self.poison.lock().unwrap_or_else(PoisonError::into_inner);
         poison.clone().map(VolumeError::Poisoned)
     }

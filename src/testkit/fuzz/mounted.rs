@@ -298,7 +298,10 @@ impl Run {
             AllocMode::ZeroRangeKeepSize,
         ]);
         let before = self.size(ino).await;
-        let done = within(self.vfs.fallocate(ino, Fh(ino.0), at, len, mode)).await;
+        let asked = self
+            .vfs
+            .fallocate(&Caller::ROOT, ino, Fh(ino.0), at, len, mode);
+        let done = within(asked).await;
         let grows = matches!(mode, AllocMode::Allocate | AllocMode::ZeroRange);
         let wanted = match done {
             Ok(()) if grows => before.max(at + len),

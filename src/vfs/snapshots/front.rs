@@ -364,9 +364,8 @@ impl Inner {
             return Err(Errno::ENOTDIR);
         }
         let begin = self.cursors_of(dir.snapshot, |cursors| cursors.of(dir.ino).find(offset));
+        let begin = begin.ok_or(Errno::ESTALE)?;
         let wants_attrs = batch.wants_attrs();
-        let is_end = begin.is_none();
-        let begin = begin.unwrap_or_default();
         let mut after = begin.name.clone();
         let mut shown: Vec<Item> = Vec::new();
         // What fits is found out first: pages are waited for, and others list the same directory meanwhile.
@@ -387,9 +386,6 @@ impl Inner {
                         return Ok(batch);
                     }
                 }
-            }
-            if is_end {
-                return Ok(batch);
             }
             let measured = measured.get_or_insert_with(|| batch.clone());
             let mut has_room = true;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cairnfs::base::Entropy;
 use cairnfs::testkit::ClusterOptions;
-use cairnfs_fuse::{AllocMode, Caller, Fh, FileSystem, Ino, OpenFlags, SetAttr};
+use cairnfs_fuse::{AllocMode, Caller, CopyRange, Fh, FileSystem, Ino, OpenFlags, SetAttr};
 
 use super::files::{block_on, close, content, make, remove, write};
 use super::twin::{Fs, RW, Twin, find};
@@ -85,7 +85,8 @@ async fn cut_in_parts(seed: u64) {
     // A hole over 150 blocks.
     let (from, to) = (10 * STEP, 160 * STEP);
     let mode = AllocMode::PunchHole;
-    let punched = twin.vfs().fallocate(ino, Fh(0), from, to - from, mode);
+    let vfs = twin.vfs();
+    let punched = vfs.fallocate(&Caller::ROOT, ino, Fh(0), from, to - from, mode);
     punched.wait().await.unwrap();
     all[from as usize..to as usize].fill(0);
     fsync(&twin, ino).await;
@@ -159,4 +160,42 @@ fn files_of_many_blocks_are_emptied_and_removed() {
     for seed in 0..scaled(1) as u64 {
         block_on(emptied_and_removed(seed));
     }
+}
+
+/// More blocks than one group may count: copied in several steps, each of which says how far it came.
+#[test]
+fn a_copy_of_many_blocks_is_made_in_parts() {
+    const PARTS: u64 = 160;
+    block_on(async {
+        let mut twin = open(21).await;
+        let (from, all) = scattered(&twin, "from", PARTS).await;
+        // Changed in a place since, in memory.
+        write(&twin, from, 5 * STEP, b"changed").await;
+        let to = make(&twin, "to", &[]).await;
+        let (mut done, mut asked) = (0, 0);
+        let stored = twin.vfs().usage().stored_bytes;
+        while done < all.len() as u64 {
+            let copy = CopyRange {
+                from: (from, Fh(from.0)),
+                from_offset: done,
+                to: (to, Fh(to.0)),
+                to_offset: done,
+                len: all.len() as u64 - done,
+            };
+            let vfs = twin.vfs();
+            let copied = vfs.copy_file_range(&Caller::ROOT, &copy).wait().await;
+            done += copied.unwrap();
+            asked += 1;
+        }
+        assert!((2..PARTS).contains(&asked), "{asked}");
+        twin.vfs().sync().await.unwrap();
+        let more = twin.vfs().usage().stored_bytes.saturating_sub(stored);
+        // Its manifest, and what was in memory.
+        assert!(more < PARTS * PART as u64 / 4, "{more} bytes were copied");
+        let mut expected = all;
+        expected[5 * STEP as usize..][..7].copy_from_slice(b"changed");
+        twin.crash().await;
+        assert!(content(&twin, "to").await == expected);
+        assert!(content(&twin, "from").await == expected);
+    });
 }

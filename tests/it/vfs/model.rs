@@ -29,6 +29,9 @@ const CALLERS: [Caller; 2] = [
     },
 ];
 
+/// Longer than anything takes.
+const LONG: Duration = Duration::from_secs(600);
+
 type Path = Vec<Vec<u8>>;
 
 /// An open file in both, by number.
@@ -171,6 +174,7 @@ impl Run {
                 self.twin.vfs().sync().await.unwrap();
             }
             96 => {
+                self.log.push("fsync".into());
                 if let Some(handle) = self.handle() {
                     self.twin
                         .vfs()
@@ -223,7 +227,8 @@ async fn run(peers: usize, seed: u64, steps: u64) {
         if std::env::var("CAIRN_TRACE").is_ok() {
             eprintln!("{step} {:?}", run.log.last());
         }
-        run.step().await;
+        let ended = tokio::time::timeout(LONG, run.step()).await;
+        assert!(ended.is_ok(), "step {step} does not end");
     }
     run.compare(9_999).await;
     run.twin.vfs().sync().await.unwrap();

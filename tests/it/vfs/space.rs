@@ -90,6 +90,53 @@ fn a_copy_keeps_the_blocks_of_what_it_was_copied_from() {
     });
 }
 
+/// A file of so many blocks that they are named by a manifest.
+#[test]
+fn a_copy_of_a_large_file_shares_its_blocks() {
+    block_on(async {
+        let options = ClusterOptions {
+            peers: 1,
+            quota_bytes: 1 << 30,
+            ..ClusterOptions::default()
+        };
+        let mut twin = Twin::with(options, "4+2", 12).await;
+        let data = bytes(&Entropy::seeded(12), 40 << 20);
+        let from = make(&twin, "from", &[]).await;
+        for (at, piece) in (0..).zip(data.chunks(1 << 20)) {
+            write(&twin, from, at << 20, piece).await;
+        }
+        twin.vfs().sync().await.unwrap();
+        let before = used(&twin);
+        let to = make(&twin, "to", b"begins otherwise").await;
+        // Neither begins nor ends with a block.
+        let (from_offset, to_offset, mut left) = (777, 5, data.len() as u64 - 2000);
+        let mut done = 0;
+        let mut asked = 0;
+        while left > 0 {
+            let copy = CopyRange {
+                from: (from, Fh(from.0)),
+                from_offset: from_offset + done,
+                to: (to, Fh(to.0)),
+                to_offset: to_offset + done,
+                len: left,
+            };
+            let vfs = twin.vfs();
+            let copied = vfs.copy_file_range(&Caller::ROOT, &copy).wait().await;
+            let copied = copied.unwrap();
+            assert!(copied > 0 && copied <= left);
+            (done, left, asked) = (done + copied, left - copied, asked + 1);
+        }
+        assert_eq!(asked, 1, "all of it at once");
+        twin.vfs().sync().await.unwrap();
+        assert!(used(&twin) < before + (1 << 20), "bytes were copied");
+        let mut expected = b"begin".to_vec();
+        expected.extend(&data[777..data.len() - 2000 + 777]);
+        twin.crash().await;
+        assert!(content(&twin, "to").await == expected);
+        assert!(content(&twin, "from").await == data);
+    });
+}
+
 #[test]
 fn a_volume_that_is_given_up_leaves_nothing() {
     block_on(async {

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use cairnfs::base::limits::DIRTY_PER_GROUP_MAX;
 use cairnfs::base::{Entropy, Limits};
+use cairnfs::store::mem_disk::DiskOp;
 use cairnfs::testkit::ClusterOptions;
-use cairnfs_fuse::{FileSystem, Ino};
+use cairnfs_fuse::{
+    AllocMode, Caller, CopyRange, Errno, Fh, FileSystem, Ino, Rename, RenameFlags, SetAttr, Write,
+};
 
 use super::files::{block_on, close, content, make, write};
-use super::twin::Twin;
+use super::twin::{RW, Twin};
 use crate::common::hand::Hand;
 use crate::support::scaled;
 
@@ -238,4 +241,97 @@ fn writes_of_all_sizes_that_are_synced_now_and_then_stay() {
     for seed in 0..scaled(4) as u64 {
         block_on(at_random(seed, 1500));
     }
+}
+
+/// More than the journal takes at once: the rename waits for the disk, and not in circles.
+#[test]
+fn a_rename_of_much_that_was_just_written_waits_for_the_journal() {
+    block_on(async {
+        let options = ClusterOptions {
+            peers: 1,
+            quota_bytes: 1 << 30,
+            ..ClusterOptions::default()
+        };
+        let mut twin = Twin::with(options, "4+2", 13).await;
+        let ino = make(&twin, "written", &[]).await;
+        let piece = vec![9; 1 << 20];
+        for at in 0..48u64 {
+            write(&twin, ino, at << 20, &piece).await;
+        }
+        make(&twin, "beside", b"something that waits to be written").await;
+        let rename = Rename {
+            parent: Ino::ROOT,
+            name: "written".into(),
+            new_parent: Ino::ROOT,
+            new_name: "renamed".into(),
+            flags: RenameFlags::Replace,
+        };
+        let renamed = twin.vfs().rename(&Caller::ROOT, &rename).wait();
+        let renamed = tokio::time::timeout(LONG, renamed).await;
+        renamed.expect("it ends").unwrap();
+        twin.vfs().fsync(ino, Fh(0), false).wait().await.unwrap();
+        twin.crash().await;
+        let found = content(&twin, "renamed").await;
+        assert!(found.len() == 48 << 20 && found.iter().all(|byte| *byte == 9));
+    });
+}
+
+/// What was not on the disk when a sync failed may be lost: nobody is told later that it is safe, and nothing more
+/// is taken that would be lost with it.
+#[test]
+fn after_a_sync_that_failed_nothing_is_written_until_it_is_opened_again() {
+    block_on(async {
+        let mut twin = Twin::new(1, 14).await;
+        let ino = make(&twin, "file", &[1; 100_000]).await;
+        let other = make(&twin, "other", &[2; 100_000]).await;
+        twin.vfs().sync().await.unwrap();
+        let disk = twin.cluster.disk(0).unwrap().clone();
+        disk.set_hook(Some(Box::new(|found, name: &str| {
+            let is_journal = found == DiskOp::Sync && name.contains("journal");
+            is_journal.then_some(std::io::ErrorKind::Other)
+        })));
+        write(&twin, ino, 0, b"is lost").await;
+        let vfs = twin.vfs();
+        let synced = vfs.fsync(ino, Fh(0), false).wait().await;
+        assert_eq!(synced, Err(Errno::EIO));
+        disk.set_hook(None);
+        let root = &Caller::ROOT;
+        let bytes = Write {
+            offset: 0,
+            bytes: b"more",
+            flags: RW,
+            is_from_cache: false,
+            kill_suidgid: false,
+        };
+        let cut = SetAttr {
+            size: Some(5),
+            ..SetAttr::default()
+        };
+        let copy = CopyRange {
+            from: (other, Fh(0)),
+            from_offset: 0,
+            to: (ino, Fh(0)),
+            to_offset: 0,
+            len: 1000,
+        };
+        let written = vfs.write(root, ino, Fh(0), &bytes).wait().await;
+        let cut = vfs.setattr(root, ino, &cut).wait().await;
+        let copied = vfs.copy_file_range(root, &copy).wait().await;
+        let mode = AllocMode::PunchHole;
+        let punched = vfs.fallocate(root, ino, Fh(0), 0, 1000, mode).wait().await;
+        let removed = vfs.unlink(root, Ino::ROOT, "other".into()).wait().await;
+        let synced = vfs.fsync(ino, Fh(0), false).wait().await;
+        assert_eq!(written, Err(Errno::EIO));
+        assert_eq!(cut.map(drop), Err(Errno::EIO));
+        assert_eq!(copied, Err(Errno::EIO));
+        assert_eq!(punched, Err(Errno::EIO));
+        assert_eq!(removed, Err(Errno::EIO));
+        assert_eq!(synced, Err(Errno::EIO));
+        // Reads go on, and what was synced before is there.
+        assert_eq!(content(&twin, "other").await, [2; 100_000]);
+        twin.crash().await;
+        assert_eq!(content(&twin, "file").await, [1; 100_000]);
+        let again = make(&twin, "again", b"x").await;
+        twin.vfs().fsync(again, Fh(0), false).wait().await.unwrap();
+    });
 }

@@ -133,6 +133,12 @@ fn writing_takes_setuid_away() {
     chmod(&path, 0o6777);
     assert!(may("truncate -s 1 \"$1\"", &path));
     assert_eq!(mode(), 0o777);
+    chmod(&path, 0o6777);
+    assert!(may("fallocate -l 5000 \"$1\"", &path));
+    assert_eq!(mode(), 0o777);
+    chmod(&path, 0o6777);
+    assert!(may("fallocate -p -o 0 -l 4096 \"$1\"", &path));
+    assert_eq!(mode(), 0o777);
     // A change of owner does so too, also by root.
     chmod(&path, 0o6777);
     chown(&path, Some(NOBODY), None).unwrap();

@@ -343,6 +343,10 @@ impl Run {
         assert_eq!(one, two, "write");
     }
 
+    fn caller(&self) -> Caller {
+        CALLERS[self.entropy.below(2) as usize]
+    }
+
     pub(super) async fn allocate(&mut self) {
         let Some(handle) = self.handle() else { return };
         let (at, len) = (self.offset(), 1 + self.entropy.below(30_000));
@@ -353,18 +357,21 @@ impl Run {
             AllocMode::ZeroRange,
             AllocMode::ZeroRangeKeepSize,
         ][self.entropy.below(5) as usize];
-        self.log
-            .push(format!("fallocate {:?} {at} {len} {mode:?}", handle.vfs));
+        let caller = self.caller();
+        self.log.push(format!(
+            "fallocate {:?} {at} {len} {mode:?} by {}",
+            handle.vfs, caller.uid
+        ));
         let one = self
             .twin
             .mem
-            .fallocate(handle.mem, Fh(0), at, len, mode)
+            .fallocate(&caller, handle.mem, Fh(0), at, len, mode)
             .wait()
             .await;
         let two = self
             .twin
             .vfs()
-            .fallocate(handle.vfs, Fh(0), at, len, mode)
+            .fallocate(&caller, handle.vfs, Fh(0), at, len, mode)
             .wait()
             .await;
         same("fallocate", &one, &two);
@@ -383,20 +390,21 @@ impl Run {
             to_offset,
             len,
         };
+        let caller = self.caller();
         self.log.push(format!(
-            "copy {:?} {from_offset} {:?} {to_offset} {len}",
-            from.vfs, to.vfs
+            "copy {:?} {from_offset} {:?} {to_offset} {len} by {}",
+            from.vfs, to.vfs, caller.uid
         ));
         let one = self
             .twin
             .mem
-            .copy_file_range(&Caller::ROOT, &copy(from.mem, to.mem))
+            .copy_file_range(&caller, &copy(from.mem, to.mem))
             .wait()
             .await;
         let two = self
             .twin
             .vfs()
-            .copy_file_range(&Caller::ROOT, &copy(from.vfs, to.vfs))
+            .copy_file_range(&caller, &copy(from.vfs, to.vfs))
             .wait()
             .await;
         assert_eq!(one, two, "copy_file_range");

@@ -226,7 +226,7 @@ fn nothing_in_them_can_be_changed() {
         };
         let written = vfs.write(&root, file, Fh(0), &write).wait().await;
         assert_eq!(written.map(drop), Err(Errno::EROFS));
-        let taken = vfs.fallocate(file, Fh(0), 0, 10, AllocMode::Allocate);
+        let taken = vfs.fallocate(&root, file, Fh(0), 0, 10, AllocMode::Allocate);
         assert_eq!(taken.wait().await, Err(Errno::EROFS));
         // Copies out of it share what is there.
         let copied = hand.open("copy").await.unwrap();
