@@ -27,7 +27,7 @@ pub use snapshots::{
     Snapshots, SnapshotsRequest,
 };
 pub use trash::{TrashInfo, TrashPartInfo};
-pub use upkeep::{HealthInfo, RepairInfo, Repairs, WorkerChange};
+pub use upkeep::{HealthInfo, RepairInfo, Repairs, TrustInfo, WorkerChange};
 pub use volumes::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, HexPath,
     MountRequest, Mounted, SyncProgress, SyncRequest, UmountRequest, VolumeClock, VolumeCreate,
@@ -90,6 +90,9 @@ pub struct Status {
     /// How far it is, if it leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainInfo>,
+    /// Peers in whose place others get new shards, since they answered badly.
+    #[serde(default)]
+    pub distrusted: Vec<String>,
 }
 
 /// What look-ups in the DHT cost, all together.
@@ -181,6 +184,9 @@ pub struct PeerInfo {
     pub version: String,
     /// Round-trip time of small requests, in ms.
     pub rtt_ms: Option<f64>,
+    /// How far it is believed; none before it was asked for anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<TrustInfo>,
 }
 
 /// `cairn invite`

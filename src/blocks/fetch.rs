@@ -188,8 +188,8 @@ impl Fetching<'_> {
             if self.asked.contains(peer) || !self.ranked.is_live(peer) {
                 continue;
             }
-            let trouble =
-                u8::from(stats.is_slow(peer, Work::Fetch)) + 2 * u8::from(stats.is_penalised(peer));
+            let is_bad = stats.is_penalised(peer) || stats.is_displaced(peer);
+            let trouble = u8::from(stats.is_slow(peer, Work::Fetch)) + 2 * u8::from(is_bad);
             let wanted = expected.get(peer).copied();
             let rank = u8::try_from(rank).unwrap_or(u8::MAX);
             order.push((trouble, rank, *peer, wanted.unwrap_or(all)));

@@ -1,7 +1,7 @@
 //! What this peer has learned of the others by using them: how fast they answer, and whom to
 //! leave alone for a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -96,6 +96,7 @@ struct Stats {
     full_until: Option<Instant>,
     no_ranges_until: Option<Instant>,
     lies: u32,
+    is_displaced: bool,
 }
 
 /// Thread-safe table of experience. Never grows beyond the peers that were used.
@@ -177,6 +178,29 @@ impl PeerStats {
     /// How often it sent something that does not verify.
     pub fn lies(&self, peer: &PeerId) -> u32 {
         self.with(peer, |stats| stats.lies)
+    }
+
+    /// Who sent something that does not verify, and how often.
+    pub fn liars(&self) -> BTreeMap<PeerId, u32> {
+        let table = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
+        let liars = table.iter().filter(|(_, stats)| stats.lies > 0);
+        liars.map(|(peer, stats)| (*peer, stats.lies)).collect()
+    }
+
+    /// These have lost so much trust that others are preferred to them, and nobody else has.
+    pub fn displace(&self, peers: &BTreeSet<PeerId>) {
+        let mut table = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
+        for peer in peers {
+            table.entry(*peer).or_default();
+        }
+        for (peer, stats) in table.iter_mut() {
+            stats.is_displaced = peers.contains(peer);
+        }
+    }
+
+    /// Whether others are preferred to it, as long as there are enough.
+    pub fn is_displaced(&self, peer: &PeerId) -> bool {
+        self.with(peer, |stats| stats.is_displaced)
     }
 
     /// It does not know questions for parts of shards.

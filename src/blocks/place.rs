@@ -236,24 +236,26 @@ impl Placing {
         let session = Arc::clone(&self.session);
         let stats = &session.blocks.stats;
         let live: Vec<PeerId> = self.ranked.live().copied().collect();
+        let profile = session.options.profile;
         let roomy: BTreeSet<PeerId> = live
             .iter()
             .copied()
             .filter(|peer| !stats.said_full(peer) && !stats.is_penalised(peer))
             .collect();
-        let profile = session.options.profile;
-        // Peers that were full or failed a moment ago are tried again when the rest cannot do it.
+        let is_trusted = |peer: &&PeerId| !stats.is_displaced(peer);
+        let trusted: BTreeSet<PeerId> = roomy.iter().filter(is_trusted).copied().collect();
+        // Whoever lost trust, was full or failed a moment ago is tried when the rest cannot do it.
         // Nobody promises as much as is demanded when that is nothing; and can do nothing.
-        let enough =
-            !roomy.is_empty() && placement::promised(profile, roomy.len()) >= self.demanded();
+        let demanded = self.demanded();
+        let is_enough = |peers: &&BTreeSet<PeerId>| {
+            !peers.is_empty() && placement::promised(profile, peers.len()) >= demanded
+        };
+        let usable = [&trusted, &roomy].into_iter().find(is_enough);
         let assigned = placement::assign(
             &self.ranked.order,
-            |peer| {
-                if enough {
-                    roomy.contains(peer)
-                } else {
-                    live.contains(peer)
-                }
+            |peer| match usable {
+                Some(usable) => usable.contains(peer),
+                None => live.contains(peer),
             },
             profile,
         );
@@ -385,7 +387,11 @@ impl Placing {
             .map(|peer| (self.load.get(peer).copied().unwrap_or(0), *peer))
             .filter(|(load, _)| also_loaded || *load == 0)
             // Readers would wait for the second shard of a slow peer after the first.
-            .min_by_key(|(load, peer)| (*load, session.blocks.stats.is_slow(peer, Work::Store)))
+            .min_by_key(|(load, peer)| {
+                let stats = &session.blocks.stats;
+                let is_slow = stats.is_slow(peer, Work::Store);
+                (*load, stats.is_displaced(peer), is_slow)
+            })
             .map(|(_, peer)| peer)
     }
 

@@ -146,7 +146,8 @@ impl Blocks {
         // Those who are slow or failed come last.
         left.sort_by_key(|(peer, _)| {
             let stats = &self.stats;
-            (stats.is_penalised(peer), stats.is_slow(peer, Work::Fetch))
+            let is_bad = stats.is_penalised(peer) || stats.is_displaced(peer);
+            (is_bad, stats.is_slow(peer, Work::Fetch))
         });
         let mut asked = FuturesUnordered::new();
         let mut under_way = IndexSet::EMPTY;

@@ -66,6 +66,11 @@ pub(super) async fn status(session: &Session, output: &Output, args: &StatusArgs
     if let Some(drain) = &status.drain {
         rows.push(("leaving", drain::state_text(drain)));
     }
+    if !status.distrusted.is_empty() {
+        let count = peers_text(status.distrusted.len() as u32);
+        let text = format!("{count} answered badly and got less of it (`cairn peers`)");
+        rows.push(("trust", text));
+    }
     if status.lookups.count > 0 {
         let LookupInfo {
             count,
@@ -243,6 +248,11 @@ pub(super) async fn peers(session: &Session, output: &Output) -> Done {
         ]);
     }
     output.write(table.render().as_bytes())?;
+    for peer in &peers {
+        if let Some(line) = upkeep::trust_line(peer) {
+            output.line(&line)?;
+        }
+    }
     if peers.len() <= 1 {
         output.note("this peer is alone: `cairn invite` makes a ticket for another machine");
     }

@@ -6,7 +6,7 @@ use super::output::{Output, Table};
 use super::session::Session;
 use super::show::peers_text;
 use crate::admin::AdminError;
-use crate::admin::types::{HealthInfo, WorkerChange, WorkerStatus};
+use crate::admin::types::{HealthInfo, PeerInfo, WorkerChange, WorkerStatus};
 use crate::base::ByteSize;
 
 type Done = Result<(), Failure>;
@@ -25,6 +25,25 @@ pub(super) fn check(output: &Output, health: &HealthInfo) -> Done {
         _ => AdminError::missing(health.line.clone()).hint("start more of the peers: cairn peers"),
     };
     Err(failed.into())
+}
+
+/// Below so many of a hundred the trust in a peer is worth a word.
+const TRUST_TOLD: u32 = 95;
+
+/// Why a peer is trusted less than others, and what follows, if it is.
+pub(super) fn trust_line(peer: &PeerInfo) -> Option<String> {
+    let trust = peer.trust.as_ref()?;
+    if trust.percent >= TRUST_TOLD && !trust.displaced {
+        return None;
+    }
+    let why = trust.why.as_deref().unwrap_or("answered badly before");
+    let mut line = format!("{} (trust {} %) {why}", peer.peer, trust.percent);
+    if trust.disbelieved {
+        line.push_str("; what it holds does not count and is made anew");
+    } else if trust.displaced {
+        line.push_str("; others get new shards in its place");
+    }
+    Some(line)
 }
 
 pub(super) async fn repair(session: &Session, output: &Output, args: &RepairArgs) -> Done {

@@ -143,6 +143,8 @@ pub struct Repair {
     pub rate: ByteSize,
     /// Every shard of the own disk is read once in this time.
     pub scrub: Duration,
+    /// Every other peer is asked once in this time for a part of what it says it holds.
+    pub audit: Duration,
 }
 
 /// `[cache]`
@@ -248,6 +250,7 @@ impl Default for Repair {
             dead: Duration::from_secs(12 * 3600),
             rate: ByteSize::mib(16),
             scrub: Duration::from_secs(30 * 24 * 3600),
+            audit: Duration::from_secs(3600),
         }
     }
 }

@@ -163,6 +163,7 @@ impl Reader<'_> {
             ("repair.suspect", config.repair.suspect),
             ("repair.dead", config.repair.dead),
             ("repair.scrub", config.repair.scrub),
+            ("repair.audit", config.repair.audit),
         ] {
             if time.is_zero() {
                 self.cross(path, "it must be longer than 0".to_owned());

@@ -118,6 +118,8 @@ keys! {
         "Most bytes that repairs read or move in a second; less while somebody reads or writes.";
     repair.scrub, "duration, more than 0",
         "Every shard on this disk is read again once in this time, at 64 KiB per second or more; a damaged one is taken out and made anew.";
+    repair.audit, "duration, more than 0",
+        "Every peer that can be reached is asked once in this time to prove a part of a shard that it says it holds. Who answers wrongly, lacks it or is late again and again is named by `cairn peers`, and others get new shards in its place.";
 
     cache.memory, "size, at least 16 MiB",
         "Most memory for data that was read lately and may be read again; given back when none of it was read for two minutes.";

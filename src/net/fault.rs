@@ -16,6 +16,8 @@ use crate::base::units::parse_duration;
 pub enum Fault {
     /// Every shard, and part of a shard, that it sends has one flipped bit.
     Corrupt,
+    /// Every shard, and part of a shard, that it sends has one flipped bit, and all else that it says is so.
+    Forge,
     /// Every answer comes so much later.
     Delay(Duration),
     /// It refuses everything.
@@ -37,6 +39,7 @@ impl FromStr for Fault {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "corrupt" => Ok(Fault::Corrupt),
+            None if text == "forge" => Ok(Fault::Forge),
             None if text == "refuse" => Ok(Fault::Refuse),
             None if text == "silent" => Ok(Fault::Silent),
             None if text == "hoard" => Ok(Fault::Hoard),
@@ -47,7 +50,7 @@ impl FromStr for Fault {
                 .map(Fault::Delay)
                 .map_err(|error| error.to_string()),
             _ => Err(format!(
-                "unknown fault `{text}`: one of corrupt, refuse, silent, hoard, renege, boast, old, delay:3s"
+                "unknown fault `{text}`: one of corrupt, forge, refuse, silent, hoard, renege, boast, old, delay:3s"
             )),
         }
     }
@@ -99,6 +102,11 @@ async fn pass(original: Inbound, fault: Fault, forward: mpsc::Sender<Inbound>) {
         Fault::Delay(time) => tokio::time::sleep(time).await,
         Fault::Silent => std::future::pending().await,
         Fault::Corrupt => flip(&mut response),
+        Fault::Forge => {
+            if matches!(response, Response::Shard { .. } | Response::Range { .. }) {
+                flip(&mut response);
+            }
+        }
         Fault::Boast => keep_back(&mut response),
         Fault::Refuse | Fault::Hoard | Fault::Renege | Fault::Old => {}
     }

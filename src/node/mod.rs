@@ -175,6 +175,7 @@ pub async fn start(options: NodeOptions) -> Result<Node, NodeError> {
             dead: upkeep.dead,
             rate: upkeep.rate.0,
             scrub: upkeep.scrub,
+            audit: upkeep.audit,
             serving: Arc::clone(&serving),
             entropy: entropy.fork(),
             auto: auto.clone(),
@@ -321,9 +322,10 @@ impl Node {
         self.run_worker(expiry);
         self.run_worker(self.0.store.trash_keeper());
         self.run_worker(offer::OfferKeeper::new(self.clone()));
-        let (repairer, scrubber) = self.0.repair.workers();
+        let (repairer, scrubber, auditor) = self.0.repair.workers();
         self.run_worker(repairer);
         self.run_worker(scrubber);
+        self.run_worker(auditor);
         self.run_worker(recode::Recoder::new(self.clone()));
         self.run_worker(thrift::Thrift::new(self.0.blocks.clone()));
     }

@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use super::Node;
-use crate::admin::types::{LookupInfo, LsEntry, PeerInfo, QuotaInfo, Status};
+use crate::admin::types::{LookupInfo, LsEntry, PeerInfo, QuotaInfo, Status, TrustInfo};
 use crate::base::ByteSize;
 use crate::dag::directory::printable;
 use crate::dag::{Entry, EntryKind, Meta, NodeAt, Timestamp};
 use crate::net::{LookupTotals, Member, Path, Reach};
+use crate::repair::Trust;
 
 impl Node {
     pub(super) async fn show_status(&self) -> Status {
@@ -48,6 +49,15 @@ impl Node {
                 true => Some(self.show_drain().await),
                 false => None,
             },
+            distrusted: members
+                .list
+                .iter()
+                .filter(|member| {
+                    let trust = inner.repair.trust(&member.peer);
+                    trust.is_some_and(|trust| trust.is_displaced)
+                })
+                .map(|member| member.peer.to_string())
+                .collect(),
         }
     }
 
@@ -89,7 +99,12 @@ impl Node {
     pub(super) fn show_peers(&self) -> Vec<PeerInfo> {
         let members = self.0.net.members();
         let own = self.own();
-        let mut peers: Vec<PeerInfo> = members.list.iter().map(peer_info).collect();
+        let trust = |member: &Member| self.0.repair.trust(&member.peer).map(trust_info);
+        let shown = members.list.iter().map(|member| PeerInfo {
+            trust: trust(member),
+            ..peer_info(member)
+        });
+        let mut peers: Vec<PeerInfo> = shown.collect();
         let own = own.to_string();
         peers.sort_by_key(|peer| peer.peer != own);
         peers
@@ -127,6 +142,23 @@ fn peer_info(member: &Member) -> PeerInfo {
         storage_only: member.storage_only,
         version: member.program.clone(),
         rtt_ms: member.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        trust: None,
+    }
+}
+
+fn trust_info(trust: Trust) -> TrustInfo {
+    let answers = trust.answers;
+    TrustInfo {
+        percent: trust.percent,
+        displaced: trust.is_displaced,
+        disbelieved: trust.is_disbelieved,
+        checks: answers.all(),
+        wrong: answers.wrong,
+        lacking: answers.lacking,
+        late: answers.late,
+        damaged: answers.damaged,
+        last_bad_ms: (answers.last_bad_ms > 0).then_some(answers.last_bad_ms),
+        why: trust.why,
     }
 }
 

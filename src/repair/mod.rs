@@ -1,10 +1,12 @@
-//! Upkeep: what is missing is found and made anew, what lies on the own disk is read again now and then.
+//! Upkeep: what is missing is found and made anew, what lies on the own disk is read again now and then, and others are asked
+//! to prove what they say they hold.
 //!
 //! Knows blocks, shards, claims and peers; nothing of keys, files or volumes, so it works while every owner of the data is
 //! away. What is to be done is a function of what peers hold ([`plan`]); nothing about it is stored, so nothing can
 //! be stale after a restart.
 
 mod absence;
+mod audit;
 mod carry;
 mod endings;
 mod fingerprint;
@@ -20,6 +22,8 @@ mod room;
 mod scrub;
 mod serve;
 mod survey;
+mod trust;
+mod trusts;
 mod uptime;
 mod worker;
 
@@ -28,15 +32,19 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+pub use audit::Auditor;
 pub use health::Health;
 pub use leaving::Remainder;
 pub use message::Tally;
 pub use scrub::Scrubber;
+pub use trust::{Answers, Shown as Trust};
 pub use worker::Repairer;
 
 use self::health::Shown;
 use self::plan::Rebuild;
 use self::serve::{Server, SharedGroups, SharedTally};
+use self::survey::SharedRoots;
+use self::trusts::Trusts;
 use crate::base::{BlockId, Entropy, PeerId};
 use crate::blocks::{Blocks, ServeOptions};
 use crate::crypto::SignedRelease;
@@ -59,6 +67,8 @@ pub struct RepairOptions {
     pub rate: u64,
     /// Every shard of the own disk is read once in this time.
     pub scrub: Duration,
+    /// Every other peer is asked once in this time for a part of what it says it holds.
+    pub audit: Duration,
     /// Whether this peer takes shards, and for how long a claim may stay open.
     pub serving: Arc<ServeOptions>,
     /// For proofs that nobody foresees.
@@ -82,17 +92,21 @@ pub struct Repair {
     shown: Shown,
     tally: SharedTally,
     groups: SharedGroups,
+    told: SharedRoots,
+    trusts: Trusts,
 }
 
 impl Repair {
     /// For this conductor. Does nothing by itself: see [`Repair::serve`] and [`Repair::workers`].
     pub fn new(blocks: Blocks, options: RepairOptions) -> Self {
         Repair {
+            trusts: Trusts::new(blocks.clock().clone()),
             blocks,
             options,
             shown: Shown::default(),
             tally: SharedTally::default(),
             groups: SharedGroups::default(),
+            told: SharedRoots::default(),
         }
     }
 
@@ -110,8 +124,13 @@ impl Repair {
     }
 
     /// Its background jobs.
-    pub fn workers(&self) -> (Repairer, Scrubber) {
-        (Repairer::new(self), Scrubber::new(self))
+    pub fn workers(&self) -> (Repairer, Scrubber, Auditor) {
+        (Repairer::new(self), Scrubber::new(self), Auditor::new(self))
+    }
+
+    /// The trust in a peer, if it was asked for anything. Does no I/O.
+    pub fn trust(&self, peer: &PeerId) -> Option<Trust> {
+        self.trusts.shown(peer)
     }
 
     /// Tells these peers and the own store that a claim ends, now or later. Whoever cannot be told now hears of it from

@@ -34,6 +34,8 @@ pub struct Candidate {
     pub has_room: bool,
     /// Whether there is room enough that shards which are safe already are moved to it as well.
     pub has_plenty: bool,
+    /// Whether others get new shards in its place, as long as there are enough.
+    pub is_displaced: bool,
 }
 
 impl Candidate {
@@ -163,6 +165,23 @@ pub struct Judgement {
 pub fn leader(candidates: &[Candidate]) -> Option<PeerId> {
     let live = |candidate: &&Candidate| candidate.standing == Standing::Live;
     candidates.iter().find(live).map(|first| first.peer)
+}
+
+/// The candidates as they count for a stripe of so many shards: whoever is displaced has no room, unless there are too few
+/// others that have.
+pub fn displaced(candidates: &[Candidate], total: usize) -> Vec<Candidate> {
+    let is_other = |candidate: &&Candidate| candidate.is_usable() && !candidate.is_displaced;
+    let is_enough = candidates.iter().filter(is_other).count() >= total;
+    let counted = candidates.iter().map(|candidate| {
+        let is_passed_over = candidate.is_displaced && is_enough;
+        Candidate {
+            has_room: candidate.has_room && !is_passed_over,
+            // What is safe is not brought to where it is less so.
+            has_plenty: candidate.has_plenty && !candidate.is_displaced,
+            ..*candidate
+        }
+    });
+    counted.collect()
 }
 
 /// For which holder each of a stripe's shards counts: of several that have it the one with the fewest.

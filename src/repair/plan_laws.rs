@@ -43,6 +43,7 @@ pub(super) fn any_case() -> impl Strategy<Value = (BlockState, Vec<Candidate>)> 
                 standing,
                 has_room,
                 has_plenty: rest > 2,
+                is_displaced: false,
             });
             match standing {
                 Standing::Live if !held.is_empty() => state.holders.push((peer(tag), held)),
@@ -174,6 +175,7 @@ pub(super) fn live(tag: usize) -> Candidate {
         standing: Standing::Live,
         has_room: true,
         has_plenty: true,
+        is_displaced: false,
     }
 }
 
@@ -270,4 +272,40 @@ fn too_few_shards_are_unreadable_or_left_over() {
         ..few
     };
     assert_eq!(judge(&open, &candidates).verdict, Verdict::NotKept);
+}
+
+#[test]
+fn who_is_displaced_gets_something_only_where_others_are_too_few() {
+    let state = BlockState {
+        block: BlockId([1; 32]),
+        profile: EcProfile::DEFAULT,
+        is_kept: true,
+        shard_bytes: 1000,
+        holders: (0..4)
+            .map(|tag| (peer(tag), IndexSet::one(tag as u8)))
+            .collect(),
+        absent: IndexSet::EMPTY,
+    };
+    let targets = |count: usize, doubted: &[usize]| -> Vec<PeerId> {
+        let mut candidates: Vec<Candidate> = (0..count).map(live).collect();
+        for tag in doubted {
+            candidates[*tag].is_displaced = true;
+        }
+        let counted = displaced(&candidates, state.profile.total_shards());
+        let order: Vec<PeerId> = counted.iter().map(|candidate| candidate.peer).collect();
+        assert!(
+            order.into_iter().eq((0..count).map(peer)),
+            "the order is the same"
+        );
+        match judge(&state, &counted).verdict {
+            Verdict::Rebuild(rebuild) => rebuild.missing.iter().map(|(_, to)| *to).collect(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(targets(7, &[]), [peer(4), peer(5)]);
+    assert_eq!(targets(7, &[4]), [peer(5), peer(6)]);
+    assert_eq!(targets(8, &[4, 5]), [peer(6), peer(7)]);
+    // Five others could not have a shard each.
+    assert_eq!(targets(6, &[4]), [peer(4), peer(5)]);
+    assert_eq!(targets(6, &[0, 1, 2, 3, 4, 5]), [peer(4), peer(5)]);
 }

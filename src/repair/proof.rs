@@ -22,7 +22,8 @@ pub(super) async fn is_surplus(
     id: ShardId,
     other: PeerId,
 ) -> bool {
-    if other == blocks.net().own() {
+    // Who has lost trust keeps nothing for anybody else.
+    if other == blocks.net().own() || blocks.peer_stats().is_displaced(&other) {
         return false;
     }
     let Ok(Some((shard, _))) = blocks.store().get(id.block, IndexSet::one(id.index)).await else {

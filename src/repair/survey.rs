@@ -1,6 +1,7 @@
 //! Finding out what the holders of a group have: digests first, lists only where those do not say it all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -21,10 +22,29 @@ const PAGES_MAX: usize = 256;
 #[derive(Debug, Clone)]
 pub(super) struct Root {
     pub(super) digest: Digest,
-    pub(super) groups: GroupSet,
+    pub(super) groups: Arc<GroupSet>,
     pub(super) tally: Tally,
     /// Whether it does not know such questions: its program is of an earlier version.
     pub(super) is_old: bool,
+}
+
+/// In which groups each peer said it holds something. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SharedRoots(Arc<Mutex<BTreeMap<PeerId, Arc<GroupSet>>>>);
+
+impl SharedRoots {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PeerId, Arc<GroupSet>>> {
+        self.0.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    pub(super) fn set(&self, roots: &BTreeMap<PeerId, Root>) {
+        let groups = roots.iter().map(|(peer, root)| (*peer, &root.groups));
+        *self.lock() = groups.map(|(peer, of)| (peer, Arc::clone(of))).collect();
+    }
+
+    pub(super) fn of(&self, peer: &PeerId) -> Option<Arc<GroupSet>> {
+        self.lock().get(peer).cloned()
+    }
 }
 
 /// Asks one peer; none if no answer came, or nonsense.
@@ -78,7 +98,8 @@ pub(super) async fn roots(
             })) => {
                 let unchanged = before.filter(|root| root.digest == digest);
                 // Nothing at all is what nobody need list.
-                let groups = groups.or_else(|| unchanged.map(|root| root.groups.clone()));
+                let groups = groups.map(Arc::new);
+                let groups = groups.or_else(|| unchanged.map(|root| Arc::clone(&root.groups)));
                 Root {
                     digest,
                     groups: groups.unwrap_or_default(),
@@ -88,7 +109,7 @@ pub(super) async fn roots(
             }
             Some(Err(Response::Unsupported)) => Root {
                 digest: Digest::EMPTY,
-                groups: GroupSet::default(),
+                groups: Arc::default(),
                 tally: Tally::default(),
                 is_old: true,
             },
@@ -168,8 +189,54 @@ async fn list(
     None
 }
 
-/// What somebody of an earlier version holds of these blocks.
-async fn have(
+/// The digests of a group of which these are the blocks.
+fn patterns(ours: &[Holding]) -> Patterns {
+    let coded = ours.iter().filter_map(|held| {
+        let profile = held.profile.filter(|_| !held.held.is_empty())?;
+        Some((held.block, profile))
+    });
+    Patterns::new(coded)
+}
+
+/// What somebody has of the blocks of which something is here, if it has these shards of each.
+fn by_pattern(ours: &[Holding], held: &[(EcProfile, u8)]) -> Vec<Holding> {
+    let ours = ours.iter().filter(|holding| !holding.held.is_empty());
+    let theirs = ours.map(|holding| {
+        let has = held.iter().filter(|(of, _)| Some(*of) == holding.profile);
+        Holding {
+            held: has.map(|(_, index)| *index).collect(),
+            // What keeps it is this peer's own knowledge.
+            ..*holding
+        }
+    });
+    theirs.collect()
+}
+
+/// What a peer says that it has of a group, by the same questions that are asked of everybody; none if it says nothing, or
+/// nonsense. Of a long list the beginning.
+pub(super) async fn told(
+    blocks: &Blocks,
+    peer: PeerId,
+    group: Group,
+    ours: &[Holding],
+    timeout: Duration,
+) -> Option<Vec<Holding>> {
+    let said = digests(blocks, peer, vec![group], timeout).await?;
+    if let Some(held) = patterns(ours).find(*said.get(&group)?) {
+        return Some(by_pattern(ours, held));
+    }
+    let after = None;
+    match ask(blocks, peer, &Ask::List { group, after }, timeout).await {
+        Some(Ok(Say::List { blocks, .. })) => {
+            let is_fine = blocks.iter().all(|of| of.block.group() == group);
+            is_fine.then_some(blocks)
+        }
+        _ => None,
+    }
+}
+
+/// What somebody says that it has of these blocks, to whoever wants to read them.
+pub(super) async fn have(
     blocks: &Blocks,
     peer: PeerId,
     wanted: &[BlockId],
@@ -223,6 +290,46 @@ pub(super) struct Findings {
     pub(super) lists: usize,
 }
 
+impl Looked {
+    fn present(&self) -> IndexSet {
+        let held = self.state.holders.iter().map(|(_, held)| *held);
+        held.fold(IndexSet::EMPTY, IndexSet::union)
+    }
+
+    /// Whether it is kept and cannot be read.
+    fn is_short(&self) -> bool {
+        self.state.is_kept && self.present().len() < self.state.profile.data_shards()
+    }
+}
+
+impl Findings {
+    /// Kept blocks that cannot be read from those who were found to hold some.
+    pub(super) fn short(&self) -> usize {
+        self.blocks
+            .iter()
+            .filter(|looked| looked.is_short())
+            .count()
+    }
+
+    /// Leaves out what peers say they have and have not; not where a block could not be read without.
+    pub(super) fn refute(&mut self, refuted: &BTreeMap<BlockId, Vec<(PeerId, u8)>>) {
+        for looked in &mut self.blocks {
+            let Some(of_block) = refuted.get(&looked.state.block) else {
+                continue;
+            };
+            let before = looked.state.holders.clone();
+            for (holder, held) in &mut looked.state.holders {
+                let of_holder = of_block.iter().filter(|(peer, _)| peer == holder);
+                of_holder.for_each(|(_, index)| held.remove(*index));
+            }
+            looked.state.holders.retain(|(_, held)| !held.is_empty());
+            if looked.is_short() {
+                looked.state.holders = before;
+            }
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 struct Found {
     profile: Option<EcProfile>,
@@ -238,11 +345,7 @@ pub(super) async fn inquire(blocks: &Blocks, inquiry: &Inquiry<'_>) -> Option<Fi
     let mut findings = Findings::default();
     let mut found: BTreeMap<BlockId, Found> = BTreeMap::new();
     let ours = own_list(blocks, inquiry.group).await?;
-    let coded = ours.iter().filter_map(|held| {
-        let profile = held.profile.filter(|_| !held.held.is_empty())?;
-        Some((held.block, profile))
-    });
-    let patterns = Patterns::new(coded);
+    let patterns = patterns(&ours);
     let mut add = |found: &mut BTreeMap<BlockId, Found>, peer: PeerId, holding: &Holding| {
         let entry = found.entry(holding.block).or_default();
         entry.profile = entry.profile.or(holding.profile);
@@ -260,13 +363,7 @@ pub(super) async fn inquire(blocks: &Blocks, inquiry: &Inquiry<'_>) -> Option<Fi
     let mut lists = 0;
     for (peer, digest) in inquiry.digests {
         if let Some(held) = patterns.find(*digest) {
-            for holding in ours.iter().filter(|holding| !holding.held.is_empty()) {
-                let has = held.iter().filter(|(of, _)| Some(*of) == holding.profile);
-                let theirs = Holding {
-                    held: has.map(|(_, index)| *index).collect(),
-                    // What keeps it is this peer's own knowledge.
-                    ..*holding
-                };
+            for theirs in by_pattern(&ours, held) {
                 add(&mut found, *peer, &theirs);
             }
             continue;
@@ -375,4 +472,40 @@ fn absent(
         }
     }
     absent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refuted_does_not_count_unless_nothing_could_be_read_without() {
+        let peer = |tag: u8| PeerId([tag; 32]);
+        let looked = |tag: u8, holders: u8| Looked {
+            state: BlockState {
+                block: BlockId([tag; 32]),
+                profile: EcProfile::DEFAULT,
+                is_kept: true,
+                shard_bytes: 1000,
+                holders: (0..holders)
+                    .map(|at| (peer(at), IndexSet::one(at)))
+                    .collect(),
+                absent: IndexSet::EMPTY,
+            },
+            brief: Vec::new(),
+        };
+        let mut findings = Findings {
+            blocks: vec![looked(1, 6), looked(2, 4), looked(3, 6), looked(4, 3)],
+            ..Findings::default()
+        };
+        let refuted = [1, 2, 4].map(|tag| (BlockId([tag; 32]), vec![(peer(2), 2)]));
+        // Another shard of it, and one of somebody else.
+        let others = (BlockId([3; 32]), vec![(peer(2), 1), (peer(9), 3)]);
+        let refuted = refuted.into_iter().chain([others]).collect();
+        findings.refute(&refuted);
+        let held = |at: usize| findings.blocks[at].state.holders.len();
+        assert_eq!([0, 1, 2, 3].map(held), [5, 4, 6, 3]);
+        assert!(findings.blocks[0].state.held_by(&peer(2)).is_empty());
+        assert_eq!(findings.short(), 1);
+    }
 }

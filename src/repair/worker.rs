@@ -20,7 +20,8 @@ use super::plan::{Standing, Surplus};
 use super::queue::{Queue, rest};
 use super::room::Roomy;
 use super::serve::{SharedGroups, SharedTally};
-use super::survey::{Root, roots};
+use super::survey::{Root, SharedRoots, roots};
+use super::trusts::{Distrusted, Trusts};
 use super::uptime::Uptimes;
 use super::{Repair, RepairOptions};
 use crate::base::worker::{Next, Worker};
@@ -95,6 +96,10 @@ pub struct Repairer {
     /// When it began to look at members.
     begun: Option<Instant>,
     roots: BTreeMap<PeerId, Root>,
+    told: SharedRoots,
+    trusts: Trusts,
+    /// Who was trusted less when the last sweep began.
+    distrusted: Distrusted,
     /// Peers that were asked in this sweep and did not answer.
     silent: BTreeSet<PeerId>,
     led: BTreeMap<Group, Led>,
@@ -131,6 +136,9 @@ impl Repairer {
             uptimes: None,
             begun: None,
             roots: BTreeMap::new(),
+            told: repair.told.clone(),
+            trusts: repair.trusts.clone(),
+            distrusted: Distrusted::default(),
             silent: BTreeSet::new(),
             led: BTreeMap::new(),
             sweep: None,
@@ -162,6 +170,7 @@ impl Repairer {
         if self.absences.is_none() {
             let options = &self.options;
             let loaded = Absences::load(&store, options.suspect, options.dead).await?;
+            self.trusts.load(&store).await?;
             self.absences = Some(loaded);
         }
         let members = self.blocks.net().members();
@@ -260,23 +269,13 @@ impl Repairer {
         if self.roots.len() > ALL_ASKED_MAX {
             self.roots.retain(|peer, _| members.get(peer).is_some());
         }
-        let own = self.own();
+        self.distrusted = self.trusts.distrusted(others(&members));
         // Also of this peer what others know of it: whoever leads a group judges as the one before.
         for member in &members.list {
             self.roomy
                 .note(member.peer, member.free_bytes, member.capacity_bytes);
         }
-        let few = members.list.len() <= ALL_ASKED_MAX;
-        let asked = members.list.iter().filter(|member| {
-            let reached = match member.state {
-                Reach::Own | Reach::Away { .. } => false,
-                Reach::Connected(_) => true,
-                Reach::Idle => few,
-            };
-            let may_hold = member.capacity_bytes > 0 || member.is_leaving();
-            reached && may_hold && member.peer != own
-        });
-        let asked: Vec<PeerId> = asked.map(|member| member.peer).collect();
+        let asked = askable(&members, self.own());
         self.ask_roots(&asked).await;
         let (digest, mut groups) = self.groups.list(&self.blocks).await?;
         let fingerprint = self.fingerprint_of_all(digest);
@@ -332,13 +331,14 @@ impl Repairer {
                 }
             }
         }
+        self.told.set(&self.roots);
         let others = self.roots.iter().map(|(peer, root)| (*peer, root.tally));
         let members = self.blocks.net().members();
         let is_away = |peer: &PeerId| {
             let member = members.get(peer);
             member.is_some_and(|member| matches!(member.state, Reach::Away { .. }))
         };
-        let others = others.filter(|(peer, _)| !is_away(peer));
+        let others = others.filter(|(peer, _)| !is_away(peer) && !self.is_disbelieved(peer));
         self.shown.set_others(others.collect());
     }
 
@@ -359,11 +359,13 @@ impl Repairer {
                 u8::from(member.free_bytes >= ROOM_MIN),
                 u8::from(self.roomy.is_roomy(&member.peer)),
                 u8::from(self.unwilling.contains_key(&member.peer)),
+                u8::from(self.distrusted.displaced.contains(&member.peer)),
             ]);
             if let Some(root) = self.roots.get(&member.peer) {
                 hash.add(&root.digest.0.to_le_bytes());
             }
         }
+        self.distrusted.add_refuted(&mut hash, |_| true);
         hash.end()
     }
 
@@ -386,7 +388,21 @@ impl Repairer {
         self.roots.get(peer).is_some_and(|root| root.is_old)
     }
 
+    fn is_disbelieved(&self, peer: &PeerId) -> bool {
+        self.distrusted.disbelieved.contains(peer)
+    }
+
+    /// What is to be expected of a peer. Whoever says what is not so counts as gone for good: what it holds is made anew
+    /// elsewhere, and it looks after nothing.
     fn standing(&self, peer: &PeerId, reach: &Reach) -> Standing {
+        match self.is_disbelieved(peer) {
+            true => Standing::Dead,
+            false => self.standing_as_told(peer, reach),
+        }
+    }
+
+    /// The same if it is believed.
+    fn standing_as_told(&self, peer: &PeerId, reach: &Reach) -> Standing {
         let is_away = matches!(reach, Reach::Away { .. }) || self.silent.contains(peer);
         if !is_away || *reach == Reach::Own {
             return Standing::Live;
@@ -481,6 +497,27 @@ impl Repairer {
             false => Next::Idle(pause),
         }
     }
+}
+
+/// Members that offer storage, but for one of them.
+pub(super) fn others(members: &Members) -> usize {
+    let offering = members.list.iter().filter(|m| m.capacity_bytes > 0);
+    offering.count().saturating_sub(1)
+}
+
+/// Whom to ask for what they hold: in a large network those alone to whom there is a connection.
+pub(super) fn askable(members: &Members, own: PeerId) -> Vec<PeerId> {
+    let few = members.list.len() <= ALL_ASKED_MAX;
+    let asked = members.list.iter().filter(|member| {
+        let reached = match member.state {
+            Reach::Own | Reach::Away { .. } => false,
+            Reach::Connected(_) => true,
+            Reach::Idle => few,
+        };
+        let may_hold = member.capacity_bytes > 0 || member.is_leaving();
+        reached && may_hold && member.peer != own
+    });
+    asked.map(|member| member.peer).collect()
 }
 
 impl Worker for Repairer {

@@ -102,6 +102,8 @@ pub struct UpkeepTimes {
     pub scrub: Duration,
     /// Bytes of repair per second; 0: no limit.
     pub rate: u64,
+    /// Every other peer is asked once in this time to prove something.
+    pub audit: Duration,
 }
 
 /// Why a simulated peer does not start.
@@ -324,6 +326,13 @@ impl Cluster {
         }
     }
 
+    /// How a peer misbehaves from its next start on.
+    pub fn set_fault(&mut self, at: usize, fault: Option<Fault>) {
+        if let Some(peer) = self.peers.get_mut(at) {
+            peer.setup.fault = fault;
+        }
+    }
+
     /// Starts a peer that does not run, on what its disk holds.
     pub async fn restart(&mut self, at: usize) -> Result<(), StartError> {
         let Some(peer) = self.peers.get_mut(at) else {
@@ -401,12 +410,13 @@ impl Cluster {
                 dead: times.dead,
                 rate: times.rate,
                 scrub: times.scrub,
+                audit: times.audit,
                 serving,
                 entropy: self.entropy.fork(),
                 auto: crate::placement::AutoProfile::default(),
             };
             let repair = Repair::new(blocks.clone(), options);
-            let (repairer, scrubber) = repair.workers();
+            let (repairer, scrubber, auditor) = repair.workers();
             tasks.push(tokio::spawn(repair.serve(stop.clone())));
             tasks.push(tokio::spawn(drive(
                 repairer,
@@ -416,6 +426,7 @@ impl Cluster {
                 scrubber,
                 stop.clone().cancelled_owned(),
             )));
+            tasks.push(tokio::spawn(drive(auditor, stop.clone().cancelled_owned())));
             repair
         });
         peer.running = Some(Running {

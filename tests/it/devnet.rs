@@ -118,6 +118,51 @@ fn hostile_and_slow_peers_cost_time_and_never_a_wrong_byte() {
     assert_same_tree(&source, &target);
 }
 
+#[test]
+fn a_peer_that_sends_what_does_not_verify_is_named() {
+    let mut net = Devnet::start(&["--peers", "7"]);
+    net.wait_connected(0);
+    let file = net.dir.path().join("file");
+    // What it says of its blocks is damaged as well, so there have to be some.
+    random_file(&file, 40 << 20, 7);
+    let link = net.put(0, &file);
+    for at in [0, 4] {
+        net.reconfigure(at, |config| {
+            config.repair.audit = Duration::from_secs(2);
+        });
+    }
+    net.kill(2);
+    net.restart(2, Some("corrupt"));
+    let corrupt = net.ask(2, &["status"])["peer"].clone();
+    for at in [0, 4] {
+        wait_until("it has lost trust", Duration::from_secs(120), || {
+            net.ask(at, &["status"])["distrusted"] == serde_json::json!([corrupt])
+        });
+        let told = net.ask(at, &["peers"]);
+        for peer in told["peers"].as_array().unwrap() {
+            let trust = &peer["trust"];
+            if peer["peer"] == corrupt {
+                assert_eq!(trust["displaced"], true, "{peer}");
+                assert!(trust["percent"].as_u64() <= Some(50), "{peer}");
+                assert!(trust["why"].as_str().unwrap().contains("checks"), "{peer}");
+                println!("{}", trust["why"]);
+            } else if trust.is_object() {
+                assert_eq!(trust["percent"], 100, "{peer}");
+            }
+        }
+    }
+    let text = run(net.cairn(0).arg("peers"), 0);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    let named = text.lines().filter(|line| line.contains("(trust "));
+    let named: Vec<&str> = named.collect();
+    assert!(
+        named.len() == 1 && named[0].starts_with(corrupt.as_str().unwrap()),
+        "{text}"
+    );
+    let got = run(net.cairn(0).args(["-q", "get", &link]), 0);
+    assert!(got.stdout == std::fs::read(&file).unwrap());
+}
+
 /// Bytes of the disk that all peers together take.
 fn taken(net: &Devnet) -> u64 {
     net.peers.iter().map(|peer| allocated(&peer.data_dir)).sum()

@@ -115,6 +115,7 @@ const TESTS: &[(&str, &str)] = &[
         "repair.scrub",
         "shards_are_read_again_as_often_as_configured",
     ),
+    ("repair.audit", "others_are_checked_as_often_as_configured"),
     (
         "snapshots.keep",
         "snapshots_are_made_and_kept_as_configured",

@@ -25,6 +25,7 @@ const TIMES: UpkeepTimes = UpkeepTimes {
     dead: Duration::from_secs(12 * 3600),
     scrub: Duration::from_secs(30 * 24 * 3600),
     rate: 16 << 20,
+    audit: Duration::from_secs(3600),
 };
 
 async fn start(peers: usize, seed: u64) -> Cluster {

@@ -8,6 +8,7 @@
     missing_docs
 )]
 
+mod audit;
 mod churn;
 mod claims;
 #[path = "../common/mod.rs"]

@@ -15,6 +15,7 @@ const TIMES: UpkeepTimes = UpkeepTimes {
     // What it costs to read everything now and then is another matter.
     scrub: Duration::from_secs(10 * 365 * 24 * 3600),
     rate: 16 << 20,
+    audit: Duration::from_secs(3600),
 };
 
 /// An hour of one peer.

@@ -43,6 +43,33 @@ pub struct HealthInfo {
     pub moved_bytes: u64,
 }
 
+/// How far a peer is believed, by what it answered when this one asked it to prove what it says it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TrustInfo {
+    /// From 0 to 100.
+    pub percent: u32,
+    /// Whether others get new shards in its place, as long as there are enough.
+    pub displaced: bool,
+    /// Whether what it says it holds does not count, and is made anew elsewhere.
+    pub disbelieved: bool,
+    /// How often it was asked of late.
+    pub checks: u64,
+    /// How often it sent something that does not verify.
+    pub wrong: u64,
+    /// How often it did not give what it says it has.
+    pub lacking: u64,
+    /// How often it answered late.
+    pub late: u64,
+    /// How often its disk had damaged what was asked for.
+    pub damaged: u64,
+    /// When an answer was last not good, in ms since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_bad_ms: Option<u64>,
+    /// What speaks against it, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
 /// `cairn workers pause` and `cairn workers resume`
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct WorkerChange {

@@ -26,7 +26,7 @@ impl Repairer {
             if held.is_empty() {
                 continue;
             }
-            let takers = self.takers(state.block, candidates);
+            let takers = self.takers(&state, candidates);
             let judgement = judge(&state, &takers);
             match judgement.verdict {
                 // It may be kept by now without that anybody's digest tells so.

@@ -6,10 +6,12 @@ use super::super::endings::Leftover;
 use super::super::fingerprint::Fingerprint;
 use super::super::leaving::Remainder;
 use super::super::message::Tally;
-use super::super::plan::{BlockState, Candidate, Purpose, Standing, Verdict, judge, leader};
+use super::super::plan::{
+    BlockState, Candidate, Purpose, Standing, Verdict, displaced, judge, leader,
+};
 use super::super::survey::{Findings, Inquiry, Looked, digests, inquire};
 use super::{GROUPS_PER_STEP, LEFTOVERS_MAX, ROOM_MIN, Repairer, SURPLUS_MAX};
-use crate::base::{BlockId, Group, PeerId};
+use crate::base::{Group, IndexSet, PeerId};
 use crate::blocks::GroupPeer;
 use crate::store::{Digest, StoreError};
 
@@ -48,7 +50,10 @@ impl Repairer {
             // Whoever leaves leads nothing, and looks after what it has itself.
             if leader(&candidates) != Some(own) && !is_leaving {
                 self.led.remove(&group);
-                continue;
+                // What is missing to the knowledge of nobody else is made by who knows it.
+                if !self.refutes_some_of(group) {
+                    continue;
+                }
             }
             let live = candidates.iter().filter(|c| c.standing == Standing::Live);
             let unknown = live.filter(|c| c.peer != own && !self.roots.contains_key(&c.peer));
@@ -70,8 +75,25 @@ impl Repairer {
                 && !self.is_old(&peer.peer)
                 && !self.unwilling.contains_key(&peer.peer),
             has_plenty: self.roomy.is_roomy(&peer.peer),
+            is_displaced: self.distrusted.displaced.contains(&peer.peer),
         };
         peers.iter().map(candidate).collect()
+    }
+
+    /// The candidates as they are if everybody is believed. Nothing goes to who is not.
+    fn believed(&self, peers: &[GroupPeer]) -> Vec<Candidate> {
+        let mut all = self.candidates(peers);
+        for (candidate, peer) in all.iter_mut().zip(peers) {
+            candidate.standing = self.standing_as_told(&peer.peer, &peer.reach);
+            candidate.has_room &= !self.is_disbelieved(&peer.peer);
+        }
+        all
+    }
+
+    /// Whether somebody says that it has a shard of this group, and has not.
+    fn refutes_some_of(&self, group: Group) -> bool {
+        let mut blocks = self.distrusted.refuted.keys();
+        blocks.any(|block| block.group() == group)
     }
 
     /// Other peers that leave.
@@ -86,7 +108,7 @@ impl Repairer {
         let own = self.own();
         let mut wanted: BTreeMap<PeerId, Vec<Group>> = BTreeMap::new();
         for (group, peers) in &groups {
-            for candidate in self.candidates(peers) {
+            for candidate in self.believed(peers) {
                 let is_asked = candidate.standing == Standing::Live
                     && candidate.peer != own
                     && !self.is_old(&candidate.peer);
@@ -147,7 +169,11 @@ impl Repairer {
         for (peer, candidate) in peers.iter().zip(&candidates) {
             hash.add(&peer.peer.0);
             hash.add(&self.how(&peer.peer, &peer.reach));
-            hash.add(&[u8::from(candidate.has_room), u8::from(candidate.has_plenty)]);
+            hash.add(&[
+                u8::from(candidate.has_room),
+                u8::from(candidate.has_plenty),
+                u8::from(candidate.is_displaced),
+            ]);
             let digest = digests.get(&peer.peer).copied().unwrap_or_default();
             hash.add(&digest.0.to_le_bytes());
         }
@@ -157,6 +183,8 @@ impl Repairer {
             let digest = digests.get(peer).copied().unwrap_or_default();
             hash.add(&digest.0.to_le_bytes());
         }
+        self.distrusted
+            .add_refuted(&mut hash, |block| block.group() == group);
         let fingerprint = hash.end();
         let led = self.led.entry(group).or_default();
         if led.fingerprint == Some(fingerprint) {
@@ -164,6 +192,52 @@ impl Repairer {
         }
         led.fingerprint = None;
         let remembered = led.seen.clone();
+        let theirs = Theirs { digests, leavers };
+        let is_led = leader(&candidates) == Some(self.own());
+        let mut found = self.find(group, &candidates, &theirs, &remembered).await;
+        let mut candidates = candidates;
+        let short = found.as_ref().map_or(0, Findings::short);
+        let is_disbelieved = |peer: &GroupPeer| self.is_disbelieved(&peer.peer);
+        if short > 0 && peers.iter().any(is_disbelieved) {
+            // What cannot be read without those who are not believed is made anew with what they give, which is checked.
+            let believed = self.believed(peers);
+            let others = self.find(group, &believed, &theirs, &remembered).await;
+            if let Some(others) = others.filter(|others| others.short() < short) {
+                (found, candidates) = (Some(others), believed);
+            }
+        }
+        if let Some(findings) = &mut found {
+            findings.refute(&self.distrusted.refuted);
+        }
+        match found {
+            Some(findings) if self.blocks.is_leaving() => {
+                self.judge_leaving(group, &candidates, findings, fingerprint);
+            }
+            Some(findings) if is_led => {
+                self.judge_group(group, &candidates, findings, fingerprint);
+            }
+            Some(findings) => self.judge_refuted(group, &candidates, findings),
+            None if !is_led && !self.blocks.is_leaving() => {}
+            None => {
+                let led = self.led.entry(group).or_default();
+                led.left.unseen_groups = 1;
+                led.tally = Tally {
+                    unseen_groups: 1,
+                    ..Tally::default()
+                };
+            }
+        }
+    }
+
+    /// What those among the candidates have who are believed.
+    async fn find(
+        &self,
+        group: Group,
+        candidates: &[Candidate],
+        theirs: &Theirs<'_>,
+        remembered: &BTreeMap<PeerId, IndexSet>,
+    ) -> Option<Findings> {
+        let leavers = theirs.leavers;
         let is = |standing: Standing| {
             let some = candidates.iter().map(|c| (c.peer, c.standing));
             let all = some.chain(leavers.iter().copied());
@@ -174,33 +248,22 @@ impl Repairer {
             let away = is(Standing::Away).filter(|peer| !self.silent.contains(peer));
             away.filter(|peer| known.is_brief(peer)).collect()
         });
+        let live: BTreeSet<PeerId> = is(Standing::Live).collect();
+        let digests = theirs.digests.iter();
+        let digests = digests.filter(|(peer, _)| live.contains(peer));
         let inquiry = Inquiry {
             group,
-            candidates: &candidates,
-            digests: &digests,
+            candidates,
+            digests: &digests.map(|(peer, digest)| (*peer, *digest)).collect(),
             leavers,
             old: &is(Standing::Live)
                 .filter(|peer| self.is_old(peer))
                 .collect(),
-            remembered: &remembered,
+            remembered,
             brief: &brief,
             timeout: self.timeout(),
         };
-        let found = inquire(&self.blocks, &inquiry).await;
-        match found {
-            Some(findings) if self.blocks.is_leaving() => {
-                self.judge_leaving(group, &candidates, findings, fingerprint);
-            }
-            Some(findings) => self.judge_group(group, &candidates, findings, fingerprint),
-            None => {
-                let led = self.led.entry(group).or_default();
-                led.left.unseen_groups = 1;
-                led.tally = Tally {
-                    unseen_groups: 1,
-                    ..Tally::default()
-                };
-            }
-        }
+        inquire(&self.blocks, &inquiry).await
     }
 
     fn judge_group(
@@ -216,7 +279,7 @@ impl Repairer {
         let mut is_settled = true;
         let mut tally = Tally::default();
         for Looked { state, brief } in findings.blocks {
-            let judgement = judge(&state, &self.takers(state.block, candidates));
+            let judgement = judge(&state, &self.takers(&state, candidates));
             let shard_bytes = state.shard_bytes;
             if brief.is_empty() {
                 tally.add_block(&judgement, shard_bytes);
@@ -279,13 +342,41 @@ impl Repairer {
         led.seen.extend(findings.seen);
     }
 
-    /// The candidates, but for those who would not take a shard of this block.
-    pub(super) fn takers(&self, block: BlockId, candidates: &[Candidate]) -> Vec<Candidate> {
+    /// Of a group that somebody else looks after: what is missing without what was refuted here, of which that one need not
+    /// know. Looked at again until nothing is.
+    fn judge_refuted(&mut self, group: Group, candidates: &[Candidate], findings: Findings) {
+        let mut is_whole = true;
+        for Looked { state, .. } in findings.blocks {
+            if !self.distrusted.refutes(&state.block) {
+                continue;
+            }
+            let judgement = judge(&state, &self.takers(&state, candidates));
+            is_whole &= judgement.missing == 0;
+            if let Verdict::Rebuild(rebuild) = judgement.verdict {
+                self.queue.insert(rebuild);
+            }
+        }
+        if is_whole {
+            self.led.remove(&group);
+        }
+    }
+
+    /// The candidates as they count for a block: without those who would not take a shard of it.
+    pub(super) fn takers(&self, state: &BlockState, candidates: &[Candidate]) -> Vec<Candidate> {
+        let refuted = self.distrusted.refuted.get(&state.block);
+        let is_refuted = |peer: &PeerId| {
+            let mut of_block = refuted.into_iter().flatten();
+            of_block.any(|(of, _)| of == peer)
+        };
         let taker = |candidate: &Candidate| Candidate {
-            has_room: candidate.has_room && !self.refusals.contains(&(block, candidate.peer)),
+            // Who says that it has a shard and does not give it would take it, and it would be missing as before.
+            has_room: candidate.has_room
+                && !self.refusals.contains(&(state.block, candidate.peer))
+                && !is_refuted(&candidate.peer),
             ..*candidate
         };
-        candidates.iter().map(taker).collect()
+        let takers: Vec<Candidate> = candidates.iter().map(taker).collect();
+        displaced(&takers, state.profile.total_shards())
     }
 }
 

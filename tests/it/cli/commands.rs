@@ -21,6 +21,8 @@ fn every_command_that_asks_has_one_document() {
     assert_eq!(peers["peers"][0]["live"], true);
     assert_eq!(peers["peers"][1]["live"], false);
     assert_eq!(peers["peers"][1]["state"], "away");
+    assert_eq!(peers["peers"][1]["trust"]["wrong"], 3);
+    assert_eq!(peers["peers"][0].get("trust"), None);
     assert_eq!(ask(&["quota"])["quota_bytes"], 0);
     assert_eq!(ask(&["quota", "200GiB"])["quota_bytes"], 200u64 << 30);
     assert_eq!(ask(&["quota", "auto"])["auto"], true);
@@ -48,7 +50,12 @@ fn every_command_that_asks_has_a_text() {
     let peer = FakePeer::start();
     let ask = |arguments: &[&str]| text(&run(peer.cairn().args(arguments), 0).stdout);
     assert!(ask(&["status"]).contains("peer      12D3KooWfake\n"));
-    assert!(ask(&["peers"]).contains("12D3KooWother  away"));
+    let told = ask(&["peers"]);
+    assert!(told.contains("12D3KooWother  away"));
+    assert!(
+        told.contains("12D3KooWother (trust 20 %) answered 3 of 40 checks wrongly, last 2 h ago;"),
+        "{told}"
+    );
     assert!(ask(&["quota", "1.5 GiB"]).contains("quota     1.5 GiB\n"));
     assert!(ask(&["stat", "cairn:x"]).contains("blocks    3\n"));
     // What is there under that name.

@@ -10,10 +10,10 @@ use cairnfs::admin::types::{
     GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind,
     LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathPolicy, PathRequest,
     PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, SetQuota, Stat, Status,
-    SyncProgress, SyncRequest, UmountRequest, VolumeCreate, VolumeEnd, VolumeInfo, VolumeInvited,
-    VolumeMemberInfo, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened, VolumeRemove,
-    VolumeRevoke, VolumeRevoked, VolumeShare, VolumeTicketInfo, VolumeTicketRequest, VolumeUsage,
-    WorkerChange, WorkerStatus,
+    SyncProgress, SyncRequest, TrustInfo, UmountRequest, VolumeCreate, VolumeEnd, VolumeInfo,
+    VolumeInvited, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened,
+    VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeShare, VolumeTicketInfo, VolumeTicketRequest,
+    VolumeUsage, WorkerChange, WorkerStatus,
 };
 use cairnfs::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
 use cairnfs::content::{Frame, FrameDecoder, FrameEncoder};
@@ -115,9 +115,21 @@ impl Backend for Fake {
             live: state == "own",
             ..PeerInfo::default()
         };
+        let trust = TrustInfo {
+            percent: 20,
+            displaced: true,
+            disbelieved: true,
+            checks: 40,
+            wrong: 3,
+            why: Some("answered 3 of 40 checks wrongly, last 2 h ago".to_owned()),
+            ..TrustInfo::default()
+        };
         ready(vec![
             peer("12D3KooWfake", "own"),
-            peer("12D3KooWother", "away"),
+            PeerInfo {
+                trust: Some(trust),
+                ..peer("12D3KooWother", "away")
+            },
         ])
     }
 

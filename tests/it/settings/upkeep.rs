@@ -138,6 +138,28 @@ fn shards_are_read_again_as_often_as_configured() {
 }
 
 #[test]
+fn others_are_checked_as_often_as_configured() {
+    let mut net = started();
+    net.reconfigure(0, |config| config.repair.audit = SOON);
+    net.wait_connected(0);
+    put_some(&net, 4, 20_000);
+    let checks = |net: &Devnet, at: usize| -> u64 {
+        let told = ask(net, at, &["peers"]);
+        let peers = told["peers"].as_array().unwrap().iter();
+        peers
+            .filter_map(|peer| peer["trust"]["checks"].as_u64())
+            .sum()
+    };
+    wait_until("all are checked again and again", PATIENCE, || {
+        checks(&net, 0) > 20
+    });
+    // Three others, at one time or another within an hour.
+    assert!(checks(&net, 1) <= 3);
+    let status = ask(&net, 0, &["status"]);
+    assert_eq!(status["distrusted"], serde_json::json!([]), "{status}");
+}
+
+#[test]
 fn snapshots_are_made_and_kept_as_configured() {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root || !std::path::Path::new("/dev/fuse").exists() {

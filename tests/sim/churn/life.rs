@@ -23,6 +23,7 @@ const TIMES: UpkeepTimes = UpkeepTimes {
     dead: DEAD,
     scrub: Duration::from_secs(24 * 3600),
     rate: 16 << 20,
+    audit: Duration::from_secs(3600),
 };
 /// Longest time until all is at rest: the dead timer and the life of a claim, which are the same here, may begin with the
 /// last event, and what comes of the first may have to be let go again after the second.
