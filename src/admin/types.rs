@@ -32,7 +32,7 @@ pub use volumes::{
     ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, HexPath,
     MountRequest, Mounted, SyncProgress, SyncRequest, UmountRequest, VolumeClock, VolumeCreate,
     VolumeInfo, VolumeInvited, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest, VolumeOpen,
-    VolumeOpened, VolumeRemove, VolumeShare, VolumeTicketRequest, VolumeUsage,
+    VolumeOpened, VolumeRemove, VolumeShare, VolumeTail, VolumeTicketRequest, VolumeUsage,
 };
 pub use voters::{VolumeVoters, VolumeVotersRequest};
 

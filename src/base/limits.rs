@@ -148,6 +148,22 @@ pub const RELEASE_QUOTA_BYTES: u64 = 8 << 10;
 pub const POINTERS_MAX: usize = 16 << 10;
 /// Bytes of quota for each checkpoint record that a peer keeps for others: a small quota keeps fewer.
 pub const POINTER_QUOTA_BYTES: u64 = 64 << 10;
+/// Most bytes that a peer keeps of the end of one feed.
+pub const TAIL_MAX_BYTES: u64 = 8 << 20;
+/// Most bytes that it keeps of all feeds of one volume.
+pub const TAIL_VOLUME_MAX_BYTES: u64 = 64 << 20;
+/// Most bytes that it keeps of the ends of all feeds.
+pub const TAILS_MAX_BYTES: u64 = 512 << 20;
+/// Of its quota a peer gives one byte in so many to the ends of feeds.
+pub const TAILS_QUOTA_SHARE: u64 = 16;
+/// Most feeds of one volume of which a peer keeps the ends.
+pub const TAILS_PER_VOLUME_MAX: usize = 64;
+/// Most feeds of which a peer keeps the ends.
+pub const TAILS_MAX: usize = 4096;
+/// Bytes of quota for each feed of which a peer keeps the end: a small quota keeps fewer.
+pub const TAIL_QUOTA_BYTES: u64 = 256 << 10;
+/// Of the ends of feeds that a peer keeps, one part in so many may have been brought by the same peer.
+pub const TAILS_PEER_SHARE: u64 = 4;
 
 /// Bounds that a configuration or a test may tighten.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 //! is written.
 //!
 //! Knows nothing of files, directories or links: it turns a chunk into a [`crate::base::BlockRef`] and back. Beside
-//! them it keeps, for anybody, the signed records that say where a volume's checkpoints are.
+//! them it keeps, for anybody, the signed records that say where a volume's checkpoints are, and the sealed ends of its feeds.
 
 mod adopt;
 mod ask;
@@ -21,6 +21,7 @@ mod range;
 mod releases;
 mod serve;
 mod shared;
+mod tails;
 mod upkeep;
 mod upload;
 
@@ -37,6 +38,7 @@ pub use peers::PeerStats;
 pub use pointers::{FoundRecords, PointerError, PointerKeeper, PointerRow};
 pub use releases::{HearError, ReleaseKeeper, Releases};
 pub use serve::{ServeOptions, serve};
+pub use tails::{RunRow, TailKeeper, TailPlaces, TailRow};
 pub use upkeep::{Gathered, GroupPeer};
 pub use upload::{PendingRef, Upload, UploadOptions, UploadReport};
 
@@ -95,6 +97,7 @@ pub struct Inner {
     releases: Releases,
     signer: Option<SigningKey>,
     pointers: pointers::Kept,
+    tails: tails::Tails,
     /// Where messages about upkeep go.
     upkeep: FeedDoor,
     shared: shared::SharedReads,
@@ -126,6 +129,12 @@ impl Blocks {
             parts.clock.clone(),
         )
         .await?;
+        let tails = tails::Tails::open(
+            parts.store.clone(),
+            parts.pools.clone(),
+            parts.clock.clone(),
+        )
+        .await?;
         let blocks = Blocks {
             inner: Arc::new(Inner {
                 store: parts.store,
@@ -140,6 +149,7 @@ impl Blocks {
                 releases,
                 signer: parts.signer,
                 pointers,
+                tails,
                 upkeep: FeedDoor::default(),
                 shared: shared::SharedReads::new(parts.memory_bytes),
                 placing: upload::Uploading::default(),

@@ -10,10 +10,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::pointers::Kept;
+use super::tails::Tails;
 use super::{Blocks, FeedDoor, HearError, PointerError, Releases};
 use crate::base::limits::{BATCH_BLOCKS_MAX, POINTERS_PER_VOLUME_MAX, STRIPE_HEADER_MAX_BYTES};
 use crate::base::{BlockId, ClaimId, Class, Classify, Clock, IndexSet, PeerId, Pools, VolumeId};
 use crate::erasure::VerifiedShard;
+use crate::feeds::Keeping;
 use crate::net::{Inbound, Refusal, Request, Response};
 use crate::store::{Keeper, PartReader, Store, StoreError};
 
@@ -43,6 +45,7 @@ pub async fn serve(
         pools: blocks.pools.clone(),
         clock: blocks.clock.clone(),
         pointers: blocks.pointers.clone(),
+        tails: blocks.tails.clone(),
         releases: blocks.releases.clone(),
         options,
         feeds,
@@ -86,6 +89,7 @@ struct Server {
     pools: Pools,
     clock: Clock,
     pointers: Kept,
+    tails: Tails,
     releases: Releases,
     options: Arc<ServeOptions>,
     feeds: FeedDoor,
@@ -171,6 +175,7 @@ impl Server {
                     }
                 }
             }
+            Request::Feed { body } if Keeping::is_one(&body) => self.keep_feed(from, body).await,
             Request::Feed { body } => self.feeds.answer(from, body).await,
             Request::Upkeep { body } => self.upkeep.answer(from, body).await,
             Request::Publish { record } => self.publish(from, record).await,
@@ -207,6 +212,18 @@ impl Server {
                 records.truncate(POINTERS_PER_VOLUME_MAX);
                 Response::Published { records }
             }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// What is said about feeds that are kept for others.
+    async fn keep_feed(&self, from: PeerId, body: Bytes) -> Response {
+        let offers = self.options.offer.load(Ordering::Relaxed);
+        match self.tails.answer(from, body, offers).await {
+            Ok(Some(answer)) => Response::Feed {
+                body: answer.encode().into(),
+            },
+            Ok(None) => Response::Unsupported,
             Err(error) => self.failed(&error),
         }
     }
@@ -378,8 +395,10 @@ mod tests {
         let (store, _) = opened.await.unwrap();
         let kept = Kept::open(OWN, store.clone(), pools.clone(), clock.clone());
         let releases = Releases::open(store.clone(), pools.clone(), clock.clone());
+        let tails = Tails::open(store.clone(), pools.clone(), clock.clone());
         Server {
             pointers: kept.await.unwrap(),
+            tails: tails.await.unwrap(),
             releases: releases.await.unwrap(),
             store,
             pools,

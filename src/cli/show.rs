@@ -128,6 +128,12 @@ fn volume_text(volume: &VolumeInfo) -> String {
             ByteSize(usage.under_redundant_bytes)
         ));
     }
+    if let Some(tail) = volume.tail.filter(|tail| tail.wanted > 0) {
+        text.push_str(&format!(
+            "; the last changes are at {} of {} other peers",
+            tail.kept, tail.wanted
+        ));
+    }
     match volume.conflicts {
         None | Some(0) => {}
         Some(1) => text.push_str("; 1 conflict (`cairn conflicts`)"),

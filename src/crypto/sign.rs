@@ -57,6 +57,8 @@ pub enum Purpose {
     FeedCut,
     /// A writer names its checkpoint.
     Checkpoint,
+    /// A writer says which of its deltas a checkpoint makes up for.
+    FeedCovered,
     /// The owner of a volume says who decides on its locks.
     Voters,
     /// A writer ends a claim of its own.
@@ -84,6 +86,7 @@ impl Purpose {
             Purpose::FeedHead => b"cairn v1 signature: feed head\0",
             Purpose::FeedCut => b"cairn v1 signature: feed cut\0",
             Purpose::Checkpoint => b"cairn v1 signature: checkpoint\0",
+            Purpose::FeedCovered => b"cairn v1 signature: feed covered\0",
             Purpose::Voters => b"cairn v1 signature: voters\0",
             Purpose::ClaimRelease => b"cairn v1 signature: claim release\0",
             Purpose::VolumeInvitation => b"cairn v1 signature: volume invitation\0",

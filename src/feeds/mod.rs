@@ -9,6 +9,8 @@
 //! Bounds are for each writer. A device has as many writers as it has had lives, so whoever opens feeds bounds
 //! those.
 //!
+//! Whoever has no key keeps the end of a feed all the same ([`Tail`]), for when its writer is gone.
+//!
 //! Who is a member, up to where and with which keys follows from documents that travel as rows: [`Ruling`], and
 //! [`Standing`] from all of them together.
 //!
@@ -21,12 +23,14 @@ pub mod clearing;
 pub mod error;
 pub mod gossip;
 pub mod inbox;
+pub mod keeping;
 pub mod revoke;
 pub mod rotate;
 pub mod ruling;
 pub mod sealed;
 pub mod signed;
 pub mod standing;
+pub mod tail;
 pub mod voters;
 mod words;
 
@@ -36,10 +40,12 @@ pub use clearing::{Broken, Clearance, Clearing, Told};
 pub use error::FeedError;
 pub use gossip::{Answer, Claim, Message, Plan, Wish, decode_all, encode_all, plan};
 pub use inbox::{Ahead, Held, Inbox};
+pub use keeping::{Keeping, Kept, TailEnd, TailVerdict};
 pub use revoke::{Cut, Heirs, Revocation, Subject};
 pub use rotate::{Rotation, Without};
 pub use ruling::{Issued, Ruling, RulingKind};
 pub use sealed::{Link, LinkHash, SealedDelta};
 pub use signed::Signed;
 pub use standing::{Lineage, Part, Standing, Step, read_proof};
+pub use tail::{Cover, Covered, Fit, Tail};
 pub use voters::{VOTERS_ROW, VoterList};

@@ -51,7 +51,7 @@ use crate::admin::Backend;
 use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
 use crate::blocks::{
     Blocks, ClaimSettler, FeedDoor, FeedInbound, Parts, PointerKeeper, ReleaseKeeper, ServeOptions,
-    serve,
+    TailKeeper, serve,
 };
 use crate::config::Config;
 use crate::net::{NetHandle, Offer, Stay};
@@ -317,6 +317,7 @@ impl Node {
         self.run_worker(puts::PutsKeeper::new(self.clone()));
         self.run_worker(ReleaseKeeper::new(&self.0.blocks));
         self.run_worker(PointerKeeper::new(self.0.blocks.clone()));
+        self.run_worker(TailKeeper::new(self.0.blocks.clone()));
         let (compaction, expiry) = self.0.store.workers();
         self.run_worker(compaction);
         self.run_worker(expiry);

@@ -422,7 +422,7 @@ impl Node {
         }
         let vfs = self.open_volume(name, &record).await?;
         let mut sharer = match vfs.is_shared() {
-            true => Some(self.begin_sharing(&vfs, record.id)),
+            true => Some(self.begin_sharing(&vfs, &record)),
             false => None,
         };
         if let Some(begun) = sharer.as_ref().filter(|_| !vfs.has_tree())

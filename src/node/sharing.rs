@@ -16,6 +16,10 @@ use crate::vfs::{Rights, ShareRules, Vfs, VolumeShare};
 
 /// How long a mount waits for the first state of a volume that others made.
 const FIRST_STATE: Duration = Duration::from_secs(60);
+/// So many peers at least keep what was written to a volume since its last checkpoint.
+const KEEPERS_MIN: usize = 3;
+/// How long a mount waits for what they keep.
+const TAILS: Duration = Duration::from_secs(10);
 /// How often members are asked meanwhile.
 const TURN: Duration = Duration::from_millis(500);
 
@@ -68,9 +72,11 @@ impl Node {
     }
 
     /// Keeps an open volume in step with its other replicas from now on.
-    pub(super) fn begin_sharing(&self, vfs: &Arc<Vfs>, id: VolumeId) -> Sharer {
+    pub(super) fn begin_sharing(&self, vfs: &Arc<Vfs>, record: &Record) -> Sharer {
+        let parity = record.profile.parity_shards();
         let parts = SharerParts {
-            volume: id,
+            volume: record.id,
+            keepers: KEEPERS_MIN.max(parity + 1),
             net: self.0.net.clone(),
             blocks: self.0.blocks.clone(),
             inbound: self.take_feed_inbound(),
@@ -113,6 +119,8 @@ impl Node {
             }
             sharer.catch_up().await;
             if vfs.has_tree() {
+                // What was written since that checkpoint may be in no member's reach.
+                let _ = tokio::time::timeout(TAILS, sharer.look_for_tails()).await;
                 return Ok(());
             }
             if Instant::now() >= end {
@@ -143,7 +151,7 @@ impl Node {
         };
         let begun = open.vfs.begin_sharing(share).await;
         begun.map_err(|error| AdminError::of(&error))?;
-        open.share(self.begin_sharing(&open.vfs, record.id)).await;
+        open.share(self.begin_sharing(&open.vfs, record)).await;
         let keeping = self.clone().keep_keys(Arc::clone(&open), record.id);
         self.0.tasks.spawn(keeping);
         // What was written before is in no feed.

@@ -15,7 +15,7 @@ use crate::namespace::WriterId;
 use crate::net::{NetError, Request, Response};
 
 /// How long an answer may take.
-const TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of deltas that are asked for or sent at once.
 const PART_BYTES: usize = 1 << 20;
 /// How long a talk goes on at most; what is missing then has its turn in the next one.
@@ -27,21 +27,21 @@ const EMPTY: Duration = Duration::from_secs(10);
 const WISHES_MAX: usize = 1024;
 
 /// What one talk may take, so that a peer that wastes time wastes little.
-struct Patience {
+pub(super) struct Patience {
     end: Instant,
     /// What is left for answers that bring nothing.
     empty: Duration,
 }
 
 impl Patience {
-    fn new() -> Patience {
+    pub(super) fn new() -> Patience {
         Patience {
             end: Instant::now() + TALK,
             empty: EMPTY,
         }
     }
 
-    fn check(&self) -> Result<(), TalkError> {
+    pub(super) fn check(&self) -> Result<(), TalkError> {
         match Instant::now() >= self.end || self.empty.is_zero() {
             true => Err(TalkError::Slow),
             false => Ok(()),
@@ -49,7 +49,7 @@ impl Patience {
     }
 
     /// An answer that was waited for since then brought nothing.
-    fn got_nothing(&mut self, since: Instant) {
+    pub(super) fn got_nothing(&mut self, since: Instant) {
         let took = since.elapsed().saturating_sub(Duration::from_secs(1));
         self.empty = self.empty.saturating_sub(took);
     }

@@ -4,6 +4,7 @@
 //! * `peers` remembers who has part in the volume, and how far each is known to have each feed.
 //! * `agree` waits for others where the volume wants that, `locks` are those that hold between members.
 //! * `clearing` asks all others whether blocks can go.
+//! * `tails` has the end of the own feed kept by peers without a key, and takes what they have of others' feeds.
 //! * `exchange` asks and tells one peer; `serve` answers others; `points` is about checkpoints; `clocks` compares those.
 //!
 //! Pushing is for speed and may fail; comparing is what everything rests on. Messages are those of
@@ -17,10 +18,12 @@ mod locks;
 mod peers;
 mod points;
 mod serve;
+mod tails;
 
 pub use clearing::{ClearError, ClearReport};
 pub use locks::VotersError;
 pub use points::PublishError;
+pub use tails::TailStatus;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,6 +38,7 @@ use self::agree::{Agreed, Bond};
 use self::clocks::Clocks;
 use self::locks::Locks;
 use self::peers::Peers;
+use self::tails::Tails;
 use crate::base::{Entropy, PeerId, Pools, VolumeId};
 use crate::blocks::{Blocks, FeedInbound};
 use crate::net::{NetHandle, Reach};
@@ -64,6 +68,8 @@ pub struct SharerParts {
     pub pools: Pools,
     /// Chooses whom to talk to.
     pub entropy: Entropy,
+    /// So many peers are to keep what this device wrote since its last checkpoint.
+    pub keepers: usize,
 }
 
 /// How a volume is shared at the moment.
@@ -99,6 +105,7 @@ struct Inner {
     clocks: Clocks,
     agreed: Agreed,
     locks: Locks,
+    tails: Tails,
     /// Heads are to be compared soon.
     soon: Notify,
     /// Something is missing that nobody has in a feed.
@@ -127,6 +134,7 @@ impl Sharer {
             clocks: Clocks::default(),
             agreed: Agreed::default(),
             locks: Locks::new(wall_ms),
+            tails: Tails::new(parts.keepers),
             soon: Notify::new(),
             lacks: Notify::new(),
             publishing: tokio::sync::Mutex::new(()),
@@ -144,6 +152,8 @@ impl Sharer {
         inner.spawn(Arc::clone(&inner).catch_up_always());
         inner.spawn(Arc::clone(&inner).renew_always());
         inner.spawn(Arc::clone(&inner).clear_always());
+        inner.spawn(Arc::clone(&inner).keep_tails_always());
+        inner.spawn(Arc::clone(&inner).look_for_tails_always());
         Sharer(inner)
     }
 
@@ -166,6 +176,12 @@ impl Sharer {
                 .filter(|peer| self.0.peers.has_all(peer, &claims))
                 .count(),
         }
+    }
+
+    /// At how many other peers what this device wrote since its last checkpoint is. Reads tables.
+    pub fn tail(&self) -> TailStatus {
+        let (own, last) = self.0.own_end();
+        self.0.tails.status(own, last.max(self.0.vfs.own_dots()))
     }
 
     /// Clocks that are so far ahead that what their machines write is not taken at once.
@@ -269,6 +285,7 @@ impl Inner {
             self.agreed.went(&gone);
             if now.iter().any(|peer| !before.contains(peer)) {
                 self.soon.notify_one();
+                self.tails.news.notify_one();
             }
             before = now;
             if members.changed().await.is_err() {

@@ -75,6 +75,13 @@ impl Inner {
         let point = self.vfs.make_point().boxed().await?;
         let count = self.blocks.publish_record(&point.record).boxed().await?;
         let before = self.vfs.is_published(&point);
+        let places = self.blocks.tail_places(self.volume).boxed().await;
+        // Whoever keeps the feed lets go of it once as many others have what makes up for it.
+        if let Some(word) = point.covered
+            && count > self.tails.wanted_of(places.holders.len())
+        {
+            self.tails.cover(word);
+        }
         tracing::info!(volume = %self.volume, peers = count, "a checkpoint is published");
         // Who lacks what the last but one says merges this one.
         if count > 1
@@ -92,7 +99,14 @@ impl Inner {
         }
         let mut next = Instant::now() + FIRST;
         loop {
-            tokio::time::sleep_until(next).await;
+            let earliest = Instant::now() + FIRST;
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(next) => {}
+                () = self.tails.early.notified() => {
+                    tokio::time::sleep_until(earliest.min(next)).await;
+                }
+            }
             next = Instant::now() + INTERVAL;
             if !self.vfs.is_reader()
                 && self.vfs.has_news().await
@@ -124,6 +138,7 @@ impl Inner {
             }
             if self.catch_up(&mut tried).await > 0 {
                 self.soon.notify_one();
+                self.tails.news.notify_one();
             }
             if tried.bad.len() > BAD_MAX {
                 tried.bad.clear();

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use crate::base::worker::drive;
 use crate::base::{Clock, Entropy, Limits, PeerId, Pools};
 use crate::blocks::{
-    Blocks, ClaimSettler, FeedDoor, Parts, PointerKeeper, ReleaseKeeper, ServeOptions, serve,
+    Blocks, ClaimSettler, FeedDoor, Parts, PointerKeeper, ReleaseKeeper, ServeOptions, TailKeeper,
+    serve,
 };
 use crate::crypto::SigningKey;
 use crate::net::fault::{Fault, inject};
@@ -389,8 +390,13 @@ impl Cluster {
         let kept = drive(keeper, stop.clone().cancelled_owned());
         let releases = ReleaseKeeper::new(&blocks);
         let ended = drive(releases, stop.clone().cancelled_owned());
+        let tails = drive(
+            TailKeeper::new(blocks.clone()),
+            stop.clone().cancelled_owned(),
+        );
         let mut tasks = vec![
             tokio::spawn(served),
+            tokio::spawn(tails),
             tokio::spawn(settled),
             tokio::spawn(kept),
             tokio::spawn(ended),

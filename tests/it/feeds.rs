@@ -12,3 +12,4 @@ mod rulings;
 mod sealed;
 mod steps;
 mod support;
+mod tail;

@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::XattrFlags;
+use serde_json::Value;
 
 pub use self::members::{LONG, Member, Members, names};
-use crate::support::{scaled, wait_until};
+use crate::support::{cairn, json, line, run, scaled, wait_until};
 
 fn body(version: u64, len: usize) -> Vec<u8> {
     version
@@ -408,4 +409,78 @@ fn a_replaced_file_is_old_or_new_on_every_machine() {
         assert!(reader.join().unwrap() > 1);
     });
     b.wait_lists("", &["file"]);
+}
+
+fn ask(member: &Member, args: &[&str]) -> Value {
+    json(&run(cairn(&member.data).arg("--json").args(args), 0))
+}
+
+/// What a peer says of the volume.
+fn volume(member: &Member) -> Value {
+    let status = ask(member, &["status"]);
+    let volumes = status["volumes"].as_array().unwrap().iter();
+    let mut volumes = volumes.filter(|volume| volume["name"] == "photos");
+    volumes.next().unwrap().clone()
+}
+
+#[test]
+fn a_file_outlives_the_machine_that_wrote_it_before_any_checkpoint() {
+    // The first writes, and the others offer storage: they have no part in the volume.
+    let Some(mut members) = Members::with_storage(4) else {
+        return;
+    };
+    let first = &members.all[0];
+    let ticket = line(&run(
+        cairn(&first.data).args(["-q", "volume", "ticket", "photos"]),
+        0,
+    ));
+    // The first checkpoint, so that the volume can be opened at all.
+    run(cairn(&first.data).args(["sync"]).arg(&first.place), 0);
+    let large = body(9, 3 << 20);
+    first.write("small", "the last words");
+    first.write("large", &large);
+    std::fs::create_dir(first.path("dir")).unwrap();
+    std::fs::rename(first.path("small"), first.path("dir/small")).unwrap();
+    wait_until("all of it is placed, and kept by others", 2 * LONG, || {
+        let volume = volume(first);
+        let (usage, tail) = (&volume["usage"], &volume["tail"]);
+        usage["dirty_bytes"] == 0
+            && usage["under_redundant_bytes"] == 0
+            && tail["wanted"] == 3
+            && tail["kept"] == 3
+    });
+    let shown = run(cairn(&first.data).args(["status"]), 0);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(
+        shown.contains("the last changes are at 3 of 3 other peers"),
+        "{shown}"
+    );
+    // It is killed, and its disk is lost.
+    let lost = &mut members.all[0];
+    lost.crash();
+    wait_until("nothing of it is mounted", LONG, || unmounted(&lost.place));
+    std::fs::remove_dir_all(&lost.data).unwrap();
+    let second = &members.all[1];
+    run(cairn(&second.data).args(["volume", "open", &ticket]), 0);
+    second.mount();
+    second.wait_reads("dir/small", "the last words");
+    second.wait_reads("large", &large);
+    assert!(!second.path("small").exists());
+    // It goes on there.
+    second.write("dir/small", "and further ones");
+    assert_eq!(
+        std::fs::read(second.path("dir/small")).unwrap(),
+        b"and further ones"
+    );
+}
+
+/// The place of a peer that was killed; its mount is taken away if it is there still.
+fn unmounted(place: &Path) -> bool {
+    let _ = std::process::Command::new("umount")
+        .arg("-l")
+        .arg(place)
+        .status();
+    !crate::home::mounts_below(place.parent().unwrap())
+        .iter()
+        .any(|mounted| Path::new(mounted) == place)
 }

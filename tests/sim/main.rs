@@ -22,6 +22,7 @@ mod repair;
 mod rest;
 mod shared;
 mod slow;
+mod tails;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -10,6 +10,7 @@ mod life;
 mod locked;
 mod policy;
 mod program;
+mod tails;
 mod wasters;
 mod world;
 

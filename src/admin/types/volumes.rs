@@ -55,6 +55,9 @@ pub struct VolumeInfo {
     /// What waits, and what is there; none unless it is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<VolumeUsage>,
+    /// Where what this peer wrote last is besides; none unless it is mounted and others take part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail: Option<VolumeTail>,
     /// How many conflicts its members have left; none unless it is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflicts: Option<u64>,
@@ -64,6 +67,15 @@ pub struct VolumeInfo {
     /// Peers of whom two feeds go by one name: a disk was copied, or put back from a backup.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forked: Vec<String>,
+}
+
+/// At how many other peers it is, sealed, what this peer wrote to a volume since its last checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VolumeTail {
+    /// So many are to have it, of those that can be reached.
+    pub wanted: u32,
+    /// So many have all of it.
+    pub kept: u32,
 }
 
 /// A clock that is more than ten minutes ahead: what its machine writes others see later.

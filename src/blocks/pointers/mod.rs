@@ -48,21 +48,21 @@ pub struct FoundRecords {
 }
 
 /// Where a volume's records belong.
-struct Place {
+pub(super) struct Place {
     ranked: Ranked,
     own: PeerId,
 }
 
 impl Place {
     /// Others that keep the records and can be asked now, closest first.
-    fn holders(&self) -> Vec<PeerId> {
+    pub(super) fn holders(&self) -> Vec<PeerId> {
         let holders = self.ranked.order.iter().take(POINTER_HOLDERS);
         let others = holders.filter(|peer| **peer != self.own && self.ranked.is_live(peer));
         others.copied().collect()
     }
 
     /// All others that may have the records: those that are away, and the next ones.
-    fn others(&self) -> Vec<PeerId> {
+    pub(super) fn others(&self) -> Vec<PeerId> {
         let holders = self.holders();
         let others = self.ranked.order.iter();
         let others = others.filter(|peer| **peer != self.own && !holders.contains(peer));
@@ -200,7 +200,7 @@ impl Blocks {
     }
 
     /// Where the records of a volume belong.
-    async fn place(&self, volume: VolumeId) -> Place {
+    pub(super) async fn place(&self, volume: VolumeId) -> Place {
         Place {
             ranked: self.closest_to(volume_key(&volume), CANDIDATES).await,
             own: self.net.own(),

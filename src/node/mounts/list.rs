@@ -3,7 +3,7 @@
 use super::{OpenVolume, check_name};
 use crate::admin::AdminError;
 use crate::admin::types::{
-    VolumeClock, VolumeCreate, VolumeEnd, VolumeInfo, VolumeRemove, VolumeShare,
+    VolumeClock, VolumeCreate, VolumeEnd, VolumeInfo, VolumeRemove, VolumeShare, VolumeTail,
 };
 use crate::base::{PeerId, Redundancy};
 use crate::node::Node;
@@ -55,6 +55,14 @@ impl Node {
                 self.share_info(share, end)
             }),
             usage: open.as_ref().map(|open| open.usage()),
+            tail: open.as_ref().and_then(|open| {
+                let sharer = open.sharer().clone()?;
+                let tail = sharer.tail();
+                (!open.vfs.is_reader()).then_some(VolumeTail {
+                    wanted: tail.wanted as u32,
+                    kept: tail.keepers as u32,
+                })
+            }),
             conflicts: open.as_ref().map(|open| open.count_conflicts()),
             clocks: open
                 .as_ref()

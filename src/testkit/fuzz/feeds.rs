@@ -21,12 +21,12 @@ use crate::namespace::{
     Delta, Hlc, Join, Key, MemRows, Page, Rows, Shared, VersionVector, WriterId, row, state,
 };
 
-const VOLUME: VolumeId = VolumeId([6; 16]);
+pub(super) const VOLUME: VolumeId = VolumeId([6; 16]);
 const SECRET: EpochKey = EpochKey::from_bytes([5; 32]);
 /// Rows that a fuzzer's checkpoint may have, so that an input takes no seconds.
 const ROWS_MAX: usize = 200;
 
-fn device() -> SigningKey {
+pub(super) fn device() -> SigningKey {
     SigningKey::from_secret(&[1; 32])
 }
 
@@ -327,7 +327,7 @@ fn join(rows: &[(Vec<u8>, bytes::Bytes)]) {
 }
 
 /// Deltas of the first writer of a history, as its feed.
-fn feed() -> Vec<SealedDelta> {
+pub(super) fn feed() -> Vec<SealedDelta> {
     let mut feed: Vec<SealedDelta> = Vec::new();
     for bytes in names::deltas() {
         let Ok(mut delta) = Delta::decode(&bytes) else {

@@ -12,6 +12,7 @@ mod names;
 mod seeds;
 mod store;
 mod stored;
+mod tails;
 mod text;
 mod upkeep;
 mod volume;
@@ -67,6 +68,8 @@ targets! {
     feeds::accord_message,
     feeds::clearing_message,
     feeds::pointer_row,
+    tails::keeping_message,
+    tails::tail_row,
     feeds::checkpoint_root,
     feeds::checkpoint_page,
     checkpoint::page_place,

@@ -68,6 +68,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "accord_message" => feeds::accords(),
         "clearing_message" => feeds::clearings(),
         "pointer_row" => feeds::pointers(),
+        "keeping_message" => super::tails::messages(),
+        "tail_row" => super::tails::rows(),
         "checkpoint_root" => feeds::roots(),
         "checkpoint_page" => feeds::pages(),
         "page_place" => checkpoint::places(),

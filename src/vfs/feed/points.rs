@@ -20,7 +20,7 @@ use crate::base::limits::PAGE_PLACE_MAX_BYTES;
 use crate::base::{Class, Classify, PeerId};
 use crate::crypto::EpochKey;
 use crate::feeds::checkpoint::{Record, Root};
-use crate::feeds::{Feed, FeedError, Link, Part, Signed};
+use crate::feeds::{Covered, Feed, FeedError, Link, Part, Signed};
 use crate::namespace::state::decode_row;
 use crate::namespace::{Hlc, Key, Value, VersionVector, WriterId, state};
 use crate::store::{Group, VolumeError, VolumeSnapshot};
@@ -93,6 +93,9 @@ pub struct Point {
     pub record: Signed<Record>,
     /// How far it has each feed, ascending by writer.
     pub upto: Vec<(WriterId, u64)>,
+    /// This device's word that it makes up for what is before in its feed: for whoever keeps that, once the record is
+    /// where others find it. None if nothing of its own is in it.
+    pub covered: Option<Signed<Covered>>,
 }
 
 /// What a place is sealed together with.
@@ -171,6 +174,16 @@ impl Inner {
         };
         let (snapshot, heads, hlc) = self.stand_still().await?;
         let upto = heads.iter().map(|link| (link.writer, link.last)).collect();
+        let own = heads.iter().find(|link| link.writer == self.writer());
+        let covered = own.map(|link| Covered {
+            volume: self.identity.id,
+            writer: link.writer,
+            upto: link.last,
+            hash: link.hash(),
+            hlc,
+        });
+        let covered = covered.map(|word| Signed::sign(word, &shared.share.device));
+        let covered = covered.transpose()?;
         // Boxed here and below, so that the compiler sees that they can go from thread to thread.
         let made = self.make_checkpoint(snapshot, heads, hlc, None);
         let made = made.boxed().await?;
@@ -203,7 +216,11 @@ impl Inner {
             place: place?.into(),
         };
         let record = Signed::sign(record, &shared.share.device)?;
-        Ok(Point { record, upto })
+        Ok(Point {
+            record,
+            upto,
+            covered,
+        })
     }
 
     /// Merges the checkpoint that a record names, if there is anything new in it.
@@ -500,6 +517,14 @@ impl crate::vfs::Vfs {
         let version: VersionVector = disk.run(move || inner.merged_version()).await;
         let merged: Vec<(WriterId, u64)> = version.iter().map(|(w, last)| (*w, last)).collect();
         merged != shared.feeds().point
+    }
+
+    /// The last dot of what this device did, be it in its feed yet or not; 0 if nothing. Reads tables.
+    pub fn own_dots(&self) -> u64 {
+        match self.0.shared() {
+            Some(_) => self.0.merged_version().get(&self.0.writer()),
+            None => 0,
+        }
     }
 
     /// The record of a checkpoint is kept where others find it. How far feeds were in the one before.

@@ -1,7 +1,7 @@
 //! The bytes of everything in this layer, and that old ones stay readable.
 
 use bytes::Bytes;
-use cairnfs::blocks::PointerRow;
+use cairnfs::blocks::{PointerRow, RunRow, TailRow};
 use cairnfs::feeds::checkpoint::page::{self, Items};
 use cairnfs::feeds::checkpoint::{PageHash, PageRef, Record, Root, SnapshotRoot, Tree, root};
 use cairnfs::feeds::{
@@ -83,6 +83,29 @@ fn a_record() -> Signed<Record> {
     Signed::sign(record, &device(1)).unwrap()
 }
 
+fn a_tail_row() -> TailRow {
+    let deltas = feed(1, 2, 9);
+    let word = super::tail::word(&deltas[0], 1, 5);
+    TailRow {
+        from: device(2).peer(),
+        touched_ms: 1_795_386_900_000,
+        covered: Some(word.encode().into()),
+        head: Some(deltas[1].link().encode().into()),
+        first_run: 3,
+        next_run: 300,
+        bytes: 70_000,
+    }
+}
+
+fn a_run() -> RunRow {
+    let deltas = feed(1, 2, 9).into_iter();
+    let deltas = deltas.map(|delta| (delta.link().last, Bytes::from(delta.encode())));
+    let [run] = &RunRow::pack(deltas)[..] else {
+        panic!("one run")
+    };
+    run.clone()
+}
+
 fn a_row() -> PointerRow {
     PointerRow {
         from: device(2).peer(),
@@ -135,6 +158,8 @@ fn vectors() -> Vec<(String, Vec<u8>)> {
     all.push(("answer".to_owned(), encode_all(&messages()).unwrap()));
     all.push(("pointer-row".to_owned(), a_row().encode()));
     all.push(("snapshot-root".to_owned(), a_snapshot().encode()));
+    all.push(("tail-row".to_owned(), a_tail_row().encode()));
+    all.push(("tail-run".to_owned(), a_run().encode()));
     all
 }
 
@@ -170,7 +195,7 @@ fn encodings_are_those_of_the_golden_vectors() {
 fn everything_is_read_as_it_was_written_and_nothing_else() {
     let sealed = feed(1, 2, 9)[1].encode();
     type Read = fn(&[u8]) -> bool;
-    let all: [(Vec<u8>, Read); 11] = [
+    let all: [(Vec<u8>, Read); 13] = [
         (sealed, |bytes| SealedDelta::decode(bytes).is_ok()),
         (head(&feed(1, 2, 9)[1], 1, 5).encode(), |bytes| {
             Signed::<Head>::decode(bytes).is_ok()
@@ -197,6 +222,10 @@ fn everything_is_read_as_it_was_written_and_nothing_else() {
             decode_all(bytes).is_ok()
         }),
         (a_row().encode(), |bytes| PointerRow::decode(bytes).is_ok()),
+        (a_tail_row().encode(), |bytes| {
+            TailRow::decode(bytes).is_ok()
+        }),
+        (a_run().encode(), |bytes| RunRow::decode(bytes).is_ok()),
     ];
     for (bytes, read) in &all {
         assert!(read(bytes));

@@ -118,12 +118,55 @@ impl Members {
 
     /// The same with settings of its own.
     pub fn with(others: &[&[&str]], set: impl Fn(&mut Config)) -> Option<Members> {
+        let members = Members::started(1 + others.len(), set)?;
+        let first = members.with_volume();
+        for (member, flags) in members.all[1..].iter().zip(others) {
+            let mut ticket = cairn(&first.data);
+            ticket
+                .args(["-q", "volume", "ticket", "photos"])
+                .args(*flags);
+            let ticket = line(&run(&mut ticket, 0));
+            run(cairn(&member.data).args(["volume", "open", &ticket]), 0);
+            member.mount();
+        }
+        Some(members)
+    }
+
+    /// With a volume that the first one made and mounted, and so many others in its network that have no part in it:
+    /// one member of it, and the others for storage only.
+    pub fn with_storage(others: usize) -> Option<Members> {
+        let members = Members::started(1 + others, |_| {})?;
+        let first = members.with_volume();
+        for (number, member) in members.all[1..].iter().enumerate() {
+            let mut ticket = cairn(&first.data);
+            ticket.args(["-q", "invite"]);
+            if number > 0 {
+                ticket.arg("--storage-only");
+            }
+            let ticket = line(&run(&mut ticket, 0));
+            run(cairn(&member.data).args(["join", &ticket]), 0);
+        }
+        Some(members)
+    }
+
+    /// The first one makes the volume and mounts it.
+    fn with_volume(&self) -> &Member {
+        let first = &self.all[0];
+        // So that each has all that the other wrote.
+        let create = ["volume", "create", "photos", "--redundancy", "1+1"];
+        run(cairn(&first.data).args(create), 0);
+        first.mount();
+        first
+    }
+
+    /// So many machines with peers that run.
+    fn started(count: usize, set: impl Fn(&mut Config)) -> Option<Members> {
         if !can_mount() {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
         let mut all = Vec::new();
-        for number in 0..=others.len() {
+        for number in 0..count {
             let path = |name: &str| dir.path().join(format!("{name}-{number}"));
             let member = Member {
                 data: path("data"),
@@ -152,20 +195,6 @@ impl Members {
         let mut members = Members { dir, all };
         for member in &mut members.all {
             member.start();
-        }
-        let first = &members.all[0];
-        // So that each has all that the other wrote.
-        let create = ["volume", "create", "photos", "--redundancy", "1+1"];
-        run(cairn(&first.data).args(create), 0);
-        first.mount();
-        for (member, flags) in members.all[1..].iter().zip(others) {
-            let mut ticket = cairn(&first.data);
-            ticket
-                .args(["-q", "volume", "ticket", "photos"])
-                .args(*flags);
-            let ticket = line(&run(&mut ticket, 0));
-            run(cairn(&member.data).args(["volume", "open", &ticket]), 0);
-            member.mount();
         }
         Some(members)
     }

@@ -186,6 +186,7 @@ impl World {
             inbound: self.cluster.feeds(at).unwrap().open(),
             pools: Pools::inline(),
             entropy: self.cluster.entropy.fork(),
+            keepers: 3,
         };
         let sharer = Sharer::start(Arc::clone(&vfs), parts);
         self.members[number].open = Some((vfs, sharer));
