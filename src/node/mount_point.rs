@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use cairnfs_fuse::kernel::{
-    MountError, UnmountError, absolute, check_dir, mounted_type, unmount_dir,
+    MountError, UnmountError, absolute, ask_dir, check_dir, mounted_type, unmount_dir,
 };
 use rustix::io::Errno;
 
@@ -50,8 +50,8 @@ pub(super) fn prepare(dir: &Path, over_non_empty: bool) -> Result<PathBuf, Admin
 /// Whether what is mounted there has lost its process; the second error is that of a request which was
 /// waiting for it.
 fn is_stale(dir: &Path) -> bool {
-    let found = std::fs::metadata(dir);
-    let error = found.err().and_then(|error| Errno::from_io_error(&error));
+    let error = ask_dir(dir).err();
+    let error = error.and_then(|error| Errno::from_io_error(&error));
     matches!(error, Some(Errno::NOTCONN | Errno::CONNABORTED))
 }
 

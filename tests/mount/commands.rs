@@ -192,6 +192,22 @@ fn a_mount_whose_process_was_killed_is_mounted_over() {
     run(home.cairn().arg("umount").arg(&place), 3);
 }
 
+/// The kernel keeps what it was told of the top directory, and shows it also when nobody is behind it any more.
+#[test]
+fn a_dead_mount_that_looks_alive_is_mounted_over() {
+    let Some(home) = Home::new() else { return };
+    let place = home.place("pool");
+    let pid = home.mount(&[], &place);
+    // Asks for more than a mount tells, which the kernel then never asks for again.
+    run(Command::new("stat").arg(&place), 0);
+    signal(pid, "KILL");
+    wait_gone(pid);
+    home.mount(&[], &place);
+    use_it(&place);
+    assert_eq!(crate::home::mounts_below(&place).len(), 1);
+    home.umount(&place);
+}
+
 #[test]
 fn in_the_foreground_it_ends_with_the_command() {
     let Some(home) = Home::new() else { return };

@@ -76,6 +76,18 @@ pub enum UnmountError {
     },
 }
 
+/// Whether `dir` is a directory, by the word of what is mounted there. The kernel keeps attributes of a FUSE mount for
+/// as long as it was told to, also when the process behind it has died: it is not asked.
+pub fn ask_dir(dir: &Path) -> io::Result<bool> {
+    use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
+    match statx(CWD, dir, AtFlags::STATX_FORCE_SYNC, StatxFlags::TYPE) {
+        Ok(found) => Ok(FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory),
+        // An old kernel, or a sandbox that does not know the call.
+        Err(Errno::NOSYS) => Ok(std::fs::metadata(dir)?.is_dir()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Looks at the directory before anything is done to it.
 pub fn check_dir(dir: &Path, over_non_empty: bool) -> Result<(), MountError> {
     let fail = |source: io::Error| match Errno::from_io_error(&source) {
@@ -88,7 +100,7 @@ pub fn check_dir(dir: &Path, over_non_empty: bool) -> Result<(), MountError> {
             source,
         },
     };
-    if !std::fs::metadata(dir).map_err(fail)?.is_dir() {
+    if !ask_dir(dir).map_err(fail)? {
         return Err(MountError::NotDirectory(dir.into()));
     }
     if !over_non_empty && std::fs::read_dir(dir).map_err(fail)?.next().is_some() {
