@@ -21,18 +21,8 @@ const STACKED_MAX: usize = 16;
 /// # Errors
 /// If it cannot be mounted on, with the remedy.
 pub(super) fn prepare(dir: &Path, over_non_empty: bool) -> Result<PathBuf, AdminError> {
+    umount_dead(dir)?;
     let kind = || mounted_type(dir).map_err(|error| unusable(dir, &error));
-    for _ in 0..STACKED_MAX {
-        if !is_stale(dir) {
-            break;
-        }
-        if kind()?.as_deref() != Some(KIND) {
-            return Err(mount_error(&MountError::Stale(dir.into())));
-        }
-        let real = absolute(dir).map_err(|error| unusable(dir, &error))?;
-        unmount_dir(&real, true).map_err(|error| unmount_error(&error))?;
-        tracing::info!("took off {} what a dead process had mounted", dir.display());
-    }
     if dir.exists() && kind()?.as_deref() == Some(KIND) {
         return Err(AdminError::refused(format!(
             "a volume is mounted on {} already",
@@ -45,6 +35,26 @@ pub(super) fn prepare(dir: &Path, over_non_empty: bool) -> Result<PathBuf, Admin
     }
     check_dir(dir, over_non_empty).map_err(|error| mount_error(&error))?;
     absolute(dir).map_err(|error| unusable(dir, &error))
+}
+
+/// Takes off a directory what a process of ours that has died left mounted there, and nothing else. Blocks.
+///
+/// # Errors
+/// If that stays there, with the remedy.
+pub fn umount_dead(dir: &Path) -> Result<(), AdminError> {
+    // Whatever else is wrong with it, whoever mounts there tells.
+    let Ok(real) = absolute(dir) else {
+        return Ok(());
+    };
+    for _ in 0..STACKED_MAX {
+        let kind = mounted_type(&real).map_err(|error| unusable(dir, &error))?;
+        if kind.as_deref() != Some(KIND) || !is_stale(&real) {
+            break;
+        }
+        unmount_dir(&real, true).map_err(|error| unmount_error(&error))?;
+        tracing::info!("took off {} what a dead process had mounted", dir.display());
+    }
+    Ok(())
 }
 
 /// Whether what is mounted there has lost its process; the second error is that of a request which was
