@@ -43,3 +43,11 @@ fn a_mount_of_somebody_else_is_refused_and_stays() {
     assert_eq!(left_homes(&home), 0);
     home.umount(&place);
 }
+
+#[test]
+fn a_directory_that_cannot_be_made_leaves_nothing_behind() {
+    let Some(home) = Home::new() else { return };
+    // Nobody makes anything there.
+    run(&mut devnet(&home, "/proc/cairn/pool".as_ref()), 1);
+    assert_eq!(left_homes(&home), 0);
+}
