@@ -2,11 +2,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cairnfs_fuse::kernel::{
     MountError, UnmountError, absolute, ask_dir, check_dir, mounted_type, unmount_dir,
 };
 use rustix::io::Errno;
+use tokio::sync::Semaphore;
 
 use crate::admin::AdminError;
 
@@ -14,6 +16,54 @@ use crate::admin::AdminError;
 const KIND: &str = "fuse.cairn";
 /// Dead mounts that are taken off one directory, at most.
 const STACKED_MAX: usize = 16;
+
+/// How long a directory may take to answer: a disk that sleeps wakes up within that.
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Directories that are looked at, or mounted on, at once. What hangs holds its thread for as long as it hangs.
+static LOOKS: Semaphore = Semaphore::const_new(16);
+
+/// Runs what looks at `dir` on a thread of its own, for a limited time: a server that is gone, or a process that was
+/// stopped, may be behind it.
+///
+/// # Errors
+/// If it takes longer. Then it may still go on.
+pub(super) async fn in_time<T: Send + 'static>(
+    dir: &Path,
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, AdminError> {
+    let look = async {
+        let turn = LOOKS.acquire().await;
+        let looking = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(turn);
+            done
+        });
+        looking
+            .await
+            .map_err(|panic| AdminError::failed(panic.to_string()))
+    };
+    match tokio::time::timeout(limit, look).await {
+        Ok(done) => done,
+        Err(_) => Err(AdminError::failed(format!(
+            "{} does not answer: what is mounted there, or on a directory above it, hangs",
+            dir.display()
+        ))
+        .hint(
+            "choose another directory; /proc/mounts tells what is mounted where, and `umount -l` as root takes it off",
+        )),
+    }
+}
+
+/// Whether a directory answers at all.
+///
+/// # Errors
+/// If it does not, within [`ANSWER_MAX`].
+pub(super) async fn answers(dir: &Path) -> Result<(), AdminError> {
+    let asked = dir.to_owned();
+    // Whatever else is wrong with it, `prepare` tells.
+    in_time(dir, ANSWER_MAX, move || drop(ask_dir(&asked))).await
+}
 
 /// Makes `dir` ready to be mounted on: takes off what a process that died has left there. Answers the
 /// path as the kernel will list it. Blocks.

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) use footing::held;
 
 use super::Node;
-use super::mount_point::{mount_error, prepare, unmount_error};
+use super::mount_point::{ANSWER_MAX, answers, in_time, mount_error, prepare, unmount_error};
 use super::volumes::{DEFAULT_NAME, Record, VolumesError, check_name};
 use crate::admin::AdminError;
 use crate::admin::types::{HexPath, MountRequest, Mounted, UmountRequest, VolumeUsage};
@@ -36,6 +36,8 @@ use crate::placement::AutoProfile;
 use crate::share::Sharer;
 use crate::vfs::{self, ConflictRules, Vfs, VfsError, VfsOptions, VfsParts, VolumeIdentity};
 
+/// How long the kernel may take to mount.
+const MOUNT_MAX: Duration = Duration::from_secs(30);
 /// How long an unmount is tried while the mount is in use.
 const UMOUNT_PATIENCE: Duration = Duration::from_secs(2);
 /// The same when the peer ends.
@@ -370,22 +372,31 @@ impl Node {
         &self,
         request: &MountRequest,
     ) -> Result<(Arc<OpenVolume>, bool), AdminError> {
+        let ending = || {
+            let error = AdminError::failed("this peer is about to end and mounts nothing");
+            error.hint("try again")
+        };
+        let name = request.volume.as_deref().unwrap_or(DEFAULT_NAME);
+        check_name(name)?;
+        let dir = path_of(&request.dir_hex)?;
+        // Before anybody else has to wait: a directory that hangs is only its own mount's business.
+        tokio::select! {
+            biased;
+            () = self.0.stop.cancelled() => return Err(ending()),
+            answers = answers(&dir) => answers?,
+        }
         let mounts = &self.0.mounts;
         let _changing = mounts.changing.lock().await;
         if !self.serves_mounts() {
-            let error = AdminError::failed("this peer is about to end and mounts nothing");
-            return Err(error.hint("try again"));
+            return Err(ending());
         }
-        let name = request.volume.as_deref().unwrap_or(DEFAULT_NAME);
-        check_name(name)?;
         self.free(
             name,
             "a volume is mounted once on a machine; unmount it first",
         )
         .await?;
-        let dir = path_of(&request.dir_hex)?;
-        let over_non_empty = request.over_non_empty;
-        let dir = blocking(move || prepare(&dir, over_non_empty)).await??;
+        let (over_non_empty, asked) = (request.over_non_empty, dir.clone());
+        let dir = in_time(&dir, ANSWER_MAX, move || prepare(&asked, over_non_empty)).await??;
         let (record, created) = match self.0.volumes.find(name).await? {
             Some(record) => (record, false),
             None if name == DEFAULT_NAME => {
@@ -435,8 +446,9 @@ impl Node {
         let is_read_only = request.read_only || is_reader;
         let options = mount_options(name, request, is_read_only);
         let started = {
-            let (vfs, dir, runtime) = (Arc::clone(&vfs), dir.clone(), Handle::current());
-            blocking(move || Mount::start(vfs, &dir, &options, runtime)).await
+            let (vfs, at, runtime) = (Arc::clone(&vfs), dir.clone(), Handle::current());
+            let start = move || Mount::start(vfs, &at, &options, runtime);
+            in_time(&dir, MOUNT_MAX, start).await
         };
         let started = started.and_then(|mount| mount.map_err(|error| mount_error(&error)));
         let mount = match started {

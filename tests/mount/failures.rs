@@ -1,9 +1,10 @@
 //! What stands in the way of a mount is named, with its remedy and its exit code.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::home::{Home, in_own_mounts, listed};
-use crate::support::{bin, json, run};
+use crate::support::{Node, bin, json, run, signal};
 
 fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -36,6 +37,70 @@ fn directories_that_will_not_do() {
     assert!(!full.join("x").exists());
     home.umount(&full);
     assert!(full.join("x").exists());
+}
+
+/// A process that is stopped; it goes on when this is dropped.
+struct Stopped(u32);
+
+impl Stopped {
+    fn new(pid: u32) -> Stopped {
+        signal(pid, "STOP");
+        Stopped(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        signal(self.0, "CONT");
+    }
+}
+
+/// What hangs is the directory that was named, and nothing else.
+#[test]
+fn a_directory_that_hangs_holds_up_only_its_own_mount() {
+    let (Some(other), Some(home)) = (Home::new(), Home::new()) else {
+        return;
+    };
+    let hung = other.place("hung");
+    let server = Stopped::new(other.mount(&[], &hung));
+    let node = Node::start(&home.data, &home.dir.path().join("node.log"));
+    let mount = || {
+        let mut command = home.cairn();
+        command.arg("mount").arg(&hung).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        child
+    };
+    let waiting = mount();
+    let begun = Instant::now();
+    run(home.cairn().args(["volume", "create", "photos"]), 0);
+    let place = home.place("pool");
+    home.mount(&["photos"], &place);
+    home.umount(&place);
+    assert!(
+        begun.elapsed() < Duration::from_secs(7),
+        "{:?}",
+        begun.elapsed()
+    );
+    let output = waiting.wait_with_output().unwrap();
+    let told = told(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("does not answer") && told.contains("umount -l"),
+        "{told}"
+    );
+    // Nor is a peer kept from ending.
+    let mut waiting = mount();
+    let begun = Instant::now();
+    node.stop();
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(waiting.wait().unwrap().code(), Some(1));
+    drop(server);
+    other.umount(&hung);
 }
 
 #[test]

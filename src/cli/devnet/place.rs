@@ -24,11 +24,8 @@ impl Place {
     /// Makes the directory if it is missing.
     pub(super) fn prepare(dir: &Path) -> Result<Place, AdminError> {
         let dir = absolute(dir)?;
-        let is_made = match dir.symlink_metadata() {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
-            // Whatever is wrong with it, the peer that mounts tells.
-            _ => false,
-        };
+        // Whatever else is wrong with it, the peer that mounts tells.
+        let is_made = is_absent(&dir);
         if is_made {
             std::fs::create_dir_all(&dir).map_err(|error| file_error("make", &dir, &error))?;
         }
@@ -59,5 +56,15 @@ impl Place {
         {
             output.warn(&format!("{} is left behind: {error}", self.dir.display()));
         }
+    }
+}
+
+/// Whether nothing is there, by the word of the kernel: what is mounted there may not answer.
+fn is_absent(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    match statx(CWD, path, flags, StatxFlags::TYPE) {
+        Err(rustix::io::Errno::NOSYS) => !path.exists(),
+        found => matches!(found, Err(rustix::io::Errno::NOENT)),
     }
 }
