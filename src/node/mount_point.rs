@@ -116,7 +116,10 @@ fn is_stale(dir: &Path) -> bool {
 }
 
 fn unusable(dir: &Path, error: &io::Error) -> AdminError {
-    AdminError::failed(format!("cannot use {}: {error}", dir.display()))
+    AdminError::failed(format!("cannot use {}: {error}", dir.display())).hint(format!(
+        "see whether it can be reached (`ls -ld {}`), or choose another directory",
+        dir.display()
+    ))
 }
 
 /// Unmounts a volume that no running peer answers for: its process has died, or works on another data
@@ -154,8 +157,9 @@ pub fn umount_left(dir: &Path, is_lazy: bool) -> Result<(), AdminError> {
 /// Why a directory was not mounted, and what to do.
 pub(super) fn mount_error(error: &MountError) -> AdminError {
     match error {
-        MountError::NoDevice => AdminError::failed("there is no /dev/fuse")
-            .hint("load the kernel module (`modprobe fuse`), or give the container the device"),
+        MountError::NoDevice => AdminError::failed("there is no /dev/fuse").hint(format!(
+            "load the kernel module (`modprobe fuse`), or give the container the device: {CONTAINER}"
+        )),
         MountError::DeviceDenied => AdminError::refused("no permission to open /dev/fuse")
             .hint("it should have mode 0666 (`chmod 666 /dev/fuse` as root); or run as root"),
         MountError::NoHelper => AdminError::failed("fusermount3 was not found")
@@ -185,11 +189,26 @@ pub(super) fn mount_error(error: &MountError) -> AdminError {
         )),
         MountError::Denied(dir) => {
             AdminError::refused(format!("this user must not mount on {}", dir.display()))
-                .hint("choose a directory that you own and can write to")
+                .hint("choose a directory that you own and can write to; for root a policy of the machine is in the way \
+                       (AppArmor, SELinux), in a container often one that `--security-opt apparmor=unconfined` lifts")
         }
-        MountError::Other { .. } => AdminError::failed(error.to_string()),
+        MountError::NoCapability(dir) => AdminError::refused(format!(
+            "this process must not mount on {}, nor anywhere else: it lacks the capability CAP_SYS_ADMIN",
+            dir.display()
+        ))
+        .hint(format!(
+            "in a container, give it that one: {CONTAINER}; or mount outside of it, and hand the directory in"
+        )),
+        MountError::Other { dir, .. } => AdminError::failed(error.to_string()).hint(format!(
+            "`dmesg` may tell more; a policy of the machine (AppArmor, SELinux, seccomp) may forbid it; \
+             whether anything can be mounted there shows `mount -t tmpfs none {}` as root",
+            dir.display()
+        )),
     }
 }
+
+/// How a container is allowed to mount.
+const CONTAINER: &str = "docker run --cap-add SYS_ADMIN --device /dev/fuse";
 
 /// Why something is still mounted, and what to do.
 pub(super) fn unmount_error(error: &UnmountError) -> AdminError {
@@ -201,7 +220,15 @@ pub(super) fn unmount_error(error: &UnmountError) -> AdminError {
                  or take it away all the same: cairn umount --lazy {dir}"
             ))
         }
-        UnmountError::Held(_) | UnmountError::Other { .. } => AdminError::failed(error.to_string()),
+        UnmountError::Held(dir) => AdminError::failed(error.to_string()).hint(format!(
+            "end what uses it, also in containers that were started meanwhile: `grep -l '{} ' /proc/*/mounts` finds \
+             processes that still see it; until then the volume cannot be mounted again",
+            dir.display()
+        )),
+        UnmountError::Other { dir, .. } => AdminError::failed(error.to_string()).hint(format!(
+            "do it as the user who mounted it: `fusermount3 -u {0}`; or as root: `umount {0}`",
+            dir.display()
+        )),
     }
 }
 
@@ -213,6 +240,7 @@ mod tests {
     #[test]
     fn every_obstacle_has_a_remedy() {
         let dir = || PathBuf::from("/d");
+        let odd = || io::Error::from(Errno::IO);
         for (error, class) in [
             (MountError::NoDevice, Exit::Failed),
             (MountError::DeviceDenied, Exit::Refused),
@@ -223,6 +251,14 @@ mod tests {
             (MountError::NotEmpty(dir()), Exit::Refused),
             (MountError::Stale(dir()), Exit::Failed),
             (MountError::Denied(dir()), Exit::Refused),
+            (MountError::NoCapability(dir()), Exit::Refused),
+            (
+                MountError::Other {
+                    dir: dir(),
+                    source: odd(),
+                },
+                Exit::Failed,
+            ),
         ] {
             let shown = mount_error(&error);
             assert!(shown.hint.is_some(), "{shown}");
@@ -231,6 +267,16 @@ mod tests {
         let busy = unmount_error(&UnmountError::Busy(dir()));
         assert_eq!(busy.class, Exit::Refused);
         assert!(busy.hint.is_some_and(|hint| hint.contains("--lazy")));
+        let other = UnmountError::Other {
+            dir: dir(),
+            source: odd(),
+        };
+        for error in [UnmountError::Held(dir()), other] {
+            let shown = unmount_error(&error);
+            assert_eq!(shown.class, Exit::Failed);
+            assert!(shown.hint.is_some_and(|hint| hint.contains("/d")));
+        }
+        assert!(unusable(&dir(), &odd()).hint.is_some());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What stands in the way of a mount is named, with its remedy and its exit code.
 
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::home::{Home, in_own_mounts, listed};
@@ -160,4 +160,33 @@ fn a_machine_without_fuse() {
     let told = told(&output);
     assert!(told.contains("there is no /dev/fuse"), "{told}");
     assert!(told.contains("modprobe fuse"), "{told}");
+}
+
+#[test]
+fn root_in_a_container_without_the_right_to_mount() {
+    let Some(home) = Home::new() else { return };
+    let place = home.place("pool");
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"])
+        .arg(bin())
+        .arg("--data-dir")
+        .arg(&home.data)
+        .arg("mount")
+        .arg(&place)
+        .env_remove("CAIRN_CONFIG");
+    let Ok(output) = command.output() else {
+        eprintln!("SKIPPED: there is no `setpriv` to take a capability away");
+        return;
+    };
+    let told = told(&output);
+    assert_eq!(output.status.code(), Some(4), "{told}");
+    assert!(
+        told.contains("lacks the capability CAP_SYS_ADMIN"),
+        "{told}"
+    );
+    assert!(
+        told.contains("--cap-add SYS_ADMIN --device /dev/fuse"),
+        "{told}"
+    );
 }

@@ -45,6 +45,11 @@ pub enum MountError {
         "{0} must not be mounted on by this user: choose a directory that you own and can write to"
     )]
     Denied(PathBuf),
+    /// The process may not mount, whoever it runs as: a container has taken the right from it.
+    #[error(
+        "{0} cannot be mounted on without the capability CAP_SYS_ADMIN: give it to the container (`docker run --cap-add SYS_ADMIN --device /dev/fuse`)"
+    )]
+    NoCapability(PathBuf),
     /// Anything else.
     #[error("{dir} could not be mounted: {source}")]
     Other {
@@ -129,6 +134,9 @@ pub(super) fn name_error(dir: &Path, source: io::Error) -> MountError {
     if !is_root && (source.kind() == io::ErrorKind::NotFound || !has_helper()) {
         return MountError::NoHelper;
     }
+    if !may_mount(is_root) {
+        return MountError::NoCapability(dir.into());
+    }
     if source.kind() == io::ErrorKind::PermissionDenied
         || source.to_string().contains("no write access")
     {
@@ -138,6 +146,18 @@ pub(super) fn name_error(dir: &Path, source: io::Error) -> MountError {
         dir: dir.into(),
         source,
     }
+}
+
+/// Whether this user may have anything mounted, in person or by the helper, which is root's.
+fn may_mount(is_root: bool) -> bool {
+    use rustix::thread::{CapabilitySet, capabilities, capability_is_in_bounding_set};
+    let needed = CapabilitySet::SYS_ADMIN;
+    let has = match is_root {
+        true => capabilities(None).map(|own| own.effective.contains(needed)),
+        false => capability_is_in_bounding_set(needed),
+    };
+    // Where that cannot be asked, it is not the reason.
+    has.unwrap_or(true)
 }
 
 #[cfg(test)]
