@@ -199,6 +199,10 @@ pub(super) fn mount_error(error: &MountError) -> AdminError {
         .hint(format!(
             "in a container, give it that one: {CONTAINER}; or mount outside of it, and hand the directory in"
         )),
+        MountError::RootOnly(name) => {
+            AdminError::refused(format!("only a peer that runs as root may mount with -o {name}"))
+                .hint("leave that option out, or mount as root")
+        }
         MountError::Other { dir, .. } => AdminError::failed(error.to_string()).hint(format!(
             "`dmesg` may tell more; a policy of the machine (AppArmor, SELinux, seccomp) may forbid it; \
              whether anything can be mounted there shows `mount -t tmpfs none {}` as root",
@@ -252,6 +256,7 @@ mod tests {
             (MountError::Stale(dir()), Exit::Failed),
             (MountError::Denied(dir()), Exit::Refused),
             (MountError::NoCapability(dir()), Exit::Refused),
+            (MountError::RootOnly("suid"), Exit::Refused),
             (
                 MountError::Other {
                     dir: dir(),

@@ -279,11 +279,11 @@ fn vfs_options(name: &str, config: &Config, auto: &AutoProfile) -> VfsOptions {
     }
 }
 
-fn mount_options(name: &str, request: &MountRequest, is_read_only: bool) -> MountOptions {
+fn mount_options(name: &str, request: &MountRequest) -> MountOptions {
     MountOptions {
         // As /etc/fstab has it, so that `mount -a` sees what is mounted already.
         fs_name: name.to_owned(),
-        read_only: is_read_only,
+        read_only: request.read_only,
         allow_other: request.allow_other,
         suid: request.suid,
         dev: request.dev,
@@ -378,6 +378,8 @@ impl Node {
         };
         let name = request.volume.as_deref().unwrap_or(DEFAULT_NAME);
         check_name(name)?;
+        let options = mount_options(name, request);
+        options.check().map_err(|error| mount_error(&error))?;
         let dir = path_of(&request.dir_hex)?;
         // Before anybody else has to wait: a directory that hangs is only its own mount's business.
         tokio::select! {
@@ -444,7 +446,10 @@ impl Node {
         let ended = blocking(move || ended.own_end()).await.ok().flatten();
         let is_reader = record.is_read_only() || ended.is_some();
         let is_read_only = request.read_only || is_reader;
-        let options = mount_options(name, request, is_read_only);
+        let options = MountOptions {
+            read_only: is_read_only,
+            ..options
+        };
         let started = {
             let (vfs, at, runtime) = (Arc::clone(&vfs), dir.clone(), Handle::current());
             let start = move || Mount::start(vfs, &at, &options, runtime);

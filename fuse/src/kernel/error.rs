@@ -50,6 +50,9 @@ pub enum MountError {
         "{0} cannot be mounted on without the capability CAP_SYS_ADMIN: give it to the container (`docker run --cap-add SYS_ADMIN --device /dev/fuse`)"
     )]
     NoCapability(PathBuf),
+    /// An option that only root may use: for others it would be dropped without a word.
+    #[error("the option `{0}` is for root: mount as root, or without it")]
+    RootOnly(&'static str),
     /// Anything else.
     #[error("{dir} could not be mounted: {source}")]
     Other {
