@@ -116,20 +116,6 @@ impl OpenVolume {
         }
     }
 
-    /// Brings everything that was written into blocks, and, where others take part, into a checkpoint that they
-    /// find.
-    async fn sync(&self) -> Result<(), AdminError> {
-        self.vfs.sync().await.map_err(|error| vfs_error(&error))?;
-        let sharer = self.sharer().clone();
-        match sharer.filter(|_| !self.vfs.is_reader()) {
-            Some(sharer) if self.vfs.has_news().await => {
-                let published = sharer.publish().await;
-                published.map(drop).map_err(|error| AdminError::of(&error))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// The volume has become shared, or others may have missed what it is: a checkpoint says all of it.
     pub(super) async fn publish(&self) {
         // What is in no block yet is in no checkpoint.

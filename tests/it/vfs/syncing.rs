@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use cairnfs::base::limits::DIRTY_PER_GROUP_MAX;
 use cairnfs::base::{Entropy, Limits};
+use cairnfs::blocks::PutError;
+use cairnfs::net::fault::Fault;
 use cairnfs::testkit::ClusterOptions;
+use cairnfs::vfs::VfsError;
 use cairnfs_fuse::{FileSystem, Ino};
 
 use super::files::{block_on, close, content, make, write};
@@ -238,4 +241,26 @@ fn writes_of_all_sizes_that_are_synced_now_and_then_stay() {
     for seed in 0..scaled(4) as u64 {
         block_on(at_random(seed, 1500));
     }
+}
+
+/// Peers that take shards and promise nothing are too few, and no full disk.
+#[test]
+fn a_sync_that_fails_says_why() {
+    block_on(async {
+        let options = ClusterOptions {
+            peers: 6,
+            fault: Some(Fault::Renege),
+            ..ClusterOptions::default()
+        };
+        let twin = Twin::with(options, "4+2", 11).await;
+        // They know each other by then.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let file = make(&twin, "file", &[7; 200_000]).await;
+        close(&twin, file).await;
+        let failed = tokio::time::timeout(LONG, twin.vfs().sync()).await;
+        let failed = failed.unwrap().unwrap_err();
+        let is_told = matches!(failed, VfsError::Unplaced(PutError::Unconfirmed { .. }));
+        assert!(is_told, "{failed}");
+        assert!(failed.to_string().contains("did not confirm"), "{failed}");
+    });
 }
