@@ -4,7 +4,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::home::{Home, in_own_mounts, listed};
-use crate::support::{Node, bin, json, run, signal};
+use crate::support::{Node, bin, json, run, signal, wait_answers};
 
 fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -99,6 +99,33 @@ fn a_directory_that_hangs_holds_up_only_its_own_mount() {
         begun.elapsed()
     );
     assert_eq!(waiting.wait().unwrap().code(), Some(1));
+    drop(server);
+    other.umount(&hung);
+}
+
+/// A peer that is killed before it could tell anything: its end is told, and where its log is.
+#[test]
+fn a_peer_in_the_background_that_dies_silently_is_reported() {
+    let (Some(other), Some(home)) = (Home::new(), Home::new()) else {
+        return;
+    };
+    let hung = other.place("hung");
+    let server = Stopped::new(other.mount(&[], &hung));
+    let mut command = home.cairn();
+    command.arg("mount").arg(&hung).stderr(Stdio::piped());
+    let waiting = command.spawn().unwrap();
+    wait_answers(&home.data);
+    let lock = std::fs::read_to_string(home.data.join("lock")).unwrap();
+    let pid: u32 = lock.trim().parse().unwrap();
+    assert_ne!(pid, waiting.id());
+    signal(pid, "KILL");
+    let output = waiting.wait_with_output().unwrap();
+    let told = told(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("in the background ended at once"), "{told}");
+    assert!(told.contains("signal: 9"), "{told}");
+    let log = home.data.join("log/cairn.log").display().to_string();
+    assert!(told.contains(&format!("its log is {log}")), "{told}");
     drop(server);
     other.umount(&hung);
 }
