@@ -15,11 +15,12 @@ const USAGE: &str = "usage: memfs DIR [--allow-other] [--size MIB] [--threads N]
 fn arguments() -> Result<(PathBuf, MountOptions, Limits), String> {
     let mut dir = None;
     let mut limits = Limits::default();
+    let is_root = rustix::process::geteuid().is_root();
     let mut options = MountOptions {
         fs_name: "memfs".into(),
         subtype: "memfs".into(),
-        suid: true,
-        dev: true,
+        suid: is_root,
+        dev: is_root,
         ..MountOptions::default()
     };
     let mut arguments = std::env::args_os().skip(1);

@@ -221,7 +221,7 @@ pub(super) struct MountArgs {
     /// Let other users of this machine in, as far as the modes of files do
     #[arg(long)]
     pub(super) allow_other: bool,
-    /// Options as `mount -o` takes them: ro, allow_other, suid, dev, noexec, nonempty
+    /// Options as `mount -o` takes them: ro, allow_other, noexec, nonempty; as root also suid, dev
     #[arg(short, long, value_name = "OPTIONS", value_delimiter = ',')]
     pub(super) options: Vec<MountOption>,
     /// Stay until it is unmounted or Ctrl-C, which unmounts it

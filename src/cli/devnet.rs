@@ -48,8 +48,14 @@ pub(super) async fn run(
     launcher: &dyn Launch,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
-    let home = setup::Home::prepare(args)?;
-    let place = args.mount.as_deref().map(Place::prepare).transpose()?;
+    let home = setup::Home::prepare(args, output)?;
+    let place = match args.mount.as_deref().map(Place::prepare).transpose() {
+        Ok(place) => place,
+        Err(error) => {
+            home.remove_if_temporary(output);
+            return Err(error.into());
+        }
+    };
     let mut children = Vec::new();
     let outcome = tokio::select! {
         biased;

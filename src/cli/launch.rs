@@ -35,6 +35,9 @@ pub trait Launch: Send + Sync + 'static {
 
     /// Unmounts a volume whose peer does not answer.
     fn umount(&self, dir: PathBuf, is_lazy: bool) -> Answer<'_, ()>;
+
+    /// Unmounts a volume whose peer has died, and nothing else.
+    fn umount_dead(&self, dir: PathBuf) -> Answer<'_, ()>;
 }
 
 /// A peer that runs in this process.

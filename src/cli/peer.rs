@@ -43,12 +43,20 @@ impl Launch for PeerLauncher {
     }
 
     fn umount(&self, dir: PathBuf, is_lazy: bool) -> Answer<'_, ()> {
-        Box::pin(async move {
-            let done = tokio::task::spawn_blocking(move || node::umount_left(&dir, is_lazy));
-            done.await
-                .map_err(|panic| AdminError::failed(panic.to_string()))?
-        })
+        blocking(move || node::umount_left(&dir, is_lazy))
     }
+
+    fn umount_dead(&self, dir: PathBuf) -> Answer<'_, ()> {
+        blocking(move || node::umount_dead(&dir))
+    }
+}
+
+/// Runs what blocks.
+fn blocking(work: impl FnOnce() -> Result<(), AdminError> + Send + 'static) -> Answer<'static, ()> {
+    Box::pin(async move {
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|panic| AdminError::failed(panic.to_string()))?
+    })
 }
 
 impl Running for Node {

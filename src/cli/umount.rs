@@ -99,13 +99,17 @@ pub(super) async fn sync(paths: &Paths, output: &Output, args: &SyncArgs) -> Don
         };
         // A lone peer keeps everything itself: no promise that it cannot hold.
         let safety = match last.under_redundant_bytes {
-            0 => "at full redundancy".to_owned(),
+            0 => ", at full redundancy".to_owned(),
             bytes => format!(
-                "{} of it on fewer peers than its redundancy asks for",
+                "; of all that is in {}, {} is on fewer peers than its redundancy asks for",
+                match last.volumes.len() {
+                    1 => "the volume",
+                    _ => "these volumes",
+                },
                 ByteSize(bytes)
             ),
         };
-        let done = format!("{done}, {safety}");
+        let done = format!("{done}{safety}");
         output.say(&format!("{names}: {done}"));
     }
     Ok(())

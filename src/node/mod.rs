@@ -38,7 +38,7 @@ use tokio_util::task::TaskTracker;
 
 pub use error::NodeError;
 pub use export::import;
-pub use mount_point::umount_left;
+pub use mount_point::{umount_dead, umount_left};
 #[cfg(feature = "testkit")]
 pub use volumes::rewritten_record;
 

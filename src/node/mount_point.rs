@@ -2,11 +2,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cairnfs_fuse::kernel::{
-    MountError, UnmountError, absolute, check_dir, mounted_type, unmount_dir,
+    MountError, UnmountError, absolute, ask_dir, check_dir, mounted_type, unmount_dir,
 };
 use rustix::io::Errno;
+use tokio::sync::Semaphore;
 
 use crate::admin::AdminError;
 
@@ -15,24 +17,62 @@ const KIND: &str = "fuse.cairn";
 /// Dead mounts that are taken off one directory, at most.
 const STACKED_MAX: usize = 16;
 
+/// How long a directory may take to answer: a disk that sleeps wakes up within that.
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Directories that are looked at, or mounted on, at once. What hangs holds its thread for as long as it hangs.
+static LOOKS: Semaphore = Semaphore::const_new(16);
+
+/// Runs what looks at `dir` on a thread of its own, for a limited time: a server that is gone, or a process that was
+/// stopped, may be behind it.
+///
+/// # Errors
+/// If it takes longer. Then it may still go on.
+pub(super) async fn in_time<T: Send + 'static>(
+    dir: &Path,
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, AdminError> {
+    let look = async {
+        let turn = LOOKS.acquire().await;
+        let looking = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(turn);
+            done
+        });
+        looking
+            .await
+            .map_err(|panic| AdminError::failed(panic.to_string()))
+    };
+    match tokio::time::timeout(limit, look).await {
+        Ok(done) => done,
+        Err(_) => Err(AdminError::failed(format!(
+            "{} does not answer: what is mounted there, or on a directory above it, hangs",
+            dir.display()
+        ))
+        .hint(
+            "choose another directory; /proc/mounts tells what is mounted where, and `umount -l` as root takes it off",
+        )),
+    }
+}
+
+/// Whether a directory answers at all.
+///
+/// # Errors
+/// If it does not, within [`ANSWER_MAX`].
+pub(super) async fn answers(dir: &Path) -> Result<(), AdminError> {
+    let asked = dir.to_owned();
+    // Whatever else is wrong with it, `prepare` tells.
+    in_time(dir, ANSWER_MAX, move || drop(ask_dir(&asked))).await
+}
+
 /// Makes `dir` ready to be mounted on: takes off what a process that died has left there. Answers the
 /// path as the kernel will list it. Blocks.
 ///
 /// # Errors
 /// If it cannot be mounted on, with the remedy.
 pub(super) fn prepare(dir: &Path, over_non_empty: bool) -> Result<PathBuf, AdminError> {
+    umount_dead(dir)?;
     let kind = || mounted_type(dir).map_err(|error| unusable(dir, &error));
-    for _ in 0..STACKED_MAX {
-        if !is_stale(dir) {
-            break;
-        }
-        if kind()?.as_deref() != Some(KIND) {
-            return Err(mount_error(&MountError::Stale(dir.into())));
-        }
-        let real = absolute(dir).map_err(|error| unusable(dir, &error))?;
-        unmount_dir(&real, true).map_err(|error| unmount_error(&error))?;
-        tracing::info!("took off {} what a dead process had mounted", dir.display());
-    }
     if dir.exists() && kind()?.as_deref() == Some(KIND) {
         return Err(AdminError::refused(format!(
             "a volume is mounted on {} already",
@@ -47,16 +87,39 @@ pub(super) fn prepare(dir: &Path, over_non_empty: bool) -> Result<PathBuf, Admin
     absolute(dir).map_err(|error| unusable(dir, &error))
 }
 
+/// Takes off a directory what a process of ours that has died left mounted there, and nothing else. Blocks.
+///
+/// # Errors
+/// If that stays there, with the remedy.
+pub fn umount_dead(dir: &Path) -> Result<(), AdminError> {
+    // Whatever else is wrong with it, whoever mounts there tells.
+    let Ok(real) = absolute(dir) else {
+        return Ok(());
+    };
+    for _ in 0..STACKED_MAX {
+        let kind = mounted_type(&real).map_err(|error| unusable(dir, &error))?;
+        if kind.as_deref() != Some(KIND) || !is_stale(&real) {
+            break;
+        }
+        unmount_dir(&real, true).map_err(|error| unmount_error(&error))?;
+        tracing::info!("took off {} what a dead process had mounted", dir.display());
+    }
+    Ok(())
+}
+
 /// Whether what is mounted there has lost its process; the second error is that of a request which was
 /// waiting for it.
 fn is_stale(dir: &Path) -> bool {
-    let found = std::fs::metadata(dir);
-    let error = found.err().and_then(|error| Errno::from_io_error(&error));
+    let error = ask_dir(dir).err();
+    let error = error.and_then(|error| Errno::from_io_error(&error));
     matches!(error, Some(Errno::NOTCONN | Errno::CONNABORTED))
 }
 
 fn unusable(dir: &Path, error: &io::Error) -> AdminError {
-    AdminError::failed(format!("cannot use {}: {error}", dir.display()))
+    AdminError::failed(format!("cannot use {}: {error}", dir.display())).hint(format!(
+        "see whether it can be reached (`ls -ld {}`), or choose another directory",
+        dir.display()
+    ))
 }
 
 /// Unmounts a volume that no running peer answers for: its process has died, or works on another data
@@ -94,8 +157,9 @@ pub fn umount_left(dir: &Path, is_lazy: bool) -> Result<(), AdminError> {
 /// Why a directory was not mounted, and what to do.
 pub(super) fn mount_error(error: &MountError) -> AdminError {
     match error {
-        MountError::NoDevice => AdminError::failed("there is no /dev/fuse")
-            .hint("load the kernel module (`modprobe fuse`), or give the container the device"),
+        MountError::NoDevice => AdminError::failed("there is no /dev/fuse").hint(format!(
+            "load the kernel module (`modprobe fuse`), or give the container the device: {CONTAINER}"
+        )),
         MountError::DeviceDenied => AdminError::refused("no permission to open /dev/fuse")
             .hint("it should have mode 0666 (`chmod 666 /dev/fuse` as root); or run as root"),
         MountError::NoHelper => AdminError::failed("fusermount3 was not found")
@@ -125,11 +189,30 @@ pub(super) fn mount_error(error: &MountError) -> AdminError {
         )),
         MountError::Denied(dir) => {
             AdminError::refused(format!("this user must not mount on {}", dir.display()))
-                .hint("choose a directory that you own and can write to")
+                .hint("choose a directory that you own and can write to; for root a policy of the machine is in the way \
+                       (AppArmor, SELinux), in a container often one that `--security-opt apparmor=unconfined` lifts")
         }
-        MountError::Other { .. } => AdminError::failed(error.to_string()),
+        MountError::NoCapability(dir) => AdminError::refused(format!(
+            "this process must not mount on {}, nor anywhere else: it lacks the capability CAP_SYS_ADMIN",
+            dir.display()
+        ))
+        .hint(format!(
+            "in a container, give it that one: {CONTAINER}; or mount outside of it, and hand the directory in"
+        )),
+        MountError::RootOnly(name) => {
+            AdminError::refused(format!("only a peer that runs as root may mount with -o {name}"))
+                .hint("leave that option out, or mount as root")
+        }
+        MountError::Other { dir, .. } => AdminError::failed(error.to_string()).hint(format!(
+            "`dmesg` may tell more; a policy of the machine (AppArmor, SELinux, seccomp) may forbid it; \
+             whether anything can be mounted there shows `mount -t tmpfs none {}` as root",
+            dir.display()
+        )),
     }
 }
+
+/// How a container is allowed to mount.
+const CONTAINER: &str = "docker run --cap-add SYS_ADMIN --device /dev/fuse";
 
 /// Why something is still mounted, and what to do.
 pub(super) fn unmount_error(error: &UnmountError) -> AdminError {
@@ -141,7 +224,15 @@ pub(super) fn unmount_error(error: &UnmountError) -> AdminError {
                  or take it away all the same: cairn umount --lazy {dir}"
             ))
         }
-        UnmountError::Held(_) | UnmountError::Other { .. } => AdminError::failed(error.to_string()),
+        UnmountError::Held(dir) => AdminError::failed(error.to_string()).hint(format!(
+            "end what uses it, also in containers that were started meanwhile: `grep -l '{} ' /proc/*/mounts` finds \
+             processes that still see it; until then the volume cannot be mounted again",
+            dir.display()
+        )),
+        UnmountError::Other { dir, .. } => AdminError::failed(error.to_string()).hint(format!(
+            "do it as the user who mounted it: `fusermount3 -u {0}`; or as root: `umount {0}`",
+            dir.display()
+        )),
     }
 }
 
@@ -153,6 +244,7 @@ mod tests {
     #[test]
     fn every_obstacle_has_a_remedy() {
         let dir = || PathBuf::from("/d");
+        let odd = || io::Error::from(Errno::IO);
         for (error, class) in [
             (MountError::NoDevice, Exit::Failed),
             (MountError::DeviceDenied, Exit::Refused),
@@ -163,6 +255,15 @@ mod tests {
             (MountError::NotEmpty(dir()), Exit::Refused),
             (MountError::Stale(dir()), Exit::Failed),
             (MountError::Denied(dir()), Exit::Refused),
+            (MountError::NoCapability(dir()), Exit::Refused),
+            (MountError::RootOnly("suid"), Exit::Refused),
+            (
+                MountError::Other {
+                    dir: dir(),
+                    source: odd(),
+                },
+                Exit::Failed,
+            ),
         ] {
             let shown = mount_error(&error);
             assert!(shown.hint.is_some(), "{shown}");
@@ -171,6 +272,16 @@ mod tests {
         let busy = unmount_error(&UnmountError::Busy(dir()));
         assert_eq!(busy.class, Exit::Refused);
         assert!(busy.hint.is_some_and(|hint| hint.contains("--lazy")));
+        let other = UnmountError::Other {
+            dir: dir(),
+            source: odd(),
+        };
+        for error in [UnmountError::Held(dir()), other] {
+            let shown = unmount_error(&error);
+            assert_eq!(shown.class, Exit::Failed);
+            assert!(shown.hint.is_some_and(|hint| hint.contains("/d")));
+        }
+        assert!(unusable(&dir(), &odd()).hint.is_some());
     }
 
     #[test]

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) use footing::held;
 
 use super::Node;
-use super::mount_point::{mount_error, prepare, unmount_error};
+use super::mount_point::{ANSWER_MAX, answers, in_time, mount_error, prepare, unmount_error};
 use super::volumes::{DEFAULT_NAME, Record, VolumesError, check_name};
 use crate::admin::AdminError;
 use crate::admin::types::{HexPath, MountRequest, Mounted, UmountRequest, VolumeUsage};
@@ -38,6 +38,8 @@ use crate::vfs::{self, ConflictRules, Vfs, VfsError, VfsOptions, VfsParts, Volum
 
 /// How much longer than a read a request may take.
 const READ_MARGIN: Duration = Duration::from_secs(15);
+/// How long the kernel may take to mount.
+const MOUNT_MAX: Duration = Duration::from_secs(30);
 /// How long an unmount is tried while the mount is in use.
 const UMOUNT_PATIENCE: Duration = Duration::from_secs(2);
 /// The same when the peer ends.
@@ -113,20 +115,6 @@ impl OpenVolume {
                 "the volume `{}`: others get the rest of what was written when it is mounted again",
                 self.name
             );
-        }
-    }
-
-    /// Brings everything that was written into blocks, and, where others take part, into a checkpoint that they
-    /// find.
-    async fn sync(&self) -> Result<(), AdminError> {
-        self.vfs.sync().await.map_err(|error| vfs_error(&error))?;
-        let sharer = self.sharer().clone();
-        match sharer.filter(|_| !self.vfs.is_reader()) {
-            Some(sharer) if self.vfs.has_news().await => {
-                let published = sharer.publish().await;
-                published.map(drop).map_err(|error| AdminError::of(&error))
-            }
-            _ => Ok(()),
         }
     }
 
@@ -279,19 +267,14 @@ fn vfs_options(name: &str, config: &Config, auto: &AutoProfile) -> VfsOptions {
     }
 }
 
-fn mount_options(
-    name: &str,
-    request: &MountRequest,
-    is_read_only: bool,
-    read_timeout: Duration,
-) -> MountOptions {
+fn mount_options(name: &str, request: &MountRequest, read_timeout: Duration) -> MountOptions {
     let usual = MountOptions::default();
     MountOptions {
         // Whoever reads is told by the volume that it takes too long, not by the mount before.
         deadline: usual.deadline.max(read_timeout.saturating_add(READ_MARGIN)),
         // As /etc/fstab has it, so that `mount -a` sees what is mounted already.
         fs_name: name.to_owned(),
-        read_only: is_read_only,
+        read_only: request.read_only,
         allow_other: request.allow_other,
         suid: request.suid,
         dev: request.dev,
@@ -380,22 +363,34 @@ impl Node {
         &self,
         request: &MountRequest,
     ) -> Result<(Arc<OpenVolume>, bool), AdminError> {
+        let ending = || {
+            let error = AdminError::failed("this peer is about to end and mounts nothing");
+            error.hint("try again")
+        };
+        let name = request.volume.as_deref().unwrap_or(DEFAULT_NAME);
+        check_name(name)?;
+        let read_timeout = self.0.options.config.mount.read_timeout;
+        let options = mount_options(name, request, read_timeout);
+        options.check().map_err(|error| mount_error(&error))?;
+        let dir = path_of(&request.dir_hex)?;
+        // Before anybody else has to wait: a directory that hangs is only its own mount's business.
+        tokio::select! {
+            biased;
+            () = self.0.stop.cancelled() => return Err(ending()),
+            answers = answers(&dir) => answers?,
+        }
         let mounts = &self.0.mounts;
         let _changing = mounts.changing.lock().await;
         if !self.serves_mounts() {
-            let error = AdminError::failed("this peer is about to end and mounts nothing");
-            return Err(error.hint("try again"));
+            return Err(ending());
         }
-        let name = request.volume.as_deref().unwrap_or(DEFAULT_NAME);
-        check_name(name)?;
         self.free(
             name,
             "a volume is mounted once on a machine; unmount it first",
         )
         .await?;
-        let dir = path_of(&request.dir_hex)?;
-        let over_non_empty = request.over_non_empty;
-        let dir = blocking(move || prepare(&dir, over_non_empty)).await??;
+        let (over_non_empty, asked) = (request.over_non_empty, dir.clone());
+        let dir = in_time(&dir, ANSWER_MAX, move || prepare(&asked, over_non_empty)).await??;
         let (record, created) = match self.0.volumes.find(name).await? {
             Some(record) => (record, false),
             None if name == DEFAULT_NAME => {
@@ -443,11 +438,14 @@ impl Node {
         let ended = blocking(move || ended.own_end()).await.ok().flatten();
         let is_reader = record.is_read_only() || ended.is_some();
         let is_read_only = request.read_only || is_reader;
-        let read_timeout = self.0.options.config.mount.read_timeout;
-        let options = mount_options(name, request, is_read_only, read_timeout);
+        let options = MountOptions {
+            read_only: is_read_only,
+            ..options
+        };
         let started = {
-            let (vfs, dir, runtime) = (Arc::clone(&vfs), dir.clone(), Handle::current());
-            blocking(move || Mount::start(vfs, &dir, &options, runtime)).await
+            let (vfs, at, runtime) = (Arc::clone(&vfs), dir.clone(), Handle::current());
+            let start = move || Mount::start(vfs, &at, &options, runtime);
+            in_time(&dir, MOUNT_MAX, start).await
         };
         let started = started.and_then(|mount| mount.map_err(|error| mount_error(&error)));
         let mount = match started {

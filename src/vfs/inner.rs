@@ -33,7 +33,7 @@ use super::sync::Syncs;
 use super::{VfsOptions, VolumeIdentity};
 use crate::base::limits::DELTA_AHEAD_MAX_MS;
 use crate::base::{BlockId, Clock, Entropy};
-use crate::blocks::Blocks;
+use crate::blocks::{Blocks, PutError};
 use crate::content::ExtentMap;
 use crate::namespace::{
     self, Changes, Edit, Hlc, HlcClock, Ino, Now, OpError, Stat, View, WriterId, time_of,
@@ -89,6 +89,8 @@ pub(super) struct Inner {
     pub(super) uploads: Arc<Semaphore>,
     /// Until then no block is placed: the last try failed.
     pub(super) pause: Mutex<Option<Instant>>,
+    /// Why that failed, for who waits for it.
+    pub(super) unplaced: Mutex<Option<PutError>>,
     /// The journal had no room when it was last asked for it.
     pub(super) is_journal_full: AtomicBool,
     /// Blocks being placed, and descriptions being written.
@@ -180,6 +182,7 @@ impl Inner {
             dropping: Notify::new(),
             uploads: Arc::new(Semaphore::new(uploads)),
             pause: Mutex::new(None),
+            unplaced: Mutex::new(None),
             is_journal_full: AtomicBool::new(false),
             under_way: AtomicU64::new(0),
             settled: Mutex::new(Vec::new()),

@@ -1,14 +1,16 @@
 //! Placing blocks, and what comes of it: files are read from them from then on, and described in the namespace
 //! once nothing of them is left elsewhere.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
+use cairnfs_fuse::Errno;
 use tokio::time::{Duration, Instant};
 
+use super::VfsError;
 use super::agree::losses;
 use super::claim_row::{self, CLAIMS};
-use super::errno::{Step, Stop};
+use super::errno::{Step, Stop, of_class};
 use super::file::{Base, FileCell, FileState, Head};
 use super::inner::{Core, Inner};
 use super::ledger::{Born, Deltas, Keeper};
@@ -99,6 +101,31 @@ impl Inner {
         self.take_a_break();
     }
 
+    /// The pause is over: somebody waits.
+    pub(super) fn try_again(&self) {
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.unplaced() = None;
+    }
+
+    fn unplaced(&self) -> MutexGuard<'_, Option<PutError>> {
+        self.unplaced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What whoever waits for a block gets during a pause.
+    pub(super) fn pause_errno(&self) -> Errno {
+        let unplaced = self.unplaced();
+        let class = unplaced.as_ref().map(Classify::class);
+        class.map_or(Errno::ENOSPC, of_class)
+    }
+
+    /// Why not everything is in the pool, as far as it is known.
+    pub(super) fn unsynced(&self, errno: Errno) -> VfsError {
+        match self.unplaced().clone() {
+            Some(error) => VfsError::Unplaced(error),
+            None => VfsError::Unsynced(errno),
+        }
+    }
+
     /// Nothing is placed for a while.
     pub(super) fn take_a_break(&self) {
         let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,6 +182,14 @@ impl Inner {
 
     /// Seals, codes and places one block, durably.
     pub(super) async fn place(&self, bytes: Bytes, profile: EcProfile) -> Result<Born, SealError> {
+        let placed = self.upload(bytes, profile).await;
+        if let Err(error) = &placed {
+            *self.unplaced() = Some(error.clone());
+        }
+        Ok(placed?)
+    }
+
+    async fn upload(&self, bytes: Bytes, profile: EcProfile) -> Result<Born, PutError> {
         let options = UploadOptions {
             profile,
             secret: self.block_secret(),
@@ -557,6 +592,6 @@ fn land(state: &mut FileState, piece: &Piece) {
 
 impl From<SealError> for Stop {
     fn from(error: SealError) -> Stop {
-        Stop::Errno(super::errno::of_class(error.class()))
+        Stop::Errno(of_class(error.class()))
     }
 }

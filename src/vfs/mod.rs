@@ -89,7 +89,7 @@ use cairnfs_fuse::Errno;
 
 use self::inner::Inner;
 use crate::base::{Class, Classify, Clock, EcProfile, Entropy, OwnerId, PeerId, VolumeId};
-use crate::blocks::Blocks;
+use crate::blocks::{Blocks, PutError};
 use crate::crypto::ConvergenceSecret;
 use crate::namespace::StateError;
 use crate::placement::AutoProfile;
@@ -226,7 +226,8 @@ impl Vfs {
     /// # Errors
     /// If the pool or the disk has no room, or too few peers can be reached.
     pub async fn sync(&self) -> Result<(), VfsError> {
-        self.0.seal_all().await.map_err(VfsError::Unsynced)
+        let sealed = self.0.seal_all().await;
+        sealed.map_err(|errno| self.0.unsynced(errno))
     }
 
     /// Ends it in good order: everything is in the journal; what is in no block yet is taken up at the
@@ -257,7 +258,10 @@ pub enum VfsError {
     /// It was asked for what there is not.
     #[error("{0}")]
     Unsupported(&'static str),
-    /// Not everything could be placed.
+    /// A block could not be placed.
+    #[error("not everything is in the pool yet: {0}")]
+    Unplaced(PutError),
+    /// Not everything could be placed or described.
     #[error("not everything is in the pool yet: {0}")]
     Unsynced(Errno),
     /// Conflicts cannot be looked for.
@@ -273,6 +277,7 @@ impl Classify for VfsError {
             VfsError::Namespace(error) => error.class,
             VfsError::Unready(_) => Class::Corrupt,
             VfsError::Unsupported(_) => Class::Denied,
+            VfsError::Unplaced(error) => error.class(),
             VfsError::Unsynced(errno) if *errno == Errno::ENOSPC => Class::Full,
             VfsError::Conflicts(errno) if *errno == Errno::EIO => Class::Corrupt,
             VfsError::Unsynced(_) | VfsError::Conflicts(_) => Class::Retry,

@@ -97,7 +97,7 @@ impl Inner {
     /// Seals everything that was written before, and waits until it is described in the namespace. What is
     /// written from now on is not waited for.
     pub(super) async fn seal_all(self: &Arc<Self>) -> Result<(), Errno> {
-        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.try_again();
         let files = self.queued();
         self.await_described(files).await?;
         self.volume.sync_all().await.map_err(|_| Errno::EIO)?;
@@ -113,7 +113,7 @@ impl Inner {
                 return Ok(());
             }
         }
-        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.try_again();
         self.await_described(vec![Arc::clone(file)]).await
     }
 
@@ -139,7 +139,7 @@ impl Inner {
             }
             let pause = *self.pause.lock().unwrap_or_else(PoisonError::into_inner);
             if pause.is_some_and(|until| until > Instant::now()) {
-                return Err(Errno::ENOSPC);
+                return Err(self.pause_errno());
             }
             tokio::select! {
                 biased;

@@ -11,3 +11,4 @@ mod put;
 mod session;
 mod socket;
 mod terminal;
+mod unit;

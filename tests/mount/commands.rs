@@ -65,6 +65,23 @@ fn the_first_mount_needs_nothing_but_a_directory() {
     run(home.cairn().arg("umount").arg(&place), 3);
 }
 
+/// What comes by no subscriber, as the message of a panic, goes to the standard error, which follows the log.
+#[test]
+fn the_standard_error_of_a_peer_in_the_background_follows_its_log() {
+    let Some(home) = Home::new() else { return };
+    let place = home.place("pool");
+    let log = home.data.join("log/cairn.log");
+    std::fs::create_dir_all(log.parent().unwrap()).unwrap();
+    let old = vec![b'x'; cairnfs::base::limits::LOG_MAX_BYTES as usize];
+    std::fs::write(&log, &old).unwrap();
+    let pid = home.mount(&[], &place);
+    assert_eq!(std::fs::read(log.with_extension("log.1")).unwrap(), old);
+    let stderr = std::fs::read_link(format!("/proc/{pid}/fd/2")).unwrap();
+    assert_eq!(stderr, log);
+    assert!(home.log().contains("is mounted on"), "{}", home.log());
+    home.umount(&place);
+}
+
 #[test]
 fn an_unmount_from_outside_ends_the_peer_behind_it() {
     let Some(home) = Home::new() else { return };
@@ -190,6 +207,22 @@ fn a_mount_whose_process_was_killed_is_mounted_over() {
     home.umount(&place);
     assert_eq!(listed(&place), None);
     run(home.cairn().arg("umount").arg(&place), 3);
+}
+
+/// The kernel keeps what it was told of the top directory, and shows it also when nobody is behind it any more.
+#[test]
+fn a_dead_mount_that_looks_alive_is_mounted_over() {
+    let Some(home) = Home::new() else { return };
+    let place = home.place("pool");
+    let pid = home.mount(&[], &place);
+    // Asks for more than a mount tells, which the kernel then never asks for again.
+    run(Command::new("stat").arg(&place), 0);
+    signal(pid, "KILL");
+    wait_gone(pid);
+    home.mount(&[], &place);
+    use_it(&place);
+    assert_eq!(crate::home::mounts_below(&place).len(), 1);
+    home.umount(&place);
 }
 
 #[test]

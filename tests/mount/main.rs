@@ -11,6 +11,7 @@
 mod agreed;
 mod commands;
 mod crowd;
+mod devnet;
 mod failures;
 mod fstab;
 mod home;

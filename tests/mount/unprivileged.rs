@@ -122,6 +122,31 @@ fn what_a_user_lacks_is_named() {
     );
 }
 
+/// Before anything else is looked for, so that neither a helper nor a device is needed.
+#[test]
+fn options_for_root_are_refused_to_others() {
+    let Some(home) = Home::new() else { return };
+    let place = home.place("pool");
+    let program = home.dir.path().join("cairn");
+    std::fs::copy(bin(), &program).unwrap();
+    let mut chown = Command::new("chown");
+    run(chown.args(["-R", "65534:65534"]).arg(home.dir.path()), 0);
+    for option in ["suid", "dev"] {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&program)
+            .arg("--data-dir")
+            .arg(&home.data)
+            .args(["mount", "-o", option])
+            .arg(&place)
+            .env_remove("CAIRN_CONFIG");
+        let (_, told) = texts(&run(&mut command, 4));
+        let wanted = format!("only a peer that runs as root may mount with -o {option}");
+        assert!(told.contains(&wanted), "{told}");
+    }
+}
+
 #[test]
 fn a_device_that_only_root_may_open_is_named() {
     let Some(home) = Home::new() else { return };

@@ -45,6 +45,14 @@ pub enum MountError {
         "{0} must not be mounted on by this user: choose a directory that you own and can write to"
     )]
     Denied(PathBuf),
+    /// The process may not mount, whoever it runs as: a container has taken the right from it.
+    #[error(
+        "{0} cannot be mounted on without the capability CAP_SYS_ADMIN: give it to the container (`docker run --cap-add SYS_ADMIN --device /dev/fuse`)"
+    )]
+    NoCapability(PathBuf),
+    /// An option that only root may use: for others it would be dropped without a word.
+    #[error("the option `{0}` is for root: mount as root, or without it")]
+    RootOnly(&'static str),
     /// Anything else.
     #[error("{dir} could not be mounted: {source}")]
     Other {
@@ -76,6 +84,18 @@ pub enum UnmountError {
     },
 }
 
+/// Whether `dir` is a directory, by the word of what is mounted there. The kernel keeps attributes of a FUSE mount for
+/// as long as it was told to, also when the process behind it has died: it is not asked.
+pub fn ask_dir(dir: &Path) -> io::Result<bool> {
+    use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
+    match statx(CWD, dir, AtFlags::STATX_FORCE_SYNC, StatxFlags::TYPE) {
+        Ok(found) => Ok(FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory),
+        // An old kernel, or a sandbox that does not know the call.
+        Err(Errno::NOSYS) => Ok(std::fs::metadata(dir)?.is_dir()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Looks at the directory before anything is done to it.
 pub fn check_dir(dir: &Path, over_non_empty: bool) -> Result<(), MountError> {
     let fail = |source: io::Error| match Errno::from_io_error(&source) {
@@ -88,7 +108,7 @@ pub fn check_dir(dir: &Path, over_non_empty: bool) -> Result<(), MountError> {
             source,
         },
     };
-    if !std::fs::metadata(dir).map_err(fail)?.is_dir() {
+    if !ask_dir(dir).map_err(fail)? {
         return Err(MountError::NotDirectory(dir.into()));
     }
     if !over_non_empty && std::fs::read_dir(dir).map_err(fail)?.next().is_some() {
@@ -117,6 +137,9 @@ pub(super) fn name_error(dir: &Path, source: io::Error) -> MountError {
     if !is_root && (source.kind() == io::ErrorKind::NotFound || !has_helper()) {
         return MountError::NoHelper;
     }
+    if !may_mount(is_root) {
+        return MountError::NoCapability(dir.into());
+    }
     if source.kind() == io::ErrorKind::PermissionDenied
         || source.to_string().contains("no write access")
     {
@@ -126,6 +149,18 @@ pub(super) fn name_error(dir: &Path, source: io::Error) -> MountError {
         dir: dir.into(),
         source,
     }
+}
+
+/// Whether this user may have anything mounted, in person or by the helper, which is root's.
+fn may_mount(is_root: bool) -> bool {
+    use rustix::thread::{CapabilitySet, capabilities, capability_is_in_bounding_set};
+    let needed = CapabilitySet::SYS_ADMIN;
+    let has = match is_root {
+        true => capabilities(None).map(|own| own.effective.contains(needed)),
+        false => capability_is_in_bounding_set(needed),
+    };
+    // Where that cannot be asked, it is not the reason.
+    has.unwrap_or(true)
 }
 
 #[cfg(test)]

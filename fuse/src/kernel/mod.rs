@@ -21,7 +21,7 @@ mod options;
 mod request;
 mod system;
 
-pub use error::{MountError, UnmountError, check_dir};
+pub use error::{MountError, UnmountError, ask_dir, check_dir};
 pub use flight::is_late;
 pub use mount::Mount;
 pub use notifier::{Notice, Notifier};

@@ -43,6 +43,7 @@ impl Mount {
         options: &MountOptions,
         runtime: Handle,
     ) -> Result<Mount, MountError> {
+        options.check()?;
         check_dir(dir, options.over_non_empty)?;
         let other = |source| MountError::Other {
             dir: dir.into(),

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use fuser::{Config, MountOption, SessionACL};
 
+use super::error::MountError;
+
 /// How to mount. The defaults suit an ordinary, private mount.
 #[derive(Clone, Debug)]
 pub struct MountOptions {
@@ -65,6 +67,22 @@ impl Default for MountOptions {
 }
 
 impl MountOptions {
+    /// Whether this user may have all of them.
+    ///
+    /// # Errors
+    /// The first that it may not.
+    pub fn check(&self) -> Result<(), MountError> {
+        self.check_for(rustix::process::geteuid().is_root())
+    }
+
+    fn check_for(&self, is_root: bool) -> Result<(), MountError> {
+        let root_only = [(self.suid, "suid"), (self.dev, "dev")];
+        match root_only.iter().find(|(is_set, _)| *is_set && !is_root) {
+            Some((_, name)) => Err(MountError::RootOnly(name)),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn config(&self) -> Config {
         let mut options = vec![
             MountOption::FSName(self.fs_name.clone()),
@@ -78,9 +96,8 @@ impl MountOptions {
         };
         add(self.read_only, MountOption::RO);
         add(self.default_permissions, MountOption::DefaultPermissions);
-        let is_root = rustix::process::geteuid().is_root();
-        add(is_root && self.suid, MountOption::Suid);
-        add(is_root && self.dev, MountOption::Dev);
+        add(self.suid, MountOption::Suid);
+        add(self.dev, MountOption::Dev);
         add(!self.exec, MountOption::NoExec);
         let mut config = Config::default();
         config.mount_options = options;
@@ -93,5 +110,29 @@ impl MountOptions {
         // A descriptor for each further thread: they do not contend for one queue.
         config.clone_fd = true;
         config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_root_may_have_is_refused_to_others() {
+        let plain = MountOptions::default();
+        let suid = MountOptions {
+            suid: true,
+            ..MountOptions::default()
+        };
+        let dev = MountOptions {
+            dev: true,
+            ..MountOptions::default()
+        };
+        assert!(plain.check_for(false).is_ok());
+        for (options, name) in [(&suid, "suid"), (&dev, "dev")] {
+            assert!(options.check_for(true).is_ok());
+            let refused = options.check_for(false).unwrap_err();
+            assert!(matches!(refused, MountError::RootOnly(found) if found == name));
+        }
     }
 }

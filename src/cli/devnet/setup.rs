@@ -25,7 +25,7 @@ pub(super) struct Home {
 
 impl Home {
     /// Makes what is missing. Peers that are there from before keep their config.
-    pub(super) fn prepare(args: &DevnetArgs) -> Result<Home, AdminError> {
+    pub(super) fn prepare(args: &DevnetArgs, output: &Output) -> Result<Home, AdminError> {
         let is_temporary = args.dir.is_none();
         let dir = match &args.dir {
             Some(dir) => dir.clone(),
@@ -35,16 +35,28 @@ impl Home {
         let dir = dir
             .canonicalize()
             .map_err(|error| file_error("use", &dir, &error))?;
+        let data_dirs = (1..=args.peers).map(|index| dir.join(format!("peer-{index}")));
+        let home = Home {
+            data_dirs: data_dirs.collect(),
+            dir,
+            is_temporary,
+        };
+        if let Err(error) = home.furnish(args) {
+            home.remove_if_temporary(output);
+            return Err(error);
+        }
+        Ok(home)
+    }
+
+    /// A directory and a config for each peer.
+    fn furnish(&self, args: &DevnetArgs) -> Result<(), AdminError> {
         let quota = match args.quota {
             Some(quota) => quota,
-            None => share_of_free_space(&dir, u64::from(args.peers))?,
+            None => share_of_free_space(&self.dir, u64::from(args.peers))?,
         };
-        let data_dirs: Vec<PathBuf> = (1..=args.peers)
-            .map(|index| dir.join(format!("peer-{index}")))
-            .collect();
-        let ports = Ports::reserve(2 * data_dirs.len())?;
+        let ports = Ports::reserve(2 * self.data_dirs.len())?;
         let mut numbers = ports.numbers();
-        for data_dir in &data_dirs {
+        for data_dir in &self.data_dirs {
             let (Some(control), Some(bulk)) = (numbers.next(), numbers.next()) else {
                 return Err(AdminError::failed("too few free ports"));
             };
@@ -58,11 +70,7 @@ impl Home {
             std::fs::write(&file, config.to_toml())
                 .map_err(|error| file_error("write", &file, &error))?;
         }
-        Ok(Home {
-            dir,
-            is_temporary,
-            data_dirs,
-        })
+        Ok(())
     }
 
     /// The data directories, in the order of the peers.

@@ -560,7 +560,18 @@ impl Backend for Fake {
     }
 
     fn sync(&self, request: SyncRequest) -> Answer<'_, ItemStream<SyncProgress>> {
-        let is_odd = request.dir_hex.is_some();
+        let dir = request.dir_hex.and_then(|dir| dir.path());
+        let is_slow = dir.as_ref().is_some_and(|dir| dir.ends_with("slow"));
+        let is_odd = dir.is_some();
+        if dir.is_some_and(|dir| dir.ends_with("frail")) {
+            let done = SyncProgress {
+                volumes: vec!["a".to_owned()],
+                under_redundant_bytes: 300 << 20,
+                done: true,
+                ..SyncProgress::default()
+            };
+            return items(vec![Ok(done)]);
+        }
         let line = |dirty_bytes, done| {
             Ok(SyncProgress {
                 volumes: vec!["a".to_owned(), "b".to_owned()],
@@ -569,6 +580,14 @@ impl Backend for Fake {
                 done,
             })
         };
+        if is_slow {
+            let lines = [(5 << 20, false), (2 << 20, false), (0, true)];
+            let slowly = stream::iter(lines).then(move |(dirty_bytes, done)| async move {
+                tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+                line(dirty_bytes, done)
+            });
+            return ready(slowly.boxed());
+        }
         match is_odd {
             // As by a peer that ends.
             true => items(vec![line(5, false)]),

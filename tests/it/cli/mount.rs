@@ -351,6 +351,13 @@ fn a_sync_is_followed_to_its_end() {
     );
     let last = json(&run(peer.cairn().args(["--json", "sync"]), 0));
     assert_eq!(last["done"], true);
+    // What was brought into the pool is one thing, what is in it another.
+    let told = text(&run(peer.cairn().args(["sync", "/mnt/frail"]), 0).stderr);
+    assert_eq!(
+        told,
+        "a: everything is in the pool; of all that is in the volume, 300 MiB is on fewer peers than its \
+         redundancy asks for\n"
+    );
     let broken = run(peer.cairn().args(["sync", "/mnt/p"]), 1);
     assert!(text(&broken.stderr).contains("ended before"));
 }

@@ -47,6 +47,10 @@ impl Launch for FakeLaunch {
     fn umount(&self, _: PathBuf, _: bool) -> Answer<'_, ()> {
         async { Err(AdminError::failed("not here")) }.boxed()
     }
+
+    fn umount_dead(&self, _: PathBuf) -> Answer<'_, ()> {
+        async { Err(AdminError::failed("not here")) }.boxed()
+    }
 }
 
 impl Running for FakeRunning {

@@ -157,6 +157,32 @@ fn a_bar_fits_its_terminal_and_ctrl_c_leaves_nothing_of_it() {
 }
 
 #[test]
+fn a_sync_shows_how_far_it_is() {
+    let peer = FakePeer::start();
+    for columns in [24, 80] {
+        let Some(terminal) = Terminal::start(&peer, columns, "sync /mnt/slow") else {
+            return;
+        };
+        let (code, shown) = terminal.end();
+        assert_eq!(code, "0", "{shown:?}");
+        check_bar(&shown, columns);
+        // 3 of 5 MiB after the first step.
+        let half = if columns == 80 {
+            "3.00 MiB/5.00 MiB"
+        } else {
+            "syncing  60%"
+        };
+        assert!(shown.contains(half), "{shown:?}");
+        // Nothing of the bar is left on the line that stays.
+        let last = shown.trim_end().rsplit(['\r', '\n']).next().unwrap();
+        assert!(
+            last.ends_with("5 MiB brought into the pool, at full redundancy"),
+            "{shown:?}"
+        );
+    }
+}
+
+#[test]
 fn a_put_of_what_is_typed_ends_by_ctrl_c_or_ctrl_d() {
     let peer = FakePeer::start();
     let Some(mut terminal) = Terminal::start(&peer, 40, "put") else {

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use cairnfs::base::limits::DIRTY_PER_GROUP_MAX;
 use cairnfs::base::{Entropy, Limits};
+use cairnfs::blocks::PutError;
+use cairnfs::net::fault::Fault;
 use cairnfs::store::mem_disk::DiskOp;
 use cairnfs::testkit::ClusterOptions;
+use cairnfs::vfs::VfsError;
 use cairnfs_fuse::{
     AllocMode, Caller, CopyRange, Errno, Fh, FileSystem, Ino, Rename, RenameFlags, SetAttr, Write,
 };
@@ -333,5 +336,27 @@ fn after_a_sync_that_failed_nothing_is_written_until_it_is_opened_again() {
         assert_eq!(content(&twin, "file").await, [1; 100_000]);
         let again = make(&twin, "again", b"x").await;
         twin.vfs().fsync(again, Fh(0), false).wait().await.unwrap();
+    });
+}
+
+/// Peers that take shards and promise nothing are too few, and no full disk.
+#[test]
+fn a_sync_that_fails_says_why() {
+    block_on(async {
+        let options = ClusterOptions {
+            peers: 6,
+            fault: Some(Fault::Renege),
+            ..ClusterOptions::default()
+        };
+        let twin = Twin::with(options, "4+2", 11).await;
+        // They know each other by then.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let file = make(&twin, "file", &[7; 200_000]).await;
+        close(&twin, file).await;
+        let failed = tokio::time::timeout(LONG, twin.vfs().sync()).await;
+        let failed = failed.unwrap().unwrap_err();
+        let is_told = matches!(failed, VfsError::Unplaced(PutError::Unconfirmed { .. }));
+        assert!(is_told, "{failed}");
+        assert!(failed.to_string().contains("did not confirm"), "{failed}");
     });
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crash_model import CHECKS, Log, check, damage
 from measure import median
-from mounts import SYSTEMS, WORK, Report, guard, judged, wait_until
+from mounts import SYSTEMS, WORK, Report, command, guard, judged, wait_until
 
 WORKER = Path(__file__).with_name("crash_worker.py")
 # A worker that does not end so long after the server did hangs.
@@ -92,6 +92,8 @@ def main():
         for kind in early:
             said = workers[kind].stdout.read().decode().strip()
             faults.append(f"kill {number}: {said or kind + ' ended'}")
+        # The kernel then has the attributes of the top, and goes on showing them when nobody is behind them.
+        command("stat", system.dir)
         system.kill()
         if not system.is_served:
             for worker in workers.values():
