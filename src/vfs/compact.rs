@@ -1,9 +1,9 @@
 //! Compaction: blocks of which less than half is in use give their rest to new ones, so that their room comes
 //! back. And the books: what all blocks of the volume hold, and how safe they are.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -20,6 +20,7 @@ use crate::base::{BlockId, EcProfile};
 use crate::content::overlay::{Part, Piece, Source};
 use crate::dag::{Body as DagBody, Extent, NodeAt};
 use crate::namespace::Key;
+use crate::store::{Group, VolumeError};
 
 /// Compaction begins when it gives back so much ...
 const WORTH_BYTES: u64 = 16 << 20;
@@ -29,6 +30,8 @@ const WORTH_PART: u64 = 8;
 const TURN_BYTES: u64 = 64 << 20;
 /// Bytes of nodes of one file that are written anew in one turn.
 const RENEW_BYTES: u64 = 4 << 20;
+/// Blocks of which it is asked at a time whether they survive more by now.
+const ASKED_MAX: usize = 4096;
 /// Rows read at once.
 const PAGE: usize = 512;
 
@@ -41,11 +44,13 @@ pub(super) struct Books {
     /// What would come back.
     waste_bytes: u64,
     stored_plain: u64,
+    /// Some blocks that survived less than was promised when that was last found out.
+    pub(super) frail: Vec<(EcProfile, BlockId)>,
 }
 
 impl Inner {
-    /// Looks through the rows of all blocks.
-    pub(super) fn look_through_books(&self) -> Books {
+    /// Looks through the rows of all blocks. Of those that survive too little it names some that follow `asked`.
+    pub(super) fn look_through_books(&self, asked: Option<BlockId>) -> Books {
         let mut books = Books::default();
         // Those come together when the next checkpoint is made.
         let Ok(checkpoints) = self.blocks_of_checkpoints() else {
@@ -67,6 +72,9 @@ impl Inner {
                 let promised = self.profile_of_block(&tenant).parity_shards() as u32;
                 if tenant.survives < promised {
                     books.usage.under_redundant_bytes += tenant.live.min(plain);
+                    if asked.is_none_or(|asked| id > asked) && books.frail.len() < ASKED_MAX {
+                        books.frail.push((self.profile_of_block(&tenant), id));
+                    }
                 }
                 if checkpoints.contains(&id) {
                     continue;
@@ -90,6 +98,51 @@ impl Inner {
         self.stored.store(usage.stored_bytes, Ordering::Relaxed);
         let under = usage.under_redundant_bytes;
         self.under_redundant.store(under, Ordering::Relaxed);
+    }
+
+    /// Asks what blocks survive by now, and writes it down: peers that joined take shards over, and others make anew
+    /// what was lost. Whether any of them survives more.
+    pub(super) async fn ask_again(
+        self: &Arc<Self>,
+        frail: &[(EcProfile, BlockId)],
+    ) -> Result<bool, VolumeError> {
+        let mut by_profile: BTreeMap<EcProfile, Vec<BlockId>> = BTreeMap::new();
+        for (profile, id) in frail {
+            by_profile.entry(*profile).or_default().push(*id);
+        }
+        let mut is_better = false;
+        for (profile, blocks) in by_profile {
+            let (health, _) = self.blocks.health(&blocks, profile).await;
+            let now: Vec<(BlockId, u32)> = health
+                .iter()
+                .map(|health| (health.block, health.survives.unwrap_or(0) as u32))
+                .collect();
+            let inner = Arc::clone(self);
+            let note = move || inner.note_survival(&now);
+            is_better |= self.blocks.pools().disk.run(note).await?;
+        }
+        Ok(is_better)
+    }
+
+    fn note_survival(&self, found: &[(BlockId, u32)]) -> Result<bool, VolumeError> {
+        let mut is_better = false;
+        for part in found.chunks(self.blocks_per_group()) {
+            let _placed = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut group = Group::new();
+            for (id, survives) in part {
+                let tenant = self.tenant(*id)?;
+                let Some(mut tenant) = tenant.filter(|tenant| tenant.survives != *survives) else {
+                    continue;
+                };
+                is_better |= *survives > tenant.survives;
+                tenant.survives = *survives;
+                group.put(BLOCKS, &id.0, &tenant.encode());
+            }
+            if !group.is_empty() {
+                self.volume.apply(&group)?;
+            }
+        }
+        Ok(is_better)
     }
 
     /// Moves what is left of sparse blocks, if that is worth it.

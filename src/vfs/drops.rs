@@ -24,6 +24,8 @@ const BATCH: usize = 512;
 pub(super) const REST: Duration = Duration::from_secs(3);
 /// How often the books are looked through.
 const LOOK: Duration = Duration::from_secs(30);
+/// How often it is asked whether blocks survive more by now, as long as none does.
+const QUESTION: Duration = Duration::from_secs(300);
 /// How often it is looked whether there is something to let go.
 const TURN: Duration = Duration::from_secs(2);
 
@@ -45,6 +47,7 @@ impl Inner {
     pub(super) async fn drop_always(self: Arc<Self>) {
         let mut resting: HashMap<BlockId, Instant> = HashMap::new();
         let mut next_look = Instant::now();
+        let (mut next_question, mut asked) = (Instant::now(), None);
         loop {
             // Who has something to count that is not counted yet has nothing to release.
             match self.look_through().await {
@@ -56,8 +59,20 @@ impl Inner {
             self.release_surplus().await;
             self.settle_claims().await;
             if Instant::now() >= next_look {
-                let books = self.look_through_books();
+                let books = self.look_through_books(asked);
                 self.publish_books(&books);
+                if Instant::now() >= next_question {
+                    asked = books.frail.last().map(|(_, id)| *id);
+                    let pause = match self.ask_again(&books.frail).await {
+                        Ok(true) => Duration::ZERO,
+                        Ok(false) => QUESTION,
+                        Err(error) => {
+                            tracing::warn!("what blocks survive is noted later: {error}");
+                            QUESTION
+                        }
+                    };
+                    next_question = Instant::now() + pause;
+                }
                 if !self.is_shared()
                     && let Err(error) = self.compact(books).await
                 {

@@ -101,7 +101,7 @@ impl Inner {
         let files = self.queued();
         self.await_described(files).await?;
         self.volume.sync_all().await.map_err(|_| Errno::EIO)?;
-        self.publish_books(&self.look_through_books());
+        self.publish_books(&self.look_through_books(None));
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cairnfs::base::Entropy;
-use cairnfs::testkit::ClusterOptions;
+use cairnfs::testkit::{ClusterOptions, UpkeepTimes};
 use cairnfs::vfs::forsake;
 use cairnfs_fuse::{
     Answer, Caller, CopyRange, Fh, FileSystem, FileType, Ino, Name, NewNode, SetAttr,
@@ -134,6 +134,50 @@ fn a_copy_of_a_large_file_shares_its_blocks() {
         twin.crash().await;
         assert!(content(&twin, "to").await == expected);
         assert!(content(&twin, "from").await == data);
+    });
+}
+
+/// What was written while alone survives more once others have come, and the volume says so.
+#[test]
+fn what_is_on_too_few_peers_is_counted_anew_when_there_are_more() {
+    block_on(async {
+        let options = ClusterOptions {
+            peers: 1,
+            upkeep: Some(UpkeepTimes {
+                suspect: Duration::from_secs(600),
+                dead: Duration::from_secs(12 * 3600),
+                scrub: Duration::from_secs(30 * 24 * 3600),
+                rate: 16 << 20,
+                audit: Duration::from_secs(3600),
+            }),
+            signs: true,
+            ..ClusterOptions::default()
+        };
+        let mut twin = Twin::with(options, "4+2", 15).await;
+        let data = bytes(&Entropy::seeded(15), 9 << 20);
+        make(&twin, "file", &data).await;
+        twin.vfs().sync().await.unwrap();
+        let under = |twin: &Twin| twin.vfs().usage().under_redundant_bytes;
+        assert!(under(&twin) >= data.len() as u64);
+        tokio::time::sleep(Duration::from_secs(1200)).await;
+        assert!(under(&twin) >= data.len() as u64, "it is alone");
+        while twin.cluster.len() < 6 {
+            twin.cluster.add().await.unwrap();
+        }
+        for _ in 0..120 {
+            if under(&twin) == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        assert_eq!(under(&twin), 0);
+        twin.reopen().await;
+        twin.vfs().sync().await.unwrap();
+        assert_eq!(under(&twin), 0);
+        // Any two.
+        twin.cluster.crash(2);
+        twin.cluster.crash(4);
+        assert!(content(&twin, "file").await == data);
     });
 }
 
