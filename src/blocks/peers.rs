@@ -97,6 +97,7 @@ struct Stats {
     no_ranges_until: Option<Instant>,
     lies: u32,
     is_displaced: bool,
+    is_disbelieved: bool,
 }
 
 /// Thread-safe table of experience. Never grows beyond the peers that were used.
@@ -187,15 +188,21 @@ impl PeerStats {
         liars.map(|(peer, stats)| (*peer, stats.lies)).collect()
     }
 
-    /// These have lost so much trust that others are preferred to them, and nobody else has.
-    pub fn displace(&self, peers: &BTreeSet<PeerId>) {
+    /// These have lost so much trust that others are preferred to them, of whom some lied; and nobody else has.
+    pub fn displace(&self, peers: &BTreeSet<PeerId>, liars: &BTreeSet<PeerId>) {
         let mut table = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
-        for peer in peers {
+        for peer in peers.union(liars) {
             table.entry(*peer).or_default();
         }
         for (peer, stats) in table.iter_mut() {
             stats.is_displaced = peers.contains(peer);
+            stats.is_disbelieved = liars.contains(peer);
         }
+    }
+
+    /// Whether it lied so often that nothing is let go because of what it says.
+    pub fn is_disbelieved(&self, peer: &PeerId) -> bool {
+        self.with(peer, |stats| stats.is_disbelieved)
     }
 
     /// Whether others are preferred to it, as long as there are enough.

@@ -26,6 +26,8 @@ const LATE: Duration = Duration::from_secs(5);
 /// Who does not give what it said it has is asked again after so long: by then it has noticed what its disk damaged, and
 /// says so.
 const AGAIN: Duration = Duration::from_secs(300);
+/// Longest part that is asked for.
+const PART_MAX_BYTES: u32 = 64 << 10;
 /// Most questions that wait to be asked again.
 const AGAIN_MAX: usize = 64;
 /// Of more peers than this each has its turn less often.
@@ -51,6 +53,8 @@ enum Answer {
     Proved,
     /// Proved, or not answered, after too long.
     Late,
+    /// That it has no time.
+    Busy,
     /// That it does not have it, or does not give it.
     Lacking,
     /// Something that does not verify.
@@ -130,7 +134,8 @@ impl Auditor {
         let members = self.blocks.net().members();
         let distrusted = self.trusts.distrusted(others(&members));
         self.displaced = distrusted.displaced.len();
-        self.blocks.peer_stats().displace(&distrusted.displaced);
+        let stats = self.blocks.peer_stats();
+        stats.displace(&distrusted.displaced, &distrusted.liars);
         self.trusts.tidy(&members);
         self.trusts.save(&store).await?;
         let due = self.again.front().map(|again| again.due);
@@ -184,7 +189,7 @@ impl Auditor {
         };
         let due = match answer {
             Answer::Late => Instant::now(),
-            Answer::Lacking => Instant::now() + AGAIN.min(self.period),
+            Answer::Lacking | Answer::Busy => Instant::now() + AGAIN.min(self.period),
             Answer::Proved => return self.note(&question, Finding::Good),
             Answer::Wrong => return self.note(&question, Finding::False),
         };
@@ -212,11 +217,22 @@ impl Auditor {
         };
         let finding = match answer {
             Answer::Proved => Finding::Good,
-            Answer::Late => Finding::Late,
-            Answer::Lacking => Finding::Lacking,
+            Answer::Late | Answer::Busy => Finding::Late,
+            // Its lists may name for a while what it knows to be damaged. Asked for this one it says what is so.
+            Answer::Lacking => match self.says_it_has(&question).await {
+                Some(true) => Finding::Lacking,
+                Some(false) => Finding::Damaged,
+                None => return,
+            },
             Answer::Wrong => Finding::False,
         };
         self.note(&question, finding);
+    }
+
+    async fn says_it_has(&self, question: &Question) -> Option<bool> {
+        let ShardId { block, index } = question.shard;
+        let held = have(&self.blocks, question.peer, &[block], self.timeout()).await?;
+        held.first().map(|held| held.contains(index))
     }
 
     fn note(&mut self, question: &Question, finding: Finding) {
@@ -282,11 +298,13 @@ impl Auditor {
         )
     }
 
-    /// Asks for a part that nobody can foresee. None if that says nothing: it is busy, of an earlier version, or away.
+    /// Asks for a part that nobody can foresee, and as long as reads ask for, or it could be told from one. None if that
+    /// says nothing: it is of an earlier version, or away.
     async fn put(&self, question: &Question) -> Option<Answer> {
         let ShardId { block, index } = question.shard;
         let start = self.entropy.below(u64::from(question.shard_bytes)) as u32;
-        let end = start.saturating_add(1);
+        let len = 1 + self.entropy.below(u64::from(PART_MAX_BYTES)) as u32;
+        let end = start.saturating_add(len).min(question.shard_bytes);
         let request = Request::FetchRange {
             block,
             index,
@@ -317,6 +335,7 @@ impl Auditor {
             }
             Ok(Response::Missing { .. } | Response::Refused { .. }) => Some(Answer::Lacking),
             Err(NetError::Timeout(_)) => Some(Answer::Late),
+            Ok(Response::Busy) => Some(Answer::Busy),
             _ => None,
         }
     }

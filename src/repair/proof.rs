@@ -22,8 +22,8 @@ pub(super) async fn is_surplus(
     id: ShardId,
     other: PeerId,
 ) -> bool {
-    // Who has lost trust keeps nothing for anybody else.
-    if other == blocks.net().own() || blocks.peer_stats().is_displaced(&other) {
+    // Who lies keeps nothing for anybody else. Who is only late does: it has to prove it.
+    if other == blocks.net().own() || blocks.peer_stats().is_disbelieved(&other) {
         return false;
     }
     let Ok(Some((shard, _))) = blocks.store().get(id.block, IndexSet::one(id.index)).await else {

@@ -278,6 +278,8 @@ pub(super) struct Looked {
     pub(super) state: BlockState,
     /// What those are expected to hold who have just gone.
     pub(super) brief: Vec<(PeerId, IndexSet)>,
+    /// Whether it counts what those say who are not believed: it cannot be read without.
+    pub(super) is_believed: bool,
 }
 
 /// What was found out about a group.
@@ -309,6 +311,24 @@ impl Findings {
             .iter()
             .filter(|looked| looked.is_short())
             .count()
+    }
+
+    /// Takes in what is found if everybody is believed, of blocks that cannot be read otherwise: what is made of it is
+    /// checked. All others are judged without.
+    pub(super) fn believe(&mut self, others: Findings) {
+        for other in others.blocks.into_iter().filter(|other| !other.is_short()) {
+            let block = other.state.block;
+            let mut own = self.blocks.iter_mut();
+            if let Some(looked) = own.find(|own| own.state.block == block && own.is_short()) {
+                *looked = Looked {
+                    is_believed: true,
+                    ..other
+                };
+            }
+        }
+        for (peer, held) in others.seen {
+            self.seen.entry(peer).or_insert(held);
+        }
     }
 
     /// Leaves out what peers say they have and have not; not where a block could not be read without.
@@ -400,6 +420,7 @@ pub(super) async fn inquire(blocks: &Blocks, inquiry: &Inquiry<'_>) -> Option<Fi
         let brief = brief.filter(|(peer, _)| inquiry.brief.contains(peer));
         findings.blocks.push(Looked {
             brief: brief.collect(),
+            is_believed: false,
             state: BlockState {
                 block,
                 profile,
@@ -479,6 +500,40 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_blocks_that_cannot_be_read_otherwise_are_taken_on_trust() {
+        let looked = |tag: u8, holders: u8| Looked {
+            state: BlockState {
+                block: BlockId([tag; 32]),
+                profile: EcProfile::DEFAULT,
+                is_kept: true,
+                shard_bytes: 1000,
+                holders: (0..holders)
+                    .map(|at| (PeerId([at; 32]), IndexSet::one(at)))
+                    .collect(),
+                absent: IndexSet::EMPTY,
+            },
+            brief: Vec::new(),
+            is_believed: false,
+        };
+        let findings = |holders: [u8; 3]| Findings {
+            blocks: (1..)
+                .zip(holders)
+                .map(|(tag, of)| looked(tag, of))
+                .collect(),
+            ..Findings::default()
+        };
+        let mut found = findings([3, 5, 2]);
+        found.believe(findings([4, 6, 3]));
+        let holders: Vec<(usize, bool)> = found
+            .blocks
+            .iter()
+            .map(|looked| (looked.state.holders.len(), looked.is_believed))
+            .collect();
+        // The second is read without, the third not even so.
+        assert_eq!(holders, [(4, true), (5, false), (2, false)]);
+    }
+
+    #[test]
     fn what_is_refuted_does_not_count_unless_nothing_could_be_read_without() {
         let peer = |tag: u8| PeerId([tag; 32]);
         let looked = |tag: u8, holders: u8| Looked {
@@ -493,6 +548,7 @@ mod tests {
                 absent: IndexSet::EMPTY,
             },
             brief: Vec::new(),
+            is_believed: false,
         };
         let mut findings = Findings {
             blocks: vec![looked(1, 6), looked(2, 4), looked(3, 6), looked(4, 3)],

@@ -238,6 +238,11 @@ impl Trust {
         self.was_disbelieved && self.falsity(now_ms) >= REGAINED_AT
     }
 
+    /// Whether no doubt is left that counts.
+    pub(super) fn is_full(&self, now_ms: u64) -> bool {
+        self.doubt(now_ms) < FORGIVEN_AT
+    }
+
     /// Shards that it says it has and has not.
     pub(super) const fn refuted(&self) -> &BTreeSet<ShardId> {
         &self.refuted

@@ -33,6 +33,8 @@ pub(super) struct Distrusted {
     pub(super) displaced: BTreeSet<PeerId>,
     /// What these say they hold does not count. All are displaced as well.
     pub(super) disbelieved: BTreeSet<PeerId>,
+    /// Those, and others who lied as much where too many did: nothing is let go because of what they say.
+    pub(super) liars: BTreeSet<PeerId>,
     /// Shards that somebody who is believed says it has, and has not.
     pub(super) refuted: BTreeMap<BlockId, Vec<(PeerId, u8)>>,
 }
@@ -62,6 +64,8 @@ struct Table {
     /// Records that are not written down as they are.
     changed: BTreeSet<PeerId>,
     gone: Vec<PeerId>,
+    /// Who was not believed when that was last asked.
+    disbelieved: BTreeSet<PeerId>,
     /// When to write next; none: nothing waits.
     due: Option<Instant>,
 }
@@ -139,21 +143,25 @@ impl Trusts {
     /// Who is trusted less now, among so many others.
     pub(super) fn distrusted(&self, others: usize) -> Distrusted {
         let now_ms = self.clock.now_ms();
-        let table = self.lock();
+        let mut table = self.lock();
         let mut found = Distrusted::default();
-        let mut false_ones: Vec<(f64, PeerId)> = Vec::new();
+        let mut false_ones: Vec<(bool, f64, PeerId)> = Vec::new();
         for (peer, trust) in &table.of {
             if trust.is_displaced(now_ms) {
                 found.displaced.insert(*peer);
             }
             if trust.is_disbelieved(now_ms) {
-                false_ones.push((trust.falsity(now_ms), *peer));
+                let is_new = !table.disbelieved.contains(peer);
+                false_ones.push((is_new, trust.falsity(now_ms), *peer));
             }
         }
-        // The worst first. Those who lie as much as one can are ordered by name, so that it stays the same ones.
-        false_ones.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        found.liars = false_ones.iter().map(|(.., peer)| *peer).collect();
+        // The worst first, behind those who were not believed before: it stays the same ones, or everything would be
+        // looked through and made anew each time that another of them is caught.
+        false_ones.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)).then(a.2.cmp(&b.2)));
         false_ones.truncate(others / DISBELIEVED_PART);
-        found.disbelieved = false_ones.into_iter().map(|(_, peer)| peer).collect();
+        found.disbelieved = false_ones.into_iter().map(|(.., peer)| peer).collect();
+        table.disbelieved.clone_from(&found.disbelieved);
         for (peer, trust) in &table.of {
             for id in trust.refuted() {
                 let of_block = found.refuted.entry(id.block).or_default();
@@ -169,14 +177,17 @@ impl Trusts {
         self.lock().of.get(peer).map(|trust| trust.shown(now_ms))
     }
 
-    /// Forgets who is no member any more.
+    /// Forgets who is no member any more: once there is no doubt left, or it could begin anew by leaving for a while.
     pub(super) fn tidy(&self, members: &Members) {
         if !members.complete {
             return;
         }
+        let now_ms = self.clock.now_ms();
         let mut table = self.lock();
-        let known = table.of.keys().copied();
-        let gone: Vec<PeerId> = known.filter(|peer| members.get(peer).is_none()).collect();
+        let gone = table.of.iter();
+        let gone =
+            gone.filter(|(peer, trust)| members.get(peer).is_none() && trust.is_full(now_ms));
+        let gone: Vec<PeerId> = gone.map(|(peer, _)| *peer).collect();
         for peer in gone {
             table.of.remove(&peer);
             table.changed.remove(&peer);
@@ -265,14 +276,35 @@ mod tests {
         assert!(distrusted.refutes(&shard(1).block));
         assert_eq!(again.shown(&peer(3)), trusts.shown(&peer(3)));
         assert_eq!(again.shown(&peer(4)), None);
-        // Who is gone is forgotten, there as well.
+        // Who is gone is forgotten, there as well; who lied only after a long time.
         let nobody = Members {
             list: Vec::new(),
             complete: true,
         };
         again.tidy(&nobody);
         again.save(&store).await.unwrap();
+        assert_eq!(store.kv_scan("trust", &[]).await.unwrap().len(), 2);
+        let later = Trusts::new(Clock::simulated(NOW_MS + 200 * 24 * 3_600_000));
+        later.load(&store).await.unwrap();
+        later.tidy(&nobody);
+        later.save(&store).await.unwrap();
         assert!(store.kv_scan("trust", &[]).await.unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_liars_it_stays_the_same_who_are_not_believed() {
+        let trusts = Trusts::new(Clock::simulated(NOW_MS));
+        for tag in [5, 6] {
+            (0..4).for_each(|_| trusts.note(peer(tag), Finding::False, None));
+        }
+        let first = trusts.distrusted(6).disbelieved;
+        assert_eq!(first, BTreeSet::from([peer(5), peer(6)]));
+        for tag in 1..=4 {
+            (0..9).for_each(|_| trusts.note(peer(tag), Finding::False, None));
+        }
+        let later = trusts.distrusted(6);
+        assert_eq!(later.disbelieved, first);
+        assert_eq!(later.liars.len(), 6);
     }
 
     #[tokio::test(start_paused = true)]

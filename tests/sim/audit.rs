@@ -329,7 +329,7 @@ fn where_hardly_anybody_is_trusted_everything_is_placed_all_the_same() {
         for displaced in 0..PEERS {
             let distrusted: BTreeSet<PeerId> =
                 ids.iter().skip(PEERS - displaced).copied().collect();
-            stats.displace(&distrusted);
+            stats.displace(&distrusted, &BTreeSet::new());
             let puts = put(&cluster, 0, 10).await;
             assert_eq!(missing_anywhere(&cluster, &puts).await, 0);
             for at in (PEERS - displaced)..PEERS {

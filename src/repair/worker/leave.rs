@@ -2,8 +2,9 @@
 
 use super::super::leaving::Remainder;
 use super::super::plan::moves::handed_over;
-use super::super::plan::{Candidate, Purpose, Surplus, Verdict, judge};
+use super::super::plan::{Purpose, Surplus, Verdict, judge};
 use super::super::survey::{Findings, Looked};
+use super::look::Views;
 use super::{Repairer, SURPLUS_MAX};
 use crate::base::{Group, PeerId};
 
@@ -12,7 +13,7 @@ impl Repairer {
     pub(super) fn judge_leaving(
         &mut self,
         group: Group,
-        candidates: &[Candidate],
+        views: &Views,
         findings: Findings,
         fingerprint: u128,
     ) {
@@ -21,7 +22,9 @@ impl Repairer {
         let own = self.own();
         let mut is_settled = true;
         let mut left = Remainder::default();
-        for Looked { state, .. } in findings.blocks {
+        for looked in findings.blocks {
+            let candidates = views.of(&looked);
+            let Looked { state, .. } = looked;
             let held = state.held_by(&own);
             if held.is_empty() {
                 continue;
@@ -46,6 +49,14 @@ impl Repairer {
             let is_clear = judgement.surplus.is_none() || !judgement.moves.is_empty();
             if judgement.verdict != Verdict::Nothing || !is_whole || !is_clear {
                 left.waiting += count;
+                // Of what is missing because somebody is not believed here, who leads the group need not know.
+                let is_doubted = self.distrusted.refutes(&state.block)
+                    || candidates.iter().any(|c| self.is_disbelieved(&c.peer));
+                if let Verdict::Rebuild(rebuild) = judgement.verdict
+                    && is_doubted
+                {
+                    self.queue.insert(rebuild);
+                }
                 continue;
             }
             let mine = judgement.moves.iter().filter(|moved| moved.from == own);

@@ -15,6 +15,21 @@ use crate::base::{Group, IndexSet, PeerId};
 use crate::blocks::GroupPeer;
 use crate::store::{Digest, StoreError};
 
+/// The candidates of a group: as they count, and as they count for blocks that cannot be read unless all are believed.
+pub(super) struct Views {
+    usual: Vec<Candidate>,
+    believed: Vec<Candidate>,
+}
+
+impl Views {
+    pub(super) fn of(&self, looked: &Looked) -> &[Candidate] {
+        match looked.is_believed {
+            true => &self.believed,
+            false => &self.usual,
+        }
+    }
+}
+
 /// What others said of a group, and who of them leaves.
 struct Theirs<'a> {
     digests: BTreeMap<PeerId, Digest>,
@@ -195,15 +210,18 @@ impl Repairer {
         let theirs = Theirs { digests, leavers };
         let is_led = leader(&candidates) == Some(self.own());
         let mut found = self.find(group, &candidates, &theirs, &remembered).await;
-        let mut candidates = candidates;
-        let short = found.as_ref().map_or(0, Findings::short);
+        let views = Views {
+            usual: candidates,
+            believed: self.believed(peers),
+        };
         let is_disbelieved = |peer: &GroupPeer| self.is_disbelieved(&peer.peer);
-        if short > 0 && peers.iter().any(is_disbelieved) {
+        let is_short = found.as_ref().is_some_and(|found| found.short() > 0);
+        if is_short && peers.iter().any(is_disbelieved) {
             // What cannot be read without those who are not believed is made anew with what they give, which is checked.
-            let believed = self.believed(peers);
-            let others = self.find(group, &believed, &theirs, &remembered).await;
-            if let Some(others) = others.filter(|others| others.short() < short) {
-                (found, candidates) = (Some(others), believed);
+            let believed = &views.believed;
+            let others = self.find(group, believed, &theirs, &remembered).await;
+            if let (Some(found), Some(others)) = (&mut found, others) {
+                found.believe(others);
             }
         }
         if let Some(findings) = &mut found {
@@ -211,12 +229,12 @@ impl Repairer {
         }
         match found {
             Some(findings) if self.blocks.is_leaving() => {
-                self.judge_leaving(group, &candidates, findings, fingerprint);
+                self.judge_leaving(group, &views, findings, fingerprint);
             }
             Some(findings) if is_led => {
-                self.judge_group(group, &candidates, findings, fingerprint);
+                self.judge_group(group, &views, findings, fingerprint);
             }
-            Some(findings) => self.judge_refuted(group, &candidates, findings),
+            Some(findings) => self.judge_refuted(group, &views, findings),
             None if !is_led && !self.blocks.is_leaving() => {}
             None => {
                 let led = self.led.entry(group).or_default();
@@ -266,19 +284,15 @@ impl Repairer {
         inquire(&self.blocks, &inquiry).await
     }
 
-    fn judge_group(
-        &mut self,
-        group: Group,
-        candidates: &[Candidate],
-        findings: Findings,
-        fingerprint: u128,
-    ) {
+    fn judge_group(&mut self, group: Group, views: &Views, findings: Findings, fingerprint: u128) {
         self.surplus
             .retain(|surplus| surplus.block.group() != group);
         self.leftovers.retain(|left| left.block.group() != group);
         let mut is_settled = true;
         let mut tally = Tally::default();
-        for Looked { state, brief } in findings.blocks {
+        for looked in findings.blocks {
+            let candidates = views.of(&looked);
+            let Looked { state, brief, .. } = looked;
             let judgement = judge(&state, &self.takers(&state, candidates));
             let shard_bytes = state.shard_bytes;
             if brief.is_empty() {
@@ -333,7 +347,7 @@ impl Repairer {
         led.left = Remainder::default();
         led.fingerprint = is_settled.then_some(fingerprint);
         // Of those who are away what they were last seen to have stays.
-        let standings = candidates.iter().map(|c| (c.peer, c.standing));
+        let standings = views.usual.iter().map(|c| (c.peer, c.standing));
         for (peer, standing) in standings.chain(leavers) {
             if standing != Standing::Away {
                 led.seen.remove(&peer);
@@ -344,13 +358,15 @@ impl Repairer {
 
     /// Of a group that somebody else looks after: what is missing without what was refuted here, of which that one need not
     /// know. Looked at again until nothing is.
-    fn judge_refuted(&mut self, group: Group, candidates: &[Candidate], findings: Findings) {
+    fn judge_refuted(&mut self, group: Group, views: &Views, findings: Findings) {
         let mut is_whole = true;
-        for Looked { state, .. } in findings.blocks {
+        for looked in findings.blocks {
+            let candidates = views.of(&looked);
+            let state = &looked.state;
             if !self.distrusted.refutes(&state.block) {
                 continue;
             }
-            let judgement = judge(&state, &self.takers(&state, candidates));
+            let judgement = judge(state, &self.takers(state, candidates));
             is_whole &= judgement.missing == 0;
             if let Verdict::Rebuild(rebuild) = judgement.verdict {
                 self.queue.insert(rebuild);
