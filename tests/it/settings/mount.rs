@@ -196,8 +196,8 @@ fn a_read_in_a_mount_waits_as_long_as_configured() {
         took[1] >= Duration::from_secs(9) && took[0] < took[1],
         "{took:?}"
     );
-    // Once, not for each time that it is tried.
-    assert!(took[1] < Duration::from_secs(18), "{took:?}");
+    // Once, not for each time that it is tried. Besides, both wait until it is known that nobody answers.
+    assert!(took[1] - took[0] < Duration::from_secs(16), "{took:?}");
 }
 
 #[test]
