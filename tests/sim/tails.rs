@@ -318,16 +318,33 @@ fn who_is_over_full_hears_words_and_nobody_elses_word_reaches_beyond_what_is_kep
     simulate(async {
         let club = Club::new(4).await;
         let own = writer(&club.device, 0);
-        let feed = feed_of(own, &club.device, &[20_000; 6], 1);
+        let feed = feed_of(own, &club.device, &[7000; 6], 1);
         club.bring(1, own, None, encoded(&feed[..4])).await;
         // It may be of another branch: only the writer has looked.
         let beyond = word(&club.device, &feed[5]);
         let kept = club.bring(3, own, Some(beyond), Vec::new()).await;
         assert_eq!((kept.tail.start(), kept.tail.last()), (0, 4));
         assert_eq!(club.all(own).await, feed[..4]);
-        // A quota so small that nothing would be kept for others.
+        // More feeds than it would keep of one peer with a quota as small as that.
+        let draft = Draft {
+            context: VersionVector::default(),
+            hlc: Hlc::from_ms(1),
+            writes: Vec::new(),
+        };
+        let (delta, key) = (draft.enter(own, 0), EpochKey::from_bytes([9; 32]));
+        for number in 100..140 {
+            let volume = VolumeId([number; 16]);
+            let first = SealedDelta::seal(&delta, volume, None, (1, &key), &club.device);
+            let keep = Keeping::Keep {
+                volume,
+                writer: own,
+                covered: None,
+                deltas: encoded(&[first.unwrap()]),
+            };
+            club.hear(1, &keep).await;
+        }
         let store = club.cluster.blocks(0).unwrap().store();
-        store.set_quota(1 << 17).unwrap();
+        store.set_quota(QUOTA / 2).unwrap();
         let kept = club.bring(1, own, None, encoded(&feed[4..])).await;
         assert_eq!((kept.verdict, kept.tail.last()), (TailVerdict::Full, 4));
         let covered = word(&club.device, &feed[2]);
