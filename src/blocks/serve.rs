@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::pointers::Kept;
-use super::tails::Tails;
+use super::tails::{AnswerError, Tails};
 use super::{Blocks, FeedDoor, HearError, PointerError, Releases};
 use crate::base::limits::{BATCH_BLOCKS_MAX, POINTERS_PER_VOLUME_MAX, STRIPE_HEADER_MAX_BYTES};
 use crate::base::{BlockId, ClaimId, Class, Classify, Clock, IndexSet, PeerId, Pools, VolumeId};
@@ -224,7 +224,8 @@ impl Server {
                 body: answer.encode().into(),
             },
             Ok(None) => Response::Unsupported,
-            Err(error) => self.failed(&error),
+            Err(AnswerError::Busy) => Response::Busy,
+            Err(AnswerError::Store(error)) => self.failed(&error),
         }
     }
 

@@ -187,6 +187,11 @@ impl Keeping {
         matches!(bytes, [_, FEED_VERSION, KEEP..=GIVEN, ..])
     }
 
+    /// Whether bytes are meant as deltas to keep.
+    pub fn brings(bytes: &[u8]) -> bool {
+        matches!(bytes, [_, FEED_VERSION, KEEP, ..])
+    }
+
     /// The canonical encoding.
     pub fn encode(&self) -> Vec<u8> {
         match self {

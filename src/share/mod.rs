@@ -42,7 +42,7 @@ use self::tails::Tails;
 use crate::base::{Entropy, PeerId, Pools, VolumeId};
 use crate::blocks::{Blocks, FeedInbound};
 use crate::net::{NetHandle, Reach};
-use crate::vfs::Vfs;
+use crate::vfs::{Point, Vfs};
 
 /// How often heads are compared with everybody who has part.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -110,8 +110,9 @@ struct Inner {
     soon: Notify,
     /// Something is missing that nobody has in a feed.
     lacks: Notify,
-    /// Held while a checkpoint is made and published.
-    publishing: tokio::sync::Mutex<()>,
+    /// Held while a checkpoint is made and published. The last one, as long as it is not safe enough for keepers to
+    /// let go of what it makes up for.
+    publishing: tokio::sync::Mutex<Option<Point>>,
     /// Held while others are asked about blocks.
     clearing: tokio::sync::Mutex<()>,
     talks: Arc<Semaphore>,
@@ -137,7 +138,7 @@ impl Sharer {
             tails: Tails::new(parts.keepers),
             soon: Notify::new(),
             lacks: Notify::new(),
-            publishing: tokio::sync::Mutex::new(()),
+            publishing: tokio::sync::Mutex::new(None),
             clearing: tokio::sync::Mutex::new(()),
             talks: Arc::new(Semaphore::new(TALKS)),
             stop: CancellationToken::new(),
@@ -283,9 +284,16 @@ impl Inner {
                 .collect();
             self.peers.went(&gone);
             self.agreed.went(&gone);
-            if now.iter().any(|peer| !before.contains(peer)) {
+            let new: Vec<PeerId> = now
+                .iter()
+                .filter(|peer| !before.contains(peer))
+                .copied()
+                .collect();
+            if !new.is_empty() {
                 self.soon.notify_one();
-                self.tails.news.notify_one();
+                if self.tails.may_be_at(&new) || new.iter().any(|peer| self.peers.has_part(peer)) {
+                    self.tails.came.notify_one();
+                }
             }
             before = now;
             if members.changed().await.is_err() {

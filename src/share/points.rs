@@ -11,7 +11,7 @@ use super::{Inner, Sharer};
 use crate::base::{Class, Classify};
 use crate::blocks::PointerError;
 use crate::feeds::checkpoint::PageHash;
-use crate::vfs::PointError;
+use crate::vfs::{Point, PointError};
 
 /// A volume to which something was written gets a checkpoint so often.
 const INTERVAL: Duration = Duration::from_secs(600);
@@ -70,18 +70,13 @@ impl Sharer {
 
 impl Inner {
     pub(super) async fn publish(&self) -> Result<usize, PublishError> {
-        let _turn = self.publishing.lock().await;
+        let mut held = self.publishing.lock().await;
         // Boxed, so that the compiler sees that they can go from thread to thread.
         let point = self.vfs.make_point().boxed().await?;
         let count = self.blocks.publish_record(&point.record).boxed().await?;
         let before = self.vfs.is_published(&point);
-        let places = self.blocks.tail_places(self.volume).boxed().await;
-        // Whoever keeps the feed lets go of it once as many others have what makes up for it.
-        if let Some(word) = point.covered
-            && count > self.tails.wanted_of(places.holders.len())
-        {
-            self.tails.cover(word);
-        }
+        let is_said = self.say_covered(&point, count).boxed().await;
+        *held = (!is_said).then_some(point);
         tracing::info!(volume = %self.volume, peers = count, "a checkpoint is published");
         // Who lacks what the last but one says merges this one.
         if count > 1
@@ -92,6 +87,41 @@ impl Inner {
         Ok(count)
     }
 
+    /// Whoever keeps the feed lets go of it once as many others have what makes up for it, and that survives as much as was
+    /// promised. `count` peers have the record, this one included. Whether they are told.
+    async fn say_covered(&self, point: &Point, count: usize) -> bool {
+        let Some(word) = &point.covered else {
+            return true;
+        };
+        // Those that are away count: who is alone has nobody to whom the checkpoint went.
+        let places = self.blocks.tail_places(self.volume).await;
+        let wanted = self
+            .tails
+            .wanted_of(places.holders.len() + places.others.len());
+        if wanted == 0 || count <= wanted || !self.vfs.is_safe(point).await {
+            return false;
+        }
+        self.tails.cover(word.clone());
+        true
+    }
+
+    /// Looks whether the last checkpoint is safe enough by now.
+    async fn say_covered_later(&self) {
+        let mut held = self.publishing.lock().await;
+        let Some(point) = &*held else {
+            return;
+        };
+        let is_done = match self.blocks.publish_record(&point.record).boxed().await {
+            Ok(count) => self.say_covered(point, count).boxed().await,
+            // Another life of this device has a later one.
+            Err(PointerError::Stale) => true,
+            Err(_) => false,
+        };
+        if is_done {
+            *held = None;
+        }
+    }
+
     /// Makes checkpoints when there is something new.
     pub(super) async fn publish_always(self: Arc<Self>) {
         if self.vfs.is_reader() {
@@ -100,11 +130,17 @@ impl Inner {
         let mut next = Instant::now() + FIRST;
         loop {
             let earliest = Instant::now() + FIRST;
+            let is_held = self.publishing.lock().await.is_some();
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(next) => {}
-                () = self.tails.early.notified() => {
+                // While nobody may let go for the last one, another would make no room either.
+                () = self.tails.early.notified(), if !is_held => {
                     tokio::time::sleep_until(earliest.min(next)).await;
+                }
+                () = tokio::time::sleep_until(earliest), if is_held => {
+                    self.say_covered_later().await;
+                    continue;
                 }
             }
             next = Instant::now() + INTERVAL;

@@ -312,3 +312,67 @@ fn nobody_fills_more_than_a_share_and_the_others_have_their_room() {
         assert_eq!(kept.verdict, TailVerdict::Kept);
     });
 }
+
+#[test]
+fn who_is_over_full_hears_words_and_nobody_elses_word_reaches_beyond_what_is_kept() {
+    simulate(async {
+        let club = Club::new(4).await;
+        let own = writer(&club.device, 0);
+        let feed = feed_of(own, &club.device, &[7000; 6], 1);
+        club.bring(1, own, None, encoded(&feed[..4])).await;
+        // It may be of another branch: only the writer has looked.
+        let beyond = word(&club.device, &feed[5]);
+        let kept = club.bring(3, own, Some(beyond), Vec::new()).await;
+        assert_eq!((kept.tail.start(), kept.tail.last()), (0, 4));
+        assert_eq!(club.all(own).await, feed[..4]);
+        // More feeds than it would keep of one peer with a quota as small as that.
+        let draft = Draft {
+            context: VersionVector::default(),
+            hlc: Hlc::from_ms(1),
+            writes: Vec::new(),
+        };
+        let (delta, key) = (draft.enter(own, 0), EpochKey::from_bytes([9; 32]));
+        for number in 100..140 {
+            let volume = VolumeId([number; 16]);
+            let first = SealedDelta::seal(&delta, volume, None, (1, &key), &club.device);
+            let keep = Keeping::Keep {
+                volume,
+                writer: own,
+                covered: None,
+                deltas: encoded(&[first.unwrap()]),
+            };
+            club.hear(1, &keep).await;
+        }
+        let store = club.cluster.blocks(0).unwrap().store();
+        store.set_quota(QUOTA / 2).unwrap();
+        let kept = club.bring(1, own, None, encoded(&feed[4..])).await;
+        assert_eq!((kept.verdict, kept.tail.last()), (TailVerdict::Full, 4));
+        let covered = word(&club.device, &feed[2]);
+        let smaller = club.bring(1, own, Some(covered), Vec::new()).await;
+        assert_eq!(smaller.tail.start(), 3);
+        assert!(smaller.bytes < kept.bytes);
+        assert_eq!(club.all(own).await, feed[3..4]);
+    });
+}
+
+#[test]
+fn whoever_finds_a_keeper_busy_is_told_so_at_once() {
+    simulate(async {
+        let club = Club::new(5).await;
+        let own = writer(&club.device, 0);
+        let feed = feed_of(own, &club.device, &[100_000; 8], 1);
+        let keep = Keeping::Keep {
+            volume: VOLUME,
+            writer: own,
+            covered: None,
+            deltas: encoded(&feed),
+        };
+        let message = keep.encode();
+        let many = (0..20).map(|_| club.say(1, &message));
+        let answers = futures::future::join_all(many).await;
+        let busy = answers.iter().filter(|answer| **answer == Response::Busy);
+        let busy = busy.count();
+        assert!((1..20).contains(&busy), "{busy} of {}", answers.len());
+        assert_eq!(club.all(own).await, feed);
+    });
+}

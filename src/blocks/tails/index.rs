@@ -49,6 +49,12 @@ pub(super) struct Most {
     pub(super) count: u64,
 }
 
+/// How much of one volume.
+const VOLUME_MOST: Most = Most {
+    bytes: TAIL_VOLUME_MAX_BYTES,
+    count: TAILS_PER_VOLUME_MAX as u64,
+};
+
 impl Most {
     /// With a quota of so many bytes.
     pub(super) fn of_quota(quota: u64) -> Most {
@@ -74,6 +80,12 @@ impl Most {
 pub(super) struct Sum {
     pub(super) bytes: u64,
     pub(super) count: u64,
+}
+
+impl Sum {
+    const fn is_within(self, most: Most) -> bool {
+        self.bytes <= most.bytes && self.count <= most.count
+    }
 }
 
 /// All that is kept.
@@ -129,9 +141,10 @@ impl Index {
         let Some(known) = self.get(&place) else {
             return from;
         };
-        let of_writer = self.sum_of(|at, entry| entry.from == from || *at == place);
-        let share = most.share();
-        let has_room = of_writer.bytes <= share.bytes && of_writer.count <= share.count;
+        let is_of_writer = |at: &Place, entry: &Entry| entry.from == from || *at == place;
+        let in_volume = self.sum_of(|at, entry| at.0 == place.0 && is_of_writer(at, entry));
+        let has_room = self.sum_of(is_of_writer).is_within(most.share())
+            && in_volume.is_within(VOLUME_MOST.share());
         match from == place.1.peer && has_room {
             true => from,
             false => known.from,
@@ -146,14 +159,18 @@ impl Index {
         let payer = self.payer(place, from, most);
         let of_payer = self.sum_of(|at, entry| entry.from == payer || *at == place);
         let of_volume = self.sum_of(|at, _| at.0 == place.0);
-        let share = most.share();
+        let of_payer_there =
+            self.sum_of(|at, entry| at.0 == place.0 && (entry.from == payer || *at == place));
+        let (share, share_there) = (most.share(), VOLUME_MOST.share());
         let has_place = all.count + adds <= most.count
             && of_payer.count + adds <= share.count
-            && of_volume.count + adds <= TAILS_PER_VOLUME_MAX as u64;
+            && of_payer_there.count + adds <= share_there.count
+            && of_volume.count + adds <= VOLUME_MOST.count;
         let own = known.map_or(0, |entry| entry.bytes);
         let room = (most.bytes.saturating_sub(all.bytes))
             .min(share.bytes.saturating_sub(of_payer.bytes))
-            .min(TAIL_VOLUME_MAX_BYTES.saturating_sub(of_volume.bytes))
+            .min(share_there.bytes.saturating_sub(of_payer_there.bytes))
+            .min(VOLUME_MOST.bytes.saturating_sub(of_volume.bytes))
             .min(TAIL_MAX_BYTES.saturating_sub(own));
         has_place.then_some(room)
     }
@@ -165,10 +182,10 @@ mod tests {
 
     use super::*;
 
-    fn place(volume: u8, writer: u8) -> Place {
+    fn place(volume: u8, writer: u8, incarnation: u64) -> Place {
         let writer = WriterId {
             peer: PeerId([writer; 32]),
-            incarnation: 0,
+            incarnation,
         };
         (VolumeId([volume; 16]), writer)
     }
@@ -179,13 +196,13 @@ mod tests {
         /// Whoever brings whatever: no bound is passed, and nothing that is kept gets less.
         #[test]
         fn bounds_hold(
-            brought in prop::collection::vec((0u8..3, 0u8..100, 0u8..5, 0u64..6 << 20), 0..200),
+            brought in prop::collection::vec((0u8..3, 0u8..12, 0u64..40, 0u8..5, 0u64..6 << 20), 0..400),
             quota in 0u64..4 << 30,
         ) {
             let most = Most::of_quota(quota);
             let mut index = Index::default();
-            for (volume, writer, from, adds) in brought {
-                let (place, from) = (place(volume, writer), PeerId([from; 32]));
+            for (volume, writer, life, from, adds) in brought {
+                let (place, from) = (place(volume, writer, life), PeerId([from; 32]));
                 let before = index.get(&place).map_or(0, |entry| entry.bytes);
                 let Some(room) = index.room(place, from, most) else {
                     continue;
@@ -205,9 +222,15 @@ mod tests {
                     prop_assert!(of_volume.bytes <= TAIL_VOLUME_MAX_BYTES);
                     prop_assert!(of_volume.count <= TAILS_PER_VOLUME_MAX as u64);
                 }
-                for peer in 0..100 {
+                for peer in 0..12 {
                     let of_peer = index.sum_of(|_, entry| entry.from == PeerId([peer; 32]));
                     prop_assert!(of_peer.bytes <= most.bytes / TAILS_PEER_SHARE);
+                    // Whoever has many lives shuts nobody out of a volume.
+                    let of_peer = index.sum_of(|at, entry| {
+                        entry.from == PeerId([peer; 32]) && at.0 == place.0
+                    });
+                    prop_assert!(of_peer.bytes <= TAIL_VOLUME_MAX_BYTES / TAILS_PEER_SHARE);
+                    prop_assert!(of_peer.count <= TAILS_PER_VOLUME_MAX as u64 / TAILS_PEER_SHARE);
                 }
             }
         }

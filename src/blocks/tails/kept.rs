@@ -24,6 +24,8 @@ const NOTE_MS: u64 = 24 * 3600 * 1000;
 const LOCKS: usize = 16;
 /// Messages with deltas that are worked on at once: each may take some MiB of memory.
 const SLOTS: usize = 4;
+/// And questions.
+const QUESTIONS: usize = 16;
 /// Bytes of rows that are written at once.
 const BATCH_BYTES: usize = 192 << 10;
 /// Rows removed at once.
@@ -42,6 +44,16 @@ struct Brought {
     deltas: Vec<Bytes>,
 }
 
+/// Why nothing is said to a message.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::blocks) enum AnswerError {
+    /// As many are worked on as can be at once.
+    #[error("too many messages about kept feeds at once")]
+    Busy,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// The ends of feeds, and their rows. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(in crate::blocks) struct Tails(Arc<Inner>);
@@ -55,6 +67,7 @@ struct Inner {
     /// Held while rows of a volume are looked at and changed.
     writing: [tokio::sync::Mutex<()>; LOCKS],
     slots: Semaphore,
+    questions: Semaphore,
 }
 
 impl Tails {
@@ -101,6 +114,7 @@ impl Tails {
             index: Mutex::new(index),
             writing: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             slots: Semaphore::new(SLOTS),
+            questions: Semaphore::new(QUESTIONS),
         })))
     }
 
@@ -112,16 +126,19 @@ impl Tails {
     /// others.
     ///
     /// # Errors
-    /// If the store fails.
+    /// If the store fails, or too many others are asking.
     pub(in crate::blocks) async fn answer(
         &self,
         from: PeerId,
         body: Bytes,
         offers: bool,
-    ) -> Result<Option<Keeping>, StoreError> {
-        let Ok(_slot) = self.0.slots.acquire().await else {
-            return Ok(None);
+    ) -> Result<Option<Keeping>, AnswerError> {
+        // Whoever waited here would hold up requests of another kind.
+        let slots = match Keeping::brings(&body) {
+            true => &self.0.slots,
+            false => &self.0.questions,
         };
+        let _slot = slots.try_acquire().map_err(|_| AnswerError::Busy)?;
         let read = self.0.pools.cpu.run(move || Keeping::decode(&body)).await;
         match read {
             Ok(Keeping::Keep {
@@ -142,7 +159,7 @@ impl Tails {
                 let kept = work.await.unwrap_or(Err(StoreError::Closed))?;
                 Ok(Some(Keeping::Kept(Box::new(kept))))
             }
-            Ok(message) => self.tell(message).await,
+            Ok(message) => Ok(self.tell(message).await?),
             Err(error) => {
                 tracing::warn!(from = %from.short(), "a message about kept feeds was refused: {error}");
                 Ok(None)
@@ -283,8 +300,13 @@ impl Tails {
         let mut verdict = TailVerdict::Kept;
         let mut is_changed = false;
         let has_place = self.index().room(at, from, self.most()).is_some();
-        if let Some(word) = brought.covered
-            && has_place
+        // What makes less of what is kept is heard however much that is. Where deltas go that the word may not follow, it
+        // has to come from the writer, which looked at them before.
+        let may_go = |word: &Signed<Covered>| {
+            from == word.writer.peer || entry.tail.head().is_none_or(|head| word.upto <= head.last)
+        };
+        if let Some(word) = brought.covered.filter(may_go)
+            && (has_place || is_known)
         {
             match self.cover(&mut entry, word, is_known).await? {
                 Cover::Older => {}
@@ -339,7 +361,7 @@ impl Tails {
         let payer = self.index().payer(at, from, self.most());
         is_changed |= entry.from != payer;
         entry.from = payer;
-        if has_place && (is_known && is_changed || !fresh.is_empty()) {
+        if is_known && is_changed || !fresh.is_empty() {
             entry.touched_ms = now_ms;
             match self.add(at, &mut entry, &fresh).await {
                 Ok(()) => self.index().insert(at, entry.clone()),
@@ -454,18 +476,20 @@ impl Tails {
         Ok(cover)
     }
 
-    /// Removes the runs of a feed before this one; all, if none.
+    /// Removes the runs of a feed before this one; if none, all that there is of it.
     async fn remove_runs(&self, at: Place, before: Option<u64>) -> Result<(), StoreError> {
         let rows = self.0.store.kv_scan(RUNS, &key(&at.0, &at.1)).await?;
         let goes = |key: &[u8]| {
             let number = run_number(key);
             before.is_none_or(|before| number.is_some_and(|number| number < before))
         };
-        let gone: Vec<Change> = rows
-            .into_iter()
-            .filter(|(key, _)| goes(key))
-            .map(|(key, _)| (RUNS.to_owned(), key, None))
-            .collect();
+        let runs = rows.into_iter().filter(|(key, _)| goes(key));
+        let runs = runs.map(|(key, _)| (RUNS.to_owned(), key, None));
+        // No row is to say that there are runs which are gone.
+        let row = before
+            .is_none()
+            .then(|| (SPACE.to_owned(), key(&at.0, &at.1), None));
+        let gone: Vec<Change> = row.into_iter().chain(runs).collect();
         for some in gone.chunks(REMOVED) {
             self.0.store.kv_put(some.to_vec()).await?;
         }
@@ -483,10 +507,7 @@ impl Tails {
             if touched_ms.is_none_or(|touched_ms| touched_ms >= limit_ms) {
                 continue;
             }
-            // Runs without a row of their feed would stay for ever.
             self.remove_runs(at, None).await?;
-            let row = (SPACE.to_owned(), key(&at.0, &at.1), None);
-            self.0.store.kv_put(vec![row]).await?;
             self.index().remove(&at);
             gone += 1;
         }

@@ -9,7 +9,7 @@ mod kept;
 mod row;
 mod worker;
 
-pub(super) use kept::Tails;
+pub(super) use kept::{AnswerError, Tails};
 pub use row::{RunRow, TailRow};
 pub use worker::TailKeeper;
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::base::PeerId;
@@ -19,6 +20,12 @@ const INTERVAL: Duration = Duration::from_secs(600);
 const SOON: Duration = Duration::from_secs(10);
 /// Where the volume's first state is not here yet.
 const NO_TREE: Duration = Duration::from_secs(1);
+/// And how soon again because a peer came: in a large network that happens all the time.
+const COMING: Duration = Duration::from_secs(60);
+/// How long a peer may take to say which feeds it keeps.
+const LIST: Duration = Duration::from_secs(3);
+/// For how long no other is asked for what one gives just now: most have the same.
+const HEAD_START: Duration = Duration::from_secs(2);
 /// Bytes of deltas that are asked for at once.
 const PART_BYTES: u32 = 1 << 20;
 /// How often one peer's feeds are gone through: each time more of what they build on may be here.
@@ -35,6 +42,7 @@ impl Inner {
     /// Looks for what others keep when there may be something, and now and then.
     pub(in crate::share) async fn look_for_tails_always(self: Arc<Self>) {
         let mut pause = SOON;
+        let mut came: Option<Instant> = None;
         loop {
             if !self.vfs.has_tree() {
                 sleep(NO_TREE).await;
@@ -53,9 +61,15 @@ impl Inner {
                     INTERVAL + Duration::from_millis(self.entropy.below(60_000))
                 }
             };
+            let later = came.map_or(earliest, |at| earliest.max(at + COMING));
+            let coming = async {
+                self.tails.came.notified().await;
+                sleep_until(later).await;
+            };
             tokio::select! {
                 biased;
                 () = self.tails.news.notified() => sleep_until(earliest).await,
+                () = coming => came = Some(Instant::now()),
                 () = sleep(next) => {}
             }
         }
@@ -63,23 +77,24 @@ impl Inner {
 
     pub(in crate::share) async fn look_for_tails(self: &Arc<Self>) -> bool {
         let places = self.blocks.tail_places(self.volume).await;
+        self.tails.lock().places = Some((Instant::now(), places.clone()));
         let own = std::iter::once(self.net.own());
         let first: Vec<PeerId> = own.chain(places.holders).collect();
         let mut lists: Vec<(PeerId, Vec<TailEnd>)> = Vec::new();
         for peers in [first, places.others] {
             let asked = peers.into_iter().map(|peer| async move {
-                let _talk = self.talks.acquire().await;
-                (peer, self.list_tails(peer).await)
+                let look = self.tails.looks.acquire().await;
+                let tails = self.list_tails(peer).await;
+                drop(look);
+                self.take_in_turn(peer, &tails).await;
+                (peer, tails)
             });
-            let mut said = futures::future::join_all(asked).await;
-            // Whoever wastes time is not always asked first.
-            self.shuffle(&mut said);
-            lists.extend(said);
-            for (peer, tails) in &lists {
-                if let Err(error) = self.take_tails(*peer, tails).await {
-                    tracing::debug!(peer = %peer.short(), "not all was had that it keeps: {error}");
-                }
-            }
+            lists.extend(join_all(asked).await);
+            // What one gives may build on what another gave later.
+            let again = lists.iter().map(|(peer, tails)| async move {
+                self.take_in_turn(*peer, tails).await;
+            });
+            join_all(again).await;
             if lists.iter().any(|(_, tails)| !tails.is_empty()) {
                 break;
             }
@@ -89,10 +104,22 @@ impl Inner {
         lists.any(|(_, tails)| !self.lacking(tails).is_empty())
     }
 
+    /// Takes what a peer keeps, if it can be while nobody else gives anything; but nobody is waited for for long.
+    async fn take_in_turn(&self, peer: PeerId, tails: &[TailEnd]) {
+        if self.lacking(tails).is_empty() {
+            return;
+        }
+        let _turn = tokio::time::timeout(HEAD_START, self.tails.taking.acquire()).await;
+        if let Err(error) = self.take_tails(peer, tails).await {
+            tracing::debug!(peer = %peer.short(), "not all was had that it keeps: {error}");
+        }
+    }
+
     /// Which feeds a peer keeps; none if it does not say.
     async fn list_tails(&self, peer: PeerId) -> Vec<TailEnd> {
         let volume = self.volume;
-        match self.ask_keeper(peer, Keeping::Ask { volume }).await {
+        let question = Keeping::Ask { volume };
+        match self.ask_keeper(peer, question, LIST).await {
             Ok(Keeping::Tails { volume: of, tails }) if of == volume => tails,
             _ => Vec::new(),
         }
@@ -158,7 +185,7 @@ impl Inner {
                 after,
                 limit_bytes: PART_BYTES,
             };
-            let given = match self.ask_keeper(peer, want).await? {
+            let given = match self.ask_keeper(peer, want, TIMEOUT).await? {
                 Keeping::Given {
                     writer: of, deltas, ..
                 } if of == writer => deltas,
@@ -179,7 +206,12 @@ impl Inner {
     }
 
     /// Asks a peer about feeds that it keeps; this one may keep some itself.
-    async fn ask_keeper(&self, peer: PeerId, question: Keeping) -> Result<Keeping, TalkError> {
+    async fn ask_keeper(
+        &self,
+        peer: PeerId,
+        question: Keeping,
+        timeout: Duration,
+    ) -> Result<Keeping, TalkError> {
         if peer == self.net.own() {
             let answer = self.blocks.tails_here(question).await;
             return answer.ok_or(TalkError::NoPart);
@@ -187,7 +219,7 @@ impl Inner {
         let body = Bytes::from(question.encode());
         match self
             .net
-            .request(peer, Request::Feed { body }, TIMEOUT)
+            .request(peer, Request::Feed { body }, timeout)
             .await?
         {
             Response::Feed { body } => {

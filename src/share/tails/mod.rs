@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::base::PeerId;
@@ -21,8 +21,14 @@ use crate::namespace::WriterId;
 
 /// For how long it is remembered who is closest to the volume.
 const PLACES: Duration = Duration::from_secs(20);
-/// Most peers that are remembered to have had some of the own feed.
+/// Most peers that are remembered to have had some of the own feed, or to have another branch of it.
 const FORMER_MAX: usize = 64;
+/// Peers that are asked at once what they keep.
+const LOOKS: usize = 8;
+/// For how long all keepers are waited for: the talk with whoever takes longer goes on by itself.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// And whoever is still being told after so long has another in its place.
+const HOPE: Duration = Duration::from_secs(6);
 
 /// How many peers without part in the volume, if need be with part, have what this device wrote since its last
 /// checkpoint.
@@ -50,6 +56,14 @@ struct Keeper {
     is_unsure: bool,
 }
 
+/// A peer that is being told something of the own feed.
+#[derive(Debug, Clone, Copy)]
+struct Talk {
+    begun: Instant,
+    /// Somebody relied on it since it began: it is to be looked again when it ends.
+    is_relied_on: bool,
+}
+
 #[derive(Debug, Default)]
 struct State {
     /// Of which writer all this is: a device that begins another life has another feed.
@@ -61,6 +75,10 @@ struct State {
     former: BTreeSet<PeerId>,
     /// Peers that are asked again from then on.
     barred: BTreeMap<PeerId, Instant>,
+    /// Peers that have another branch of the own feed: a word would have them let go of that.
+    forked: BTreeSet<PeerId>,
+    /// With whom is talked just now.
+    talks: BTreeMap<PeerId, Talk>,
     places: Option<(Instant, TailPlaces)>,
     /// When all keepers were last asked what they have.
     asked: Option<Instant>,
@@ -74,10 +92,16 @@ pub(super) struct Tails {
     /// So many peers are to keep the own feed.
     most: usize,
     state: Mutex<State>,
-    /// A checkpoint makes up for more.
-    pub(super) covered: Notify,
+    /// A checkpoint makes up for more, or a talk that nobody waited for has ended.
+    pub(super) turn: Notify,
     /// Others may have what is missing here.
     pub(super) news: Notify,
+    /// A peer came that may have it.
+    pub(super) came: Notify,
+    /// For those who are asked what they keep.
+    looks: Semaphore,
+    /// For the one that gives it just now.
+    taking: Semaphore,
     /// So much was written that a checkpoint is due sooner.
     pub(super) early: Notify,
 }
@@ -87,8 +111,11 @@ impl Tails {
         Tails {
             most,
             state: Mutex::default(),
-            covered: Notify::new(),
+            turn: Notify::new(),
             news: Notify::new(),
+            came: Notify::new(),
+            looks: Semaphore::new(LOOKS),
+            taking: Semaphore::new(1),
             early: Notify::new(),
         }
     }
@@ -117,9 +144,13 @@ impl Tails {
     pub(super) fn cover(&self, word: Signed<Covered>) {
         self.begin(word.writer);
         self.adopt(&word);
-        // There is room again.
-        self.lock().barred.clear();
-        self.covered.notify_one();
+        {
+            let mut state = self.lock();
+            let State { barred, forked, .. } = &mut *state;
+            // There is room again.
+            barred.retain(|peer, _| forked.contains(peer));
+        }
+        self.turn.notify_one();
     }
 
     /// Takes a word of this device if it is newer than what is known.
@@ -133,6 +164,16 @@ impl Tails {
 
     fn covered_upto(&self) -> u64 {
         self.lock().covered.as_ref().map_or(0, |word| word.upto)
+    }
+
+    /// Whether the volume's feeds may be at any of these peers; the places are those of some time ago.
+    pub(super) fn may_be_at(&self, peers: &[PeerId]) -> bool {
+        let state = self.lock();
+        let places = state.places.as_ref();
+        places.is_none_or(|(_, places)| {
+            let all = places.holders.iter().chain(&places.others);
+            all.into_iter().any(|place| peers.contains(place))
+        })
     }
 
     fn note(&self, peer: PeerId, tail: &Tail) {
@@ -151,6 +192,49 @@ impl Tails {
             state.former.insert(peer);
         }
         state.barred.insert(peer, Instant::now() + time);
+    }
+
+    /// A peer has another branch of the own feed: it is not told what it need not keep.
+    fn is_forked(&self, peer: PeerId) {
+        let mut state = self.lock();
+        state.keepers.remove(&peer);
+        state.former.remove(&peer);
+        if state.forked.len() < FORMER_MAX {
+            state.forked.insert(peer);
+        }
+    }
+
+    /// Begins to talk with a peer. Not if it is talked with, or is not to be asked now.
+    fn begin_talk(&self, peer: PeerId) -> bool {
+        let mut state = self.lock();
+        if state.talks.contains_key(&peer) || state.barred.contains_key(&peer) {
+            return false;
+        }
+        let talk = Talk {
+            begun: Instant::now(),
+            is_relied_on: false,
+        };
+        state.talks.insert(peer, talk);
+        true
+    }
+
+    fn end_talk(&self, peer: &PeerId) {
+        let ended = self.lock().talks.remove(peer);
+        if ended.is_some_and(|talk| talk.is_relied_on || talk.begun.elapsed() >= PATIENCE) {
+            self.turn.notify_one();
+        }
+    }
+
+    /// With how many is talked that may have the feed soon.
+    fn rely_on_talks(&self) -> usize {
+        let mut state = self.lock();
+        let talks = state.talks.values_mut();
+        talks
+            .map(|talk| {
+                talk.is_relied_on = true;
+                usize::from(talk.begun.elapsed() < HOPE)
+            })
+            .sum()
     }
 
     /// How many have the own feed up to a dot.

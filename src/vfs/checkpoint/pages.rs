@@ -4,7 +4,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
@@ -13,6 +13,8 @@ use super::place::{PagePart, PagePlace};
 use crate::base::limits::CHUNK_MAX_BYTES;
 use crate::base::{BlockId, BlockRef, EcProfile};
 use crate::feeds::checkpoint::{PageHash, PageRef, Record, Root, root};
+use crate::store::VolumeError;
+use crate::vfs::Point;
 use crate::vfs::inner::Inner;
 use crate::vfs::ledger::Born;
 
@@ -77,6 +79,42 @@ impl Inner {
             let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
             settled.push(born.keeper.number);
         }
+    }
+
+    /// Blocks with pages of a checkpoint of which it is not known that they survive what their profile promises; none if
+    /// that cannot be said.
+    fn frail_pages(&self, number: u64) -> Result<Option<Vec<(EcProfile, BlockId)>>, VolumeError> {
+        let uses = self.uses_of_checkpoint(number)?;
+        if uses.is_empty() {
+            return Ok(None);
+        }
+        let mut frail = Vec::new();
+        for block in uses.into_keys() {
+            let Some(tenant) = self.tenant(block)? else {
+                return Ok(None);
+            };
+            let profile = self.profile_of_block(&tenant);
+            if (tenant.survives as usize) < profile.parity_shards() {
+                frail.push((profile, block));
+            }
+        }
+        Ok(Some(frail))
+    }
+
+    /// Whether all pages of a checkpoint are known to survive as many lost peers as their profile promises. Asks others where
+    /// the books say less.
+    async fn is_point_safe(self: &Arc<Self>, number: u64) -> Result<bool, VolumeError> {
+        for is_asked in [false, true] {
+            let inner = Arc::clone(self);
+            let look = move || inner.frail_pages(number);
+            match self.blocks.pools().disk.run(look).await? {
+                None => return Ok(false),
+                Some(frail) if frail.is_empty() => return Ok(true),
+                Some(frail) if !is_asked => drop(self.ask_again(&frail).await?),
+                Some(_) => {}
+            }
+        }
+        Ok(false)
     }
 
     /// The bytes of pages, in their order and not verified. Some are read at once; where much of a block is
@@ -185,5 +223,13 @@ impl Inner {
             .cpu
             .run(move || root::open(&record, &bytes));
         Ok(opened.await?)
+    }
+}
+
+impl crate::vfs::Vfs {
+    /// Whether a checkpoint is known to survive as many lost peers as its blocks promise. Asks others if need be.
+    pub async fn is_safe(&self, point: &Point) -> bool {
+        let safe = self.0.is_point_safe(point.number).boxed().await;
+        safe.unwrap_or(false)
     }
 }

@@ -89,6 +89,8 @@ impl Classify for PointError {
 /// A checkpoint that was made, for others to find.
 #[derive(Debug, Clone)]
 pub struct Point {
+    /// Its number among the checkpoints of this device.
+    pub(in crate::vfs) number: u64,
     /// Where it is, signed by this device: to be published.
     pub record: Signed<Record>,
     /// How far it has each feed, ascending by writer.
@@ -217,6 +219,7 @@ impl Inner {
         };
         let record = Signed::sign(record, &shared.share.device)?;
         Ok(Point {
+            number: made.number,
             record,
             upto,
             covered,

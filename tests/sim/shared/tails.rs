@@ -1,12 +1,13 @@
 //! A writer that is gone for good before any checkpoint has what it wrote last: others have it from peers without a key.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use cairnfs::base::PeerId;
-use cairnfs::crypto::SigningKey;
-use cairnfs::feeds::{Keeping, LinkHash, TailEnd};
-use cairnfs::namespace::WriterId;
+use cairnfs::crypto::{EpochKey, SigningKey};
+use cairnfs::feeds::{Keeping, Kept, LinkHash, SealedDelta, Tail, TailEnd, TailVerdict};
+use cairnfs::namespace::{Draft, Hlc, VersionVector, WriterId};
 use cairnfs::net::memory::MemoryPeer;
 use cairnfs::net::{Inbound, Request, Response};
 use cairnfs::vfs::Rights;
@@ -284,5 +285,170 @@ fn keepers_that_lie_cost_time_only() {
         for number in [1, 2, 4, READER] {
             assert_eq!(world.hand(number).read("last").await.unwrap(), b"the last");
         }
+    });
+}
+
+/// Members of the network that answer what they are asked to keep as they are told: with how they show to keep the feed.
+/// What they were asked is in the list.
+fn pretend(
+    world: &World,
+    tags: std::ops::Range<u8>,
+    shows: impl Fn(usize) -> Kept + Clone + Send + 'static,
+) -> Arc<Mutex<Vec<Keeping>>> {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    for tag in tags {
+        let peer = MemoryPeer::new(PeerId([tag; 32]), 64 << 20);
+        let (net, mut inbound) = world.cluster.hub.join(peer);
+        let (shows, asked) = (shows.clone(), Arc::clone(&asked));
+        tokio::spawn(async move {
+            let _net = net;
+            let mut count = 0;
+            while let Some(Inbound { request, reply, .. }) = inbound.recv().await {
+                let answer = match request {
+                    Request::Feed { body } => match Keeping::decode(&body) {
+                        Ok(keep @ Keeping::Keep { .. }) => {
+                            asked.lock().unwrap().push(keep);
+                            count += 1;
+                            // Not all of this in no time.
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                            let body = Keeping::Kept(Box::new(shows(count))).encode().into();
+                            Response::Feed { body }
+                        }
+                        _ => Response::Unsupported,
+                    },
+                    _ => Response::Unsupported,
+                };
+                let _ = reply.send(answer);
+            }
+        });
+    }
+    asked
+}
+
+/// The first deltas of the feed of the one, as a tail.
+async fn tail_of(world: &World, count: usize) -> Tail {
+    let vfs = world.vfs(LOST);
+    let own = vfs.deltas(vfs.writer(), 0, 1 << 20).await.unwrap().deltas;
+    let mut tail = Tail::new(ID, vfs.writer());
+    for delta in &own[..count] {
+        let delta = SealedDelta::decode(delta).unwrap();
+        tail.append(delta.link().clone()).unwrap();
+    }
+    tail
+}
+
+#[test]
+fn keepers_that_show_now_this_end_and_now_that_hold_nobody_up() {
+    run(async {
+        let mut world = settled(704).await;
+        world.hand(LOST).replace("one", b"1").await.unwrap();
+        world.hand(LOST).replace("two", b"2").await.unwrap();
+        tokio::time::sleep(3 * SECOND).await;
+        let ends = [tail_of(&world, 1).await, tail_of(&world, 2).await];
+        let asked = pretend(&world, 100..103, move |count| Kept {
+            tail: ends[count % 2].clone(),
+            bytes: 100,
+            verdict: TailVerdict::Kept,
+        });
+        keepers(&mut world, 4).await;
+        for number in 0..4 {
+            let path = format!("more-{number}");
+            world.hand(LOST).replace(&path, b"3").await.unwrap();
+            placed(&world).await;
+        }
+        tokio::time::sleep(10 * MINUTE).await;
+        placed(&world).await;
+        let asked = asked.lock().unwrap().len();
+        assert!((1..200).contains(&asked), "{asked}");
+    });
+}
+
+#[test]
+fn who_keeps_another_branch_hears_no_word() {
+    run(async {
+        let mut world = settled(705).await;
+        keepers(&mut world, 4).await;
+        let own = world.vfs(LOST).writer();
+        // What the device did before it was put back from a backup.
+        let mut rival = Tail::new(ID, own);
+        let draft = Draft {
+            context: VersionVector::default(),
+            hlc: Hlc::from_ms(1),
+            writes: Vec::new(),
+        };
+        let (delta, key) = (draft.enter(own, 0), EpochKey::from_bytes([9; 32]));
+        let device = &world.members[LOST].device.key;
+        let delta = SealedDelta::seal(&delta, ID, None, (1, &key), device).unwrap();
+        rival.append(delta.link().clone()).unwrap();
+        let asked = pretend(&world, 100..106, move |_| Kept {
+            tail: rival.clone(),
+            bytes: 100,
+            verdict: TailVerdict::Kept,
+        });
+        tokio::time::sleep(3 * SECOND).await;
+        world.hand(LOST).replace("one", b"1").await.unwrap();
+        placed(&world).await;
+        for _ in 0..2 {
+            world.sharer(LOST).publish().await.unwrap();
+            world.hand(LOST).replace("one", b"2").await.unwrap();
+            tokio::time::sleep(11 * MINUTE).await;
+        }
+        let asked = asked.lock().unwrap();
+        assert!(!asked.is_empty());
+        let is_word = |keep: &&Keeping| !matches!(keep, Keeping::Keep { covered: None, .. });
+        assert_eq!(asked.iter().filter(is_word).count(), 0);
+    });
+}
+
+#[test]
+fn a_checkpoint_that_nobody_else_has_lets_nobody_go() {
+    run(async {
+        let mut world = settled(706).await;
+        let all = keepers(&mut world, 4).await;
+        world.hand(LOST).replace("one", b"1").await.unwrap();
+        placed(&world).await;
+        let last = last_of(&world);
+        let own = world.peer(LOST);
+        let ids = (0..world.cluster.len()).map(|at| world.cluster.id(at).unwrap());
+        let others: Vec<PeerId> = ids.filter(|id| *id != own).collect();
+        world.cluster.hub.partition(&[vec![own], others]);
+        tokio::time::sleep(MINUTE).await;
+        world.sharer(LOST).publish().await.unwrap();
+        world.cluster.hub.heal();
+        tokio::time::sleep(20 * SECOND).await;
+        let mut have = 0;
+        for at in &all {
+            if let Some((start, upto)) = kept_at(&world, *at).await {
+                assert!(start < last && upto >= last, "{start} {upto} {last}");
+                have += 1;
+            }
+        }
+        assert!(have >= 3, "{have}");
+    });
+}
+
+#[test]
+fn one_that_says_nothing_does_not_hide_what_others_keep() {
+    run(async {
+        let mut world = settled(707).await;
+        keepers(&mut world, 4).await;
+        let written = lose(&mut world).await;
+        for tag in 100..110 {
+            let peer = MemoryPeer::new(PeerId([tag; 32]), 64 << 20);
+            let (net, mut inbound) = world.cluster.hub.join(peer);
+            tokio::spawn(async move {
+                let (_net, mut silent) = (net, Vec::new());
+                while let Some(request) = inbound.recv().await {
+                    silent.push(request);
+                }
+            });
+        }
+        tokio::time::sleep(3 * SECOND).await;
+        world.begin(0).await;
+        let begun = tokio::time::Instant::now();
+        let looked = world.sharer(0).look_for_tails();
+        let _ = tokio::time::timeout(10 * SECOND, looked).await;
+        assert!(begun.elapsed() < 9 * SECOND, "{:?}", begun.elapsed());
+        shows(&world, 0, &written).await;
     });
 }
