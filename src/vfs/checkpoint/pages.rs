@@ -13,6 +13,7 @@ use super::place::{PagePart, PagePlace};
 use crate::base::limits::CHUNK_MAX_BYTES;
 use crate::base::{BlockId, BlockRef, EcProfile};
 use crate::feeds::checkpoint::{PageHash, PageRef, Record, Root, root};
+use crate::placement::promised;
 use crate::store::VolumeError;
 use crate::vfs::Point;
 use crate::vfs::inner::Inner;
@@ -81,20 +82,24 @@ impl Inner {
         }
     }
 
-    /// Blocks with pages of a checkpoint of which it is not known that they survive what their profile promises; none if
-    /// that cannot be said.
+    /// Blocks with pages of a checkpoint of which it is not known that they survive what their profile promises among as
+    /// many peers as there are; none if that cannot be said.
     fn frail_pages(&self, number: u64) -> Result<Option<Vec<(EcProfile, BlockId)>>, VolumeError> {
         let uses = self.uses_of_checkpoint(number)?;
         if uses.is_empty() {
             return Ok(None);
         }
+        // A network that is too small for what a profile promises promises what it can, those away included.
+        let members = self.blocks.net().members();
+        let offering = members.list.iter().filter(|m| m.capacity_bytes > 0);
+        let peers = offering.count();
         let mut frail = Vec::new();
         for block in uses.into_keys() {
             let Some(tenant) = self.tenant(block)? else {
                 return Ok(None);
             };
             let profile = self.profile_of_block(&tenant);
-            if (tenant.survives as usize) < profile.parity_shards() {
+            if (tenant.survives as usize) < promised(profile, peers) {
                 frail.push((profile, block));
             }
         }
