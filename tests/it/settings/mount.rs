@@ -196,8 +196,9 @@ fn a_read_in_a_mount_waits_as_long_as_configured() {
         took[1] >= Duration::from_secs(9) && took[0] < took[1],
         "{took:?}"
     );
-    // Once, not for each time that it is tried. Besides, both wait until it is known that nobody answers.
-    assert!(took[1] - took[0] < Duration::from_secs(16), "{took:?}");
+    // Twice, since the kernel asks again for what it read ahead in vain, and each time until it is known that nobody
+    // answers; not until the mount gives up.
+    assert!(took[1] < Duration::from_secs(45), "{took:?}");
 }
 
 #[test]
