@@ -31,7 +31,31 @@ pub struct Head {
     pub hlc: Hlc,
 }
 
-type HeadWire = (u8, VolumeId, WriterId, u64, LinkHash, Hlc);
+/// The array of which a [`Head`] and other words of a writer about a place in its feed consist.
+type PlaceWire = (u8, VolumeId, WriterId, u64, LinkHash, Hlc);
+
+/// Writes a place in a feed: a dot, the delta that ends there, and a moment.
+pub(super) fn encode_place(
+    (volume, writer): (VolumeId, WriterId),
+    dot: u64,
+    hash: LinkHash,
+    hlc: Hlc,
+) -> Vec<u8> {
+    wire::encode::<PlaceWire>(&(FEED_VERSION, volume, writer, dot, hash, hlc))
+}
+
+/// Reads one.
+///
+/// # Errors
+/// If it is none, of another version, or at a dot that cannot be.
+pub(super) fn decode_place(bytes: &[u8], most: usize) -> Result<PlaceWire, FeedError> {
+    let place = wire::decode_canonical::<PlaceWire>(bytes, most)?;
+    check_version(place.0)?;
+    match (1..PENDING).contains(&place.3) {
+        true => Ok(place),
+        false => Err("a place in a feed with an impossible dot".into()),
+    }
+}
 
 impl Record for Head {
     const PURPOSE: Purpose = Purpose::FeedHead;
@@ -42,23 +66,12 @@ impl Record for Head {
     }
 
     fn encode(&self) -> Vec<u8> {
-        wire::encode::<HeadWire>(&(
-            FEED_VERSION,
-            self.volume,
-            self.writer,
-            self.last,
-            self.hash,
-            self.hlc,
-        ))
+        let feed = (self.volume, self.writer);
+        encode_place(feed, self.last, self.hash, self.hlc)
     }
 
     fn decode(bytes: &[u8]) -> Result<Head, FeedError> {
-        let (version, volume, writer, last, hash, hlc) =
-            wire::decode_canonical::<HeadWire>(bytes, Self::MAX_BYTES)?;
-        check_version(version)?;
-        if !(1..PENDING).contains(&last) {
-            return Err("a head with an impossible dot".into());
-        }
+        let (_, volume, writer, last, hash, hlc) = decode_place(bytes, Self::MAX_BYTES)?;
         Ok(Head {
             volume,
             writer,

@@ -156,14 +156,14 @@ impl Message {
                 last,
                 deltas,
             } => {
-                let deltas = deltas.iter().map(|bytes| ByteBuf::from(bytes.to_vec()));
+                let deltas = all_bytes(deltas);
                 wire::encode(&HaveWire(
                     FEED_VERSION,
                     HAVE,
                     *volume,
                     *writer,
                     *last,
-                    deltas.collect(),
+                    deltas,
                 ))
             }
             Message::Words { volume, words } => {
@@ -289,22 +289,33 @@ fn read_want(wire: WantWire) -> Result<Message, FeedError> {
 
 fn read_have(wire: HaveWire) -> Result<Message, FeedError> {
     let HaveWire(_, _, volume, writer, last, deltas) = wire;
-    if deltas.len() > GOSSIP_DELTAS_MAX {
-        return Err("too many deltas in a message".into());
-    }
-    if deltas
-        .iter()
-        .any(|delta| delta.len() > SEALED_DELTA_MAX_BYTES)
-        || last >= PENDING
-    {
-        return Err("an impossible delta in a message".into());
+    if last >= PENDING {
+        return Err("an impossible dot in a message".into());
     }
     Ok(Message::Have {
         volume,
         writer,
         last,
-        deltas: deltas.into_iter().map(|d| d.into_vec().into()).collect(),
+        deltas: read_deltas(deltas)?,
     })
+}
+
+/// Sealed deltas as they travel in a message.
+pub(super) fn all_bytes(deltas: &[Bytes]) -> Vec<ByteBuf> {
+    let deltas = deltas.iter();
+    deltas.map(|bytes| ByteBuf::from(bytes.to_vec())).collect()
+}
+
+/// Sealed deltas out of a message. What they are is seen by who opens them.
+pub(super) fn read_deltas(deltas: Vec<ByteBuf>) -> Result<Vec<Bytes>, FeedError> {
+    if deltas.len() > GOSSIP_DELTAS_MAX {
+        return Err("too many deltas in a message".into());
+    }
+    let is_too_long = |delta: &ByteBuf| delta.len() > SEALED_DELTA_MAX_BYTES;
+    if deltas.iter().any(is_too_long) {
+        return Err("an impossible delta in a message".into());
+    }
+    Ok(deltas.into_iter().map(|d| d.into_vec().into()).collect())
 }
 
 /// Any number of messages as one value: what one message is answered with. The encoding is the canonical array

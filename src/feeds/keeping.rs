@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::error::FeedError;
-use super::gossip::GOSSIP_MAX_BYTES;
+use super::gossip::{GOSSIP_MAX_BYTES, all_bytes, read_deltas};
 use super::sealed::{FEED_VERSION, LinkHash, check_version};
 use super::signed::Signed;
 use super::tail::{Covered, Tail};
-use crate::base::limits::{GOSSIP_DELTAS_MAX, SEALED_DELTA_MAX_BYTES, TAILS_PER_VOLUME_MAX};
+use crate::base::limits::TAILS_PER_VOLUME_MAX;
 use crate::base::{VolumeId, wire};
 use crate::namespace::WriterId;
 use crate::namespace::id::PENDING;
@@ -162,19 +162,6 @@ struct TailsWire(u8, u8, VolumeId, Vec<(WriterId, u64, u64, LinkHash)>);
 struct WantWire(u8, u8, VolumeId, WriterId, u64, u32);
 #[derive(Serialize, Deserialize)]
 struct GivenWire(u8, u8, VolumeId, WriterId, Vec<ByteBuf>);
-
-fn all_bytes(deltas: &[Bytes]) -> Vec<ByteBuf> {
-    let deltas = deltas.iter();
-    deltas.map(|bytes| ByteBuf::from(bytes.to_vec())).collect()
-}
-
-fn read_deltas(deltas: Vec<ByteBuf>) -> Result<Vec<Bytes>, FeedError> {
-    let is_too_long = |delta: &ByteBuf| delta.len() > SEALED_DELTA_MAX_BYTES;
-    if deltas.len() > GOSSIP_DELTAS_MAX || deltas.iter().any(is_too_long) {
-        return Err("too many deltas in a message, or an impossible one".into());
-    }
-    Ok(deltas.into_iter().map(|d| d.into_vec().into()).collect())
-}
 
 fn read_covered(bytes: Option<ByteBuf>) -> Result<Option<Signed<Covered>>, FeedError> {
     bytes.map(|bytes| Signed::decode(&bytes)).transpose()

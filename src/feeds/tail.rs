@@ -4,12 +4,12 @@
 //! makes up for all; each delta follows the one before. So whoever keeps it takes nothing from anybody that the writer did
 //! not sign, in its order; nobody but the writer makes it shorter; and of two branches the first stays.
 
+use super::chain::{decode_place, encode_place};
 use super::error::FeedError;
-use super::sealed::{FEED_VERSION, Link, LinkHash, check_version};
+use super::sealed::{Link, LinkHash};
 use super::signed::{Record, Signed};
-use crate::base::{PeerId, VolumeId, wire};
+use crate::base::{PeerId, VolumeId};
 use crate::crypto::sign::Purpose;
-use crate::namespace::id::PENDING;
 use crate::namespace::{Hlc, WriterId};
 
 /// A writer's word that others find a checkpoint of its own in which everything is that it wrote up to a delta.
@@ -27,8 +27,6 @@ pub struct Covered {
     pub hlc: Hlc,
 }
 
-type CoveredWire = (u8, VolumeId, WriterId, u64, LinkHash, Hlc);
-
 impl Record for Covered {
     const PURPOSE: Purpose = Purpose::FeedCovered;
     const MAX_BYTES: usize = 256;
@@ -38,23 +36,12 @@ impl Record for Covered {
     }
 
     fn encode(&self) -> Vec<u8> {
-        wire::encode::<CoveredWire>(&(
-            FEED_VERSION,
-            self.volume,
-            self.writer,
-            self.upto,
-            self.hash,
-            self.hlc,
-        ))
+        let feed = (self.volume, self.writer);
+        encode_place(feed, self.upto, self.hash, self.hlc)
     }
 
     fn decode(bytes: &[u8]) -> Result<Covered, FeedError> {
-        let (version, volume, writer, upto, hash, hlc) =
-            wire::decode_canonical::<CoveredWire>(bytes, Self::MAX_BYTES)?;
-        check_version(version)?;
-        if !(1..PENDING).contains(&upto) {
-            return Err("a checkpoint up to an impossible dot".into());
-        }
+        let (_, volume, writer, upto, hash, hlc) = decode_place(bytes, Self::MAX_BYTES)?;
         Ok(Covered {
             volume,
             writer,

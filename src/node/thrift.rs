@@ -13,7 +13,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const REST_BYTES: u64 = 1 << 20;
 /// Times that memory is given back in one rest: buffers that are kept for a while go later than others.
 const TIMES: u8 = 4;
-/// What was read is forgotten after so many looks, a minute, in which nothing was read again.
+/// After so many looks, each minute, what was read is forgotten if nothing was read since the minute before.
 const LOOKS: u8 = 6;
 
 /// Forgets what nobody reads any more, and gives freed memory back to the system when the peer has come to rest.
@@ -22,7 +22,7 @@ pub(super) struct Thrift {
     seen: u64,
     /// Times left in this rest.
     times: u8,
-    /// Looks left until what was not read since is forgotten.
+    /// Looks since it was last seen whether anything was read.
     looks: u8,
 }
 
@@ -32,16 +32,13 @@ impl Thrift {
             blocks,
             seen: 0,
             times: TIMES,
-            looks: LOOKS,
+            looks: 0,
         }
     }
 
     /// Whether there was something to forget.
     fn forgets(&mut self) -> bool {
-        self.looks = match self.looks.checked_sub(1) {
-            Some(left) => left,
-            None => LOOKS - 1,
-        };
+        self.looks = (self.looks + 1) % LOOKS;
         self.looks == 0 && self.blocks.forget_unused()
     }
 }

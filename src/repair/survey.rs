@@ -305,21 +305,19 @@ impl Looked {
 }
 
 impl Findings {
-    /// Kept blocks that cannot be read from those who were found to hold some.
-    pub(super) fn short(&self) -> usize {
-        self.blocks
-            .iter()
-            .filter(|looked| looked.is_short())
-            .count()
+    /// Whether there is a kept block that cannot be read from those who were found to hold some.
+    pub(super) fn is_short(&self) -> bool {
+        self.blocks.iter().any(Looked::is_short)
     }
 
     /// Takes in what is found if everybody is believed, of blocks that cannot be read otherwise: what is made of it is
     /// checked. All others are judged without.
     pub(super) fn believe(&mut self, others: Findings) {
-        for other in others.blocks.into_iter().filter(|other| !other.is_short()) {
-            let block = other.state.block;
-            let mut own = self.blocks.iter_mut();
-            if let Some(looked) = own.find(|own| own.state.block == block && own.is_short()) {
+        let readable = others.blocks.into_iter().filter(|other| !other.is_short());
+        let readable = readable.map(|other| (other.state.block, other));
+        let mut readable: BTreeMap<BlockId, Looked> = readable.collect();
+        for looked in self.blocks.iter_mut().filter(|looked| looked.is_short()) {
+            if let Some(other) = readable.remove(&looked.state.block) {
                 *looked = Looked {
                     is_believed: true,
                     ..other
@@ -499,22 +497,30 @@ fn absent(
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_blocks_that_cannot_be_read_otherwise_are_taken_on_trust() {
-        let looked = |tag: u8, holders: u8| Looked {
+    fn peer(tag: u8) -> PeerId {
+        PeerId([tag; 32])
+    }
+
+    /// A block of which so many peers have a shard each.
+    fn looked(tag: u8, holders: u8) -> Looked {
+        Looked {
             state: BlockState {
                 block: BlockId([tag; 32]),
                 profile: EcProfile::DEFAULT,
                 is_kept: true,
                 shard_bytes: 1000,
                 holders: (0..holders)
-                    .map(|at| (PeerId([at; 32]), IndexSet::one(at)))
+                    .map(|at| (peer(at), IndexSet::one(at)))
                     .collect(),
                 absent: IndexSet::EMPTY,
             },
             brief: Vec::new(),
             is_believed: false,
-        };
+        }
+    }
+
+    #[test]
+    fn only_blocks_that_cannot_be_read_otherwise_are_taken_on_trust() {
         let findings = |holders: [u8; 3]| Findings {
             blocks: (1..)
                 .zip(holders)
@@ -535,21 +541,6 @@ mod tests {
 
     #[test]
     fn what_is_refuted_does_not_count_unless_nothing_could_be_read_without() {
-        let peer = |tag: u8| PeerId([tag; 32]);
-        let looked = |tag: u8, holders: u8| Looked {
-            state: BlockState {
-                block: BlockId([tag; 32]),
-                profile: EcProfile::DEFAULT,
-                is_kept: true,
-                shard_bytes: 1000,
-                holders: (0..holders)
-                    .map(|at| (peer(at), IndexSet::one(at)))
-                    .collect(),
-                absent: IndexSet::EMPTY,
-            },
-            brief: Vec::new(),
-            is_believed: false,
-        };
         let mut findings = Findings {
             blocks: vec![looked(1, 6), looked(2, 4), looked(3, 6), looked(4, 3)],
             ..Findings::default()
@@ -562,6 +553,6 @@ mod tests {
         let held = |at: usize| findings.blocks[at].state.holders.len();
         assert_eq!([0, 1, 2, 3].map(held), [5, 4, 6, 3]);
         assert!(findings.blocks[0].state.held_by(&peer(2)).is_empty());
-        assert_eq!(findings.short(), 1);
+        assert!(findings.is_short());
     }
 }

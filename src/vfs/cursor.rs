@@ -18,7 +18,7 @@ const BATCHES_MAX: usize = 8192;
 /// kept ...
 const LISTINGS_WHOLE: usize = 1024;
 const IDLE: Duration = Duration::from_secs(300);
-/// ... and so many, some ten MiB of memory, before the oldest are forgotten.
+/// ... and so many before the oldest are forgotten: a hundred or two bytes each, where few have more than one batch.
 const LISTINGS_MAX: usize = 64 << 10;
 
 /// Entries that were shown together.
@@ -111,6 +111,7 @@ impl Places {
         for batch in &mut self.batches {
             batch.items = Vec::new();
         }
+        self.batches.shrink_to_fit();
     }
 
     /// The number that the next entry gets.

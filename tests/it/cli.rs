@@ -1,5 +1,6 @@
 //! Commands as users run them, against a peer whose answers the tests decide.
 
+mod answers;
 mod commands;
 mod devnet;
 mod environment;

@@ -63,9 +63,7 @@ impl Most {
             count: (TAILS_MAX as u64).min(quota / TAIL_QUOTA_BYTES),
         }
     }
-}
 
-impl Most {
     /// What of it one peer may bring.
     fn share(self) -> Most {
         Most {

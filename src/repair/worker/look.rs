@@ -215,7 +215,7 @@ impl Repairer {
             believed: self.believed(peers),
         };
         let is_disbelieved = |peer: &GroupPeer| self.is_disbelieved(&peer.peer);
-        let is_short = found.as_ref().is_some_and(|found| found.short() > 0);
+        let is_short = found.as_ref().is_some_and(Findings::is_short);
         if is_short && peers.iter().any(is_disbelieved) {
             // What cannot be read without those who are not believed is made anew with what they give, which is checked.
             let believed = &views.believed;

@@ -6,18 +6,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use cairnfs::admin::types::{
-    ConflictInfo, ConflictResolve, ConflictResolved, ConflictSideInfo, ConflictsRequest, GetHead,
-    GetRequest, InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind,
-    LinkRequest, Listed, LsEntry, LsRequest, MountRequest, Mounted, PathPolicy, PathRequest,
-    PathStat, PeerInfo, PutRequest, PutResult, QuotaInfo, Repairs, SetQuota, Stat, Status,
-    SyncProgress, SyncRequest, TrustInfo, UmountRequest, VolumeCreate, VolumeEnd, VolumeInfo,
-    VolumeInvited, VolumeMemberInfo, VolumeMembers, VolumeMembersRequest, VolumeOpen, VolumeOpened,
-    VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeShare, VolumeTicketInfo, VolumeTicketRequest,
-    VolumeUsage, WorkerChange, WorkerStatus,
+    ConflictInfo, ConflictResolve, ConflictResolved, ConflictsRequest, GetHead, GetRequest,
+    InviteRequest, Invited, JoinRequest, Joined, KeyExportRequest, KeyExported, Kind, LinkRequest,
+    Listed, LsEntry, LsRequest, MountRequest, Mounted, PathPolicy, PathRequest, PathStat, PeerInfo,
+    PutRequest, PutResult, QuotaInfo, Repairs, SetQuota, Stat, Status, SyncProgress, SyncRequest,
+    UmountRequest, VolumeCreate, VolumeInfo, VolumeInvited, VolumeMembers, VolumeMembersRequest,
+    VolumeOpen, VolumeOpened, VolumeRemove, VolumeRevoke, VolumeRevoked, VolumeShare,
+    VolumeTicketRequest, VolumeUsage, WorkerChange, WorkerStatus,
 };
 use cairnfs::admin::{AdminError, Answer, Backend, ByteStream, Download, ItemStream};
 use cairnfs::content::{Frame, FrameDecoder, FrameEncoder};
 use futures::{FutureExt, StreamExt, stream};
+
+use super::answers;
 
 /// What was put, or is to be got.
 #[derive(Clone, Default)]
@@ -109,28 +110,7 @@ impl Backend for Fake {
     }
 
     fn peers(&self) -> Answer<'_, Vec<PeerInfo>> {
-        let peer = |peer: &str, state: &str| PeerInfo {
-            peer: peer.to_owned(),
-            state: state.to_owned(),
-            live: state == "own",
-            ..PeerInfo::default()
-        };
-        let trust = TrustInfo {
-            percent: 20,
-            displaced: true,
-            disbelieved: true,
-            checks: 40,
-            wrong: 3,
-            why: Some("answered 3 of 40 checks wrongly, last 2 h ago".to_owned()),
-            ..TrustInfo::default()
-        };
-        ready(vec![
-            peer("12D3KooWfake", "own"),
-            PeerInfo {
-                trust: Some(trust),
-                ..peer("12D3KooWother", "away")
-            },
-        ])
+        ready(answers::peers())
     }
 
     fn quota(&self) -> Answer<'_, QuotaInfo> {
@@ -363,42 +343,7 @@ impl Backend for Fake {
     }
 
     fn volume_members(&self, request: VolumeMembersRequest) -> Answer<'_, VolumeMembers> {
-        let member = |peer: &str, role: &str, invited_by: Option<&str>| VolumeMemberInfo {
-            peer: peer.to_owned(),
-            role: role.to_owned(),
-            invited_by: invited_by.map(ToOwned::to_owned),
-            own: peer == "12D3KooWfake",
-            revoked: None,
-        };
-        let mut members = vec![
-            member("12D3KooWother", "owner", None),
-            member("12D3KooWfake", "writer", Some("12D3KooWother")),
-            member("12D3KooWthird", "reader", Some("12D3KooWfake")),
-        ];
-        if request.name == "alone" {
-            members.truncate(1);
-        }
-        let mut tickets = Vec::new();
-        if request.name != "alone" {
-            let mut gone = member("12D3KooWgone", "writer", Some("12D3KooWother"));
-            gone.revoked = Some(VolumeEnd {
-                by: "12D3KooWother".to_owned(),
-                at_ms: 1_700_000_000_000,
-                refused: 3,
-            });
-            members.push(gone);
-            tickets.push(VolumeTicketInfo {
-                id: "0badcafe".to_owned(),
-                by: "12D3KooWfake".to_owned(),
-                read_only: true,
-                expires_ms: 1_700_000_000_000,
-            });
-        }
-        ready(VolumeMembers {
-            name: request.name,
-            members,
-            tickets,
-        })
+        ready(answers::members(request.name))
     }
 
     fn volume_revoke(&self, request: VolumeRevoke) -> Answer<'_, VolumeRevoked> {
@@ -452,38 +397,7 @@ impl Backend for Fake {
     }
 
     fn conflicts(&self, request: ConflictsRequest) -> Answer<'_, ItemStream<ConflictInfo>> {
-        let dir = request.dir_hex.and_then(|dir| dir.path());
-        let dir = dir.map_or_else(|| "/mnt".to_owned(), |dir| dir.display().to_string());
-        if dir.ends_with("quiet") {
-            return items(Vec::new());
-        }
-        let side = |name: &str, peer: Option<&str>| ConflictSideInfo {
-            path: format!("{dir}/{name}"),
-            peer: peer.map(ToOwned::to_owned),
-            own: peer == Some("12D3KooWfake"),
-            at_ms: peer.map(|_| 1_795_386_901_000),
-            ..ConflictSideInfo::default()
-        };
-        let conflict = |kind: &str, path: &str, sides| ConflictInfo {
-            volume: "shared".to_owned(),
-            kind: kind.to_owned(),
-            what: format!("it is {kind}"),
-            path: format!("{dir}/{path}"),
-            sides,
-            ..ConflictInfo::default()
-        };
-        let other = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
-        items(vec![
-            Ok(conflict(
-                "content",
-                "a",
-                vec![
-                    side("a", Some("12D3KooWfake")),
-                    side("a.conflict-x", Some(other)),
-                ],
-            )),
-            Ok(conflict("returned", "b", vec![side("b", None)])),
-        ])
+        items(answers::conflicts(request))
     }
 
     fn path_policy(&self, request: PathRequest) -> Answer<'_, PathPolicy> {
@@ -496,22 +410,7 @@ impl Backend for Fake {
     }
 
     fn stat_path(&self, request: PathRequest) -> Answer<'_, PathStat> {
-        let path = request.path_hex.path().unwrap().display().to_string();
-        ready(PathStat {
-            line: format!("{path} is as safe as houses"),
-            path,
-            volume: "default".to_owned(),
-            files: 3,
-            directories: 1,
-            size_bytes: 1 << 20,
-            redundancy: vec!["4+2".to_owned()],
-            blocks: 2,
-            shards: 12,
-            shards_present: 11,
-            survives: Some(1),
-            peers: 6,
-            ..PathStat::default()
-        })
+        ready(answers::path_stat(&request.path_hex.path().unwrap()))
     }
 
     fn conflict_resolve(&self, request: ConflictResolve) -> Answer<'_, ConflictResolved> {

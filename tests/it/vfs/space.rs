@@ -94,12 +94,7 @@ fn a_copy_keeps_the_blocks_of_what_it_was_copied_from() {
 #[test]
 fn a_copy_of_a_large_file_shares_its_blocks() {
     block_on(async {
-        let options = ClusterOptions {
-            peers: 1,
-            quota_bytes: 1 << 30,
-            ..ClusterOptions::default()
-        };
-        let mut twin = Twin::with(options, "4+2", 12).await;
+        let mut twin = Twin::roomy(12).await;
         let data = bytes(&Entropy::seeded(12), 40 << 20);
         let from = make(&twin, "from", &[]).await;
         for (at, piece) in (0..).zip(data.chunks(1 << 20)) {
@@ -415,12 +410,7 @@ fn many_small_pieces_are_written_and_forgotten() {
 #[test]
 fn room_of_old_manifests_comes_back() {
     block_on(async {
-        let options = ClusterOptions {
-            peers: 1,
-            quota_bytes: 1 << 30,
-            ..ClusterOptions::default()
-        };
-        let mut twin = Twin::with(options, "4+2", 13).await;
+        let mut twin = Twin::roomy(13).await;
         let held = |twin: &Twin| twin.cluster.blocks(0).unwrap().store().usage().shard_bytes;
         let parts = 32_000u64;
         let ino = make(&twin, "parts", b"x").await;

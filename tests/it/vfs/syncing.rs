@@ -250,12 +250,7 @@ fn writes_of_all_sizes_that_are_synced_now_and_then_stay() {
 #[test]
 fn a_rename_of_much_that_was_just_written_waits_for_the_journal() {
     block_on(async {
-        let options = ClusterOptions {
-            peers: 1,
-            quota_bytes: 1 << 30,
-            ..ClusterOptions::default()
-        };
-        let mut twin = Twin::with(options, "4+2", 13).await;
+        let mut twin = Twin::roomy(13).await;
         let ino = make(&twin, "written", &[]).await;
         let piece = vec![9; 1 << 20];
         for at in 0..48u64 {
@@ -359,4 +354,44 @@ fn a_sync_that_fails_says_why() {
         assert!(is_told, "{failed}");
         assert!(failed.to_string().contains("did not confirm"), "{failed}");
     });
+}
+
+/// Of a file that is written all the time, and whose blocks take long to be placed, the journal is behind by two commit
+/// intervals at most.
+#[test]
+fn of_what_is_on_its_way_into_the_pool_a_crash_loses_the_last_moments() {
+    for ms in (2600..4200).step_by(200) {
+        block_on(async {
+            let options = ClusterOptions {
+                peers: 6,
+                fault: Some(Fault::Delay(Duration::from_secs(5))),
+                ..ClusterOptions::default()
+            };
+            let mut twin = Twin::with(options, "4+2", ms).await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let ino = make(&twin, "file", b"").await;
+            let begun = tokio::time::Instant::now();
+            // How much was written, and when.
+            let mut written = Vec::new();
+            let writing = async {
+                for at in 0u64.. {
+                    write(&twin, ino, at * 40_000, &[at as u8 + 1; 40_000]).await;
+                    written.push((begun.elapsed(), (at + 1) * 40_000));
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let crash = Duration::from_millis(ms);
+            assert!(tokio::time::timeout(crash, writing).await.is_err());
+            twin.crash().await;
+            let found = content(&twin, "file").await;
+            let safe = crash - Duration::from_millis(2100);
+            let safe = written.iter().filter(|(when, _)| *when <= safe);
+            let safe = safe.map(|(_, upto)| *upto).max().unwrap_or(0);
+            assert!(safe > 0, "{written:?}");
+            assert!(found.len() as u64 >= safe, "{} of {safe}", found.len());
+            for (at, piece) in (0u8..).zip(found.chunks(40_000)) {
+                assert!(piece.iter().all(|byte| *byte == at + 1), "{at}");
+            }
+        });
+    }
 }

@@ -35,6 +35,16 @@ impl Twin {
         Twin::with(cluster_options, "4+2", seed).await
     }
 
+    /// A lone peer with room for much.
+    pub async fn roomy(seed: u64) -> Twin {
+        let options = ClusterOptions {
+            peers: 1,
+            quota_bytes: 1 << 30,
+            ..ClusterOptions::default()
+        };
+        Twin::with(options, "4+2", seed).await
+    }
+
     /// With peers and a redundancy of one's own.
     pub async fn with(cluster_options: ClusterOptions, profile: &str, seed: u64) -> Twin {
         let cluster = Cluster::start(cluster_options, seed).await.unwrap();
